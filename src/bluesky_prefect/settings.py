@@ -1,0 +1,116 @@
+"""What can be set, in one place."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+from pydantic import AliasChoices, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+def _state_directory() -> Path:
+    return platformdirs.user_state_path("bluesky-prefect")
+
+
+class Settings(BaseSettings):
+    """Settings of bluesky-prefect, read from ``BLUESKY_PREFECT_<NAME>`` environment variables.
+
+    Prefect's own settings (``PREFECT_API_URL``, ``PREFECT_API_AUTH_STRING``, profiles) stay Prefect's: they are
+    not repeated here.
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If a value cannot be parsed or lies outside its bounds.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="BLUESKY_PREFECT_", extra="forbid", frozen=True)
+
+    state_directory: Path = Field(
+        default_factory=_state_directory,
+        description="Where the outbox and the local stack keep their files.",
+    )
+
+    # The forwarder.
+    request_timeout_s: float = Field(
+        10.0, gt=0, le=300, description="How long one request to Prefect may take before it counts as an outage."
+    )
+    retry_first_s: float = Field(1.0, gt=0, le=60, description="First wait after an outage; doubles each time.")
+    retry_most_s: float = Field(60.0, gt=0, le=3600, description="Longest wait between two tries in an outage.")
+    missing_deployment_retry_s: float = Field(
+        60.0, gt=0, le=3600, description="Wait between two tries while Prefect does not know the deployment."
+    )
+    lease_s: float = Field(
+        120.0, ge=1, le=3600, description="After this time a submission taken by a dead process is free again."
+    )
+    keep_sent_days: float = Field(30.0, gt=0, description="Sent submissions are deleted from the outbox after this.")
+
+    # Tiled, as the flows see it.
+    tiled_uri: str | None = Field(None, description="Address of the Tiled server.")
+    tiled_profile: str | None = Field(None, description="Name of a Tiled client profile; used if no URI is set.")
+    tiled_api_key: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("BLUESKY_PREFECT_TILED_API_KEY", "TILED_API_KEY", "tiled_api_key"),
+        description="API key of the Tiled server.",
+    )
+    tiled_api_key_block: str | None = Field(
+        None, description="Name of the Prefect Secret block that holds the API key; used if no key is set."
+    )
+    raw_container: str = Field("raw", description="Path in Tiled of the catalog of Bluesky runs.")
+    processed_container: str = Field("processed", description="Path in Tiled that results are written to.")
+    stop_timeout_s: float = Field(
+        30.0, ge=0, le=3600, description="How long a flow waits for the run's stop document to be in Tiled."
+    )
+
+    # What the export flow writes, and where from.
+    output_directory: Path | None = Field(
+        None, description="Where exported files go; <state_directory>/exports if not set."
+    )
+    folder_template: str = Field(
+        "{date}/scan_{scan_id}_{plan_name}_{short_uid}",
+        description="Folder of a run below the output directory, over the run's start document and "
+        "date, short_uid; always made unique per run uid.",
+    )
+    file_template: str = Field(
+        "scan_{scan_id}_{plan_name}", description="Stem of a run's file names, over the same fields."
+    )
+    weather_archive_url: str = Field(
+        "https://archive-api.open-meteo.com/v1/archive", description="Open-Meteo's archive API."
+    )
+    weather_forecast_url: str = Field(
+        "https://api.open-meteo.com/v1/forecast", description="Open-Meteo's forecast API."
+    )
+    cat_fact_url: str = Field("https://catfact.ninja/fact", description="Where fun_fact asks.")
+    weather_timeout_s: float = Field(
+        1.8, gt=0, le=60, description="All that the weather service may cost a run, name look-ups and retries included."
+    )
+    cat_fact_timeout_s: float = Field(
+        1.0, gt=0, le=60, description="All that the fact service may cost a run, name look-ups and retries included."
+    )
+
+    # The local stack.
+    tiled_port: Port = Field(8000, description="Port of the local stack's Tiled server.")
+    prefect_port: Port = Field(4200, description="Port of the local stack's Prefect server.")
+    work_pool: str = Field("bluesky-local", description="Work pool of the local stack.")
+    worker_limit: int = Field(
+        2, ge=1, le=64, description="Flow runs at once; Prefect on SQLite meets 'database is locked' above two."
+    )
+
+    @property
+    def outbox_path(self) -> Path:
+        """Path of the outbox file."""
+        return self.state_directory / "outbox.sqlite"
+
+    @property
+    def exports_path(self) -> Path:
+        """Directory that exported files go to."""
+        return self.output_directory or self.state_directory / "exports"
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """Return the settings of this process, read from the environment on first use."""
+    return Settings()
