@@ -1,0 +1,46 @@
+"""What every test stands on: homes of its own, and a skip that CI does not forgive."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+_HOMES = {
+    "HOME": "home",
+    "XDG_CONFIG_HOME": "config",
+    "XDG_CACHE_HOME": "cache",
+    "XDG_DATA_HOME": "data",
+    "XDG_STATE_HOME": "state",
+    "PREFECT_HOME": "prefect",
+    "IPYTHONDIR": "ipython",
+    "MPLCONFIGDIR": "matplotlib",
+}
+_FOREIGN = ("PREFECT_", "TILED_", "BLUESKY_")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Isolate the session before anything reads the environment (Prefect does so at import)."""
+    scratch = Path(tempfile.mkdtemp(prefix="bluesky-prefect-tests-"))
+    for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
+        del os.environ[name]
+    for name, folder in _HOMES.items():
+        (scratch / folder).mkdir()
+        os.environ[name] = str(scratch / folder)
+    # A test that forgets to name a server must fail, not start one of its own in the background.
+    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+
+
+def missing_service(reason: str) -> None:
+    """Skip on a laptop, fail in CI, where every service must be there."""
+    if os.environ.get("CI"):
+        pytest.fail(f"CI must have it: {reason}")
+    pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark everything below tests/system."""
+    for item in items:
+        if "system" in item.path.parts:
+            item.add_marker(pytest.mark.system)
