@@ -1,0 +1,14 @@
+"""Simulated devices and plans, for the demo, the IPython profile and the tests."""
+
+from .devices import SimulatedDevices, make_devices
+from .image import ImageDetector
+from .plans import failing_scan, find_peak, two_runs_interleaved
+
+__all__ = [
+    "ImageDetector",
+    "SimulatedDevices",
+    "failing_scan",
+    "find_peak",
+    "make_devices",
+    "two_runs_interleaved",
+]

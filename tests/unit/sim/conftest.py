@@ -1,0 +1,7 @@
+import pytest
+from bluesky import RunEngine
+
+
+@pytest.fixture
+def run_engine() -> RunEngine:
+    return RunEngine()
