@@ -22,7 +22,22 @@ class DeploymentMissing(BlueskyPrefectError):
 
 
 class PrefectUnavailable(BlueskyPrefectError):
-    """Prefect cannot be reached or cannot answer now; asking again later can succeed."""
+    """Prefect cannot be reached or cannot answer now; asking again later can succeed.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, and the mend.
+    retry_after_s : float, optional
+        How long Prefect asks to be left alone, in seconds.
+    about_submission : bool, optional
+        Whether the trouble may lie in this one submission, so that others need not wait for it.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None, about_submission: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.about_submission = about_submission
 
 
 class FlowInputError(BlueskyPrefectError):
@@ -35,6 +50,14 @@ class RunNotFound(BlueskyPrefectError):
 
 class RunIncomplete(BlueskyPrefectError):
     """The run's stop document did not reach Tiled in time."""
+
+
+class ServiceUnavailable(BlueskyPrefectError):
+    """A service on the internet (weather, cat facts) gave no usable answer in time."""
+
+
+class TiledUnavailable(BlueskyPrefectError):
+    """Tiled cannot be reached, or does not let us in."""
 
 
 class StackError(BlueskyPrefectError):

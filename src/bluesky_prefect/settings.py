@@ -8,7 +8,7 @@ import platformdirs
 from pydantic import AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-Port = Annotated[int, Field(ge=1, le=65535)]
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 def _state_directory() -> Path:
@@ -36,67 +36,88 @@ class Settings(BaseSettings):
 
     # The forwarder.
     request_timeout_s: float = Field(
-        10.0, gt=0, le=300, description="How long one request to Prefect may take before it counts as an outage."
+        default=10.0,
+        gt=0,
+        le=300,
+        description="How long one request to Prefect may take before it counts as an outage.",
     )
-    retry_first_s: float = Field(1.0, gt=0, le=60, description="First wait after an outage; doubles each time.")
-    retry_most_s: float = Field(60.0, gt=0, le=3600, description="Longest wait between two tries in an outage.")
+    retry_first_s: float = Field(default=1.0, gt=0, le=60, description="First wait after an outage; doubles each time.")
+    retry_most_s: float = Field(default=60.0, gt=0, le=3600, description="Longest wait between two tries in an outage.")
     missing_deployment_retry_s: float = Field(
-        60.0, gt=0, le=3600, description="Wait between two tries while Prefect does not know the deployment."
+        default=60.0, gt=0, le=3600, description="Wait between two tries while Prefect does not know the deployment."
     )
     lease_s: float = Field(
-        120.0, ge=1, le=3600, description="After this time a submission taken by a dead process is free again."
+        default=120.0,
+        ge=1,
+        le=3600,
+        description="After this time a submission taken by a dead process is free again.",
     )
-    keep_sent_days: float = Field(30.0, gt=0, description="Sent submissions are deleted from the outbox after this.")
+    keep_sent_days: float = Field(
+        default=30.0, gt=0, description="Sent submissions are deleted from the outbox after this."
+    )
 
     # Tiled, as the flows see it.
-    tiled_uri: str | None = Field(None, description="Address of the Tiled server.")
-    tiled_profile: str | None = Field(None, description="Name of a Tiled client profile; used if no URI is set.")
+    tiled_uri: str | None = Field(default=None, description="Address of the Tiled server.")
+    tiled_profile: str | None = Field(
+        default=None, description="Name of a Tiled client profile; used if no URI is set."
+    )
     tiled_api_key: SecretStr | None = Field(
-        None,
+        default=None,
         validation_alias=AliasChoices("BLUESKY_PREFECT_TILED_API_KEY", "TILED_API_KEY", "tiled_api_key"),
         description="API key of the Tiled server.",
     )
     tiled_api_key_block: str | None = Field(
-        None, description="Name of the Prefect Secret block that holds the API key; used if no key is set."
+        default=None, description="Name of the Prefect Secret block that holds the API key; used if no key is set."
     )
-    raw_container: str = Field("raw", description="Path in Tiled of the catalog of Bluesky runs.")
-    processed_container: str = Field("processed", description="Path in Tiled that results are written to.")
+    raw_container: str = Field(default="raw", description="Path in Tiled of the catalog of Bluesky runs.")
+    processed_container: str = Field(default="processed", description="Path in Tiled that results are written to.")
     stop_timeout_s: float = Field(
-        30.0, ge=0, le=3600, description="How long a flow waits for the run's stop document to be in Tiled."
+        default=30.0, ge=0, le=3600, description="How long a flow waits for the run's stop document to be in Tiled."
     )
 
     # What the export flow writes, and where from.
     output_directory: Path | None = Field(
-        None, description="Where exported files go; <state_directory>/exports if not set."
+        default=None, description="Where exported files go; <state_directory>/exports if not set."
     )
     folder_template: str = Field(
-        "{date}/scan_{scan_id}_{plan_name}_{short_uid}",
+        default="{date}/scan_{scan_id}_{plan_name}_{short_uid}",
         description="Folder of a run below the output directory, over the run's start document and "
         "date, short_uid; always made unique per run uid.",
     )
     file_template: str = Field(
-        "scan_{scan_id}_{plan_name}", description="Stem of a run's file names, over the same fields."
+        default="scan_{scan_id}_{plan_name}", description="Stem of a run's file names, over the same fields."
     )
     weather_archive_url: str = Field(
-        "https://archive-api.open-meteo.com/v1/archive", description="Open-Meteo's archive API."
+        default="https://archive-api.open-meteo.com/v1/archive", description="Open-Meteo's archive API."
     )
     weather_forecast_url: str = Field(
-        "https://api.open-meteo.com/v1/forecast", description="Open-Meteo's forecast API."
+        default="https://api.open-meteo.com/v1/forecast", description="Open-Meteo's forecast API."
     )
-    cat_fact_url: str = Field("https://catfact.ninja/fact", description="Where fun_fact asks.")
+    cat_fact_url: str = Field(default="https://catfact.ninja/fact", description="Where fun_fact asks.")
     weather_timeout_s: float = Field(
-        1.8, gt=0, le=60, description="All that the weather service may cost a run, name look-ups and retries included."
+        default=1.8,
+        gt=0,
+        le=60,
+        description="All that the weather service may cost a run, name look-ups and retries included.",
     )
     cat_fact_timeout_s: float = Field(
-        1.0, gt=0, le=60, description="All that the fact service may cost a run, name look-ups and retries included."
+        default=1.0,
+        gt=0,
+        le=60,
+        description="All that the fact service may cost a run, name look-ups and retries included.",
     )
 
     # The local stack.
-    tiled_port: Port = Field(8000, description="Port of the local stack's Tiled server.")
-    prefect_port: Port = Field(4200, description="Port of the local stack's Prefect server.")
-    work_pool: str = Field("bluesky-local", description="Work pool of the local stack.")
+    tiled_port: Port = Field(default=8000, description="Port of the local stack's Tiled server; 0 takes any free one.")
+    prefect_port: Port = Field(
+        default=4200, description="Port of the local stack's Prefect server; 0 takes any free one."
+    )
+    work_pool: str = Field(default="bluesky-local", description="Work pool of the local stack.")
     worker_limit: int = Field(
-        2, ge=1, le=64, description="Flow runs at once; Prefect on SQLite meets 'database is locked' above two."
+        default=2,
+        ge=1,
+        le=64,
+        description="Flow runs at once; Prefect on SQLite meets 'database is locked' above two.",
     )
 
     @property

@@ -1,0 +1,195 @@
+"""The callback that a RunEngine, or any other source of documents, calls."""
+
+import logging
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from event_model import DocumentRouter
+
+from bluesky_prefect.documents import jsonable
+from bluesky_prefect.exceptions import OutboxError
+from bluesky_prefect.forwarder import Forwarder
+from bluesky_prefect.outbox import Outbox
+from bluesky_prefect.run import Run
+from bluesky_prefect.settings import Settings, get_settings
+from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.workflow import Workflow, as_workflows
+
+logger = logging.getLogger(__name__)
+
+# Runs without a stop document (a killed RunEngine upstream of a dispatcher) must not pile up.
+MAX_OPEN_RUNS = 1000
+
+
+@dataclass
+class _OpenRun:
+    """What is known of a run before its stop document."""
+
+    start: dict[str, Any]
+    files: dict[str, None] = field(default_factory=dict)  # an ordered set
+
+
+class PrefectCallback(DocumentRouter):
+    """Starts Prefect flows when runs end.
+
+    Subscribe it to a RunEngine, or to any other source of Bluesky documents. When a run's stop document arrives, each
+    workflow that wants the run is written to the outbox on disk; a background thread takes it to Prefect. Nothing
+    here raises into the RunEngine or waits for the network.
+
+    A run whose start document holds ``prefect=False`` starts nothing.
+
+    Parameters
+    ----------
+    workflows : str, Workflow or iterable of these
+        The deployments to start, for example ``"my-workflow/local"``.
+    settings : Settings, optional
+        Where the outbox lies, time-outs and waits; from the environment by default.
+
+    Raises
+    ------
+    ConfigurationError
+        If a workflow cannot work as given.
+
+    Examples
+    --------
+    >>> RE.subscribe(PrefectCallback("my-workflow/local"))  # doctest: +SKIP
+    """
+
+    def __init__(
+        self, workflows: str | Workflow | Iterable[str | Workflow], *, settings: Settings | None = None
+    ) -> None:
+        super().__init__()
+        self.workflows = as_workflows(workflows)
+        settings = settings or get_settings()
+        self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
+        self._memory = Outbox(None)
+        self._open_runs: dict[str, _OpenRun] = {}
+        # Documents that are not here are passed over with one look-up.
+        self._handlers: dict[str, Callable[[Any], None]] = {
+            "start": self.start,
+            "resource": self.resource,
+            "stream_resource": self.stream_resource,
+            "stop": self.stop,
+        }
+        self._check_outbox()
+        self._forwarder = Forwarder([self.outbox, self._memory], settings)
+        self._forwarder.start()
+
+    def __call__(self, name: str, doc: Any, validate: bool = False) -> tuple[str, Any]:
+        """Take one document. Never raises an `Exception`: that would abort the plan."""
+        handler = self._handlers.get(name)
+        if handler is not None:
+            try:
+                handler(doc)
+            except Exception:
+                logger.exception("A %s document could not be handled; the plan goes on", name)
+        return name, doc
+
+    def start(self, doc: Any) -> None:
+        """Remember a run's start document."""
+        if len(self._open_runs) >= MAX_OPEN_RUNS:
+            oldest = next(iter(self._open_runs))
+            del self._open_runs[oldest]
+            logger.warning("Run %s has no stop document and %d runs began since", oldest, MAX_OPEN_RUNS)
+        # Converted now: what the document holds by reference may change while the run goes on.
+        start = jsonable(doc)
+        self._open_runs[str(start["uid"])] = _OpenRun(start)
+
+    def resource(self, doc: Any) -> None:
+        """Remember a file that a run refers to."""
+        path = f"{doc.get('root') or '/'}/{doc['resource_path']}"
+        self._add_file(doc.get("run_start"), "file://localhost/" + quote(path).lstrip("/"))
+
+    def stream_resource(self, doc: Any) -> None:
+        """Remember a file that a run refers to."""
+        self._add_file(doc.get("run_start"), doc["uri"])
+
+    def stop(self, doc: Any) -> None:
+        """Put a submission on disk for each workflow that wants the run; return when they are there."""
+        stop = jsonable(doc)
+        if not isinstance(stop, dict):
+            stop = {"document": stop}
+        uid = str(stop.get("run_start") or stop.get("uid") or uuid.uuid4())
+        opened = self._open_runs.pop(uid, None) or _OpenRun({})
+        if opened.start.get("prefect") is False:
+            logger.debug("Run %s opted out", uid)
+            return
+        run = Run(uid=uid, start=opened.start, stop=stop, files=tuple(opened.files))
+        for workflow in self.workflows:
+            self._submit(workflow, run)
+        self._forwarder.wake()
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Send what can be sent now and end the background thread.
+
+        Parameters
+        ----------
+        timeout_s : float
+            How long to wait for that, in seconds. What is not sent by then stays in the outbox.
+
+        Returns
+        -------
+        bool
+            Whether the thread has ended in time.
+        """
+        ended = self._forwarder.close(timeout_s)
+        if ended:
+            self.outbox.close()
+        return ended
+
+    def _add_file(self, run_uid: Any, uri: str) -> None:
+        if run_uid is None and len(self._open_runs) == 1:  # older resource documents do not name their run
+            [opened] = self._open_runs.values()
+        else:
+            opened = self._open_runs.get(str(run_uid))
+        if opened is not None:
+            opened.files[str(uri)] = None
+
+    def _submit(self, workflow: Workflow, run: Run) -> None:
+        dead: str | None = None
+        parameters: Mapping[str, Any] | None = None
+        try:
+            if not workflow.when(run):
+                return
+            parameters = workflow.parameters_for(run)
+        except Exception as error:
+            # Whether this run was wanted is not known: a person has to see it.
+            logger.exception("Run %s: when= or parameters= of workflow %s failed", run.uid, workflow.name)
+            dead = f"when= or parameters= of workflow {workflow.name!r} failed: {type(error).__name__}: {error}"
+        self._keep(
+            Submission(
+                key=submission_key(run.uid, workflow.name),
+                workflow=workflow.name,
+                deployment=workflow.deployment,
+                run_uid=run.uid,
+                start=run.start,
+                stop=run.stop,
+                parameters=None if parameters is None else jsonable(parameters),
+            ),
+            dead,
+        )
+
+    def _keep(self, submission: Submission, dead: str | None) -> None:
+        try:
+            self.outbox.put(submission, dead=dead)
+        except OutboxError as error:
+            logger.error(
+                "Run %s is kept in memory only, and lost if this session ends before Prefect has it. %s "
+                "Make room or make it writable.",
+                submission.run_uid,
+                error,
+            )
+            self._memory.put(submission, dead=dead)
+
+    def _check_outbox(self) -> None:
+        """Say at the start, not at the first scan's end, that the disk will not do."""
+        try:
+            counts = self.outbox.counts()
+        except OutboxError as error:
+            logger.error("Runs will be kept in memory only: %s", error)
+        else:
+            if counts.waiting:
+                logger.info("%d submissions of earlier sessions wait in %s", counts.waiting, self.outbox.path)

@@ -1,0 +1,245 @@
+"""Takes submissions from the outbox to Prefect."""
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
+from typing import Protocol
+
+from tenacity import RetryCallState, Retrying
+from tenacity.wait import wait_base, wait_exponential_jitter
+
+from bluesky_prefect.exceptions import DeploymentMissing, OutboxError, PrefectUnavailable, SubmissionRefused
+from bluesky_prefect.outbox import Entry, Outbox
+from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
+from bluesky_prefect.settings import Settings
+from bluesky_prefect.submission import Submission
+
+logger = logging.getLogger(__name__)
+
+# How often the outbox is looked at for what another, ended process has left in it.
+_POLL_S = 2.0
+# A session's start-up is over by then, and importing Prefect disturbs nobody.
+_WARM_UP_S = 5.0
+# After this many answers of "internal server error" to one submission, the trouble is taken to lie in it.
+_ATTEMPTS_IN_ORDER = 5
+_PRUNE_EVERY_S = 3600.0
+_REMIND_EVERY_S = 3600.0
+
+
+class FlowRunApi(Protocol):
+    """What creates flow runs; see `PrefectApi`."""
+
+    def create_flow_run(self, submission: Submission) -> FlowRunRef:
+        """Create the flow run of a submission, or find the one created before."""
+        ...
+
+
+class Forwarder:
+    """Takes submissions from outboxes to Prefect, on a thread of its own.
+
+    Outages are retried for ever, with exponential back-off and jitter; a missing deployment is retried slowly; a
+    submission that Prefect refuses becomes a dead letter. Log messages tell the beginning and the end of an outage,
+    not each try.
+
+    Parameters
+    ----------
+    outboxes : sequence of Outbox
+        Looked at in this order. The first is the durable one; what waits in the others is moved to it when it can be.
+    settings : Settings
+        Time-outs and waits.
+    connect : callable, optional
+        Makes the context manager whose value creates flow runs.
+    clock : callable, optional
+        Gives a time in seconds that never jumps.
+    """
+
+    def __init__(
+        self,
+        outboxes: Sequence[Outbox],
+        settings: Settings,
+        *,
+        connect: Callable[[], AbstractContextManager[FlowRunApi]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outboxes = outboxes
+        self._settings = settings
+        self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
+        self._clock = clock
+        self._wait_policy: wait_base = wait_exponential_jitter(
+            initial=settings.retry_first_s, max=settings.retry_most_s, jitter=settings.retry_first_s
+        )
+        self._resources = ExitStack()
+        self._api: FlowRunApi | None = None
+        self._failures = 0
+        self._reminded: dict[str, float] = {}
+        self._pruned_at: float | None = None
+        self._wake = threading.Event()
+        self._finish = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="bluesky-prefect-forwarder", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread. At the end of the process it gets a few seconds to send what waits."""
+        self._thread.start()
+        atexit.register(self.close)
+
+    def wake(self) -> None:
+        """Say that something was put in an outbox."""
+        self._wake.set()
+
+    def close(self, timeout_s: float = 5.0) -> bool:
+        """Send what can be sent now, then end the thread.
+
+        Parameters
+        ----------
+        timeout_s : float
+            How long to wait for that, in seconds. What is not sent by then stays in the outbox.
+
+        Returns
+        -------
+        bool
+            Whether the thread has ended.
+        """
+        atexit.unregister(self.close)
+        self._finish.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def step(self) -> float:
+        """Send one submission, if one is due, and return how long to wait before the next step, in seconds.
+
+        Whatever goes wrong is logged and the submission kept; nothing is raised.
+        """
+        try:
+            self._rescue()
+            self._prune()
+            for outbox in self._outboxes:
+                entry = self._take(outbox)
+                if entry is not None:
+                    return self._send(outbox, entry)
+        except Exception:
+            logger.exception("The forwarder met an error it does not know; it goes on")
+            return self._settings.retry_first_s
+        return _POLL_S
+
+    def _run(self) -> None:
+        idle_since = self._clock()
+        while not self._finish.is_set():
+            self._wake.clear()
+            if (wait_s := self.step()) == 0.0:
+                continue
+            if self._failures:
+                self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
+            else:
+                self._wake.wait(wait_s)
+            if self._api is None and self._clock() - idle_since > _WARM_UP_S:
+                self._warm_up()
+        self._drain()
+        self._resources.close()
+
+    def _drain(self) -> None:
+        """Send what can be sent without waiting."""
+        if self._failures == 0:
+            while self.step() == 0.0:
+                pass
+
+    def _warm_up(self) -> None:
+        try:
+            self._connected()
+        except Exception:
+            logger.exception("Prefect cannot be imported; submissions wait in the outbox")
+            self._failures += 1
+
+    def _connected(self) -> FlowRunApi:
+        if self._api is None:
+            self._api = self._resources.enter_context(self._connect())
+        return self._api
+
+    def _take(self, outbox: Outbox) -> Entry | None:
+        try:
+            return outbox.take()
+        except OutboxError as error:
+            self._remind("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
+            return None
+
+    def _send(self, outbox: Outbox, entry: Entry) -> float:
+        """Send `entry` and record what became of it; return how long to wait then, in seconds."""
+        try:
+            flow_run = self._connected().create_flow_run(entry.submission)
+        except SubmissionRefused as error:
+            logger.error("Run %s: dead letter %s: %s", entry.run_uid, entry.key, error)
+            outbox.mark_dead(entry.key, str(error))
+        except DeploymentMissing as error:
+            self._remind(entry.deployment, logging.WARNING, "Run %s waits: %s", entry.run_uid, error)
+            outbox.give_back(entry.key, str(error), self._settings.missing_deployment_retry_s)
+        except PrefectUnavailable as error:
+            return self._back_off(outbox, entry, error)
+        except Exception as error:
+            logger.exception("Run %s: %s cannot be sent; trying again later", entry.run_uid, entry.key)
+            trouble = PrefectUnavailable(f"{type(error).__name__}: {error}", about_submission=True)
+            return self._back_off(outbox, entry, trouble)
+        else:
+            self._sent(outbox, entry, flow_run)
+        self._failures = 0
+        return 0.0
+
+    def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef) -> None:
+        outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
+        self._reminded.pop(entry.deployment, None)
+        if self._failures:
+            logger.warning("Prefect answers again; sending what waits")
+        logger.info(
+            "Run %s: flow run %s (%s) of %s created",
+            entry.run_uid,
+            flow_run.name,
+            flow_run.id,
+            entry.deployment,
+        )
+
+    def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
+        self._failures += 1
+        if self._failures == 1:
+            logger.warning("Run %s waits in the outbox: %s", entry.run_uid, error)
+        delay_s = max(self._delay_s(self._failures), error.retry_after_s or 0.0)
+        aside = error.about_submission and entry.attempts + 1 >= _ATTEMPTS_IN_ORDER
+        outbox.give_back(entry.key, str(error), delay_s, aside=aside)
+        return delay_s
+
+    def _delay_s(self, attempt: int) -> float:
+        call = RetryCallState(Retrying(), None, (), {})
+        call.attempt_number = attempt
+        return self._wait_policy(call)
+
+    def _rescue(self) -> None:
+        """Move what waits in memory to the disk, once the disk takes it again."""
+        durable, *fallbacks = self._outboxes
+        for outbox in fallbacks:
+            for entry in reversed(outbox.entries(state="waiting")):
+                try:
+                    durable.put(entry.submission)
+                except OutboxError:
+                    return
+                outbox.discard(entry.key)
+                logger.warning("Run %s: the outbox takes it again; it is on disk now", entry.run_uid)
+
+    def _prune(self) -> None:
+        now = self._clock()
+        if self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY_S:
+            return
+        self._pruned_at = now
+        try:
+            self._outboxes[0].prune(self._settings.keep_sent_days)
+        except OutboxError as error:
+            logger.debug("Not pruned: %s", error)
+
+    def _remind(self, topic: str, level: int, message: str, *values: object) -> None:
+        """Log a trouble that lasts, once an hour."""
+        now = self._clock()
+        last = self._reminded.get(topic)
+        if last is None or now - last >= _REMIND_EVERY_S:
+            self._reminded[topic] = now
+            logger.log(level, message, *values)

@@ -1,0 +1,82 @@
+"""A flow's parameters, filled by name from what is known of a run."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bluesky_prefect.exceptions import SubmissionRefused
+from bluesky_prefect.submission import Submission
+
+_FILLS: dict[str, Callable[[Submission], Any]] = {
+    "ref": lambda submission: submission.run_uid,
+    "uid": lambda submission: submission.run_uid,
+    "run_uid": lambda submission: submission.run_uid,
+    "scan_uid": lambda submission: submission.run_uid,
+    "start_doc": lambda submission: submission.start,
+    "start": lambda submission: submission.start,
+    "stop_doc": lambda submission: submission.stop,
+    "stop": lambda submission: submission.stop,
+    "scan_id": lambda submission: submission.run.scan_id,
+    "plan_name": lambda submission: submission.run.plan_name,
+    "exit_status": lambda submission: submission.run.exit_status,
+}
+FILLED_NAMES = tuple(_FILLS)
+_JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
+
+
+def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters to start a deployment with.
+
+    Those that the submission carries are taken as they are. Without any, each parameter of the flow whose name is in
+    `FILLED_NAMES` gets what it is called after, if its declared type takes that.
+
+    Parameters
+    ----------
+    submission : Submission
+        What to start, and for which run.
+    schema : Mapping
+        The deployment's parameter schema (OpenAPI), as Prefect keeps it.
+    defaults : Mapping
+        Parameters that the deployment sets itself.
+
+    Raises
+    ------
+    SubmissionRefused
+        If the flow requires a parameter that nothing fills.
+    """
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    parameters = _fill(submission, properties) if submission.parameters is None else dict(submission.parameters)
+    missing = [name for name in schema.get("required", ()) if name not in parameters and name not in defaults]
+    if missing:
+        raise SubmissionRefused(_explain(submission, missing))
+    return parameters
+
+
+def _fill(submission: Submission, properties: Mapping[str, Any]) -> dict[str, Any]:
+    values = {name: _FILLS[name](submission) for name in properties if name in _FILLS}
+    return {name: value for name, value in values.items() if value is not None and _takes(properties[name], value)}
+
+
+def _takes(declared: Mapping[str, Any], value: Any) -> bool:
+    """Tell whether a parameter of the `declared` schema may take `value`; a schema that does not say may."""
+    if "anyOf" in declared:
+        return any(_takes(choice, value) for choice in declared["anyOf"])
+    wanted = declared.get("type")
+    if wanted is None:
+        return True
+    if wanted == "number":
+        return isinstance(value, int | float)
+    return wanted == _JSON_TYPES.get(type(value))
+
+
+def _explain(submission: Submission, missing: list[str]) -> str:
+    names = ", ".join(missing)
+    if submission.parameters is not None:
+        return (
+            f"{submission.deployment} requires {names}, which the workflow's parameters= does not give. "
+            "Add it there, give the flow's parameter a default, or set it on the deployment."
+        )
+    return (
+        f"{submission.deployment} requires {names}, which nothing fills. Known by name are {', '.join(FILLED_NAMES)}. "
+        f"Give it with Workflow({submission.deployment!r}, parameters=lambda run: {{...}}), give the flow's parameter "
+        "a default, or set it on the deployment."
+    )

@@ -1,0 +1,191 @@
+"""Flow runs, asked of Prefect's API."""
+
+import re
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
+from bluesky_prefect.parameters import parameters_for
+from bluesky_prefect.submission import Submission
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+# A deployment may be changed at any time; a burst of runs need not ask for it each time.
+_DEPLOYMENT_AGE_S = 30.0
+_NAME_LENGTH = 60
+_TAG_LENGTH = 200
+_LATER = {408, 425, 429, 502, 503, 504}
+
+
+@dataclass(frozen=True)
+class FlowRunRef:
+    """The flow run that Prefect made: its id and name."""
+
+    id: str
+    name: str
+
+
+class PrefectApi:
+    """Creates flow runs from submissions.
+
+    The address and the credentials are Prefect's own settings (``PREFECT_API_URL`` and so on, or its active profile).
+    A context manager: entering imports Prefect, which takes seconds.
+
+    Parameters
+    ----------
+    timeout_s : float
+        How long one request may take, in seconds.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._client: SyncPrefectClient | None = None
+        self._deployments: dict[str, tuple[float, DeploymentResponse]] = {}
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Self:
+        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+        # Waiting and trying again is the forwarder's, which can be told to stop meanwhile.
+        self._resources.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    def create_flow_run(self, submission: Submission) -> FlowRunRef:
+        """Create the flow run of `submission`, or find it, if an earlier try has created it.
+
+        Raises
+        ------
+        DeploymentMissing
+            If Prefect does not know the deployment.
+        SubmissionRefused
+            If Prefect will not start the deployment with these parameters.
+        PrefectUnavailable
+            If Prefect cannot be asked, or cannot answer now.
+        """
+        import httpx
+        import pydantic
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            return self._create(submission)
+        except ObjectNotFound as error:
+            raise DeploymentMissing(_explain_missing(submission)) from error
+        except httpx.HTTPStatusError as error:
+            self._deployments.pop(submission.deployment, None)
+            raise _sort(error, submission) from error
+        except httpx.HTTPError as error:
+            raise PrefectUnavailable(f"Prefect at {_api_url()} cannot be reached: {_name(error)}.") from error
+        except (pydantic.ValidationError, ValueError) as error:
+            raise PrefectUnavailable(
+                f"{_api_url()} does not answer as a Prefect API does ({_name(error)}). "
+                "Check PREFECT_API_URL: it ends in /api."
+            ) from error
+
+    def _create(self, submission: Submission) -> FlowRunRef:
+        client = self._connected()
+        deployment = self._deployment(client, submission.deployment)
+        flow_run = client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters=parameters_for(submission, deployment.parameter_openapi_schema or {}, deployment.parameters),
+            name=flow_run_name(submission),
+            tags=flow_run_tags(submission),
+            idempotency_key=submission.key,
+        )
+        return FlowRunRef(id=str(flow_run.id), name=flow_run.name)
+
+    def _deployment(self, client: "SyncPrefectClient", name: str) -> "DeploymentResponse":
+        read_at, deployment = self._deployments.get(name, (0.0, None))
+        now = time.monotonic()
+        if deployment is None or now - read_at > _DEPLOYMENT_AGE_S:
+            deployment = client.read_deployment_by_name(name)
+            self._deployments[name] = (now, deployment)
+        return deployment
+
+    def _connected(self) -> "SyncPrefectClient":
+        from prefect.client.orchestration import get_client
+
+        if self._client is None:
+            if not _api_url():
+                raise PrefectUnavailable(
+                    "No Prefect API is configured. Set PREFECT_API_URL, for example with "
+                    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
+                )
+            client = get_client(sync_client=True, httpx_settings={"timeout": self._timeout_s})
+            self._client = self._resources.enter_context(client)
+        return self._client
+
+
+def flow_run_name(submission: Submission) -> str:
+    """Return the name that a person finds the flow run by: scan id, plan, start of the uid."""
+    run = submission.run
+    parts = ["run" if run.scan_id is None else f"scan-{run.scan_id}", run.plan_name, run.uid[:8]]
+    return "-".join(_printable(part)[:_NAME_LENGTH] for part in parts if part)
+
+
+def flow_run_tags(submission: Submission) -> list[str]:
+    """Return the tags of the flow run: ``scan_id:12``, ``plan_name:count``, ``uid:...``, as far as known."""
+    run = submission.run
+    known = {"scan_id": run.scan_id, "plan_name": run.plan_name, "uid": run.uid}
+    return [_printable(f"{name}:{value}")[:_TAG_LENGTH] for name, value in known.items() if value is not None]
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "_" for character in text)
+
+
+def _api_url() -> str | None:
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    # An address may carry a password.
+    return re.sub(r"//[^/@]*@", "//", url) if url else None
+
+
+def _name(error: Exception) -> str:
+    first_line = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+def _explain_missing(submission: Submission) -> str:
+    flow, _, deployment = submission.deployment.partition("/")
+    return (
+        f"Prefect at {_api_url()} has no deployment {submission.deployment!r}. Create it (flow {flow!r}: "
+        f"flow.deploy(name={deployment!r}, work_pool_name=...), or 'prefect deploy'); the submissions wait for it."
+    )
+
+
+def _sort(error: Any, submission: Submission) -> Exception:
+    """Return what an error status means for the submission."""
+    status = error.response.status_code
+    said = error.response.text.strip()[:500]
+    if status == 404:
+        return DeploymentMissing(_explain_missing(submission))
+    if status in (401, 403):
+        return PrefectUnavailable(
+            f"Prefect at {_api_url()} refuses the credentials ({status}). "
+            "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING."
+        )
+    if status in _LATER or status >= 500:
+        return PrefectUnavailable(
+            f"Prefect at {_api_url()} answers {status}: {said}",
+            retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
+            about_submission=status not in _LATER,
+        )
+    return SubmissionRefused(f"Prefect refuses to start {submission.deployment} ({status}): {said}")
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    try:
+        return max(0.0, float(header)) if header else None
+    except ValueError:
+        return None  # an HTTP date: the usual back-off serves

@@ -1,0 +1,62 @@
+"""What is handed from the callback to Prefect: one workflow for one run."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bluesky_prefect.documents import from_json, to_json
+from bluesky_prefect.run import Run
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One workflow to start for one run, made of JSON values only.
+
+    Attributes
+    ----------
+    key : str
+        Identifies the submission for ever; the same run and workflow give the same key.
+    workflow, deployment : str
+        The workflow's name, and the deployment it starts.
+    run_uid : str
+        The run's uid.
+    start, stop : Mapping
+        The run's start document (empty if unknown) and stop document.
+    parameters : Mapping or None
+        Parameters to pass as they are; None if the deployment's schema decides by name.
+    """
+
+    key: str
+    workflow: str
+    deployment: str
+    run_uid: str
+    start: Mapping[str, Any] = field(default_factory=dict)
+    stop: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] | None = None
+
+    @property
+    def run(self) -> Run:
+        """The run, without its files."""
+        return Run(uid=self.run_uid, start=self.start, stop=self.stop)
+
+    def to_json(self) -> bytes:
+        """Return the submission as JSON text."""
+        return to_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: bytes | str) -> "Submission":
+        """Return the submission that `to_json` wrote.
+
+        Raises
+        ------
+        ValueError
+            If `text` is not JSON.
+        TypeError
+            If it is not that of a submission.
+        """
+        return cls(**from_json(text))
+
+
+def submission_key(run_uid: str, workflow: str) -> str:
+    """Return the key of the submission of `workflow` for the run `run_uid`."""
+    return f"{run_uid}:{workflow}"

@@ -1,0 +1,104 @@
+"""Which deployment a finished run starts."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.run import Run
+
+
+def always(run: Run) -> bool:
+    """Accept every run, also an aborted or failed one."""
+    return True
+
+
+def succeeded(run: Run) -> bool:
+    """Accept a run that ended with exit status ``success``."""
+    return run.exit_status == "success"
+
+
+@dataclass(frozen=True)
+class Workflow:
+    """A Prefect deployment, and the runs that start it.
+
+    Parameters
+    ----------
+    deployment : str
+        Name of the deployment as Prefect writes it: ``"flow-name/deployment-name"``.
+    when : callable, optional
+        Called with the `Run`; a true answer starts the workflow. Every run by default.
+    parameters : callable or mapping, optional
+        The flow's parameters, or a callable that returns them for a `Run`. By default the flow gets, by name, what
+        its deployment's parameter schema asks for (``ref``, ``uid``, ``stop_doc`` and so on).
+    name : str, optional
+        Tells two workflows of one deployment apart. The deployment's name by default.
+
+    Raises
+    ------
+    ConfigurationError
+        If `deployment` is not of the form ``flow-name/deployment-name``, or `when` or `parameters` is of no use.
+
+    Notes
+    -----
+    `when` and `parameters` run on the RunEngine's thread: they should be quick. If one raises, the run's submission
+    is kept as a dead letter with the reason; the plan goes on.
+    """
+
+    deployment: str
+    when: Callable[[Run], bool] = always
+    parameters: Callable[[Run], Mapping[str, Any]] | Mapping[str, Any] | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        flow, _, deployment = str(self.deployment).partition("/")
+        if not isinstance(self.deployment, str) or not flow or not deployment or "/" in deployment:
+            raise ConfigurationError(
+                f"{self.deployment!r} is not the name of a deployment. Write it as Prefect does, "
+                "'flow-name/deployment-name', for example 'my-workflow/local' (see: prefect deployment ls)."
+            )
+        if not callable(self.when):
+            raise ConfigurationError(f"when={self.when!r} of {self.deployment} is not callable with a run.")
+        if not (self.parameters is None or callable(self.parameters) or isinstance(self.parameters, Mapping)):
+            raise ConfigurationError(
+                f"parameters={self.parameters!r} of {self.deployment} is neither a mapping nor callable with a run."
+            )
+        if not self.name:
+            object.__setattr__(self, "name", self.deployment)
+
+    def parameters_for(self, run: Run) -> Mapping[str, Any] | None:
+        """Return the parameters given for `run`, or None if the deployment's schema decides.
+
+        Raises
+        ------
+        ConfigurationError
+            If the callable returned something other than a mapping.
+        Exception
+            Whatever the callable raises.
+        """
+        given = self.parameters(run) if callable(self.parameters) else self.parameters
+        if given is not None and not isinstance(given, Mapping):
+            raise ConfigurationError(f"parameters= returned {type(given).__name__}, not a mapping of names to values.")
+        return given
+
+
+def as_workflows(workflows: "str | Workflow | Iterable[str | Workflow]") -> tuple[Workflow, ...]:
+    """Return `workflows` as a tuple of `Workflow`, each of another name.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or two have the same name.
+    """
+    listed = [workflows] if isinstance(workflows, str | Workflow) else list(workflows)
+    made = tuple(item if isinstance(item, Workflow) else Workflow(item) for item in listed)
+    if not made:
+        raise ConfigurationError("No workflow given: name at least one deployment, for example 'my-workflow/local'.")
+    names = [workflow.name for workflow in made]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigurationError(
+                f"Two workflows are called {name!r}, so one run would start only one of them. "
+                "Tell them apart: Workflow(..., name='...')."
+            )
+    return made
