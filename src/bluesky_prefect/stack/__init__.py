@@ -1,1 +1,6 @@
-"""TODO."""
+"""Tiled server, Prefect server and worker on one machine."""
+
+from bluesky_prefect.stack.info import StackInfo
+from bluesky_prefect.stack.stack import LocalStack
+
+__all__ = ["LocalStack", "StackInfo"]

@@ -1,0 +1,48 @@
+"""Ending a worker without leaving flow runs behind that claim to be running."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from bluesky_prefect.stack.http import request_json
+
+_UNDER_WAY = ["PENDING", "RUNNING", "CANCELLING"]
+
+
+def drain(
+    api_url: str, work_pool: str, *, stop_worker: Callable[[], None], timeout_s: float, report: Callable[[str], None]
+) -> None:
+    """Let flow runs under way finish for `timeout_s`, stop the worker, and mark those that did not as crashed.
+
+    Flow runs that wait for a worker go on waiting: the next worker takes them.
+
+    Raises
+    ------
+    StackError
+        If Prefect cannot be asked.
+    """
+    pool = f"{api_url}/work_pools/{quote(work_pool)}"
+    request_json(pool, method="PATCH", body={"is_paused": True})
+    left = _under_way(api_url, work_pool)
+    if left:
+        report(f"Waiting up to {timeout_s:.0f} s for {len(left)} flow run(s) to finish")
+    deadline = time.monotonic() + timeout_s
+    while left and time.monotonic() < deadline:
+        time.sleep(0.2)
+        left = _under_way(api_url, work_pool)
+    stop_worker()
+    for flow_run in _under_way(api_url, work_pool):
+        state = {"type": "CRASHED", "name": "Crashed", "message": "Stopped with the local stack before it ended."}
+        body = {"state": state, "force": True}
+        request_json(f"{api_url}/flow_runs/{flow_run['id']}/set_state", body=body)
+        report(f"Flow run {flow_run['name']} was stopped; retry it from the UI when the stack is up again")
+
+
+def _under_way(api_url: str, work_pool: str) -> list[dict[str, Any]]:
+    body = {
+        "work_pools": {"name": {"any_": [work_pool]}},
+        "flow_runs": {"state": {"type": {"any_": _UNDER_WAY}}},
+        "limit": 200,
+    }
+    return request_json(f"{api_url}/flow_runs/filter", body=body)

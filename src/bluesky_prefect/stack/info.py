@@ -1,0 +1,124 @@
+"""What is known of a stack: where its services are, and which processes they are."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+
+from bluesky_prefect.settings import Settings
+from bluesky_prefect.stack.files import write_private
+from bluesky_prefect.stack.ports import HOST
+from bluesky_prefect.stack.process import ManagedProcess, without_proxy
+
+
+@dataclass(frozen=True)
+class StackInfo:
+    """Addresses of a running local stack, and the key that opens its Tiled server."""
+
+    prefect_api_url: str
+    prefect_ui_url: str
+    tiled_uri: str
+    tiled_ui_url: str
+    tiled_api_key: SecretStr
+    exports: Path
+    images: Path
+    state_directory: Path
+    prefect_home: Path
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that make a process use this stack.
+
+        They hold the Tiled API key: hand them to a process, never to a log.
+        """
+        key = self.tiled_api_key.get_secret_value()
+        return {
+            "PREFECT_API_URL": self.prefect_api_url,
+            "PREFECT_HOME": str(self.prefect_home),
+            "BLUESKY_PREFECT_TILED_URI": self.tiled_uri,
+            # Both names of the setting, so that a value of another server in either of them does not win.
+            "BLUESKY_PREFECT_TILED_API_KEY": key,
+            "TILED_API_KEY": key,
+            "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(self.exports),
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.state_directory),
+            **without_proxy(dict(os.environ)),
+        }
+
+
+class StackState(BaseModel):
+    """The processes of a stack by the name of their service, as kept in ``stack.json``."""
+
+    version: int = 1
+    processes: dict[str, ManagedProcess] = Field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "StackState":
+        """Read the state; a missing or unreadable file is a stack that does not run."""
+        try:
+            return cls.model_validate(json.loads(path.read_text()))
+        except (OSError, ValueError, ValidationError):
+            return cls()
+
+    def save(self, path: Path) -> None:
+        """Write the state to disk."""
+        write_private(path, self.model_dump_json(indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class StackPaths:
+    """Where a stack keeps its files."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """The processes and their ports."""
+        return self.root / "stack.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the stack is being started or stopped."""
+        return self.root / "stack.lock"
+
+    @property
+    def tiled_api_key(self) -> Path:
+        """The key of the Tiled server."""
+        return self.root / "tiled-api-key"
+
+    @property
+    def tiled(self) -> Path:
+        """Catalog and data of the Tiled server."""
+        return self.root / "tiled"
+
+    @property
+    def prefect(self) -> Path:
+        """``PREFECT_HOME`` of the stack, with the database."""
+        return self.root / "prefect"
+
+    @property
+    def logs(self) -> Path:
+        """One log for each service."""
+        return self.root / "logs"
+
+    @property
+    def images(self) -> Path:
+        """Where detectors may write files that the Tiled server reads."""
+        return self.root / "images"
+
+
+def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, key: str) -> StackInfo:
+    """Return the addresses of a stack with these ports."""
+    paths = StackPaths(settings.state_directory.absolute())
+    prefect, tiled = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{tiled_port}"
+    return StackInfo(
+        prefect_api_url=f"{prefect}/api",
+        prefect_ui_url=prefect,
+        tiled_uri=tiled,
+        tiled_ui_url=tiled,
+        tiled_api_key=SecretStr(key),
+        exports=settings.exports_path.absolute(),
+        images=paths.images,
+        state_directory=paths.root,
+        prefect_home=paths.prefect,
+    )

@@ -1,0 +1,64 @@
+"""The Prefect server: API, UI and database."""
+
+import sys
+from dataclasses import dataclass
+
+from bluesky_prefect.stack.files import private_directory
+from bluesky_prefect.stack.http import answers
+from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.ports import HOST
+
+
+@dataclass(frozen=True)
+class PrefectServer:
+    """Prefect's API and UI on SQLite, apart from any other Prefect of the user."""
+
+    paths: StackPaths
+    port: int
+
+    name = "prefect"
+    title = "Prefect server"
+    umask = 0o077
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        options = ["--host", HOST, "--port", str(self.port), "--analytics-off"]
+        return [sys.executable, "-P", "-m", "prefect", "server", "start", *options]
+
+    def environment(self) -> dict[str, str]:
+        """Return Prefect's settings."""
+        url = f"http://{HOST}:{self.port}/api"
+        return {
+            **client_environment(self.paths),
+            "PREFECT_API_URL": url,
+            "PREFECT_SERVER_API_HOST": HOST,
+            "PREFECT_SERVER_API_PORT": str(self.port),
+            "PREFECT_SERVER_UI_API_URL": url,
+            "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.paths.prefect / 'prefect.db'}",
+            # How long SQLite waits for a lock before it gives up with "database is locked".
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+            "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+        }
+
+    def prepare(self) -> None:
+        """Make the directory of the database."""
+        private_directory(self.paths.prefect)
+
+    def is_ready(self) -> bool:
+        """Tell whether the API answers."""
+        return answers(f"http://{HOST}:{self.port}/api/health")
+
+
+def client_environment(paths: StackPaths) -> dict[str, str]:
+    """Return the settings that every Prefect process of the stack shares."""
+    return {
+        "PREFECT_HOME": str(paths.prefect),
+        "PREFECT_LOGGING_COLORS": "false",
+        "NO_COLOR": "1",
+        "PREFECT_CLI_COLORS": "false",
+        "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # A process that cannot reach the server must say so, not start a second one in the background.
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+    }

@@ -1,0 +1,113 @@
+"""The Tiled server: catalog, storage, key."""
+
+import json
+import secrets
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.settings import Settings
+from bluesky_prefect.stack.files import private_directory, write_private
+from bluesky_prefect.stack.http import answers
+from bluesky_prefect.stack.info import StackInfo, StackPaths
+from bluesky_prefect.stack.ports import HOST
+
+# What TiledWriter of bluesky-tiled-plugins 2 expects of its root, by name and version.
+RAW_SPEC = ("CatalogOfBlueskyRuns", "3.0")
+
+
+@dataclass(frozen=True)
+class TiledServer:
+    """Tiled with a persistent catalog, written to and read by one key."""
+
+    paths: StackPaths
+    port: int
+    key: str
+
+    name = "tiled"
+    title = "Tiled server"
+    umask = 0o077
+
+    @property
+    def _config(self) -> Path:
+        return self.paths.tiled / "config.yml"
+
+    def command(self) -> list[str]:
+        """Return the command line.
+
+        It is the server's application factory under uvicorn, as Tiled documents for deployments, not
+        ``tiled serve config``: that one prints the key, and the access log would hold it whenever a browser
+        is sent to ``?api_key=...``.
+        """
+        options = ["--host", HOST, "--port", str(self.port), "--no-access-log", "--no-use-colors"]
+        return [sys.executable, "-P", "-m", "uvicorn", "--factory", "tiled.server.app:app_factory", *options]
+
+    def environment(self) -> dict[str, str]:
+        """Return the key and the address of the configuration."""
+        return {"TILED_CONFIG": str(self._config), "TILED_SINGLE_USER_API_KEY": self.key, "NO_COLOR": "1"}
+
+    def prepare(self) -> None:
+        """Write the configuration and make the directories."""
+        data = private_directory(private_directory(self.paths.tiled) / "data")
+        tree = {
+            "path": "/",
+            "tree": "catalog",
+            "args": {
+                "uri": f"sqlite:///{self.paths.tiled / 'catalog.db'}",
+                # Tables go to DuckDB, which tells NaN from missing; SQLite does not.
+                "writable_storage": [str(data), f"duckdb:///{self.paths.tiled / 'tables.duckdb'}"],
+                "readable_storage": [str(private_directory(self.paths.images))],
+                "init_if_not_exists": True,
+            },
+        }
+        config = {"trees": [tree], "uvicorn": {"host": HOST, "port": self.port}}
+        # JSON is YAML.
+        write_private(self._config, json.dumps(config, indent=2) + "\n")
+
+    def is_ready(self) -> bool:
+        """Tell whether it lets the holder of the key in."""
+        return answers(f"http://{HOST}:{self.port}/api/v1/metadata/", api_key=self.key)
+
+
+def load_or_make_key(paths: StackPaths) -> str:
+    """Return the Tiled server's key, made on first use and kept in a file of mode 0600."""
+    key = load_key(paths)
+    if key is None:
+        key = secrets.token_hex(32)
+        write_private(paths.tiled_api_key, key + "\n")
+    return key
+
+
+def load_key(paths: StackPaths) -> str | None:
+    """Return the Tiled server's key if there is one."""
+    try:
+        return paths.tiled_api_key.read_text().strip() or None
+    except OSError:
+        return None
+
+
+def make_containers(info: StackInfo, settings: Settings) -> None:
+    """Make the catalog of raw runs and the container of results, if they are not there.
+
+    Raises
+    ------
+    StackError
+        If Tiled refuses.
+    """
+    from tiled.client import from_uri
+    from tiled.structures.core import Spec
+
+    root = from_uri(info.tiled_uri, api_key=info.tiled_api_key.get_secret_value())
+    try:
+        for path, specs in ((settings.raw_container, [Spec(*RAW_SPEC)]), (settings.processed_container, [])):
+            container = root
+            *parents, last = path.strip("/").split("/")
+            for parent in parents:
+                container = container[parent] if parent in container else container.create_container(parent)
+            if last not in container:
+                container.create_container(last, specs=specs)
+    except Exception as error:
+        raise StackError(f"Tiled refused to make the containers of runs and results: {error}") from error
+    finally:
+        root.context.close()

@@ -1,0 +1,56 @@
+"""A real local stack for the tests that need one: Tiled, Prefect and worker, each a process."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bluesky_prefect.settings import Settings
+from bluesky_prefect.stack import LocalStack, StackInfo
+
+
+@pytest.fixture(scope="session")
+def outside_services() -> dict[str, str]:
+    """Settings that point the flows to stand-ins for services on the internet.
+
+    Port 9 (discard) is closed: whoever does not replace this fixture sees services that refuse.
+    """
+    refusing = "http://127.0.0.1:9"
+    return {
+        "weather_archive_url": f"{refusing}/archive",
+        "weather_forecast_url": f"{refusing}/forecast",
+        "cat_fact_url": f"{refusing}/fact",
+    }
+
+
+@pytest.fixture(scope="session")
+def stack_settings(tmp_path_factory: pytest.TempPathFactory, outside_services: dict[str, str]) -> Settings:
+    """The settings of the session's stack: free ports, a state directory of its own."""
+    values: dict[str, Any] = {"tiled_port": 0, "prefect_port": 0, **outside_services}
+    return Settings(state_directory=tmp_path_factory.mktemp("stack") / "state", **values)
+
+
+@pytest.fixture(scope="session")
+def stack(stack_settings: Settings) -> Iterator[StackInfo]:
+    """A stack that is up for the whole session, shared by all tests that do not stop parts of it."""
+    local = LocalStack(stack_settings)
+    try:
+        yield local.up(print)
+    finally:
+        local.down(print)
+
+
+@pytest.fixture
+def own_stack(tmp_path: Path, outside_services: dict[str, str]) -> Iterator[Callable[..., LocalStack]]:
+    """Make stacks (not started) with settings of the test's own; all are taken down at its end."""
+    made: list[LocalStack] = []
+
+    def make(**values: Any) -> LocalStack:
+        defaults = {"state_directory": tmp_path / "state", "tiled_port": 0, "prefect_port": 0}
+        made.append(LocalStack(Settings(**{**defaults, **outside_services, **values})))
+        return made[-1]
+
+    yield make
+    for local in made:
+        local.down(print)
