@@ -4,6 +4,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -100,8 +101,8 @@ class PrefectCallback(DocumentRouter):
 
     def resource(self, doc: Any) -> None:
         """Remember a file that a run refers to."""
-        path = f"{doc.get('root') or '/'}/{doc['resource_path']}"
-        self._add_file(doc.get("run_start"), "file://localhost/" + quote(path).lstrip("/"))
+        path = PurePosixPath(doc.get("root") or "/") / doc["resource_path"].lstrip("/")
+        self._add_file(doc.get("run_start"), "file://localhost/" + quote(str(path)).lstrip("/"))
 
     def stream_resource(self, doc: Any) -> None:
         """Remember a file that a run refers to."""

@@ -12,7 +12,7 @@ MAX_DEPTH = 64
 # Larger arrays are replaced by their (abbreviated) repr: metadata that large is data, and lives in Tiled.
 MAX_ARRAY_SIZE = 10_000
 # Objects that refer to one another in a few steps can unfold to billions of values; the callback stops well before.
-MAX_VALUES = 200_000
+MAX_VALUES = 50_000
 MAX_REPR_LENGTH = 10_000
 _INT64 = range(-(2**63), 2**63)
 

@@ -54,7 +54,7 @@ SELECT * FROM entries
 WHERE state = 'waiting'
   AND (aside OR seq IN (SELECT min(seq) FROM entries WHERE state = 'waiting' AND NOT aside GROUP BY deployment))
   AND (not_before <= :now OR not_before > :too_far)
-ORDER BY seq
+ORDER BY aside, seq
 """
 
 

@@ -12,6 +12,7 @@ from bluesky_prefect.parameters import parameters_for
 from bluesky_prefect.submission import Submission
 
 if TYPE_CHECKING:
+    import httpx
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
@@ -120,9 +121,17 @@ class PrefectApi:
                     "No Prefect API is configured. Set PREFECT_API_URL, for example with "
                     "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
                 )
-            client = get_client(sync_client=True, httpx_settings={"timeout": self._timeout_s})
+            # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
+            hooks = {"response": [_raise_if_to_be_asked_later]}
+            client = get_client(sync_client=True, httpx_settings={"timeout": self._timeout_s, "event_hooks": hooks})
             self._client = self._resources.enter_context(client)
         return self._client
+
+
+def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
+    if response.status_code in _LATER:
+        response.read()
+        response.raise_for_status()
 
 
 def flow_run_name(submission: Submission) -> str:

@@ -1,0 +1,238 @@
+"""What the forwarder promises, with real outboxes and an API that does as it is told."""
+
+import logging
+import sqlite3
+import threading
+from contextlib import nullcontext
+
+import pytest
+
+from bluesky_prefect import Outbox, Settings
+from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
+from bluesky_prefect.forwarder import Forwarder
+from bluesky_prefect.outbox import OutboxCounts
+from bluesky_prefect.prefect_api import FlowRunRef
+from bluesky_prefect.submission import Submission
+
+
+class ToldApi:
+    """Answers with what stands in `answers`, then accepts everything."""
+
+    def __init__(self) -> None:
+        self.answers: list[Exception] = []
+        self.troubles: dict[str, Exception] = {}
+        self.accepted: list[str] = []
+        self.asked = 0
+        self.arrived = threading.Condition()
+
+    def create_flow_run(self, submission: Submission) -> FlowRunRef:
+        with self.arrived:
+            self.asked += 1
+            self.arrived.notify_all()
+            if trouble := self.troubles.get(submission.run_uid):
+                raise trouble
+            if self.answers:
+                raise self.answers.pop(0)
+            self.accepted.append(submission.run_uid)
+            return FlowRunRef("id-" + submission.run_uid, "name")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def submission(uid: str, deployment: str = "flow/one") -> Submission:
+    return Submission(f"{uid}:{deployment}", deployment, deployment, uid)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def api():
+    return ToldApi()
+
+
+@pytest.fixture
+def disk(tmp_path, clock):
+    outbox = Outbox(tmp_path / "outbox.sqlite", clock=clock)
+    yield outbox
+    outbox.close()
+
+
+@pytest.fixture
+def memory(clock):
+    outbox = Outbox(None, clock=clock)
+    yield outbox
+    outbox.close()
+
+
+@pytest.fixture
+def forwarder(disk, memory, api, clock, tmp_path):
+    settings = Settings(state_directory=tmp_path, missing_deployment_retry_s=60)
+    return Forwarder([disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
+
+
+def run_for(forwarder, clock, seconds):
+    """Let the forwarder do what it would do in `seconds`."""
+    end = clock.now + seconds
+    while clock.now < end:
+        clock.now += max(forwarder.step(), 0.001)
+
+
+def test_a_submission_is_sent_and_its_flow_run_recorded(forwarder, disk, api):
+    disk.put(submission("a"))
+    assert forwarder.step() == 0.0
+    [entry] = disk.entries()
+    assert (entry.state, entry.flow_run_id, entry.flow_run_name) == ("sent", "id-a", "name")
+
+
+def test_an_outage_is_retried_until_it_ends_and_the_order_kept(forwarder, disk, api, clock):
+    for uid in "abc":
+        disk.put(submission(uid))
+    api.answers = [PrefectUnavailable("refused") for _ in range(50)]
+    run_for(forwarder, clock, 60 * 70)
+    assert api.accepted == ["a", "b", "c"]
+
+
+def test_the_waits_of_an_outage_grow_to_the_limit_and_not_beyond(forwarder, disk, api, clock):
+    disk.put(submission("a"))
+    api.answers = [PrefectUnavailable("refused") for _ in range(20)]
+    waits = []
+    for _ in range(20):
+        waits.append(forwarder.step())
+        clock.now += waits[-1]
+    assert 1 <= waits[0] <= 2
+    assert waits[3] > waits[0]
+    assert max(waits) <= 60
+
+
+def test_prefect_is_left_alone_as_long_as_it_asks(forwarder, disk, api):
+    disk.put(submission("a"))
+    api.answers = [PrefectUnavailable("429", retry_after_s=300)]
+    assert forwarder.step() == 300
+
+
+def test_a_missing_deployment_is_waited_for_and_holds_up_no_other(forwarder, disk, api, clock, caplog):
+    disk.put(submission("a", "flow/missing"))
+    disk.put(submission("b", "flow/one"))
+    api.troubles["a"] = DeploymentMissing("Prefect has no deployment 'flow/missing'. Create it")
+    with caplog.at_level(logging.WARNING):
+        run_for(forwarder, clock, 600)
+    assert api.accepted == ["b"]
+    assert sum("flow/missing" in record.getMessage() for record in caplog.records) == 1
+    del api.troubles["a"]
+    run_for(forwarder, clock, 61)
+    assert api.accepted == ["b", "a"]
+
+
+def test_a_refused_submission_is_a_dead_letter_and_the_rest_goes_on(forwarder, disk, api, clock):
+    disk.put(submission("a"))
+    disk.put(submission("b"))
+    api.troubles["a"] = SubmissionRefused("requires sample")
+    run_for(forwarder, clock, 10)
+    assert api.accepted == ["b"]
+    [dead] = disk.entries(state="dead")
+    assert dead.reason == "requires sample"
+
+
+def test_a_submission_that_prefect_chokes_on_does_not_hold_up_the_rest_for_ever(forwarder, disk, api, clock):
+    disk.put(submission("a"))
+    disk.put(submission("b"))
+    api.troubles["a"] = PrefectUnavailable("500", about_submission=True)
+    run_for(forwarder, clock, 600)
+    assert api.accepted == ["b"]
+    assert disk.counts() == OutboxCounts(waiting=1, sent=1)
+
+
+def test_an_error_nobody_thought_of_loses_nothing(forwarder, disk, api, clock):
+    disk.put(submission("a"))
+    api.answers = [ZeroDivisionError("?")]
+    run_for(forwarder, clock, 60)
+    assert api.accepted == ["a"]
+
+
+def test_an_outage_is_told_at_its_beginning_and_its_end_only(forwarder, disk, api, clock, caplog):
+    disk.put(submission("a"))
+    api.answers = [PrefectUnavailable("refused") for _ in range(30)]
+    with caplog.at_level(logging.WARNING):
+        run_for(forwarder, clock, 3600)
+    assert len(caplog.records) == 2
+
+
+def test_what_waits_in_memory_is_moved_to_the_disk(forwarder, disk, memory, api):
+    memory.put(submission("a"))
+    api.answers = [PrefectUnavailable("refused")]
+    forwarder.step()
+    assert disk.counts() == OutboxCounts(waiting=1)
+    assert memory.counts() == OutboxCounts()
+
+
+def test_what_waits_in_memory_is_sent_while_the_disk_refuses(tmp_path, memory, api, clock):
+    (tmp_path / "state").write_text("a file where the directory should be")
+    disk = Outbox(tmp_path / "state" / "outbox.sqlite", clock=clock)
+    settings = Settings(state_directory=tmp_path / "state")
+    forwarder = Forwarder([disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
+    memory.put(submission("a"))
+    run_for(forwarder, clock, 10)
+    assert api.accepted == ["a"]
+
+
+def test_sent_submissions_are_pruned_after_their_age(forwarder, disk, clock):
+    disk.put(submission("a"))
+    run_for(forwarder, clock, 5)
+    clock.now += 31 * 86400
+    forwarder.step()
+    assert disk.counts() == OutboxCounts()
+
+
+def test_a_write_that_fails_after_prefect_accepted_is_sent_again_under_the_same_key(
+    forwarder, disk, api, clock, tmp_path
+):
+    disk.put(submission("a"))
+    blocker = sqlite3.connect(tmp_path / "outbox.sqlite")
+    blocker.execute(
+        "CREATE TRIGGER refuse BEFORE UPDATE OF flow_run_id ON entries WHEN NEW.state = 'sent' "
+        "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+    )
+    forwarder.step()
+    assert disk.counts() == OutboxCounts(waiting=1)
+    blocker.execute("DROP TRIGGER refuse")
+    blocker.close()
+    clock.now += 300
+    run_for(forwarder, clock, 300)
+    assert api.accepted == ["a", "a"]
+    assert disk.counts() == OutboxCounts(sent=1)
+
+
+def test_the_thread_sends_soon_after_it_is_woken_and_ends_when_told(forwarder, disk, api):
+    forwarder.start()
+    disk.put(submission("a"))
+    forwarder.wake()
+    with api.arrived:
+        assert api.arrived.wait_for(lambda: api.accepted == ["a"], timeout=10)
+    assert forwarder.close(timeout_s=10)
+
+
+def test_closing_sends_what_can_be_sent(forwarder, disk, api):
+    for number in range(20):
+        disk.put(submission(str(number)))
+    forwarder.start()
+    assert forwarder.close(timeout_s=10)
+    assert len(api.accepted) == 20
+
+
+def test_closing_does_not_wait_for_an_outage(forwarder, disk, api):
+    disk.put(submission("a"))
+    api.troubles["a"] = PrefectUnavailable("refused")
+    forwarder.start()
+    with api.arrived:
+        assert api.arrived.wait_for(lambda: api.asked > 0, timeout=10)
+    assert forwarder.close(timeout_s=10)
+    assert disk.counts() == OutboxCounts(waiting=1)

@@ -1,0 +1,262 @@
+"""The outbox keeps every submission until it is sent, for several processes, across kills."""
+
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bluesky_prefect.exceptions import OutboxError
+from bluesky_prefect.outbox import FURTHEST_AHEAD_S, Outbox, OutboxCounts
+from bluesky_prefect.submission import Submission, submission_key
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def submission(uid: str, deployment: str = "flow/one") -> Submission:
+    return Submission(submission_key(uid, deployment), deployment, deployment, uid, {"scan_id": 1}, {"run_start": uid})
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def outbox(tmp_path: Path, clock: Clock):
+    box = Outbox(tmp_path / "state" / "outbox.sqlite", lease_s=60, clock=clock)
+    yield box
+    box.close()
+
+
+def taken(outbox: Outbox) -> str | None:
+    entry = outbox.take()
+    return None if entry is None else entry.run_uid
+
+
+def test_what_was_put_comes_out_as_it_was(outbox):
+    sent = Submission("k", "w", "flow/one", "u", {"a": [1, None]}, {"b": "c"}, {"ref": "u"})
+    assert outbox.put(sent)
+    assert outbox.take().submission == sent
+
+
+def test_the_same_key_is_kept_once(outbox):
+    assert outbox.put(submission("a"))
+    assert not outbox.put(submission("a"))
+    assert outbox.counts() == OutboxCounts(waiting=1)
+
+
+def test_a_sent_submission_put_again_stays_sent(outbox):
+    outbox.put(submission("a"))
+    outbox.mark_sent(outbox.take().key, "id", "name")
+    assert not outbox.put(submission("a"))
+    assert outbox.counts() == OutboxCounts(sent=1)
+
+
+def test_submissions_of_one_deployment_come_out_in_order(outbox):
+    for uid in "abc":
+        outbox.put(submission(uid))
+    order = []
+    while entry := outbox.take():
+        order.append(entry.run_uid)
+        outbox.mark_sent(entry.key, "id", "name")
+    assert order == ["a", "b", "c"]
+
+
+def test_nothing_overtakes_a_delayed_submission_of_its_deployment(outbox, clock):
+    for uid in "ab":
+        outbox.put(submission(uid))
+    outbox.give_back(outbox.take().key, "outage", 10)
+    assert taken(outbox) is None
+    clock.now += 11
+    assert taken(outbox) == "a"
+
+
+def test_a_delayed_submission_does_not_hold_up_another_deployment(outbox):
+    outbox.put(submission("a", "flow/one"))
+    outbox.put(submission("a", "flow/two"))
+    outbox.give_back(outbox.take().key, "missing", 10)
+    assert outbox.take().deployment == "flow/two"
+
+
+def test_a_submission_that_stands_aside_holds_nobody_up(outbox):
+    for uid in "ab":
+        outbox.put(submission(uid))
+    outbox.give_back(outbox.take().key, "500", 10, aside=True)
+    assert taken(outbox) == "b"
+
+
+def test_a_leased_submission_is_nobody_elses_until_the_lease_ends(outbox, clock):
+    other = Outbox(outbox.path, lease_s=60, clock=clock)
+    outbox.put(submission("a"))
+    assert taken(outbox) == "a"
+    assert taken(other) is None
+    clock.now += 61
+    assert taken(other) == "a"
+    other.close()
+
+
+def test_a_dead_letter_is_listed_with_its_reason_and_can_be_retried(outbox):
+    outbox.put(submission("a"))
+    outbox.mark_dead(outbox.take().key, "nothing fills 'sample'")
+    [entry] = outbox.entries(state="dead")
+    assert entry.reason == "nothing fills 'sample'"
+    assert taken(outbox) is None
+    assert outbox.retry(entry.key)
+    assert taken(outbox) == "a"
+
+
+def test_a_dead_letter_can_be_discarded_and_a_sent_submission_cannot(outbox):
+    outbox.put(submission("a"), dead="why")
+    outbox.put(submission("b"))
+    outbox.mark_sent(outbox.take().key, "id", "name")
+    assert outbox.discard(submission("a").key)
+    assert not outbox.discard(submission("b").key)
+    assert outbox.counts() == OutboxCounts(sent=1)
+
+
+def test_only_old_sent_submissions_are_pruned(outbox, clock):
+    for uid in "abc":
+        outbox.put(submission(uid))
+    outbox.mark_sent(outbox.take().key, "id", "name")
+    outbox.mark_dead(outbox.take().key, "why")
+    clock.now += 31 * 86400
+    assert outbox.prune(30) == 1
+    assert outbox.counts() == OutboxCounts(waiting=1, dead=1)
+
+
+@pytest.mark.parametrize("jump_s", [-3600 * 24, -3600, 3600 * 24])
+def test_a_clock_that_jumps_delays_nothing_beyond_reason(outbox, clock, jump_s):
+    outbox.put(submission("a"))
+    outbox.give_back(outbox.take().key, "outage", 30)
+    outbox.take()
+    clock.now += jump_s
+    waited = 0.0
+    while taken(outbox) is None:
+        clock.now += 30
+        waited += 30
+        assert waited <= FURTHEST_AHEAD_S + 60
+
+
+def test_the_file_and_its_directory_are_the_owners_alone(outbox):
+    outbox.put(submission("a"))
+    assert stat.S_IMODE(outbox.path.parent.stat().st_mode) == 0o700
+    for file in outbox.path.parent.iterdir():
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_file_that_is_no_database_is_an_error_that_names_it(tmp_path):
+    path = tmp_path / "outbox.sqlite"
+    path.write_bytes(b"something else" * 100)
+    with pytest.raises(OutboxError, match=r"outbox\.sqlite.*not a database"):
+        Outbox(path).put(submission("a"))
+
+
+def test_an_outbox_opens_once_the_trouble_is_gone(tmp_path):
+    (tmp_path / "state").write_text("a file where the directory should be")
+    outbox = Outbox(tmp_path / "state" / "outbox.sqlite")
+    with pytest.raises(OutboxError):
+        outbox.put(submission("a"))
+    (tmp_path / "state").unlink()
+    assert outbox.put(submission("a"))
+    outbox.close()
+
+
+def test_a_file_of_a_newer_version_is_left_alone(outbox):
+    outbox.put(submission("a"))
+    outbox.close()
+    connection = sqlite3.connect(outbox.path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(OutboxError, match="upgrade"):
+        outbox.counts()
+
+
+PUT_FOR_EVER = """
+import sys
+from pathlib import Path
+from bluesky_prefect.outbox import Outbox
+from bluesky_prefect.submission import Submission
+outbox = Outbox(Path(sys.argv[1]))
+for number in range(1_000_000):
+    uid = f"{sys.argv[2]}-{number}"
+    outbox.put(Submission(uid, "w", "flow/one", uid, {"text": "x" * 2000}, {}))
+    print(uid, flush=True)
+"""
+
+
+def _put_for_ever(path: Path, name: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", PUT_FOR_EVER, str(path), name], stdout=subprocess.PIPE, text=True)
+
+
+def test_what_put_returned_from_survives_kill_9(tmp_path):
+    path = tmp_path / "outbox.sqlite"
+    for round_ in range(3):
+        process = _put_for_ever(path, str(round_))
+        said = [process.stdout.readline().strip() for _ in range(20 + 7 * round_)]
+        process.send_signal(signal.SIGKILL)
+        said += process.stdout.read().split()
+        process.wait()
+        process.stdout.close()
+        outbox = Outbox(path)
+        kept = {entry.run_uid for entry in outbox.entries(limit=100_000)}
+        assert set(said) <= kept
+        outbox.close()
+
+
+def test_several_processes_put_into_one_file(tmp_path):
+    path = tmp_path / "outbox.sqlite"
+    processes = [_put_for_ever(path, name) for name in "abc"]
+    said = [process.stdout.readline().strip() for process in processes for _ in range(20)]
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    outbox = Outbox(path)
+    assert set(said) <= {entry.run_uid for entry in outbox.entries(limit=100_000)}
+    outbox.close()
+
+
+TAKE_AND_WAIT = """
+import sys, time
+from pathlib import Path
+from bluesky_prefect.outbox import Outbox
+print(Outbox(Path(sys.argv[1])).take().key, flush=True)
+time.sleep(100)
+"""
+
+
+def test_the_lease_of_a_killed_process_is_free_at_once(outbox):
+    outbox.put(submission("a"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", TAKE_AND_WAIT, str(outbox.path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline().strip() == submission("a").key
+    live = Outbox(outbox.path)
+    assert live.take() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert taken(live) == "a"
+    live.close()
+
+
+def test_the_outbox_in_memory_does_the_same_without_a_file(clock):
+    outbox = Outbox(None, clock=clock)
+    outbox.put(submission("a"))
+    assert taken(outbox) == "a"
+    outbox.mark_sent(submission("a").key, "id", "name")
+    assert outbox.counts() == OutboxCounts(sent=1)
+    outbox.close()

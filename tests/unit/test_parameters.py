@@ -1,0 +1,80 @@
+"""A flow gets, by name, what its parameters are called after."""
+
+import pytest
+
+from bluesky_prefect.exceptions import SubmissionRefused
+from bluesky_prefect.parameters import parameters_for
+from bluesky_prefect.submission import Submission
+
+START = {"uid": "the-uid", "scan_id": 7, "plan_name": "count"}
+STOP = {"run_start": "the-uid", "exit_status": "success"}
+
+
+def submission(parameters=None, start=START):
+    return Submission("k", "w", "flow/one", "the-uid", start, STOP, parameters)
+
+
+def schema(*required, **properties):
+    return {"type": "object", "properties": properties, "required": list(required)}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ref", "the-uid"),
+        ("uid", "the-uid"),
+        ("run_uid", "the-uid"),
+        ("scan_uid", "the-uid"),
+        ("stop_doc", STOP),
+        ("stop", STOP),
+        ("start_doc", START),
+        ("start", START),
+        ("scan_id", 7),
+        ("plan_name", "count"),
+        ("exit_status", "success"),
+    ],
+)
+def test_each_known_name_is_filled(name, value):
+    assert parameters_for(submission(), schema(name, **{name: {}}), {}) == {name: value}
+
+
+def test_an_end_of_run_workflow_gets_its_stop_document_and_keeps_its_defaults():
+    asked = schema("stop_doc", stop_doc={}, api_key={"default": None}, dry_run={"type": "boolean", "default": False})
+    assert parameters_for(submission(), asked, {}) == {"stop_doc": STOP}
+
+
+def test_a_required_parameter_that_nothing_fills_is_refused_with_the_mend():
+    with pytest.raises(SubmissionRefused, match=r"flow/one requires sample.*parameters=lambda run"):
+        parameters_for(submission(), schema("ref", "sample", ref={}, sample={}), {})
+
+
+def test_a_required_parameter_that_the_deployment_sets_is_not_missing():
+    assert parameters_for(submission(), schema("sample", sample={}), {"sample": "Fe"}) == {}
+
+
+def test_given_parameters_are_taken_as_they_are():
+    given = {"file_path": "/data/x.h5"}
+    assert parameters_for(submission(given), schema("file_path", file_path={}, uid={}), {}) == given
+
+
+def test_given_parameters_that_leave_out_a_required_one_are_refused():
+    with pytest.raises(SubmissionRefused, match="parameters="):
+        parameters_for(submission({"a": 1}), schema("file_path", file_path={}), {})
+
+
+@pytest.mark.parametrize(
+    ("declared", "filled"),
+    [
+        ({"type": "number"}, False),
+        ({"type": "object"}, True),
+        ({"anyOf": [{"type": "string"}, {"type": "null"}]}, False),
+        ({"anyOf": [{"type": "object"}, {"type": "null"}]}, True),
+        ({"$ref": "#/definitions/Thing"}, True),
+    ],
+)
+def test_a_parameter_of_a_known_name_but_another_type_is_left_alone(declared, filled):
+    assert ("start" in parameters_for(submission(), schema(start=declared), {})) is filled
+
+
+def test_what_is_not_known_of_a_run_is_left_to_the_flows_default():
+    assert parameters_for(submission(start={}), schema(scan_id={"type": "integer"}, ref={}), {}) == {"ref": "the-uid"}

@@ -1,0 +1,156 @@
+"""What each answer of a Prefect server means, from a real HTTP server that gives it."""
+
+import json
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
+from bluesky_prefect.prefect_api import PrefectApi, flow_run_name, flow_run_tags
+from bluesky_prefect.submission import Submission
+
+SUBMISSION = Submission("k", "w", "flow/one", "0123456789", {"scan_id": 7, "plan_name": "count"}, {})
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Gives every request the answer of its server."""
+
+    def do_GET(self) -> None:
+        if self.server.hang.is_set():
+            self.server.release.wait(10)
+            return
+        self.server.requests += 1
+        status, headers, body = self.server.answer
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *args) -> None:
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.requests = 0
+    server.hang = threading.Event()
+    server.release = threading.Event()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield server
+    server.release.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def create(server):
+    """Ask the server for a flow run."""
+
+    def create(status, body=b"{}", headers=None, timeout_s=5.0):
+        server.answer = (status, headers or {}, body)
+        url = f"http://127.0.0.1:{server.server_port}/api"
+        with temporary_settings({PREFECT_API_URL: url}), PrefectApi(timeout_s) as api:
+            return api.create_flow_run(SUBMISSION)
+
+    return create
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
+def test_a_server_that_cannot_answer_now_is_an_outage(create, status):
+    with pytest.raises(PrefectUnavailable, match=str(status)):
+        create(status)
+
+
+def test_the_time_that_a_server_asks_for_is_known(create):
+    with pytest.raises(PrefectUnavailable) as error:
+        create(429, headers={"Retry-After": "17"})
+    assert error.value.retry_after_s == 17
+
+
+@pytest.mark.parametrize("status", [429, 503, 500])
+def test_one_try_is_one_request(create, server, status):
+    with pytest.raises(PrefectUnavailable):
+        create(status)
+    assert server.requests == 1
+
+
+def test_only_an_internal_error_may_lie_in_the_submission(create):
+    for status, about_submission in [(500, True), (503, False), (429, False)]:
+        with pytest.raises(PrefectUnavailable) as error:
+            create(status)
+        assert error.value.about_submission is about_submission
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+def test_a_request_that_is_refused_will_not_be_repeated(create, status):
+    with pytest.raises(SubmissionRefused, match="too bad"):
+        create(status, json.dumps({"detail": "too bad"}).encode())
+
+
+def test_an_unknown_deployment_is_named_with_the_way_to_make_it(create):
+    with pytest.raises(DeploymentMissing, match=r"flow/one.*flow\.deploy\(name='one'"):
+        create(404)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_wrong_key_says_which_settings_to_check(create, status):
+    with pytest.raises(PrefectUnavailable, match="PREFECT_API_KEY or PREFECT_API_AUTH_STRING"):
+        create(status)
+
+
+@pytest.mark.parametrize("body", [b"<html>a proxy's page</html>", b"[]", b'{"id": 1}', b"\xff\xfe"])
+def test_an_answer_that_is_not_prefects_says_to_check_the_address(create, body):
+    with pytest.raises(PrefectUnavailable, match="Check PREFECT_API_URL"):
+        create(200, body)
+
+
+def test_a_server_that_accepts_and_never_answers_is_an_outage(create, server):
+    server.hang.set()
+    with pytest.raises(PrefectUnavailable, match="ReadTimeout"):
+        create(200, timeout_s=0.3)
+
+
+def test_nobody_listening_is_an_outage():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/api"
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        PrefectApi(1.0) as api,
+        pytest.raises(PrefectUnavailable, match="cannot be reached"),
+    ):
+        api.create_flow_run(SUBMISSION)
+
+
+def test_no_address_at_all_starts_no_server_and_says_how_to_set_one():
+    with PrefectApi(1.0) as api, pytest.raises(PrefectUnavailable, match="PREFECT_API_URL"):
+        api.create_flow_run(SUBMISSION)
+
+
+def test_a_flow_run_is_named_after_scan_plan_and_uid():
+    assert flow_run_name(SUBMISSION) == "scan-7-count-01234567"
+    assert flow_run_tags(SUBMISSION) == ["scan_id:7", "plan_name:count", "uid:0123456789"]
+
+
+def test_a_run_of_which_little_is_known_still_has_a_name():
+    bare = Submission("k", "w", "flow/one", "0123456789")
+    assert flow_run_name(bare) == "run-01234567"
+    assert flow_run_tags(bare) == ["uid:0123456789"]
+
+
+def test_names_made_of_hostile_metadata_are_short_and_printable():
+    hostile = Submission("k", "w", "flow/one", "u" * 500, {"scan_id": 1, "plan_name": "x\n\x1b[31m" + "y" * 10**6}, {})
+    name = flow_run_name(hostile)
+    assert len(name) < 200
+    assert name.isprintable()
+    assert all(tag.isprintable() and len(tag) <= 200 for tag in flow_run_tags(hostile))

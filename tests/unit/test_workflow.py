@@ -1,0 +1,44 @@
+"""A workflow that cannot work says so when it is made."""
+
+import pytest
+
+from bluesky_prefect import Run, Workflow, succeeded
+from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.workflow import as_workflows
+
+
+@pytest.mark.parametrize("name", ["", "my-workflow", "/local", "my-workflow/", "a/b/c", None, 3])
+def test_a_name_that_is_not_of_a_deployment_is_refused_with_the_right_form(name):
+    with pytest.raises(ConfigurationError, match="flow-name/deployment-name"):
+        Workflow(name)
+
+
+def test_when_that_is_not_callable_is_refused():
+    with pytest.raises(ConfigurationError, match="when="):
+        Workflow("a/b", when=True)  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_parameters_that_are_no_mapping_are_refused():
+    with pytest.raises(ConfigurationError, match="parameters="):
+        Workflow("a/b", parameters=["x"])  # type: ignore[arg-type]  # the mistake under test
+
+
+def test_two_workflows_of_one_name_are_refused_unless_told_apart():
+    with pytest.raises(ConfigurationError, match="name="):
+        as_workflows(["a/b", Workflow("a/b", parameters={"x": 1})])
+    assert len(as_workflows(["a/b", Workflow("a/b", parameters={"x": 1}, name="with x")])) == 2
+
+
+def test_no_workflow_at_all_is_refused():
+    with pytest.raises(ConfigurationError, match="No workflow"):
+        as_workflows([])
+
+
+@pytest.mark.parametrize(("exit_status", "accepted"), [("success", True), ("abort", False), ("fail", False)])
+def test_succeeded_accepts_only_success(exit_status, accepted):
+    assert succeeded(Run("u", {}, {"exit_status": exit_status})) is accepted
+
+
+def test_a_run_knows_only_what_its_documents_say():
+    run = Run("u", {"scan_id": "seven", "plan_name": 3}, {})
+    assert (run.scan_id, run.plan_name, run.exit_status) == (None, None, None)
