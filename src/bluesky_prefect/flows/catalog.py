@@ -1,0 +1,306 @@
+"""The Tiled server, as the flows see it: runs are found in one container, results go to another."""
+
+import time
+from collections import ChainMap
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from bluesky_prefect.exceptions import (
+    ConfigurationError,
+    FlowInputError,
+    RunIncomplete,
+    RunNotFound,
+    TiledUnavailable,
+)
+from bluesky_prefect.flows.texts import one_line
+
+if TYPE_CHECKING:
+    from tiled.client.container import Container
+
+    from bluesky_prefect.settings import Settings
+
+Ref = int | str
+
+_UID_LENGTH = 36
+_SHORTEST_PARTIAL_UID = 5  # as in bluesky_tiled_plugins' CatalogOfBlueskyRuns
+_FIRST_POLL_S = 0.1
+_MOST_POLL_S = 2.0
+
+
+class Catalog:
+    """Runs and results in a Tiled server.
+
+    Parameters
+    ----------
+    root : tiled.client.container.Container
+        The root of the server.
+    raw : str
+        Path of the container of Bluesky runs.
+    processed : str
+        Path of the container that results are written to.
+    name : str
+        What messages call the server; must hold no secret.
+    """
+
+    def __init__(self, root: "Container", *, raw: str, processed: str, name: str) -> None:
+        self._root = root
+        self._raw_path = raw.strip("/")
+        self._processed_path = processed.strip("/")
+        self.name = name
+
+    @classmethod
+    def connect(cls, settings: "Settings") -> "Catalog":
+        """Connect to the Tiled server that the settings name, by address or by profile.
+
+        Raises
+        ------
+        ConfigurationError
+            If the settings name no server, or an unknown profile.
+        TiledUnavailable
+            If the server does not answer, or refuses the API key.
+        """
+        from tiled.client import from_profile, from_uri
+        from tiled.profiles import ProfileNotFound
+
+        clients = _plain_clients()
+        key = _api_key(settings)
+        if settings.tiled_uri:
+            name = without_secrets(settings.tiled_uri)
+            with explained(name):
+                root = from_uri(settings.tiled_uri, structure_clients=clients, api_key=key)
+        elif settings.tiled_profile:
+            name = f"profile {settings.tiled_profile}"
+            overrides = {"api_key": key} if key else {}
+            try:
+                with explained(name):
+                    root = from_profile(settings.tiled_profile, structure_clients=clients, **overrides)
+            except ProfileNotFound as error:
+                raise ConfigurationError(
+                    f"There is no Tiled profile {settings.tiled_profile!r}: check BLUESKY_PREFECT_TILED_PROFILE."
+                ) from error
+        else:
+            raise ConfigurationError(
+                "No Tiled server is named: set BLUESKY_PREFECT_TILED_URI or BLUESKY_PREFECT_TILED_PROFILE."
+            )
+        return cls(root, raw=settings.raw_container, processed=settings.processed_container, name=name)
+
+    @property
+    def raw(self) -> "Container":
+        """The container of Bluesky runs."""
+        return self._container(self._raw_path)
+
+    @property
+    def raw_path(self) -> str:
+        """Path of the container of Bluesky runs."""
+        return self._raw_path
+
+    @property
+    def processed(self) -> "Container":
+        """The container of results; made beside the raw one if it is not there."""
+        try:
+            return self._container(self._processed_path)
+        except ConfigurationError:
+            parent, _, key = self._processed_path.rpartition("/")
+            with explained(self.name):
+                return self._container(parent).create_container(key)
+
+    def _container(self, path: str) -> "Container":
+        with explained(self.name):
+            try:
+                return self._root[tuple(path.split("/"))] if path else self._root
+            except KeyError as error:
+                raise ConfigurationError(
+                    f"Tiled at {self.name} has no container {path!r} that this API key may see: create it, or set "
+                    "BLUESKY_PREFECT_RAW_CONTAINER and BLUESKY_PREFECT_PROCESSED_CONTAINER."
+                ) from error
+
+    def finished_run(
+        self,
+        ref: Ref,
+        *,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> "Container":
+        """Find a run and wait until its stop document is there.
+
+        Parameters
+        ----------
+        ref : int or str
+            Scan id (the newest run that has it), negative index (-1 is the newest run), full or partial uid. Text
+            that reads as a number is taken as a number first, then as a partial uid.
+        timeout_s : float
+            How long to wait, in seconds: for the stop document, and where `ref` is a full uid for the run itself.
+
+        Raises
+        ------
+        FlowInputError
+            If `ref` cannot name a run.
+        RunNotFound
+            If there is no such run.
+        RunIncomplete
+            If the run's stop document does not come in time.
+        """
+        deadline = clock() + timeout_s
+        pause_s = _FIRST_POLL_S
+        raw = self.raw
+        key: Ref = checked_ref(ref)
+        while True:
+            with explained(self.name):
+                run = self._find(raw, key)
+            if run is not None and run.metadata.get("stop"):
+                return run
+            if run is not None:
+                key = run.item["id"]
+            elif not _is_full_uid(key):
+                raise RunNotFound(f"T{self._place[1:]} holds no run {ref!r}.")
+            if clock() >= deadline:
+                raise self._gave_up(ref, run, timeout_s)
+            sleep(min(pause_s, max(deadline - clock(), 0.0)))
+            pause_s = min(pause_s * 2, _MOST_POLL_S)
+
+    def _gave_up(self, ref: Ref, run: "Container | None", timeout_s: float) -> RunNotFound | RunIncomplete:
+        if run is None:
+            return RunNotFound(
+                f"T{self._place[1:]} holds no run {ref!r}, after {timeout_s:g} s of waiting. Was it written there?"
+            )
+        return RunIncomplete(
+            f"Run {run.item['id']} has no stop document in {self._place} after {timeout_s:g} s: it is still "
+            "running, or whatever wrote it died or lost its connection. Wait for it and run the flow again (with a "
+            "longer BLUESKY_PREFECT_STOP_TIMEOUT_S if the stop comes late), or write the run again from its documents."
+        )
+
+    @property
+    def _place(self) -> str:
+        return f"the catalog {self._raw_path or '/'!r} of Tiled at {self.name}"
+
+    def _find(self, raw: "Container", ref: Ref) -> "Container | None":
+        if isinstance(ref, int):
+            return _by_scan_id(raw, ref) if ref > 0 else _by_index(raw, ref)
+        if ref.lstrip("-").isdecimal():
+            run = self._find(raw, int(ref))
+            return run if run is not None else _by_partial_uid(raw, ref)
+        if _is_full_uid(ref):
+            run = raw.get(ref)
+            if run is not None:
+                return run
+        return _by_partial_uid(raw, ref)
+
+
+def checked_ref(ref: Any) -> Ref:
+    """Return a reference to a run, checked as far as that is possible without asking Tiled.
+
+    Raises
+    ------
+    FlowInputError
+        If it is neither a whole number nor text that could be a scan id, an index or a uid.
+    """
+    if isinstance(ref, bool) or not isinstance(ref, int | str):
+        raise FlowInputError(f"A run is named by a scan id, a negative index or a uid, not by {ref!r}.")
+    if isinstance(ref, int):
+        return ref
+    text = ref.strip()
+    if not text or "/" in text:
+        raise FlowInputError(f"{one_line(ref, 60)!r} is neither a scan id, a negative index nor a uid.")
+    if not text.lstrip("-").isdecimal() and len(text) < _SHORTEST_PARTIAL_UID:
+        raise FlowInputError(
+            f"{one_line(ref, 60)!r} is too short for a partial uid: give {_SHORTEST_PARTIAL_UID} characters or more."
+        )
+    return text
+
+
+def without_secrets(uri: str) -> str:
+    """Return an address without user, password and query, where people put API keys."""
+    parts = urlsplit(uri)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}".rstrip("/")
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what goes wrong between here and Tiled into an error that says what to do.
+
+    Raises
+    ------
+    TiledUnavailable
+        If the server cannot be reached, fails, or refuses.
+    """
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        mend = (
+            "set TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK) to a key that may read runs and write results"
+            if status in {401, 403}
+            else "its log says more"
+        )
+        raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {mend}.") from error
+    except httpx.TransportError as error:
+        raise TiledUnavailable(
+            f"Tiled at {name} cannot be reached ({one_line(str(error) or type(error).__name__, 200)}): is it "
+            "running, and is BLUESKY_PREFECT_TILED_URI right?"
+        ) from error
+
+
+def _api_key(settings: "Settings") -> str | None:
+    if settings.tiled_api_key is not None:
+        return settings.tiled_api_key.get_secret_value()
+    if settings.tiled_api_key_block is None:
+        return None
+    from prefect.blocks.system import Secret
+
+    try:
+        block: Any = Secret.load(settings.tiled_api_key_block)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"Prefect has no Secret block {settings.tiled_api_key_block!r}: create it, or set TILED_API_KEY."
+        ) from error
+    return str(block.get())
+
+
+def _plain_clients() -> Any:
+    """Return Tiled's own clients.
+
+    The special ones that bluesky-tiled-plugins registers for runs cost seconds to import, and hide a stream's
+    parts, which is what the export is made of.
+    """
+    from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
+
+    special = ("CatalogOfBlueskyRuns", "BlueskyRun", "BlueskyEventStream", "composite")
+    plain: Any = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]  # lazy: what is not looked up is not imported
+    return ChainMap(dict.fromkeys(special, Container), plain)
+
+
+def _is_full_uid(ref: Ref) -> bool:
+    return isinstance(ref, str) and len(ref) == _UID_LENGTH
+
+
+def _by_scan_id(raw: "Container", scan_id: int) -> "Container | None":
+    from tiled.queries import Eq
+
+    # Scan ids repeat over the years: the newest run counts.
+    return _by_index(raw.search(Eq("start.scan_id", scan_id)), -1)
+
+
+def _by_index(raw: "Container", index: int) -> "Container | None":
+    values: Any = raw.values()
+    try:
+        return values[index]
+    except IndexError:
+        return None
+
+
+def _by_partial_uid(raw: "Container", partial: str) -> "Container | None":
+    from tiled.queries import Like
+
+    # The pattern's own wildcards must not match: only what really begins so counts.
+    literal = "".join("_" if character in "%_\\" else character for character in partial)
+    candidates = raw.search(Like("start.uid", f"{literal}%")).values()[:50]
+    found = [run for run in candidates if run.metadata["start"]["uid"].startswith(partial)]
+    if len(found) > 1:
+        raise FlowInputError(f"Several runs have a uid that begins with {partial!r}: give more characters.")
+    return found[0] if found else None

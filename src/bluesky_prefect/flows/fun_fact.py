@@ -1,0 +1,50 @@
+"""A fact about cats."""
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.states import Failed
+
+from bluesky_prefect.exceptions import ServiceUnavailable
+from bluesky_prefect.flows.outside import ask
+from bluesky_prefect.flows.texts import one_line
+from bluesky_prefect.settings import get_settings
+
+
+@task(name="get_cat_fact", cache_policy=NO_CACHE)
+def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
+    """Ask for a fact; a failed state says why there is none.
+
+    Parameters
+    ----------
+    url : str
+        Address of the service.
+    timeout_s : float
+        All the time it may take, in seconds.
+    """
+    try:
+        answer = ask(url, timeout_s=timeout_s)
+    except ServiceUnavailable as error:
+        return Failed(message=str(error))
+    fact = answer.get("fact") if isinstance(answer, dict) else None
+    if not isinstance(fact, str) or not fact.strip():
+        return Failed(message="the answer holds no fact")
+    return one_line(fact, 1000)
+
+
+@flow(name="fun-fact", log_prints=True)
+def fun_fact() -> str | State[str]:
+    """Print a fact about cats, or fail with a message that says why there is none.
+
+    Returns
+    -------
+    str
+        The fact.
+    """
+    settings = get_settings()
+    state = get_cat_fact(settings.cat_fact_url, settings.cat_fact_timeout_s, return_state=True)
+    if not state.is_completed():
+        return Failed(message=f"no fun fact: {state.message}")
+    fact = state.result()
+    print(fact)
+    return fact

@@ -1,0 +1,1 @@
+"""Servers that stand in for services on the internet, and real ones started as processes."""
