@@ -1,0 +1,3 @@
+"""Flows to call by hand, such as export(ref=-2)."""
+
+from bluesky_prefect.profile import export, fun_fact, my_workflow

@@ -1,0 +1,157 @@
+"""Runs on their way to Tiled, which no outage turns into a lost run or a stopped scan."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from event_model import RunRouter
+
+from bluesky_prefect.documents import jsonable
+from bluesky_prefect.exceptions import BlueskyPrefectError, TiledUnavailable
+from bluesky_prefect.profile.tiled import TiledConnection
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins import TiledWriter
+
+logger = logging.getLogger(__name__)
+
+Tell = Callable[[str], None]
+
+
+class TiledRecorder:
+    """A callback that writes runs to Tiled with ``TiledWriter`` and never raises.
+
+    Documents also go to a file, one for each run, which is deleted when the run is in Tiled as a whole. So a run
+    that Tiled did not take, or a session killed half-way, leaves its documents in that file; the user is told
+    once for each such run. Read the file with `read_documents`.
+
+    Parameters
+    ----------
+    connection : TiledConnection
+        Where to write.
+    directory : pathlib.Path
+        Where the files go; made when the first is written.
+    tell : callable
+        Is told in one line about a run that is not in Tiled.
+    """
+
+    def __init__(self, connection: TiledConnection, *, directory: Path, tell: Tell):
+        self._connection = connection
+        self._directory = directory
+        self._tell = tell
+        self._router = RunRouter([self._new_run])
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        """Take one document."""
+        try:
+            self._router(name, doc)
+        except Exception:
+            # An exception in a callback aborts the plan.
+            logger.exception("A %s document cannot be recorded", name)
+
+    def _new_run(self, name: str, doc: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+        return [_Recording(doc, self._connection, self._directory, self._tell)], []
+
+
+def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the documents of a run as `TiledRecorder` kept them, ready for another callback.
+
+    The end of a file that was cut short by a crash is left out.
+    """
+    import msgpack
+    import msgpack_numpy
+
+    with path.open("rb") as file:
+        yield from msgpack.Unpacker(file, object_hook=msgpack_numpy.decode, strict_map_key=False)
+
+
+class _Recording:
+    """One run, from its start to its stop document."""
+
+    def __init__(self, start: dict[str, Any], connection: TiledConnection, directory: Path, tell: Tell):
+        self._uid = start["uid"]
+        self._label = f"Run {self._uid[:8]} (scan {start.get('scan_id', '?')})"
+        self._tell = tell
+        self._spool = _Spool(directory / f"{self._uid}.msgpack")
+        self._problem = ""
+        self._writer = self._new_writer(connection)
+
+    def __call__(self, name: str, doc: dict[str, Any]) -> None:
+        self._spool.write(name, doc)
+        if self._writer is not None:
+            try:
+                self._writer(name, doc)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the scan goes on
+                self._fail(error)
+        if name == "stop":
+            self._finish()
+
+    def _new_writer(self, connection: TiledConnection) -> "TiledWriter | None":
+        try:
+            if problem := connection.problem():
+                raise TiledUnavailable(f"Tiled is not there ({problem})")
+            from bluesky_tiled_plugins import TiledWriter
+
+            return TiledWriter(connection.raw())
+        except Exception as error:  # noqa: BLE001 - whatever it is, the scan goes on
+            self._fail(error)
+            return None
+
+    def _fail(self, error: Exception) -> None:
+        self._writer = None
+        self._problem = str(error) or type(error).__name__
+        if not isinstance(error, BlueskyPrefectError):
+            logger.debug("Run %s cannot be written to Tiled", self._uid, exc_info=error)
+
+    def _finish(self) -> None:
+        if not self._problem:
+            self._spool.discard()
+            return
+        kept = self._spool.keep()
+        where = f"its documents are kept in {kept}" if kept else "and its documents are lost"
+        self._tell(f"{self._label} is not in Tiled, {where}. Cause: {' '.join(self._problem.split())}")
+
+
+class _Spool:
+    """A file of documents as they come: msgpack, since it keeps numpy arrays and bytes as they are."""
+
+    def __init__(self, path: Path):
+        self._path = path
+        self._broken = False
+
+    def write(self, name: str, doc: dict[str, Any]) -> None:
+        if self._broken:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._path.open("ab") as file:
+                file.write(_pack(name, doc))
+        except OSError as error:
+            self._broken = True
+            logger.error("Documents cannot be kept in %s: %s", self._path, error)
+
+    def keep(self) -> Path | None:
+        """Make sure the file is on the disk, and return it if it is whole."""
+        if self._broken:
+            return None
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        return self._path
+
+    def discard(self) -> None:
+        with contextlib.suppress(OSError):
+            self._path.unlink(missing_ok=True)
+
+
+def _pack(name: str, doc: dict[str, Any]) -> bytes:
+    import msgpack
+    import msgpack_numpy
+
+    try:
+        packed = msgpack.packb([name, doc], default=msgpack_numpy.encode)
+    except (ValueError, TypeError, OverflowError, RecursionError):  # an object, a cycle, an integer of 65 bits
+        packed = msgpack.packb([name, jsonable(doc)])
+    return packed or b""

@@ -1,0 +1,152 @@
+"""Where this session's Tiled and Prefect are, and whether they answer."""
+
+import os
+import threading
+import tomllib
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.settings import Settings, get_settings
+
+# What a part that is not there may cost the start of a session, and of a run: scientists do not wait for it.
+PROBE_TIMEOUT_S = 1.0
+START_COMMAND = "bluesky-prefect up"
+# Tiled's own patience (10 tries, 45 s) would hold a scan for that long; it reads these when it is imported.
+_TILED_RETRIES = {"TILED_RETRY_ATTEMPTS": "3", "TILED_RETRY_TIMEOUT": "5"}
+_TILED_VARIABLES = {"BLUESKY_PREFECT_TILED_URI", "BLUESKY_PREFECT_TILED_API_KEY", "TILED_API_KEY"}
+_PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_HOME"}
+
+
+def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings:
+    """Point `environment` to the session's services, and return the settings as they are then.
+
+    What the environment, or Prefect's active profile, names already stays; the rest is the running local stack.
+    With no stack running, Prefect is where the stack will be, so that runs taken before it is started get their
+    flow runs afterwards.
+
+    To be called before prefect and tiled are imported: both read the environment at that time.
+    """
+    for name, value in _TILED_RETRIES.items():
+        environment.setdefault(name, value)
+    settings = get_settings()
+    stack = _stack_environment(settings)
+    kept = {name for name in ("BLUESKY_PREFECT_OUTPUT_DIRECTORY",) if name in environment}
+    if settings.tiled_uri is not None or settings.tiled_profile is not None:
+        kept |= _TILED_VARIABLES
+    if names_prefect := bool(prefect_url(environment)):
+        kept |= _PREFECT_VARIABLES
+    environment.update({name: value for name, value in stack.items() if name not in kept})
+    if not stack and not names_prefect:
+        environment["PREFECT_API_URL"] = f"http://127.0.0.1:{settings.prefect_port}/api"
+    get_settings.cache_clear()
+    return get_settings()
+
+
+def _stack_environment(settings: Settings) -> dict[str, str]:
+    from bluesky_prefect.stack import LocalStack
+
+    try:
+        info = LocalStack(settings).find()
+    except (StackError, OSError):
+        return {}
+    return info.environment() if info else {}
+
+
+def prefect_url(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the address of Prefect's API as `environment` or Prefect's active profile has it, else "".
+
+    The profile is read from its file: asking Prefect means importing it, which takes seconds.
+    """
+    if url := environment.get("PREFECT_API_URL"):
+        return url
+    home = Path(environment.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    path = Path(environment.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    try:
+        content = tomllib.loads(path.read_text())
+        active = environment.get("PREFECT_PROFILE") or content.get("active", "")
+        return str(content.get("profiles", {}).get(active, {}).get("PREFECT_API_URL", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str:
+    """Return why nothing answers at `url`, or an empty string if something does.
+
+    Takes no longer than `timeout_s`, also where name look-ups hang. Any answer below 500 counts: a server that
+    refuses an unknown client is there.
+    """
+    problems: list[str] = []
+
+    def ask() -> None:
+        try:
+            with urllib.request.urlopen(url, timeout=timeout_s):  # noqa: S310 - the settings name it
+                problems.append("")
+        except urllib.error.HTTPError as error:
+            problems.append(f"answers {error.code}" if error.code >= 500 else "")
+        except (OSError, ValueError) as error:
+            problems.append(str(getattr(error, "reason", error)))
+
+    # A thread, since nothing else bounds a name look-up; left alone if it hangs.
+    thread = threading.Thread(target=ask, name="bluesky-prefect-probe", daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return problems[0] if problems else f"no answer in {timeout_s:g} s"
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of the two servers that a session talks to.
+
+    Parameters
+    ----------
+    name : str
+        "Tiled" or "Prefect".
+    url : str
+        Its address, empty if nothing says where it is.
+    problem : str
+        Why it does not answer, empty if it does.
+    consequence : str
+        What its absence means for a scan.
+    variable : str
+        The environment variable that names its address.
+    """
+
+    name: str
+    url: str
+    problem: str
+    consequence: str
+    variable: str
+
+    @property
+    def cause(self) -> str:
+        """Where it was looked for and what came of it."""
+        return f"{self.url}: {self.problem}" if self.url else self.problem
+
+    @property
+    def mend(self) -> str:
+        """What the user can do."""
+        if not self.url or urlsplit(self.url).hostname in {"127.0.0.1", "localhost", "::1"}:
+            return f"start with: {START_COMMAND}"
+        return f"check {self.variable}"
+
+
+def describe(services: list[Service]) -> str:
+    """Return one line that says where the services are, or what is missing and how to start it."""
+    missing = [service for service in services if service.problem]
+    if not missing:
+        return "; ".join(f"{service.name}: {service.url}" for service in services)
+    names = ", no ".join(service.name for service in missing)
+    causes = "; ".join(f"{service.name}: {service.cause}" for service in missing)
+    consequences = ", ".join(service.consequence for service in missing)
+    mends = dict.fromkeys(service.mend for service in missing)
+    return f"No {names} ({causes}). Scans run all the same: {consequences}. {_sentence(mends)}"
+
+
+def _sentence(parts: Iterable[str]) -> str:
+    text = "; ".join(parts)
+    return text[:1].upper() + text[1:]

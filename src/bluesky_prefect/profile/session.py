@@ -1,0 +1,107 @@
+"""A session at a beamline: a RunEngine whose runs go to Tiled and start workflows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.profile.metadata import PersistentMetadata
+from bluesky_prefect.profile.recorder import TiledRecorder
+from bluesky_prefect.profile.services import Service, describe, prefect_url, probe, use_services
+from bluesky_prefect.profile.tiled import LazyClient, TiledConnection
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.callbacks.best_effort import BestEffortCallback
+
+    from bluesky_prefect.callback import PrefectCallback
+
+WORKFLOW = "my-workflow/local"
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a startup file puts at the prompt.
+
+    Parameters
+    ----------
+    run_engine : bluesky.RunEngine
+        The RunEngine; its metadata and scan ids go on after a restart.
+    best_effort : bluesky.callbacks.best_effort.BestEffortCallback
+        Live tables, and plots in a session with a Qt event loop.
+    prefect_callback : PrefectCallback
+        Starts the workflows.
+    tiled_client : LazyClient
+        Client of Tiled's root.
+    raw : LazyClient
+        Client of the catalog of runs: ``raw[-1]`` is the last run.
+    """
+
+    run_engine: "RunEngine"
+    best_effort: "BestEffortCallback"
+    prefect_callback: "PrefectCallback"
+    tiled_client: LazyClient
+    raw: LazyClient
+
+
+def start_session(workflows: Any = WORKFLOW, tell: Callable[[str], None] = print) -> Session:
+    """Make a RunEngine whose runs go to Tiled and then start `workflows`.
+
+    Tiled and Prefect are those that the environment names, else those of the running local stack. If one is not
+    there the session starts all the same, a second later at most; scans run, and flow runs start once Prefect
+    is there.
+
+    Parameters
+    ----------
+    workflows : str, Workflow, or list of those
+        What `PrefectCallback` takes.
+    tell : callable
+        Is told in one line what is there and what is not.
+    """
+    settings = use_services()
+    tiled = TiledConnection(settings)
+    tell(describe(_services(tiled)))
+
+    from bluesky import RunEngine
+
+    from bluesky_prefect.callback import PrefectCallback
+
+    best_effort = _best_effort_callback()
+    prefect_callback = PrefectCallback(workflows, settings=settings)
+    metadata = PersistentMetadata(settings.state_directory / "metadata.sqlite")
+    run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
+    run_engine.subscribe(best_effort)
+    # Tiled before Prefect: when a flow run starts, its run is there to be read.
+    run_engine.subscribe(TiledRecorder(tiled, directory=settings.state_directory / "unsaved-runs", tell=tell))
+    run_engine.subscribe(prefect_callback)
+    return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(tiled.raw))
+
+
+def _services(tiled: TiledConnection) -> list[Service]:
+    url = prefect_url()
+    return [
+        Service(
+            "Tiled",
+            tiled.url,
+            tiled.problem(),
+            consequence="runs are kept in files",
+            variable="BLUESKY_PREFECT_TILED_URI",
+        ),
+        Service(
+            "Prefect",
+            url,
+            probe(f"{url}/health"),
+            consequence="flow runs start when Prefect is there",
+            variable="PREFECT_API_URL",
+        ),
+    ]
+
+
+def _best_effort_callback() -> "BestEffortCallback":
+    import matplotlib
+    from bluesky.callbacks.best_effort import BestEffortCallback
+
+    best_effort = BestEffortCallback()
+    # It draws in the RunEngine's thread, which of all windows only Qt's can bear.
+    if "qt" not in matplotlib.get_backend().lower():
+        best_effort.disable_plots()
+    return best_effort

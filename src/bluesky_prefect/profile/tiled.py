@@ -1,0 +1,173 @@
+"""The session's way to Tiled, which may come and go."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, TiledUnavailable
+from bluesky_prefect.profile.services import START_COMMAND, probe, use_services
+from bluesky_prefect.settings import Settings
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+    from tiled.client.container import Container
+
+_CONNECT_TIMEOUT_S = 1.0
+_REQUEST_TIMEOUT_S = 30.0  # Tiled's default: a large table over a slow line takes its time
+
+
+class TiledConnection:
+    """The Tiled server that the settings name, connected to when it is first needed.
+
+    While they name none, a local stack that has been started since is looked for each time.
+
+    Parameters
+    ----------
+    settings : Settings
+        Address or profile of the server, its API key, and the path of the catalog of runs.
+    """
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._root: Container | None = None
+
+    @property
+    def url(self) -> str:
+        """Address of the server without what may be secret in it; empty if the settings name none."""
+        parts = urlsplit(self._uri())
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+    def problem(self) -> str:
+        """Return why the server does not answer, or an empty string if it does; takes a second at most."""
+        if not self._is_named():
+            self._settings = use_services()
+        if not self._is_named():
+            return "none is named, no local stack runs"
+        uri = self._uri()
+        return probe(uri) if uri else ""  # a profile without an address is a server inside this process
+
+    def root(self) -> "Container":
+        """Return the client of the server's root.
+
+        Raises
+        ------
+        TiledUnavailable
+            If the server does not answer.
+        ConfigurationError
+            If the server wants an API key and has none, or the profile is unknown.
+        """
+        if self._root is None:
+            if problem := self.problem():
+                raise TiledUnavailable(
+                    f"Tiled {f'at {self.url} ' if self.url else ''}is not there ({problem}). "
+                    f"Start a local one with: {START_COMMAND}"
+                )
+            self._root = self._connect()
+        return self._root
+
+    def raw(self) -> "CatalogOfBlueskyRuns":
+        """Return the client of the catalog of Bluesky runs.
+
+        Raises
+        ------
+        BlueskyPrefectError
+            As `root`, and if the server has no such catalog.
+        """
+        root, path = self.root(), self._settings.raw_container.strip("/")
+        try:
+            return root[tuple(path.split("/"))] if path else root  # type: ignore[return-value]  # by its spec
+        except KeyError as error:
+            raise ConfigurationError(
+                f"Tiled at {self.url} has no container {path!r}: create it, or set BLUESKY_PREFECT_RAW_CONTAINER."
+            ) from error
+
+    def _is_named(self) -> bool:
+        return self._settings.tiled_uri is not None or self._settings.tiled_profile is not None
+
+    def _uri(self) -> str:
+        if self._settings.tiled_uri is not None or self._settings.tiled_profile is None:
+            return self._settings.tiled_uri or ""
+        return str(self._profile_content().get("uri", ""))
+
+    def _profile_content(self) -> dict[str, Any]:
+        from tiled.profiles import load_profiles
+
+        name = self._settings.tiled_profile
+        try:
+            return load_profiles()[name][1]
+        except KeyError as error:
+            raise ConfigurationError(
+                f"There is no Tiled profile {name!r}: check BLUESKY_PREFECT_TILED_PROFILE."
+            ) from error
+
+    def _connect(self) -> "Container":
+        import httpx
+        from tiled.client import from_profile
+        from tiled.client.constructors import from_context
+        from tiled.client.context import Context
+
+        secret = self._settings.tiled_api_key
+        options: dict[str, Any] = {
+            "timeout": httpx.Timeout(_REQUEST_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            **({"api_key": secret.get_secret_value()} if secret else {}),
+        }
+        if self._settings.tiled_uri is None:
+            content = self._profile_content()
+            if "uri" in content:
+                key = {"api_key": content["api_key"]} if content.get("api_key") else {}
+                self._require_login(Context.from_any_uri(content["uri"], **key, **options)[0])
+            return from_profile(self._settings.tiled_profile, **options)
+        context, path = Context.from_any_uri(self._settings.tiled_uri, **options)
+        self._require_login(context)
+        return from_context(context, node_path_parts=path)
+
+    def _require_login(self, context: Any) -> None:
+        """Refuse a server that would ask for a password: start-up code must not prompt."""
+        authentication = context.server_info.authentication
+        if context.authenticated or not authentication.required:
+            return
+        if not (authentication.providers and context.use_cached_tokens()):
+            raise ConfigurationError(
+                f"Tiled at {self.url} wants an API key: set TILED_API_KEY, or log in once with: tiled login"
+            )
+
+
+class LazyClient:
+    """A Tiled client that connects when it is used, and says what is missing while it cannot.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns the real client or raises a `BlueskyPrefectError`.
+    """
+
+    def __init__(self, connect: Callable[[], Any]):
+        self._connect = connect
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # IPython and copy look for such names on everything
+            raise AttributeError(name)
+        try:
+            client = self._connect()
+        except BlueskyPrefectError as error:
+            # What asks an object for its kind by looking for attributes must not be stopped by a missing server.
+            raise AttributeError(str(error)) from error
+        return getattr(client, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._connect()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._connect())
+
+    def __len__(self) -> int:
+        return len(self._connect())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._connect()
+
+    def __repr__(self) -> str:
+        try:
+            return repr(self._connect())
+        except BlueskyPrefectError as error:
+            return f"<no Tiled client: {error}>"

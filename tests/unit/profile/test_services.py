@@ -1,0 +1,157 @@
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from bluesky_prefect.profile.services import Service, describe, prefect_url, probe, use_services
+from bluesky_prefect.settings import get_settings
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(int(self.path.strip("/") or 200))
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+    thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield f"http://127.0.0.1:{httpd.server_port}"
+    httpd.shutdown()
+    thread.join()
+    httpd.server_close()
+
+
+@pytest.fixture
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("status", [200, 401, 404])
+def test_whatever_answers_is_there(server: str, status: int):
+    assert probe(f"{server}/{status}") == ""
+
+
+def test_a_server_in_trouble_is_not_there(server: str):
+    assert probe(f"{server}/503") == "answers 503"
+
+
+def test_a_refused_connection_is_named(free_port: int):
+    assert "refused" in probe(f"http://127.0.0.1:{free_port}")
+
+
+def test_an_address_that_is_none_is_named():
+    assert "unknown url type" in probe("nonsense")
+
+
+def test_a_server_that_says_nothing_costs_no_more_than_the_time_allowed():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        begin = time.monotonic()
+        problem = probe(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.2)
+
+    assert problem
+    assert time.monotonic() - begin < 1
+
+
+def test_a_name_look_up_that_hangs_costs_no_more_than_the_time_allowed(monkeypatch: pytest.MonkeyPatch):
+    release = threading.Event()
+    # Nothing but a resolver of one's own hangs on demand.
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(30) and [])
+    begin = time.monotonic()
+
+    problem = probe("http://tiled.example", timeout_s=0.2)
+
+    assert problem == "no answer in 0.2 s"
+    assert time.monotonic() - begin < 1
+    release.set()
+
+
+def _service(name: str, problem: str = "", url: str = "http://127.0.0.1:1") -> Service:
+    return Service(name, url, problem, f"no {name} no fun", f"{name.upper()}_URL")
+
+
+def test_one_line_says_what_is_missing_and_how_to_start_it():
+    line = describe([_service("Tiled", "refused"), _service("Prefect")])
+
+    assert "\n" not in line
+    assert "No Tiled (Tiled: http://127.0.0.1:1: refused)" in line
+    assert line.endswith("Start with: bluesky-prefect up")
+    assert "Prefect" not in line.replace("bluesky-prefect", "")
+
+
+def test_one_line_says_it_of_both():
+    line = describe([_service("Tiled", "none named", url=""), _service("Prefect", "refused")])
+
+    assert line.startswith("No Tiled, no Prefect (")
+    assert line.count("bluesky-prefect up") == 1
+
+
+def test_a_server_elsewhere_is_not_for_the_local_stack_to_start():
+    line = describe([_service("Tiled", "refused", url="https://tiled.example.org")])
+
+    assert line.endswith("Check TILED_URL")
+
+
+def test_with_all_there_the_line_says_where():
+    assert describe([_service("Tiled"), _service("Prefect")]) == (
+        "Tiled: http://127.0.0.1:1; Prefect: http://127.0.0.1:1"
+    )
+
+
+@pytest.fixture
+def no_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("BLUESKY_PREFECT_STATE_DIRECTORY", str(tmp_path))
+    get_settings.cache_clear()
+    yield
+    get_settings.cache_clear()
+
+
+@pytest.mark.usefixtures("no_stack")
+def test_without_a_stack_prefect_is_where_the_stack_will_be():
+    environment = {"PREFECT_HOME": "/nowhere"}
+
+    use_services(environment)
+
+    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+
+
+@pytest.mark.usefixtures("no_stack")
+def test_a_prefect_that_the_environment_names_stays():
+    environment = {"PREFECT_API_URL": "https://prefect.example.org/api"}
+
+    use_services(environment)
+
+    assert environment["PREFECT_API_URL"] == "https://prefect.example.org/api"
+
+
+@pytest.mark.usefixtures("no_stack")
+def test_a_prefect_that_its_active_profile_names_stays(tmp_path: Path):
+    (tmp_path / "profiles.toml").write_text(
+        'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "https://prefect.example.org/api"\n'
+    )
+    environment = {"PREFECT_HOME": str(tmp_path)}
+
+    use_services(environment)
+
+    assert "PREFECT_API_URL" not in environment
+    assert prefect_url(environment) == "https://prefect.example.org/api"
+
+
+@pytest.mark.parametrize("content", ["", "active = 'gone'", "not toml", "profiles = 3"])
+def test_a_profile_file_that_names_none_is_none(tmp_path: Path, content: str):
+    (tmp_path / "profiles.toml").write_text(content)
+
+    assert prefect_url({"PREFECT_HOME": str(tmp_path)}) == ""
