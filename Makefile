@@ -44,7 +44,7 @@ build: $(STAMP)  ## Wheel and sdist in dist/
 	$(BIN)/python -m build --outdir dist .
 
 bench: $(STAMP)  ## What the callback costs the RunEngine, as a table
-	$(BIN)/python benchmarks/callback.py
+	$(BIN)/python -m benchmarks.callback
 
 ipython: $(STAMP)  ## IPython with the beamline profile on the local stack (started if need be)
 	$(BIN)/bluesky-prefect ipython

@@ -1,6 +1,11 @@
 """Takes submissions from the outbox to Prefect."""
 
 import atexit
+
+# Imported for Prefect: where Prefect itself is imported only while the process ends (a short script), it is too late
+# for these two, which register something to be done at the end.
+import concurrent.futures.process
+import concurrent.futures.thread  # noqa: F401
 import logging
 import threading
 import time

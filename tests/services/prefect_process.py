@@ -1,0 +1,86 @@
+"""A Prefect server of a test's own, which it may kill, stop and start again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+
+def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    """Return the first true answer of `what`; fail if there is none in time."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := what()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.1)
+    return answer
+
+
+class PrefectProcess:
+    """``prefect server start`` on a free port, with its database in `home`."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/api"
+        self._process: subprocess.Popen | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
+        environment = {
+            **os.environ,
+            "PREFECT_HOME": str(self._home),
+            "PREFECT_API_URL": self.url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        }
+        with (self._home / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        wait_until(self._healthy)
+
+    def send_signal(self, number: int) -> None:
+        os.killpg(self._process.pid, number)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self.send_signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def deploy(self, name: str, *required: str, **properties: dict[str, Any]) -> None:
+        """Make a deployment (without a work pool: its flow runs stay Scheduled)."""
+        flow, _, deployment = name.partition("/")
+        flow_id = self._post("/flows/", name=flow)["id"]
+        schema = {"type": "object", "properties": properties, "required": list(required)}
+        self._post("/deployments/", name=deployment, flow_id=flow_id, parameter_openapi_schema=schema)
+
+    def flow_runs(self, *uids: str) -> list[dict[str, Any]]:
+        """Return the flow runs of these runs, found by tag."""
+        found = self._post("/flow_runs/filter", flow_runs={"tags": {"any_": [f"uid:{uid}" for uid in uids]}})
+        return sorted(found, key=lambda flow_run: flow_run["created"])
+
+    def _post(self, path: str, **content: Any) -> Any:
+        def post() -> httpx.Response | None:
+            response = httpx.post(self.url + path, json=content, timeout=30)
+            # What a server on SQLite says when its database is locked for a moment.
+            return None if response.status_code == 503 else response
+
+        response = wait_until(post)
+        response.raise_for_status()
+        return response.json()
+
+    def _healthy(self) -> bool:
+        assert self._process.poll() is None, (self._home / "server.log").read_text()[-3000:]
+        try:
+            return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False

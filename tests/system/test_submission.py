@@ -1,0 +1,198 @@
+"""From a stop document to exactly one flow run: a real acquisition process and a real Prefect server."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.services.prefect_process import PrefectProcess, wait_until
+
+from bluesky_prefect import Outbox
+
+ACQUISITION = Path(__file__).with_name("acquisition.py")
+DEPLOYMENT = "my-workflow/local"
+
+
+@pytest.fixture(scope="module")
+def prefect(tmp_path_factory):
+    server = PrefectProcess(tmp_path_factory.mktemp("prefect"))
+    try:
+        server.start()
+        server.deploy(DEPLOYMENT, "ref", ref={})
+        yield server
+    finally:
+        server.kill()
+
+
+class Acquisition:
+    """The other end of acquisition.py."""
+
+    def __init__(self, state: Path, url: str, *deployments: str) -> None:
+        environment = {
+            **os.environ,
+            "PREFECT_API_URL": url,
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(state),
+            "BLUESKY_PREFECT_RETRY_FIRST_S": "0.2",
+            "BLUESKY_PREFECT_RETRY_MOST_S": "1",
+            "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": "3",
+            "BLUESKY_PREFECT_MISSING_DEPLOYMENT_RETRY_S": "0.5",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(ACQUISITION), *deployments],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._line() == "ready"
+
+    def count(self, runs: int) -> list[str]:
+        """Do `runs` runs and return their uids."""
+        self._say(f"count {runs}")
+        return [self._line() for _ in range(runs)]
+
+    def outbox_counts(self) -> tuple[int, ...]:
+        """Return how many submissions wait, are sent, are dead."""
+        self._say("counts")
+        return tuple(int(word) for word in self._line().split())
+
+    def end(self) -> str:
+        """Let it end as a script does; return what it logged."""
+        self._say("end")
+        return self._leave()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._leave()
+
+    def _leave(self) -> str:
+        _, logged = self.process.communicate(timeout=60)
+        return logged
+
+    def _say(self, line: str) -> None:
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def _line(self) -> str:
+        line = self.process.stdout.readline().strip()
+        assert line, self.process.stderr.read()
+        return line
+
+
+@pytest.fixture
+def acquire(tmp_path, prefect):
+    started = []
+
+    def start(*deployments: str) -> Acquisition:
+        acquisition = Acquisition(tmp_path / "state", prefect.url, *(deployments or (DEPLOYMENT,)))
+        started.append(acquisition)
+        return acquisition
+
+    yield start
+    for acquisition in started:
+        if acquisition.process.poll() is None:
+            acquisition.kill()
+
+
+def test_each_run_starts_one_flow_run_that_a_person_finds(acquire, prefect):
+    uids = acquire().count(3)
+    found = wait_until(lambda: len(prefect.flow_runs(*uids)) == 3 and prefect.flow_runs(*uids))
+    assert [flow_run["parameters"] for flow_run in found] == [{"ref": uid} for uid in uids]
+    assert [flow_run["name"] for flow_run in found] == [f"scan-{n}-count-{uid[:8]}" for n, uid in enumerate(uids, 1)]
+    assert set(found[0]["tags"]) == {"scan_id:1", "plan_name:count", f"uid:{uids[0]}"}
+
+
+def test_a_script_that_ends_right_after_its_scan_has_its_run_sent(acquire, prefect):
+    acquisition = acquire()
+    uids = acquisition.count(1)
+    acquisition.end()
+    assert len(prefect.flow_runs(*uids)) == 1
+
+
+def test_runs_made_while_prefect_is_down_get_one_flow_run_each_when_it_is_up(acquire, prefect):
+    acquisition = acquire()
+    before = acquisition.count(1)
+    wait_until(lambda: acquisition.outbox_counts() == (0, 1, 0))
+    prefect.kill()
+    try:
+        during = acquisition.count(5)
+        assert acquisition.outbox_counts() == (5, 1, 0)
+    finally:
+        prefect.start()
+    after = acquisition.count(1)
+    wait_until(lambda: acquisition.outbox_counts() == (0, 7, 0))
+    found = prefect.flow_runs(*before, *during, *after)
+    assert [flow_run["parameters"]["ref"] for flow_run in found] == [*before, *during, *after]
+
+
+def test_runs_made_while_prefect_accepts_and_never_answers_get_one_flow_run_each(acquire, prefect):
+    acquisition = acquire()
+    acquisition.count(1)
+    wait_until(lambda: acquisition.outbox_counts() == (0, 1, 0))
+    prefect.send_signal(signal.SIGSTOP)
+    try:
+        uids = acquisition.count(3)
+        # Time enough for a request to run into its time-out and be tried again.
+        wait_until(lambda: _attempts(acquisition, uids[0]) >= 1)
+    finally:
+        prefect.send_signal(signal.SIGCONT)
+    wait_until(lambda: acquisition.outbox_counts() == (0, 4, 0))
+    assert [len(prefect.flow_runs(uid)) for uid in uids] == [1, 1, 1]
+
+
+def _attempts(acquisition: Acquisition, uid: str) -> int:
+    outbox = Outbox(Path(_environment(acquisition)["BLUESKY_PREFECT_STATE_DIRECTORY"]) / "outbox.sqlite")
+    [entry] = outbox.entries(run_uid=uid)
+    outbox.close()
+    return entry.attempts
+
+
+def _environment(acquisition: Acquisition) -> dict[str, str]:
+    text = Path(f"/proc/{acquisition.process.pid}/environ").read_text()
+    return dict(line.split("=", 1) for line in text.split("\0") if "=" in line)
+
+
+def test_a_session_killed_right_after_a_stop_loses_nothing(acquire, prefect):
+    prefect.kill()
+    try:
+        killed = acquire()
+        uids = killed.count(2)
+        killed.kill()
+    finally:
+        prefect.start()
+    assert prefect.flow_runs(*uids) == []
+    following = acquire()
+    wait_until(lambda: following.outbox_counts() == (0, 2, 0))
+    assert [flow_run["parameters"]["ref"] for flow_run in prefect.flow_runs(*uids)] == uids
+
+
+def test_two_sessions_on_one_outbox_send_each_run_once(acquire, prefect):
+    one, two = acquire(), acquire()
+    uids = [*one.count(10), *two.count(10)]
+    wait_until(lambda: one.outbox_counts() == (0, 20, 0))
+    assert len(prefect.flow_runs(*uids)) == 20
+
+
+def test_a_missing_deployment_is_waited_for_and_told_once(acquire, prefect):
+    acquisition = acquire("my-workflow/not-yet")
+    uids = acquisition.count(2)
+    wait_until(lambda: _attempts(acquisition, uids[0]) >= 2)
+    prefect.deploy("my-workflow/not-yet", "ref", ref={})
+    wait_until(lambda: acquisition.outbox_counts() == (0, 2, 0))
+    assert acquisition.end().count("has no deployment 'my-workflow/not-yet'. Create it") == 1
+
+
+def test_a_required_parameter_that_nothing_fills_is_a_dead_letter_that_says_so(acquire, prefect, tmp_path):
+    prefect.deploy("tomo/gpu", "ref", "sample", ref={}, sample={})
+    acquisition = acquire("tomo/gpu")
+    [uid] = acquisition.count(1)
+    wait_until(lambda: acquisition.outbox_counts() == (0, 0, 1))
+    outbox = Outbox(tmp_path / "state" / "outbox.sqlite")
+    [dead] = outbox.entries(state="dead")
+    outbox.close()
+    assert "tomo/gpu requires sample, which nothing fills" in dead.reason
+    assert prefect.flow_runs(uid) == []
+    assert uid in acquisition.end()
