@@ -27,6 +27,16 @@ class StackInfo:
     state_directory: Path
     prefect_home: Path
 
+    @property
+    def tiled_api_key_path(self) -> Path:
+        """The file that holds the Tiled API key."""
+        return StackPaths(self.state_directory).tiled_api_key
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the services' logs."""
+        return StackPaths(self.state_directory).logs
+
     def environment(self) -> dict[str, str]:
         """Return the environment variables that make a process use this stack.
 

@@ -2,41 +2,32 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.settings import Settings
+from bluesky_prefect.stack.drain import drain
 from bluesky_prefect.stack.files import exclusive, private_directory
 from bluesky_prefect.stack.info import StackInfo, StackPaths, StackState, stack_info
 from bluesky_prefect.stack.ports import choose_port
 from bluesky_prefect.stack.prefect import PrefectServer
-from bluesky_prefect.stack.process import ManagedProcess, start_process, stop_processes
+from bluesky_prefect.stack.process import ManagedProcess, stop_processes
 from bluesky_prefect.stack.service import Service
+from bluesky_prefect.stack.startup import START_TIMEOUT_S, Report, Startup
+from bluesky_prefect.stack.status import StackStatus, read_status
 from bluesky_prefect.stack.tiled import TiledServer, load_key, load_or_make_key, make_containers
-from bluesky_prefect.stack.worker import DEPLOYMENT, Worker
+from bluesky_prefect.stack.worker import Worker
 
-Report = Callable[[str], None]
-
-# A first start compiles a few thousand modules and makes two databases: a minute on a slow disk.
-START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 10.0
 FLOW_RUNS_TIMEOUT_S = 15.0
+_UNRESPONSIVE_S = 10.0
+_TITLES = {"tiled": TiledServer.title, "prefect": PrefectServer.title, "worker": Worker.title}
 _SERVERS = ("tiled", "prefect")
 
 
 def _silent(message: str) -> None:
     del message
-
-
-@dataclass
-class _Start:
-    """A service on its way up."""
-
-    service: Service
-    process: ManagedProcess
-    since: float = field(default_factory=time.monotonic)
 
 
 class LocalStack:
@@ -55,8 +46,6 @@ class LocalStack:
         self._settings = settings
         self._paths = StackPaths(settings.state_directory.absolute())
 
-    # Finding.
-
     @property
     def paths(self) -> StackPaths:
         """Where the stack keeps its files."""
@@ -64,8 +53,7 @@ class LocalStack:
 
     def processes(self) -> dict[str, ManagedProcess]:
         """Return the processes that run, by service name."""
-        processes = StackState.load(self._paths.state).processes
-        return {name: one for name, one in processes.items() if one.is_alive()}
+        return {name: one for name, one in self._known().items() if one.is_alive()}
 
     def find(self) -> StackInfo | None:
         """Return the addresses of the running stack, or None unless both its servers are up."""
@@ -73,21 +61,21 @@ class LocalStack:
         key = load_key(self._paths)
         if key is None or not all(name in processes and processes[name].ready for name in _SERVERS):
             return None
-        return self._info(processes, key)
+        return self._info({name: processes[name].port or 0 for name in _SERVERS}, key)
 
-    def _info(self, processes: dict[str, ManagedProcess], key: str) -> StackInfo:
-        tiled, prefect = (processes[name].port or 0 for name in _SERVERS)
-        return stack_info(self._settings, tiled_port=tiled, prefect_port=prefect, key=key)
+    def status(self, *, flow_runs: int = 10) -> StackStatus:
+        """Return how each part is, what the outbox holds, and the last `flow_runs` flow runs."""
+        return read_status(self._settings, self._paths, self._known(), _TITLES, flow_runs=flow_runs)
 
-    # Starting.
-
-    def up(self, report: Report = _silent) -> StackInfo:
+    def up(self, report: Report = _silent, *, any_port: bool = False) -> StackInfo:
         """Start what is not running, wait until all of it works, and return the addresses.
 
         Parameters
         ----------
         report : callable
             Is told in one line what happens.
+        any_port : bool
+            Take any free port where the one that is set is in use by somebody else.
 
         Raises
         ------
@@ -97,117 +85,7 @@ class LocalStack:
         _require_extra()
         private_directory(self._paths.root)
         with exclusive(self._paths.lock, START_TIMEOUT_S):
-            return self._up(report)
-
-    def _up(self, report: Report) -> StackInfo:
-        private_directory(self._paths.logs)
-        known = StackState.load(self._paths.state).processes
-        running = self._keep_working(known, report)
-        key = load_or_make_key(self._paths)
-        ports = self._ports(known, running)
-        info = stack_info(self._settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], key=key)
-        services: list[Service] = [
-            TiledServer(self._paths, ports["tiled"], key),
-            PrefectServer(self._paths, ports["prefect"]),
-            Worker(self._paths, info, self._settings),
-        ]
-        missing = [service for service in services if service.name not in running]
-        if not missing:
-            report("The stack is already running.")
-            return info
-        with self._undone_on_failure(running):
-            starts = [self._start(service, running, report) for service in missing]
-            self._wait(starts, running, report, info)
-        report(f"Deployment {DEPLOYMENT}: ready")
-        return info
-
-    def _keep_working(self, known: dict[str, ManagedProcess], report: Report) -> dict[str, ManagedProcess]:
-        running = {name: one for name, one in known.items() if one.is_alive()}
-        stale = {name: one for name, one in running.items() if not one.ready}
-        # A worker belongs to one server and its address: it goes when either server went.
-        if "worker" in running and not all(name in running for name in _SERVERS):
-            stale["worker"] = running["worker"]
-        for name, one in stale.items():
-            report(f"{name}: found half-started (pid {one.pid}), starting it anew")
-            del running[name]
-        # Also those that died: flow runs of a killed worker may still be there.
-        stop_processes([one for name, one in known.items() if name not in running], timeout_s=STOP_TIMEOUT_S)
-        for name, one in running.items():
-            report(f"{name}: already running (pid {one.pid})")
-        for name in known.keys() - running.keys() - stale.keys():
-            report(f"{name}: is gone, starting it again")
-        return running
-
-    def _ports(self, known: dict[str, ManagedProcess], running: dict[str, ManagedProcess]) -> dict[str, int]:
-        ports = {}
-        for name, wanted in (("tiled", self._settings.tiled_port), ("prefect", self._settings.prefect_port)):
-            if name in running:
-                ports[name] = running[name].port or 0
-                continue
-            ports[name] = choose_port(
-                wanted,
-                known[name].port if name in known else None,
-                service=f"{name.capitalize()} server",
-                option=f"--{name}-port",
-                variable=f"BLUESKY_PREFECT_{name.upper()}_PORT",
-            )
-        return ports
-
-    @contextlib.contextmanager
-    def _undone_on_failure(self, running: dict[str, ManagedProcess]) -> Iterator[None]:
-        before = dict(running)
-        try:
-            yield
-        except BaseException:
-            stop_processes([one for name, one in running.items() if name not in before], timeout_s=STOP_TIMEOUT_S)
-            self._save(before)
-            raise
-
-    def _start(self, service: Service, running: dict[str, ManagedProcess], report: Report) -> _Start:
-        service.prepare()
-        log = self._paths.logs / f"{service.name}.log"
-        process = start_process(
-            service.command(),
-            service.environment(),
-            directory=self._paths.root,
-            log=log,
-            port=service.port,
-            umask=service.umask,
-        )
-        running[service.name] = process
-        # At once: should this process be killed now, 'down' still finds what it started.
-        self._save(running)
-        report(f"{service.title}: starting (log: {log})")
-        return _Start(service, process)
-
-    def _wait(self, starts: list[_Start], running: dict[str, ManagedProcess], report: Report, info: StackInfo) -> None:
-        next_word_s = 10.0
-        while starts:
-            for start in list(starts):
-                # Asked first: a process may end between its answer and the question whether it lives.
-                alive = start.process.is_alive()
-                if not alive:
-                    raise _died(start)
-                if not start.service.is_ready():
-                    continue
-                if start.service.name == "tiled":
-                    make_containers(info, self._settings)
-                starts.remove(start)
-                running[start.service.name] = start.process.model_copy(update={"ready": True})
-                self._save(running)
-                report(f"{start.service.title}: ready ({time.monotonic() - start.since:.1f} s)")
-            waited_s = max((time.monotonic() - start.since for start in starts), default=0.0)
-            if waited_s > START_TIMEOUT_S:
-                raise _too_slow(starts[0])
-            if waited_s > next_word_s:
-                report(f"Waiting for {', '.join(start.service.title for start in starts)} ({waited_s:.0f} s)")
-                next_word_s += 10
-            time.sleep(0.1)
-
-    def _save(self, processes: dict[str, ManagedProcess]) -> None:
-        StackState(processes=processes).save(self._paths.state)
-
-    # Stopping.
+            return self._up(report, any_port)
 
     def down(self, report: Report = _silent) -> bool:
         """Stop what `up` started, and nothing else; return whether there was anything to stop.
@@ -218,50 +96,150 @@ class LocalStack:
             report("No stack is running.")
             return False
         with exclusive(self._paths.lock, START_TIMEOUT_S):
-            known = StackState.load(self._paths.state).processes
+            known = self._known()
             alive = {name: one for name, one in known.items() if one.is_alive()}
             if not alive:
                 report("No stack is running.")
             if "worker" in alive and "prefect" in alive:
                 self._finish_flow_runs(alive, report)
             for names in (("worker",), _SERVERS):
+                # Also of those that died: flow runs of a killed worker may still be there.
                 stop_processes([known[name] for name in names if name in known], timeout_s=STOP_TIMEOUT_S)
-                for name in names:
-                    if name in alive:
-                        report(f"{name}: stopped")
+                for name in (name for name in names if name in alive):
+                    report(f"{_TITLES[name]}: stopped")
             self._paths.state.unlink(missing_ok=True)
         return bool(alive)
 
-    def _finish_flow_runs(self, alive: dict[str, ManagedProcess], report: Report) -> None:
-        from bluesky_prefect.stack.drain import drain
+    def _known(self) -> dict[str, ManagedProcess]:
+        return StackState.load(self._paths.state).processes
 
-        api_url = stack_info(
-            self._settings, tiled_port=0, prefect_port=alive["prefect"].port or 0, key=""
-        ).prefect_api_url
+    def _info(self, ports: dict[str, int], key: str) -> StackInfo:
+        return stack_info(self._settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], key=key)
+
+    def _up(self, report: Report, any_port: bool) -> StackInfo:
+        for directory in (self._paths.logs, self._paths.images):
+            private_directory(directory)
+        known = self._known()
+        running = {name: one for name, one in known.items() if one.ready and one.is_alive()}
+        key = load_or_make_key(self._paths)
+        self._drop_unresponsive(running, key, report)
+        for name in _SERVERS:
+            if name in known and name not in running:
+                # Whatever is left of it must free the port before that is looked at.
+                stop_processes([known[name]], timeout_s=STOP_TIMEOUT_S)
+        ports = {name: self._port(name, known, running, any_port, report) for name in _SERVERS}
+        moved = any(name in known and known[name].port != ports[name] for name in _SERVERS)
+        if moved and running.pop("worker", None):
+            report(f"{_TITLES['worker']}: starting anew, since an address has changed")
+        info = self._info(ports, key)
+        services: list[Service] = [
+            TiledServer(self._paths, ports["tiled"], key),
+            PrefectServer(self._paths, ports["prefect"]),
+            Worker(self._paths, info, self._settings),
+        ]
+        missing = [service for service in services if service.name not in running]
+        if not missing:
+            report("The stack is already running.")
+            return info
+        self._start(missing, known, running, info, report)
+        return info
+
+    def _start(
+        self,
+        missing: list[Service],
+        known: dict[str, ManagedProcess],
+        running: dict[str, ManagedProcess],
+        info: StackInfo,
+        report: Report,
+    ) -> None:
+        for name, process in running.items():
+            report(f"{_TITLES[name]}: already running (pid {process.pid})")
+        for service in missing:
+            if service.name in known:
+                report(f"{service.title}: was gone or half-started (pid {known[service.name].pid}), starting it anew")
+                stop_processes([known[service.name]], timeout_s=STOP_TIMEOUT_S)
+        startup = Startup(self._paths, running, report)
+        with self._undone_on_failure(running):
+            for service in missing:
+                startup.start(service)
+            startup.wait(lambda service: self._finish(service, info))
+
+    def _finish(self, service: Service, info: StackInfo) -> None:
+        if service.name == TiledServer.name:
+            make_containers(info, self._settings)
+
+    def _drop_unresponsive(self, running: dict[str, ManagedProcess], key: str, report: Report) -> None:
+        servers: tuple[Service, ...] = (
+            TiledServer(self._paths, _ports(running)["tiled"], key),
+            PrefectServer(self._paths, _ports(running)["prefect"]),
+        )
+        for server in servers:
+            if server.name not in running:
+                continue
+            deadline = time.monotonic() + _UNRESPONSIVE_S
+            while not server.is_ready():
+                if time.monotonic() > deadline:
+                    report(f"{server.title}: does not answer any more, starting it anew")
+                    del running[server.name]
+                    break
+                time.sleep(0.2)
+
+    def _port(
+        self,
+        name: str,
+        known: dict[str, ManagedProcess],
+        running: dict[str, ManagedProcess],
+        any_port: bool,
+        report: Report,
+    ) -> int:
+        if name in running:
+            return running[name].port or 0
+        wanted = self._settings.tiled_port if name == "tiled" else self._settings.prefect_port
+        last = known[name].port if name in known else None
+
+        def choose(port: int) -> int:
+            return choose_port(
+                port,
+                last,
+                service=_TITLES[name],
+                option=f"--{name}-port",
+                variable=f"BLUESKY_PREFECT_{name.upper()}_PORT",
+            )
+
+        try:
+            return choose(wanted)
+        except StackError as error:
+            if not any_port:
+                raise
+            port = choose(0)
+            report(f"{_TITLES[name]}: taking port {port}. {error}")
+            return port
+
+    @contextlib.contextmanager
+    def _undone_on_failure(self, running: dict[str, ManagedProcess]) -> Iterator[None]:
+        before = dict(running)
+        try:
+            yield
+        except BaseException:
+            stop_processes([one for name, one in running.items() if name not in before], timeout_s=STOP_TIMEOUT_S)
+            StackState(processes=before).save(self._paths.state)
+            raise
+
+    def _finish_flow_runs(self, alive: dict[str, ManagedProcess], report: Report) -> None:
         try:
             drain(
-                api_url,
+                self._info(_ports(alive), "").prefect_api_url,
                 self._settings.work_pool,
                 stop_worker=lambda: stop_processes([alive["worker"]], timeout_s=STOP_TIMEOUT_S),
                 timeout_s=FLOW_RUNS_TIMEOUT_S,
                 report=report,
             )
         except StackError as error:
-            report(f"Cannot ask Prefect for flow runs under way: {error}")
+            report(f"Flow runs under way are not waited for: {error}")
 
 
-def _died(start: _Start) -> StackError:
-    return StackError(
-        f"The {start.service.title} ended while it was starting. The last lines of {start.process.log}:\n"
-        f"{start.process.log_tail()}"
-    )
-
-
-def _too_slow(start: _Start) -> StackError:
-    return StackError(
-        f"The {start.service.title} was not ready after {START_TIMEOUT_S:.0f} s. "
-        f"The last lines of {start.process.log}:\n{start.process.log_tail()}"
-    )
+def _ports(processes: dict[str, ManagedProcess]) -> dict[str, int]:
+    return {name: (processes[name].port or 0) if name in processes else 0 for name in _SERVERS}
 
 
 def _require_extra() -> None:

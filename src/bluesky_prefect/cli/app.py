@@ -1,0 +1,186 @@
+"""The commands: each parses, calls and renders."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from bluesky_prefect import __version__
+from bluesky_prefect.cli import render
+from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError
+from bluesky_prefect.settings import Settings
+
+app = typer.Typer(
+    name="bluesky-prefect",
+    help="Start Prefect flows from Bluesky runs.\n\n"
+    "New here? 'bluesky-prefect demo' shows all of it on simulated devices: it starts the local stack (Tiled "
+    "server, Prefect server, worker), takes a few scans, and lists the flow runs that they started.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+StateDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the stack and the outbox keep their files. "
+        "Default: BLUESKY_PREFECT_STATE_DIRECTORY, or the user's state directory.",
+        show_default=False,
+    ),
+]
+TiledPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of the Tiled server; 0 takes any free one. Default: BLUESKY_PREFECT_TILED_PORT, or 8000.",
+        show_default=False,
+    ),
+]
+PrefectPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of the Prefect server; 0 takes any free one. Default: BLUESKY_PREFECT_PREFECT_PORT, or 4200.",
+        show_default=False,
+    ),
+]
+
+
+def run() -> int:
+    """Run the command line and return the exit code."""
+    try:
+        return app(standalone_mode=True) or 0
+    except BlueskyPrefectError as error:
+        render.error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        render.error("Interrupted.")
+        return 130
+
+
+def _settings(**options: Any) -> Settings:
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        # Not the error's own text: it would show the value, which may be a secret.
+        causes = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ConfigurationError(f"A setting cannot be used: {causes}. See the BLUESKY_PREFECT_* variables.") from error
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bluesky-prefect {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def bluesky_prefect(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Hold what comes before the command."""
+
+
+@app.command()
+def up(tiled_port: TiledPort = None, prefect_port: PrefectPort = None, state_directory: StateDirectory = None) -> None:
+    """Start the local stack: Tiled server, Prefect server and worker.
+
+    They run in the background on this machine only (127.0.0.1), and go on after this terminal is closed.
+    What runs already is left as it is.
+    """
+    from bluesky_prefect.stack import LocalStack
+
+    settings = _settings(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    with render.Progress("Starting the local stack") as report:
+        info = LocalStack(settings).up(report)
+    render.stack_info(info, options=_state_option(state_directory))
+
+
+@app.command()
+def down(state_directory: StateDirectory = None) -> None:
+    """Stop the local stack.
+
+    Flow runs under way get 15 s to finish. Data, flow runs and the outbox are kept.
+    """
+    from bluesky_prefect.stack import LocalStack
+
+    with render.Progress("Stopping the local stack") as report:
+        LocalStack(_settings(state_directory=state_directory)).down(report)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    limit: Annotated[int, typer.Option(min=0, max=200, help="How many flow runs to list.")] = 10,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Show the parts of the local stack, the outbox, and the last flow runs.
+
+    Ends with 0 if every part is up, with 1 otherwise.
+    """
+    from bluesky_prefect.stack import LocalStack
+
+    found = LocalStack(_settings(state_directory=state_directory)).status(flow_runs=limit)
+    if as_json:
+        render.as_json(found)
+    else:
+        render.status(found)
+    raise typer.Exit(0 if found.all_up else 1)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the local stack up at the end.")] = False,
+    tiled_port: TiledPort = None,
+    prefect_port: PrefectPort = None,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Take simulated scans and show the flow runs that they start.
+
+    Starts the local stack, takes several kinds of scans with a real RunEngine on simulated devices, waits for
+    the flow runs, checks the exported files against Tiled, and takes the stack down again. A stack that runs
+    already is used and left up. Needs no internet. Ends with 0 if everything is as it should be.
+    """
+    from bluesky_prefect.stack import LocalStack
+
+    settings = _settings(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    local = LocalStack(settings)
+    running = local.find() is not None
+    with render.Progress("Starting the local stack") as report:
+        # Who has not asked for a port takes what is there: a newcomer's 8000 is often in use.
+        info = local.up(report, any_port=not {"tiled_port", "prefect_port"} & settings.model_fields_set)
+    try:
+        # Before Prefect is imported: it reads its settings then, once.
+        os.environ.update(info.environment())
+        from bluesky_prefect.demo import Demo
+
+        with render.Progress("Scanning") as report:
+            result = Demo(info, settings).run(report)
+        render.demo(result)
+    finally:
+        if not keep and not running:
+            with render.Progress("Stopping the local stack") as report:
+                local.down(report)
+    if keep or running:
+        render.stack_info(info, options=_state_option(state_directory))
+    raise typer.Exit(1 if result.problems else 0)
+
+
+@app.command()
+def ipython() -> None:
+    """Open IPython with the beamline profile, on the local stack (started if need be)."""
+    from bluesky_prefect.profile import open_ipython
+
+    raise typer.Exit(open_ipython() or 0)
+
+
+def _state_option(state_directory: Path | None) -> str:
+    return "" if state_directory is None else f" --state-directory {state_directory}"
