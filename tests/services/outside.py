@@ -21,14 +21,18 @@ class Outside:
     Attributes
     ----------
     mode : str
-        ``well``, ``hang`` (accepts, never answers), ``drip`` (a byte now and then), ``500``, ``400``, or ``garbage``.
+        ``well``, ``hang`` (accepts, never answers), ``drip`` (a byte now and then), ``500``, ``400``,
+        ``garbage`` (not JSON), or ``other`` (JSON of another kind).
     requests : list
         Path and query of each request so far.
+    on_request : callable
+        Called for each request, before it is answered.
     """
 
     def __init__(self, answer: Any) -> None:
         self.mode = "well"
         self.requests: list[tuple[str, dict[str, str]]] = []
+        self.on_request: Any = lambda: None
         self.release = threading.Event()
         service = self
 
@@ -37,6 +41,7 @@ class Outside:
                 parts = urlsplit(self.path)
                 query = {name: values[0] for name, values in parse_qs(parts.query).items()}
                 service.requests.append((parts.path, query))
+                service.on_request()
                 service.respond(self, parts.path, query, answer)
 
             def log_message(self, *args: Any) -> None:

@@ -11,22 +11,22 @@ from bluesky_prefect.exceptions import ConfigurationError
 
 _MISSING = "unknown"
 _MOST_FIELD_CHARACTERS = 60
-# File systems allow 255 bytes; room is left for suffixes, a uid and a temporary name.
+# File systems allow 255 bytes; room is left for a uid, or a stream's name and a suffix.
 _MOST_COMPONENT_BYTES = 150
+_MOST_STREAM_BYTES = 60
 # Names that Windows gives to devices, whatever their extension; shares are often read from there.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
-def safe_component(text: str) -> str:
+def safe_component(text: str, most_bytes: int = _MOST_COMPONENT_BYTES) -> str:
     """Return text as one component of a path: no separators, no dots to climb with, nothing invisible, bounded.
 
     Letters and digits of any script, ``.``, ``-``, ``_``, ``+``, ``=``, ``,`` stay; every other run of characters
     becomes one ``_``.
     """
     text = unicodedata.normalize("NFC", text)
-    text = re.sub(r"[^\w.+=,-]+", "_", text)
-    text = re.sub(r"\.{2,}", "_", text)
-    text = _cut(text, _MOST_COMPONENT_BYTES).lstrip(".-").rstrip(". ")
+    text = re.sub(r"(?:[^\w.+=,-]|\.{2,})+", "_", text)
+    text = _cut(text, most_bytes).lstrip(".-").rstrip(". ")
     if not text.strip("_"):
         return _MISSING
     return f"_{text}" if _DEVICES.match(text) else text
@@ -54,20 +54,21 @@ def render(template: str, fields: Mapping[str, Any]) -> PurePosixPath:
         If the template is not one.
     """
     try:
-        text = _Formatter().vformat(template, (), fields)
+        components = [
+            safe_component(_Formatter().vformat(part, (), fields)) for part in template.split("/") if part.strip(".")
+        ]
     except (ValueError, IndexError) as error:
         raise ConfigurationError(
             f"{template!r} is not a template of a path ({error}): check BLUESKY_PREFECT_FOLDER_TEMPLATE and "
             "BLUESKY_PREFECT_FILE_TEMPLATE."
         ) from error
-    components = [safe_component(part) for part in text.split("/") if part not in {"", "."}]
     return PurePosixPath(*(components or [_MISSING]))
 
 
 def names_the_run(template: str) -> bool:
     """Say whether a template has the run's uid in its last component."""
     last = template.rstrip("/").rpartition("/")[2]
-    return any(field in {"uid", "short_uid"} for _, field, _, _ in string.Formatter().parse(last))
+    return "{uid}" in last or "{short_uid}" in last
 
 
 def distinct(names: list[str]) -> dict[str, str]:
@@ -75,7 +76,7 @@ def distinct(names: list[str]) -> dict[str, str]:
     taken: set[str] = set()
     result: dict[str, str] = {}
     for name in names:
-        safe = candidate = safe_component(name)
+        safe = candidate = safe_component(name, _MOST_STREAM_BYTES)
         number = 2
         while candidate.casefold() in taken:
             candidate = f"{safe}_{number}"
@@ -93,7 +94,7 @@ class _Formatter(string.Formatter):
         value = kwargs.get(first)
         for key in nested:
             value = value.get(key) if isinstance(value, Mapping) else None
-        return (_MISSING if value is None else value), first
+        return (_MISSING if value is None or value == "" else value), first
 
     def format_field(self, value: Any, format_spec: str) -> str:
         if not isinstance(value, str | int | float):
@@ -102,7 +103,7 @@ class _Formatter(string.Formatter):
             text = format(value, format_spec)
         except ValueError:
             text = str(value)  # such as ":04d" for a scan id that is text
-        return re.sub(r"[/\\]+", "_", text[:_MOST_FIELD_CHARACTERS])
+        return re.sub(r"(?:[/\\]|\.{2,})+", "_", text[:_MOST_FIELD_CHARACTERS])
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         return value

@@ -42,7 +42,10 @@ def ask(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> 
     """
     import httpx
 
-    service = urlsplit(url).hostname or url
+    try:
+        service = urlsplit(url).hostname or url
+    except ValueError as error:
+        raise ServiceUnavailable(f"{one_line(url, 100)} is not an address") from error
     deadline = time.monotonic() + timeout_s
     answer: list[Any] = []
     failure: list[str] = []

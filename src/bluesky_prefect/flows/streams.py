@@ -145,7 +145,7 @@ def _plain(value: Any) -> Any:
 def _stream_nodes(run: "Container") -> list["Container"]:
     children = [(key, child) for key, child in run.items() if _family(child) == "container"]
     if [key for key, _ in children] == ["streams"] and not children[0][1].specs:
-        # Runs written before bluesky-tiled-plugins 2.0.0b60 keep their streams one level down.
+        # An older layout, which bluesky-tiled-plugins still reads: the streams are one level down.
         return [child for _, child in children[0][1].items() if _family(child) == "container"]
     return [child for _, child in children]
 
@@ -163,16 +163,29 @@ def _read_stream(node: "Container") -> Stream:
             columns |= {name: table[name] for name in table.column_names if name not in columns}
         elif _family(child) != "container":
             arrays.append((key, child))
-    rows = len(next(iter(columns.values()))) if columns else None
+    rows = len(next(iter(columns.values()))) if columns else 0
     external = []
     for key, child in arrays:
-        described = data_keys.get(key) or {}
-        values = _values(child, rows, external="external" in described)
+        values = None if "external" in (data_keys.get(key) or {}) else _values(child, rows)
         if values is not None:
             columns[key] = pyarrow.chunked_array([pyarrow.array(values)])
         else:
             external.append(_external(key, child))
-    return Stream(node.item["id"], metadata, pyarrow.table(columns), external)
+    return Stream(node.item["id"], metadata, pyarrow.table(columns or _no_events(data_keys, external)), external)
+
+
+def _no_events(data_keys: dict[str, Any], external: list[ExternalArray]) -> dict[str, Any]:
+    """Return the columns of a stream that has no events.
+
+    Where detectors wrote frames all the same, as in a fly scan, there is a row per frame.
+    """
+    import pyarrow
+
+    frames = {array.shape[0] for array in external if array.shape}
+    if len(frames) == 1:
+        return {"frame": pyarrow.array(range(*frames))}
+    referred = {array.key for array in external}
+    return {name: pyarrow.array([]) for name in ("seq_num", "time", *data_keys) if name not in referred}
 
 
 def _read_table(node: Any) -> "pyarrow.Table":
@@ -185,20 +198,19 @@ def _read_table(node: Any) -> "pyarrow.Table":
     return table.select([name for name in table.column_names if name in node.columns])  # the server adds an index
 
 
-def _values(node: Any, rows: int | None, *, external: bool) -> list[Any] | None:
-    """Return one value (or short list) per event, or None if the array is to be referred to."""
+def _values(node: Any, rows: int) -> list[Any] | None:
+    """Return one value (or short list) per event, or None if the array does not fit into a table."""
     if _family(node) not in {"array", "ragged"} or not rows:
         return None
     shape = tuple(node.shape)
     per_event = 1
     for length in shape[1:]:
         per_event *= length if length is not None else MOST_VALUES_IN_A_CELL
-    if shape[0] != rows or per_event > MOST_VALUES_IN_A_CELL or (external and len(shape) > 1):
+    if shape[0] != rows or per_event > MOST_VALUES_IN_A_CELL:
         return None
     values = node.read().tolist()
-    if len(shape) <= 1 + 1:
-        return values
-    return [as_json(value) for value in values]  # Arrow columns hold no arrays of two dimensions
+    # Nested lists would have to have a common type; as text they may be whatever they are.
+    return values if len(shape) == 1 else [as_json(value) for value in values]
 
 
 def _external(key: str, node: Any) -> ExternalArray:

@@ -1,8 +1,7 @@
 """A stream as CSV that reads back exactly, and that a spreadsheet cannot be tricked with."""
 
-import csv
-import io
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bluesky_prefect.flows.texts import as_json
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 
 # What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection").
 _FORMULA = re.compile(r"\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+_NEEDS_QUOTES = re.compile(r'[,"\r\n]|^\s|\s$')
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -29,18 +29,19 @@ def write_csv(stream: "Stream", file: BinaryIO) -> None:
     file : file object
         Open for writing bytes.
     """
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=False)
-    writer = csv.writer(text, lineterminator="\n")
     references = [array.cells(stream.rows) for array in stream.arrays]
-    writer.writerow([harmless(name) for name in (*stream.table.column_names, *(a.key for a in stream.arrays))])
+    header = [*stream.table.column_names, *(array.key for array in stream.arrays)]
+    file.write(_lines([[quoted(harmless(name)) for name in header]]))
     done = 0
     for batch in stream.table.to_batches(max_chunksize=10_000):
         columns = [[cell(value) for value in column.to_pylist()] for column in batch.columns]
-        columns += [[harmless(c) for c in cells[done : done + batch.num_rows]] for cells in references]
-        writer.writerows(zip(*columns, strict=True))
+        columns += [[cell(text) for text in cells[done : done + batch.num_rows]] for cells in references]
+        file.write(_lines(zip(*columns, strict=True)))
         done += batch.num_rows
-    text.flush()
-    text.detach()
+
+
+def _lines(rows: Iterable[Iterable[str]]) -> bytes:
+    return "".join(",".join(row) + "\n" for row in rows).encode("utf-8", errors="backslashreplace")
 
 
 def cell(value: Any) -> str:
@@ -50,12 +51,23 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return "NaN" if value != value else repr(value)
     if isinstance(value, str):
-        return harmless(value)
+        return quoted(harmless(value))
     if isinstance(value, list | dict):
-        return as_json(value)
+        return quoted(as_json(value))
     if isinstance(value, bytes):
-        return harmless(value.decode("utf-8", errors="backslashreplace"))
-    return str(value)
+        return quoted(harmless(value.decode("utf-8", errors="backslashreplace")))
+    return quoted(str(value))
+
+
+def quoted(text: str) -> str:
+    """Return text in quotes if it needs them.
+
+    Not with `csv.writer`: where lines end with a line feed, it leaves a carriage return bare, and readers take that
+    for the end of a line.
+    """
+    if _NEEDS_QUOTES.search(text):
+        return '"' + text.replace('"', '""') + '"'
+    return text
 
 
 def harmless(text: str) -> str:

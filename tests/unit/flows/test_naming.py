@@ -1,0 +1,83 @@
+"""Names made from metadata stay inside, whatever the metadata says."""
+
+from pathlib import PurePosixPath
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.flows.naming import distinct, names_the_run, render, safe_component
+
+FOLDER = "{date}/scan_{scan_id}_{plan_name}_{short_uid}"
+
+
+def test_the_issues_file_name_comes_out_as_written():
+    assert render("scan_{scan_id}_{plan_name}", {"scan_id": 5, "plan_name": "grid_scan"}).name == "scan_5_grid_scan"
+
+
+def test_slashes_in_the_template_make_folders_those_in_metadata_do_not():
+    fields = {"date": "2026-05-01", "scan_id": 5, "plan_name": "../../etc/x", "short_uid": "0123abcd"}
+    assert render(FOLDER, fields) == PurePosixPath("2026-05-01/scan_5__etc_x_0123abcd")
+
+
+@given(st.text(max_size=300))
+def test_any_text_becomes_one_harmless_component(text):
+    name = safe_component(text)
+    assert name
+    assert len(name.encode()) <= 151
+    assert not set(name) & set('/\\:*?"<>|\0\n\r\t ')
+    assert ".." not in name
+    assert name[0] not in ".-"
+    assert name[-1] != "."
+    assert PurePosixPath(name).name == name
+    assert safe_component(name) == name
+
+
+@given(st.dictionaries(st.sampled_from(["scan_id", "plan_name", "date", "short_uid"]), st.text() | st.integers()))
+def test_no_metadata_leads_out_of_the_folder(fields):
+    path = render(FOLDER, fields)
+    assert len(path.parts) == 2
+    assert not path.is_absolute()
+    assert ".." not in path.parts
+
+
+@pytest.mark.parametrize("name", ["CON", "nul.txt", "COM1", "aux"])
+def test_device_names_of_windows_are_not_used(name):
+    assert safe_component(name) == f"_{name}"
+
+
+def test_missing_metadata_reads_unknown():
+    assert render("scan_{scan_id}_{plan_name}", {"scan_id": None}).name == "scan_unknown_unknown"
+
+
+def test_formats_and_nested_metadata_can_be_used():
+    fields = {"scan_id": 7, "sample": {"name": "Si 111"}, "uid": "x"}
+    assert render("{sample[name]}_{scan_id:04d}_{sample[no]}", fields).name == "Si_111_0007_unknown"
+
+
+def test_a_format_that_does_not_fit_the_value_is_left_out():
+    assert render("scan_{scan_id:04d}", {"scan_id": "twelve"}).name == "scan_twelve"
+
+
+def test_templates_reach_no_attributes():
+    assert render("{uid.__class__.__mro__}", {"uid": "x"}).name == "unknown"
+
+
+@pytest.mark.parametrize("template", ["scan_{scan_id", "scan_}", "{scan_id:{}{}{}"])
+def test_a_broken_template_is_an_error_that_names_the_setting(template):
+    with pytest.raises(ConfigurationError, match="BLUESKY_PREFECT_FILE_TEMPLATE"):
+        render(template, {"scan_id": 1})
+
+
+def test_the_uid_is_looked_for_in_the_last_folder_only():
+    assert names_the_run(FOLDER)
+    assert names_the_run("{uid}/")
+    assert not names_the_run("{uid}/{scan_id}")
+
+
+def test_streams_get_files_of_their_own_also_where_case_does_not_count():
+    names = distinct(["primary", "Primary", "pri/mary", "pri:mary", "x" * 500, "x" * 501])
+    assert len({name.casefold() for name in names.values()}) == 6
+    assert names["primary"] == "primary"
+    assert max(len(name) for name in names.values()) < 70
