@@ -1,28 +1,22 @@
 """A durable queue of submissions in one SQLite file."""
 
-import logging
 import os
 import socket
 import sqlite3
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from bluesky_prefect.exceptions import OutboxError
+from bluesky_prefect.connection import SharedConnection
 from bluesky_prefect.submission import Submission
-
-logger = logging.getLogger(__name__)
 
 State = Literal["waiting", "sent", "dead"]
 
 SCHEMA_VERSION = 1
 # Longer than any lease or delay in use: a time further ahead than this was written before the clock was set back.
 FURTHEST_AHEAD_S = 4000.0
-_BUSY_TIMEOUT_S = 5.0
 
 # Nothing here needs an SQLite newer than 3.24, which is what the older facility machines have.
 _SCHEMA = """
@@ -129,8 +123,8 @@ class Outbox:
         self._me = f"{socket.gethostname()}:{os.getpid()}"
         # Only `put` waits for the disk. What the sending side writes may be lost in a power cut: that repeats a
         # request which Prefect knows by its idempotency key. In memory there is one database, so one connection.
-        self._relaxed = _Connection(path, durable=False)
-        self._durable = _Connection(path, durable=True) if path else self._relaxed
+        self._relaxed = SharedConnection(path, _SCHEMA, SCHEMA_VERSION, durable=False)
+        self._durable = SharedConnection(path, _SCHEMA, SCHEMA_VERSION, durable=True) if path else self._relaxed
 
     def put(self, submission: Submission, *, dead: str | None = None) -> bool:
         """Add `submission`, and return once it is on disk.
@@ -315,85 +309,6 @@ class Outbox:
         if leased_until is None or leased_until <= now or leased_until > now + FURTHEST_AHEAD_S:
             return True
         return not _may_be_alive(row["leased_by"])
-
-
-class _Connection:
-    """A connection that several threads share, opened on first use."""
-
-    def __init__(self, path: Path | None, *, durable: bool) -> None:
-        self._path = path
-        self._durable = durable
-        self._lock = threading.Lock()
-        self._connection: sqlite3.Connection | None = None
-
-    @contextmanager
-    def change(self, trouble: str) -> Iterator[sqlite3.Connection]:
-        """Run a transaction that writes."""
-        with self._opened(trouble) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-
-    def read(self, query: str, values: tuple[Any, ...]) -> list[sqlite3.Row]:
-        """Run a query."""
-        with self._opened("it cannot be read") as connection:
-            return connection.execute(query, values).fetchall()
-
-    def close(self) -> None:
-        with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
-
-    @contextmanager
-    def _opened(self, trouble: str) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = _open(self._path, durable=self._durable)
-                yield self._connection
-            except (sqlite3.Error, OSError) as error:
-                raise OutboxError(f"Outbox {self._path or 'in memory'}: {trouble}: {error}.") from error
-
-
-def _open(path: Path | None, *, durable: bool) -> sqlite3.Connection:
-    if path is not None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.touch(mode=0o600)
-    connection = sqlite3.connect(
-        path or ":memory:", timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
-    )
-    try:
-        _set_up(connection, durable=durable)
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _set_up(connection: sqlite3.Connection, *, durable: bool) -> None:
-    connection.row_factory = sqlite3.Row
-    # With WAL a commit costs one fsync, and readers and the writer do not wait for each other. Where WAL is
-    # impossible SQLite keeps its rollback journal: slower, as safe.
-    connection.execute("PRAGMA journal_mode = WAL")
-    connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-    if durable:
-        # Copying the log back into the file is left to the sending side: it would hold up a stop document.
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-    _migrate(connection)
-
-
-def _migrate(connection: sqlite3.Connection) -> None:
-    [version] = connection.execute("PRAGMA user_version").fetchone()
-    if version > SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"it was written by a newer bluesky-prefect (format {version}); upgrade this one")
-    if version < SCHEMA_VERSION:
-        connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 def _may_be_alive(holder: str) -> bool:

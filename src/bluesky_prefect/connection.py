@@ -1,0 +1,118 @@
+"""A connection to an SQLite file, shared by threads, and as durable as asked."""
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bluesky_prefect.exceptions import OutboxError
+
+# How long to wait for another process's transaction; those of an outbox take milliseconds.
+_BUSY_TIMEOUT_S = 5.0
+
+
+class SharedConnection:
+    """A connection that several threads share, opened on first use, and again after it could not be.
+
+    Parameters
+    ----------
+    path : Path or None
+        The file; made, with its directory (0700), if it is not there. None keeps everything in memory.
+    schema : str
+        Statements that make the tables.
+    version : int
+        Version of `schema`, kept in the file.
+    durable : bool
+        Whether a transaction waits until it is on disk.
+    """
+
+    def __init__(self, path: Path | None, schema: str, version: int, *, durable: bool) -> None:
+        self._path = path
+        self._schema = schema
+        self._version = version
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+
+    @contextmanager
+    def change(self, trouble: str) -> Iterator[sqlite3.Connection]:
+        """Run a transaction that writes.
+
+        Raises
+        ------
+        OutboxError
+            Saying `trouble` and its cause, if the file cannot be opened or written; nothing is then changed.
+        """
+        with self._opened(trouble) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def read(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
+        """Run a query.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be opened or read.
+        """
+        with self._opened("it cannot be read") as connection:
+            return connection.execute(query, values).fetchall()
+
+    def close(self) -> None:
+        """Close the file. What is in it stays; what is in memory is gone."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    @contextmanager
+    def _opened(self, trouble: str) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._connection = self._open()
+                yield self._connection
+            except (sqlite3.Error, OSError) as error:
+                raise OutboxError(f"Outbox {self._path or 'in memory'}: {trouble}: {error}.") from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._path is not None:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.touch(mode=0o600)
+        connection = sqlite3.connect(
+            self._path or ":memory:", timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._set_up(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _set_up(self, connection: sqlite3.Connection) -> None:
+        connection.row_factory = sqlite3.Row
+        # With WAL a commit costs one fsync, and readers and the writer do not wait for each other. Where WAL is
+        # impossible SQLite keeps its rollback journal: slower, as safe.
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
+        if self._durable:
+            # Copying the log back into the file is left to the connection that does not wait for the disk.
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+        self._migrate(connection)
+
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        [version] = connection.execute("PRAGMA user_version").fetchone()
+        if version > self._version:
+            raise sqlite3.DatabaseError(
+                f"it was written by a newer bluesky-prefect (format {version}); upgrade this one"
+            )
+        if version < self._version:
+            connection.executescript(f"BEGIN IMMEDIATE; {self._schema} PRAGMA user_version = {self._version}; COMMIT;")
