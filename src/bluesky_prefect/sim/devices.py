@@ -60,12 +60,8 @@ def _axis(name: str) -> SynAxis:
     return SynAxis(name=name, labels={"motors"})
 
 
-def _peak(
-    name: str, motor: SynAxis, *, center: float, height: float, sigma: float = 1, **noise: object
-) -> SynGauss:
-    return SynGauss(
-        name, motor, motor.name, center=center, Imax=height, sigma=sigma, labels={"detectors"}, **noise
-    )
+def _peak(name: str, motor: SynAxis, *, center: float, height: float, sigma: float = 1, **noise: object) -> SynGauss:
+    return SynGauss(name, motor, motor.name, center=center, Imax=height, sigma=sigma, labels={"detectors"}, **noise)
 
 
 def _spot(x_mm: float, y_mm: float) -> np.ndarray:

@@ -60,9 +60,7 @@ class ImageDetector(Device):
     def trigger(self) -> DeviceStatus:
         """Take one frame and append it to the file."""
         status = DeviceStatus(self)
-        threading.Thread(
-            target=self._expose, args=(status,), name=f"{self.name}-exposure", daemon=True
-        ).start()
+        threading.Thread(target=self._expose, args=(status,), name=f"{self.name}-exposure", daemon=True).start()
         return status
 
     def describe(self) -> dict[str, Any]:  # type: ignore[override]  # ophyd annotates it with type variables
@@ -81,9 +79,7 @@ class ImageDetector(Device):
         """Return how many frames the file holds."""
         return self._frames
 
-    def collect_asset_docs(
-        self, index: int | None = None
-    ) -> Iterator[tuple[str, StreamResource | StreamDatum]]:
+    def collect_asset_docs(self, index: int | None = None) -> Iterator[tuple[str, StreamResource | StreamDatum]]:
         """Yield the documents about frames taken since the last call."""
         while self._documents:
             yield self._documents.popleft()
@@ -117,9 +113,7 @@ class ImageDetector(Device):
 
     def _open(self) -> h5py.Dataset:
         self._resource_uid = str(uuid.uuid4())
-        path = (
-            self._directory.absolute() / f"{datetime.now():%Y-%m-%d}" / f"{self.name}_{self._resource_uid}.h5"
-        )
+        path = self._directory.absolute() / f"{datetime.now():%Y-%m-%d}" / f"{self.name}_{self._resource_uid}.h5"
         path.parent.mkdir(parents=True, exist_ok=True)
         file = h5py.File(path, "x", libver="latest")
         dataset = file.create_dataset(

@@ -28,9 +28,7 @@ def _path(document: dict) -> Path:
 
 
 def test_each_device_is_named_as_its_attribute(devices: SimulatedDevices):
-    assert {name: device.name for name, device in vars(devices).items()} == {
-        name: name for name in vars(devices)
-    }
+    assert {name: device.name for name, device in vars(devices).items()} == {name: name for name in vars(devices)}
 
 
 def test_making_devices_touches_no_disk(devices: SimulatedDevices, tmp_path: Path):
@@ -51,9 +49,7 @@ def test_one_file_a_run_holds_one_frame_an_event(devices, run_engine, documents)
     with h5py.File(_path(resource)) as file:
         frames = file[resource["parameters"]["dataset"]][:]
     assert frames.shape == (3, 64, 64)
-    assert [event["data"]["image_det_total"] for event in documents["event"]] == [
-        frame.sum() for frame in frames
-    ]
+    assert [event["data"]["image_det_total"] for event in documents["event"]] == [frame.sum() for frame in frames]
     assert [datum["indices"]["start"] for datum in documents["stream_datum"]] == [0, 1, 2]
 
 
@@ -76,9 +72,7 @@ def test_the_spot_follows_its_motors(devices, run_engine, documents):
     assert brightest_columns == pytest.approx([14, 50], abs=5)
 
 
-def test_a_directory_that_cannot_be_written_fails_the_run_with_its_cause(
-    devices, run_engine, tmp_path, documents
-):
+def test_a_directory_that_cannot_be_written_fails_the_run_with_its_cause(devices, run_engine, tmp_path, documents):
     (tmp_path / "images").write_text("in the way")
 
     with pytest.raises(Exception, match="image_det"):
