@@ -35,6 +35,7 @@ class SharedConnection:
         self._durable = durable
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
+        self._opened_file: tuple[int, int] | None = None
 
     @contextmanager
     def change(self, trouble: str) -> Iterator[sqlite3.Connection]:
@@ -69,18 +70,36 @@ class SharedConnection:
     def close(self) -> None:
         """Close the file. What is in it stays; what is in memory is gone."""
         with self._lock:
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _file(self) -> tuple[int, int] | None:
+        """Return what tells the file from another one of its name."""
+        if self._path is None:
+            return None
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
 
     @contextmanager
     def _opened(self, trouble: str) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
+                if self._connection is not None and self._file() != self._opened_file:
+                    self._drop()  # the file was deleted or replaced: what is written to the old one is lost
                 if self._connection is None:
                     self._connection = self._open()
+                    self._opened_file = self._file()
                 yield self._connection
             except (sqlite3.Error, OSError) as error:
+                if self._path is not None:
+                    self._drop()  # a new connection has no memory of the trouble
                 raise OutboxError(f"Outbox {self._path or 'in memory'}: {trouble}: {error}.") from error
 
     def _open(self) -> sqlite3.Connection:

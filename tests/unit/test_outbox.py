@@ -174,6 +174,16 @@ def test_an_outbox_opens_once_the_trouble_is_gone(tmp_path):
     outbox.close()
 
 
+def test_a_file_deleted_while_it_is_open_is_made_again(outbox):
+    outbox.put(submission("a"))
+    for file in outbox.path.parent.iterdir():
+        file.unlink()
+    outbox.put(submission("b"))
+    other = Outbox(outbox.path)
+    assert [entry.run_uid for entry in other.entries()] == ["b"]
+    other.close()
+
+
 def test_a_file_of_a_newer_version_is_left_alone(outbox):
     outbox.put(submission("a"))
     outbox.close()
