@@ -2,6 +2,13 @@
 
 import sys
 
+# Where packages that only some commands need come from.
+_EXTRAS = {
+    **dict.fromkeys(("typer", "click", "rich", "psutil", "tiled", "uvicorn", "duckdb", "httpx"), "local"),
+    **dict.fromkeys(("pandas", "matplotlib", "bluesky_tiled_plugins"), "local"),
+    **dict.fromkeys(("bluesky", "ophyd", "h5py", "IPython"), "profile"),
+}
+
 
 def main() -> None:
     """Run the ``bluesky-prefect`` command.
@@ -11,12 +18,14 @@ def main() -> None:
     """
     try:
         from bluesky_prefect.cli.app import run
+
+        sys.exit(run())
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich", "click"):
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
             raise
-        print(  # noqa: T201
-            f'The command line needs {error.name}. Install it with: pip install "bluesky-prefect[local]"',
+        print(  # noqa: T201  # what else there is for printing may be what is missing
+            f'Error: This needs {package}. Install it with: pip install "bluesky-prefect[{_EXTRAS[package]}]"',
             file=sys.stderr,
         )
         sys.exit(1)
-    sys.exit(run())

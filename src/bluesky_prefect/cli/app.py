@@ -174,12 +174,24 @@ def demo(
     raise typer.Exit(1 if result.problems else 0)
 
 
-@app.command()
-def ipython() -> None:
-    """Open IPython with the beamline profile, on the local stack (started if need be)."""
-    from bluesky_prefect.profile import open_ipython
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def ipython(
+    context: typer.Context,
+    tiled_port: TiledPort = None,
+    prefect_port: PrefectPort = None,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Open IPython with the beamline profile, on the local stack (started if need be).
 
-    raise typer.Exit(open_ipython() or 0)
+    Further arguments are IPython's own. The stack stays up afterwards.
+    """
+    from bluesky_prefect.profile import open_ipython
+    from bluesky_prefect.stack import LocalStack
+
+    settings = _settings(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    with render.Progress("Starting the local stack") as report:
+        LocalStack(settings).up(report)
+    open_ipython(context.args, settings=settings, report=report)
 
 
 def _state_option(state_directory: Path | None) -> str:

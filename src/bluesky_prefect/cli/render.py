@@ -2,20 +2,27 @@
 
 import dataclasses
 import json
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from bluesky_prefect.demo import DemoResult
     from bluesky_prefect.stack import StackInfo, StackStatus
 
 
+# Into a file or a pipe nothing has to be folded; 80 columns, rich's own choice, break every address.
+_WIDE = 160
+
+
 def _out() -> Console:
-    return Console(highlight=False, emoji=False)
+    console = Console(highlight=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, emoji=False, width=_WIDE)
 
 
 def _err() -> Console:
@@ -102,9 +109,13 @@ def status(status: "StackStatus") -> None:
     if status.flow_runs_problem:
         _print(out, f"\nFlow runs: Prefect does not tell: {status.flow_runs_problem}")
         return
-    runs = _table("Flow run", "State", "Created", "Ran for", "Link")
+    wide = out.width >= _WIDE
+    runs = _table("Flow run", "State", "Created", "Ran for", *(["Link"] if wide else []))
     for run in status.flow_runs:
-        runs.add_row(run.name, run.state, run.created[:19].replace("T", " "), f"{run.run_s:.1f} s", run.url)
+        # Terminals that can make the name itself a link.
+        name = Text(run.name, style=f"link {run.url}" if out.is_terminal else "")
+        cells = [name, run.state, _local(run.created), _seconds(run.run_s)]
+        runs.add_row(*cells, *([run.url] if wide else []))
     out.print()
     if status.flow_runs:
         out.print(runs)
@@ -115,29 +126,37 @@ def status(status: "StackStatus") -> None:
 def demo(result: "DemoResult") -> None:
     """Show what came out of the demo."""
     out = _out()
-    table = _table("Scan", "Plan", "Run", "Flow run", "State", "Running after", "Done after", "Files")
+    wide = out.width >= 110
+    table = _table("Scan", "Plan", "Run", *(["Flow run"] if wide else []), "State", "To running", "To done", "Files")
     for row in result.rows:
         table.add_row(
             str(row.scan_id),
             row.plan_name,
             row.run_uid[:8],
-            row.flow_run_name or "",
+            *([row.flow_run_name or ""] if wide else []),
             row.state,
             _seconds(row.running_after_s),
             _seconds(row.done_after_s),
             str(len(row.files)),
             style=None if row.state == "Completed" else "red",
         )
+    out.print()
     out.print(table)
+    out.print("(Seconds are from the run's stop document.)\n")
     for row in result.rows:
-        _print(out, f"Scan {row.scan_id}: {row.url or 'no flow run'}")
-        for file in row.files:
-            _print(out, f"  {file}")
+        _print(out, f"Scan {row.scan_id}: {row.flow_run_name or 'no flow run'}  {row.url or ''}")
+        if row.files:
+            _print(out, f"    {row.files[0].parent}")
+            _print(out, f"        {', '.join(file.name for file in row.files)}")
     _print(out, f"\n{result.compared}")
     for problem in result.problems:
         _print(out, f"Missing: {problem}")
     if not result.problems:
-        _print(out, "Everything is there.")
+        _print(out, "Everything is there.\n")
+
+
+def _local(moment: str) -> str:
+    return f"{datetime.fromisoformat(moment).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def _seconds(value: float | None) -> str:

@@ -1,0 +1,98 @@
+"""The command line without a stack: help, errors, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def cli(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", [(), ("up",), ("down",), ("status",), ("demo",), ("ipython",)], ids=" ".join)
+def test_help_is_there_for_every_command(command):
+    done = cli(*command, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage:" in done.stdout
+
+
+def test_help_tells_a_newcomer_where_to_begin():
+    assert "bluesky-prefect demo" in cli("--help").stdout
+
+
+def test_version():
+    assert cli("--version").stdout.startswith("bluesky-prefect 0.")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("up", "--nonsense"), ("nonsense",), ("up", "--tiled-port", "70000"), ("up", "--tiled-port", "x"), ("down", "x")],
+    ids=" ".join,
+)
+def test_wrong_arguments_end_with_2(arguments):
+    done = cli(*arguments)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_a_setting_that_cannot_be_used_is_one_line_that_names_it():
+    done = cli("status", BLUESKY_PREFECT_TILED_PORT="many")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("Error: A setting cannot be used: tiled_port:")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_down_without_a_stack_says_so_and_ends_with_0(tmp_path):
+    done = cli("down", "--state-directory", str(tmp_path))
+    assert done.returncode == 0
+    assert "No stack is running." in done.stderr
+
+
+def test_status_without_a_stack_shows_every_part_as_down_and_ends_with_1(tmp_path):
+    done = cli("status", "--state-directory", str(tmp_path))
+    assert done.returncode == 1, done.stderr
+    assert done.stdout.count("down: not started") == 3
+    assert "Outbox: 0 waiting, 0 sent, 0 dead" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_status_is_there_for_programs(tmp_path):
+    status = json.loads(cli("status", "--json", "--state-directory", str(tmp_path)).stdout)
+    assert status["all_up"] is False
+    assert [part["name"] for part in status["parts"]] == ["tiled", "prefect", "worker"]
+    assert status["outbox"] == {"waiting": 0, "sent": 0, "dead": 0}
+
+
+@pytest.mark.parametrize("missing", ["typer", "psutil", "tiled"])
+def test_a_missing_extra_is_an_error_that_says_what_to_install(tmp_path, missing):
+    # An entry of None makes the import fail as if the package were not there.
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        "sys.argv[1:] = ['up', '--state-directory', sys.argv[1]]\n"
+        "from bluesky_prefect.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'pip install "bluesky-prefect[local]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_imports_neither_prefect_nor_tiled():
+    code = (
+        "import sys\nfrom bluesky_prefect.cli import main\nsys.argv[1:] = ['--help']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print([name for name in ('prefect', 'tiled', 'bluesky', 'matplotlib', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

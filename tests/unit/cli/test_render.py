@@ -1,0 +1,76 @@
+"""How results look."""
+
+import pytest
+
+from bluesky_prefect.cli import render
+from bluesky_prefect.comparison import Comparison
+from bluesky_prefect.demo import DemoResult, DemoRow
+from bluesky_prefect.outbox import OutboxCounts
+from bluesky_prefect.settings import Settings
+from bluesky_prefect.stack.info import stack_info
+from bluesky_prefect.stack.status import FlowRunStatus, PartStatus, StackStatus
+
+LINK = "http://127.0.0.1:4200/runs/flow-run/b7a1d3f0-0000-4000-8000-000000000000"
+
+
+def test_addresses_are_not_broken_over_lines(tmp_path, capsys):
+    directory = tmp_path / ("long-" * 30)
+    render.stack_info(stack_info(Settings(state_directory=directory), tiled_port=1, prefect_port=2, key="s3cret"))
+    out = capsys.readouterr().out
+    assert f"Files        {directory}/exports\n" in out
+    assert "export PREFECT_API_URL=http://127.0.0.1:2/api\n" in out
+    assert "s3cret" not in out
+
+
+def test_brackets_are_shown_as_they_are(capsys):
+    render.error('pip install "bluesky-prefect[local]"')
+    assert 'Error: pip install "bluesky-prefect[local]"' in capsys.readouterr().err
+
+
+def test_progress_goes_to_stderr_line_by_line(capsys):
+    with render.Progress("Starting") as report:
+        report("Tiled server: ready (1.0 s)")
+    captured = capsys.readouterr()
+    assert captured.err == "Tiled server: ready (1.0 s)\n"
+    assert captured.out == ""
+
+
+def test_status_shows_parts_outbox_and_flow_runs(capsys):
+    render.status(
+        StackStatus(
+            parts=(
+                PartStatus("tiled", "Tiled server", True, 12, "http://127.0.0.1:8000", ""),
+                PartStatus("worker", "Prefect worker", False, None, None, "gone, see /logs/worker.log"),
+            ),
+            outbox=OutboxCounts(waiting=3, sent=2, dead=1),
+            outbox_problem=None,
+            flow_runs=(FlowRunStatus("scan-1-count-12345678", "Completed", "2026-01-02T03:04:05Z", 4.25, LINK),),
+            flow_runs_problem=None,
+        )
+    )
+    out = capsys.readouterr().out
+    assert "down: gone, see /logs/worker.log" in out
+    assert "Outbox: 3 waiting, 2 sent, 1 dead" in out
+    assert "scan-1-count-12345678" in out
+    assert LINK in out
+
+
+@pytest.mark.parametrize("problems", [[], ["Scan 1 (count): no .csv file"]])
+def test_the_demo_says_what_is_missing(capsys, tmp_path, problems):
+    row = DemoRow(
+        "uid",
+        1,
+        "count",
+        flow_run_name="scan-1-count-uid",
+        state="Completed",
+        running_after_s=2.5,
+        done_after_s=9.75,
+        url=LINK,
+        files=(tmp_path / "scan_1_count.txt",),
+    )
+    render.demo(DemoResult([row], Comparison(files=1, values=5), problems))
+    out = capsys.readouterr().out
+    for word in ("scan-1-count-uid", "Completed", "2.5 s", "9.8 s", LINK, str(tmp_path), "scan_1_count.txt"):
+        assert word in out
+    assert ("Everything is there." in out) is not problems
+    assert all(f"Missing: {problem}" in out for problem in problems)

@@ -1,0 +1,70 @@
+"""What only the owner may read."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.stack.files import exclusive, private_directory, write_private
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o777], ids=oct)
+def any_umask(request):
+    before = os.umask(request.param)
+    yield
+    os.umask(before)
+
+
+def test_a_private_directory_is_0700_whatever_the_umask(tmp_path, any_umask):
+    assert mode(private_directory(tmp_path / "state")) == 0o700
+
+
+def test_a_directory_that_is_there_is_closed_to_others(tmp_path):
+    (tmp_path / "state").mkdir(mode=0o755)
+    assert mode(private_directory(tmp_path / "state")) == 0o700
+
+
+def test_a_private_file_is_0600_whatever_the_umask(tmp_path, any_umask):
+    write_private(tmp_path / "key", "secret")
+    assert mode(tmp_path / "key") == 0o600
+    assert (tmp_path / "key").read_text() == "secret"
+
+
+def test_replacing_a_file_that_others_may_read_closes_it(tmp_path):
+    (tmp_path / "key").write_text("old")
+    (tmp_path / "key").chmod(0o644)
+    write_private(tmp_path / "key", "new")
+    assert mode(tmp_path / "key") == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_state_directory_that_cannot_be_made_is_an_error_that_says_what_to_set(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StackError, match="BLUESKY_PREFECT_STATE_DIRECTORY"):
+        private_directory(tmp_path / "file" / "state")
+
+
+def test_a_lock_keeps_others_out_and_says_who_holds_it(tmp_path):
+    with (
+        exclusive(tmp_path / "lock", 0),
+        pytest.raises(StackError, match="Another 'bluesky-prefect up'"),
+        exclusive(tmp_path / "lock", 0.1),
+    ):
+        pass
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    holder = (
+        "import os, sys; from pathlib import Path; from bluesky_prefect.stack.files import exclusive\n"
+        "with exclusive(Path(sys.argv[1]), 0): os.kill(os.getpid(), 9)"
+    )
+    assert subprocess.run([sys.executable, "-c", holder, str(tmp_path / "lock")], check=False).returncode == -9
+    with exclusive(tmp_path / "lock", 0):
+        pass
