@@ -193,4 +193,4 @@ class PrefectCallback(DocumentRouter):
             logger.error("Runs will be kept in memory only: %s", error)
         else:
             if counts.waiting:
-                logger.info("%d submissions of earlier sessions wait in %s", counts.waiting, self.outbox.path)
+                logger.info("Left to be sent by earlier sessions: %d (in %s)", counts.waiting, self.outbox.path)

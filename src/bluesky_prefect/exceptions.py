@@ -32,12 +32,22 @@ class PrefectUnavailable(BlueskyPrefectError):
         How long Prefect asks to be left alone, in seconds.
     about_submission : bool, optional
         Whether the trouble may lie in this one submission, so that others need not wait for it.
+    passing : bool, optional
+        Whether it may be over in a moment; False if somebody has to change something.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, about_submission: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        about_submission: bool = False,
+        passing: bool = True,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.about_submission = about_submission
+        self.passing = passing
 
 
 class FlowInputError(BlueskyPrefectError):

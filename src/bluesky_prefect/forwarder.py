@@ -30,6 +30,8 @@ _POLL_S = 2.0
 _WARM_UP_S = 5.0
 # After this many answers of "internal server error" to one submission, the trouble is taken to lie in it.
 _ATTEMPTS_IN_ORDER = 5
+# A shorter outage (a server on SQLite answers 503 under load) is nobody's business.
+_OUTAGE_TOLD_AFTER_S = 10.0
 _PRUNE_EVERY_S = 3600.0
 _REMIND_EVERY_S = 3600.0
 
@@ -79,6 +81,8 @@ class Forwarder:
         self._resources = ExitStack()
         self._api: FlowRunApi | None = None
         self._failures = 0
+        self._outage_began = 0.0
+        self._outage_told = False
         self._reminded: dict[str, float] = {}
         self._pruned_at: float | None = None
         self._wake = threading.Event()
@@ -112,6 +116,7 @@ class Forwarder:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
+            self._tell_what_waits()
         return not self._thread.is_alive()
 
     def step(self) -> float:
@@ -152,6 +157,19 @@ class Forwarder:
             while self.step() == 0.0:
                 pass
 
+    def _tell_what_waits(self) -> None:
+        try:
+            waiting = self._outboxes[0].counts().waiting
+        except OutboxError as error:
+            logger.debug("Not counted: %s", error)
+            return
+        if waiting:
+            logger.warning(
+                "Still to be sent: %d (in %s); the next session on this outbox sends them",
+                waiting,
+                self._outboxes[0].path,
+            )
+
     def _warm_up(self) -> None:
         try:
             self._connected()
@@ -189,14 +207,12 @@ class Forwarder:
             return self._back_off(outbox, entry, trouble)
         else:
             self._sent(outbox, entry, flow_run)
-        self._failures = 0
+        self._recover()
         return 0.0
 
     def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef) -> None:
         outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
         self._reminded.pop(entry.deployment, None)
-        if self._failures:
-            logger.warning("Prefect answers again; sending what waits")
         logger.info(
             "Run %s: flow run %s (%s) of %s created",
             entry.run_uid,
@@ -206,13 +222,23 @@ class Forwarder:
         )
 
     def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
+        now = self._clock()
+        if self._failures == 0:
+            self._outage_began = now
         self._failures += 1
-        if self._failures == 1:
+        if not self._outage_told and (not error.passing or now - self._outage_began >= _OUTAGE_TOLD_AFTER_S):
+            self._outage_told = True
             logger.warning("Run %s waits in the outbox: %s", entry.run_uid, error)
         delay_s = max(self._delay_s(self._failures), error.retry_after_s or 0.0)
         aside = error.about_submission and entry.attempts + 1 >= _ATTEMPTS_IN_ORDER
         outbox.give_back(entry.key, str(error), delay_s, aside=aside)
         return delay_s
+
+    def _recover(self) -> None:
+        if self._outage_told:
+            logger.warning("Prefect answers again; what waited is sent")
+        self._failures = 0
+        self._outage_told = False
 
     def _delay_s(self, attempt: int) -> float:
         call = RetryCallState(Retrying(), None, (), {})

@@ -89,7 +89,8 @@ class PrefectApi:
         except (pydantic.ValidationError, ValueError) as error:
             raise PrefectUnavailable(
                 f"{_api_url()} does not answer as a Prefect API does ({_name(error)}). "
-                "Check PREFECT_API_URL: it ends in /api."
+                "Check PREFECT_API_URL: it ends in /api.",
+                passing=False,
             ) from error
 
     def _create(self, submission: Submission) -> FlowRunRef:
@@ -119,7 +120,8 @@ class PrefectApi:
             if not _api_url():
                 raise PrefectUnavailable(
                     "No Prefect API is configured. Set PREFECT_API_URL, for example with "
-                    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
+                    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'.",
+                    passing=False,
                 )
             # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
             hooks = {"response": [_raise_if_to_be_asked_later]}
@@ -182,7 +184,8 @@ def _sort(error: Any, submission: Submission) -> Exception:
     if status in (401, 403):
         return PrefectUnavailable(
             f"Prefect at {_api_url()} refuses the credentials ({status}). "
-            "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING."
+            "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING.",
+            passing=False,
         )
     if status in _LATER or status >= 500:
         return PrefectUnavailable(

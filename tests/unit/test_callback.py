@@ -4,6 +4,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -252,8 +253,11 @@ def test_a_disk_that_refuses_keeps_the_run_in_memory_and_says_so(run_engine, mak
         [uid] = run_engine(bp.count([det]))
     assert any(uid in record.getMessage() and record.levelno == logging.ERROR for record in caplog.records)
     (tmp_path / "state").unlink()
-    callback._forwarder.step()
-    assert [entry.run_uid for entry in entries(callback)] == [uid]
+    deadline = time.monotonic() + 30
+    while not (kept := entries(callback)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert [entry.run_uid for entry in kept] == [uid]
 
 
 def test_runs_that_never_stop_do_not_pile_up(make_callback, caplog):

@@ -166,6 +166,23 @@ def test_an_outage_is_told_at_its_beginning_and_its_end_only(forwarder, disk, ap
     assert len(caplog.records) == 2
 
 
+def test_an_outage_of_a_moment_is_not_told(forwarder, disk, api, clock, caplog):
+    disk.put(submission("a"))
+    api.answers = [PrefectUnavailable("503")]
+    with caplog.at_level(logging.WARNING):
+        run_for(forwarder, clock, 60)
+    assert api.accepted == ["a"]
+    assert caplog.records == []
+
+
+def test_what_somebody_has_to_mend_is_told_at_once(forwarder, disk, api, caplog):
+    disk.put(submission("a"))
+    api.answers = [PrefectUnavailable("check PREFECT_API_URL", passing=False)]
+    with caplog.at_level(logging.WARNING):
+        forwarder.step()
+    assert "check PREFECT_API_URL" in caplog.text
+
+
 def test_what_waits_in_memory_is_moved_to_the_disk(forwarder, disk, memory, api):
     memory.put(submission("a"))
     api.answers = [PrefectUnavailable("refused")]
@@ -228,7 +245,7 @@ def test_closing_sends_what_can_be_sent(forwarder, disk, api):
     assert len(api.accepted) == 20
 
 
-def test_closing_does_not_wait_for_an_outage(forwarder, disk, api):
+def test_closing_does_not_wait_for_an_outage_and_says_what_waits(forwarder, disk, api, caplog):
     disk.put(submission("a"))
     api.troubles["a"] = PrefectUnavailable("refused")
     forwarder.start()
@@ -236,3 +253,4 @@ def test_closing_does_not_wait_for_an_outage(forwarder, disk, api):
         assert api.arrived.wait_for(lambda: api.asked > 0, timeout=10)
     assert forwarder.close(timeout_s=10)
     assert disk.counts() == OutboxCounts(waiting=1)
+    assert "Still to be sent: 1" in caplog.text
