@@ -1,28 +1,53 @@
 """An acquisition process: a RunEngine with a PrefectCallback, told on stdin what to do.
 
-Lines: ``count N`` runs N plans and prints a uid each, ``counts`` prints how much is in the outbox, ``end`` ends as a
-script does.
+Lines: ``count N`` runs N plans and prints a uid each, ``opt-out`` and ``hostile`` run one with metadata of that kind,
+``counts`` prints how much is in the outbox, ``end`` ends as a script does. Runs go to Tiled if one is set.
 """
 
 import sys
 
+import numpy as np
 from bluesky import RunEngine
 from bluesky import plans as bp
 from ophyd.sim import det
 
-from bluesky_prefect import PrefectCallback
+from bluesky_prefect import PrefectCallback, get_settings
+
+METADATA = {
+    "count": {},
+    "opt-out": {"prefect": False},
+    "hostile": {
+        "plan_name": "../../etc/x",
+        "array": np.arange(12.0).reshape(3, 4),
+        "nan": float("nan"),
+        "bytes": b"\x00\xff",
+        "text": "y" * 1_000_000,
+        "note": "</script>\n\x1b[31m=cmd|' /C calc'!A0",
+    },
+}
+
+
+def subscribe_tiled(engine: RunEngine) -> None:
+    settings = get_settings()
+    if settings.tiled_uri:
+        from bluesky_tiled_plugins import TiledWriter
+        from tiled.client import from_uri
+
+        root = from_uri(settings.tiled_uri, api_key=settings.tiled_api_key.get_secret_value())
+        engine.subscribe(TiledWriter(root[settings.raw_container]))
 
 
 def main() -> None:
     RE = RunEngine(context_managers=[])  # noqa: N806 - the name that everybody gives it
     callback = PrefectCallback(sys.argv[1:])
+    subscribe_tiled(RE)
     RE.subscribe(callback)
     print("ready", flush=True)
     for line in sys.stdin:
         word, *arguments = line.split()
-        if word == "count":
-            for _ in range(int(arguments[0])):
-                [uid] = RE(bp.count([det], 2))
+        if word in METADATA:
+            for _ in range(int(arguments[0]) if arguments else 1):
+                [uid] = RE(bp.count([det], 2), **METADATA[word])
                 print(uid, flush=True)
         elif word == "counts":
             counts = callback.outbox.counts()
