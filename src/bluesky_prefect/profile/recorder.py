@@ -95,7 +95,7 @@ class _Recording:
                 raise TiledUnavailable(f"Tiled is not there ({problem})")
             from bluesky_tiled_plugins import TiledWriter
 
-            return TiledWriter(connection.raw())
+            return TiledWriter(connection.raw(), patches=dict.fromkeys(("start", "descriptor", "stop"), _fit_tiled))
         except Exception as error:  # noqa: BLE001 - whatever it is, the scan goes on
             self._fail(error)
             return None
@@ -113,6 +113,17 @@ class _Recording:
         kept = self._spool.keep()
         where = f"its documents are kept in {kept}" if kept else "and its documents are lost"
         self._tell(f"{self._label} is not in Tiled, {where}. Cause: {' '.join(self._problem.split())}")
+
+
+def _fit_tiled(doc: dict[str, Any]) -> dict[str, Any]:
+    """Return the document as it is, or as plain JSON if Tiled could not send it."""
+    from tiled.utils import safe_json_dump
+
+    try:
+        safe_json_dump(doc)
+    except (TypeError, ValueError, RecursionError):  # an object, half a character: somebody typed it
+        return jsonable(doc)
+    return doc
 
 
 class _Spool:

@@ -82,7 +82,7 @@ def _services(tiled: TiledConnection) -> list[Service]:
         Service(
             "Tiled",
             tiled.url,
-            tiled.problem(),
+            _tiled_problem(tiled),
             consequence="runs are kept in files",
             variable="BLUESKY_PREFECT_TILED_URI",
         ),
@@ -94,6 +94,17 @@ def _services(tiled: TiledConnection) -> list[Service]:
             variable="PREFECT_API_URL",
         ),
     ]
+
+
+def _tiled_problem(tiled: TiledConnection) -> str:
+    """Connect now, so that the first run does not wait for Tiled's client to be imported."""
+    if problem := tiled.problem():
+        return problem
+    try:
+        tiled.raw()
+    except Exception as error:  # noqa: BLE001 - whatever it is, the session starts
+        return " ".join(str(error).split()) or type(error).__name__
+    return ""
 
 
 def _best_effort_callback() -> "BestEffortCallback":

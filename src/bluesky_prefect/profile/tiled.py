@@ -1,5 +1,6 @@
 """The session's way to Tiled, which may come and go."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -81,6 +82,12 @@ class TiledConnection:
                 f"Tiled at {self.url} has no container {path!r}: create it, or set BLUESKY_PREFECT_RAW_CONTAINER."
             ) from error
 
+    def close(self) -> None:
+        """Close the network connections; the next use opens them again."""
+        if self._root is not None:
+            self._root.context.http_client.close()
+            self._root = None
+
     def _is_named(self) -> bool:
         return self._settings.tiled_uri is not None or self._settings.tiled_profile is not None
 
@@ -115,11 +122,17 @@ class TiledConnection:
             content = self._profile_content()
             if "uri" in content:
                 key = {"api_key": content["api_key"]} if content.get("api_key") else {}
-                self._require_login(Context.from_any_uri(content["uri"], **key, **options)[0])
+                context, _ = Context.from_any_uri(content["uri"], **{**key, **options})
+                with contextlib.closing(context.http_client):
+                    self._require_login(context)
             return from_profile(self._settings.tiled_profile, **options)
         context, path = Context.from_any_uri(self._settings.tiled_uri, **options)
-        self._require_login(context)
-        return from_context(context, node_path_parts=path)
+        try:
+            self._require_login(context)
+            return from_context(context, node_path_parts=path)
+        except BaseException:
+            context.http_client.close()
+            raise
 
     def _require_login(self, context: Any) -> None:
         """Refuse a server that would ask for a password: start-up code must not prompt."""
