@@ -105,15 +105,20 @@ def up(tiled_port: TiledPort = None, prefect_port: PrefectPort = None, state_dir
 
 
 @app.command()
-def down(state_directory: StateDirectory = None) -> None:
+def down(
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds that flow runs under way get to finish, before they are stopped.")
+    ] = 15,
+    state_directory: StateDirectory = None,
+) -> None:
     """Stop the local stack.
 
-    Flow runs under way get 15 s to finish. Data, flow runs and the outbox are kept.
+    Data, flow runs and the outbox are kept; flow runs that wait for a worker are taken up after the next 'up'.
     """
     from bluesky_prefect.stack import LocalStack
 
     with render.Progress("Stopping the local stack") as report:
-        LocalStack(_settings(state_directory=state_directory)).down(report)
+        LocalStack(_settings(state_directory=state_directory)).down(report, flow_runs_timeout_s=wait)
 
 
 @app.command()

@@ -57,10 +57,14 @@ class StackInfo:
 
 
 class StackState(BaseModel):
-    """The processes of a stack by the name of their service, as kept in ``stack.json``."""
+    """The processes of a stack by the name of their service, as kept in ``stack.json``.
+
+    The ports that were used last are kept when it is down, so that bookmarks stay good where any port will do.
+    """
 
     version: int = 1
     processes: dict[str, ManagedProcess] = Field(default_factory=dict)
+    last_ports: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> "StackState":
@@ -69,6 +73,11 @@ class StackState(BaseModel):
             return cls.model_validate(json.loads(path.read_text()))
         except (OSError, ValueError, ValidationError):
             return cls()
+
+    def with_processes(self, processes: dict[str, ManagedProcess]) -> "StackState":
+        """Return the state with other processes; the ports of the present ones are remembered."""
+        ports = {name: one.port for name, one in {**self.processes, **processes}.items() if one.port}
+        return StackState(processes=processes, last_ports={**self.last_ports, **ports})
 
     def save(self, path: Path) -> None:
         """Write the state to disk."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import time
 
 import psutil
 
@@ -38,6 +39,16 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def wait_until_free(port: int, timeout_s: float) -> None:
+    """Return when a port is free, or after `timeout_s`.
+
+    A killed process counts as gone a moment before the last of its threads lets go of its sockets.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not is_free(port) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _any_free() -> int:

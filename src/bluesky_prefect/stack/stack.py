@@ -10,7 +10,7 @@ from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.drain import drain
 from bluesky_prefect.stack.files import exclusive, private_directory
 from bluesky_prefect.stack.info import StackInfo, StackPaths, StackState, stack_info
-from bluesky_prefect.stack.ports import choose_port
+from bluesky_prefect.stack.ports import choose_port, wait_until_free
 from bluesky_prefect.stack.prefect import PrefectServer
 from bluesky_prefect.stack.process import ManagedProcess, stop_processes
 from bluesky_prefect.stack.service import Service
@@ -20,6 +20,7 @@ from bluesky_prefect.stack.tiled import TiledServer, load_key, load_or_make_key,
 from bluesky_prefect.stack.worker import Worker
 
 STOP_TIMEOUT_S = 10.0
+PORT_TIMEOUT_S = 3.0
 FLOW_RUNS_TIMEOUT_S = 15.0
 _UNRESPONSIVE_S = 10.0
 _TITLES = {"tiled": TiledServer.title, "prefect": PrefectServer.title, "worker": Worker.title}
@@ -87,10 +88,16 @@ class LocalStack:
         with exclusive(self._paths.lock, START_TIMEOUT_S):
             return self._up(report, any_port)
 
-    def down(self, report: Report = _silent) -> bool:
+    def down(self, report: Report = _silent, *, flow_runs_timeout_s: float = FLOW_RUNS_TIMEOUT_S) -> bool:
         """Stop what `up` started, and nothing else; return whether there was anything to stop.
 
-        Flow runs under way get 15 s to finish; those that do not are stopped and marked as crashed.
+        Parameters
+        ----------
+        report : callable
+            Is told in one line what happens.
+        flow_runs_timeout_s : float
+            How long flow runs under way get to finish, in seconds; those that do not are stopped and marked as
+            crashed. Those that wait for a worker go on waiting for the next one.
         """
         if not self._paths.state.exists():
             report("No stack is running.")
@@ -101,14 +108,23 @@ class LocalStack:
             if not alive:
                 report("No stack is running.")
             if "worker" in alive and "prefect" in alive:
-                self._finish_flow_runs(alive, report)
+                self._finish_flow_runs(alive, flow_runs_timeout_s, report)
             for names in (("worker",), _SERVERS):
                 # Also of those that died: flow runs of a killed worker may still be there.
-                stop_processes([known[name] for name in names if name in known], timeout_s=STOP_TIMEOUT_S)
+                self._stop([known[name] for name in names if name in known])
                 for name in (name for name in names if name in alive):
                     report(f"{_TITLES[name]}: stopped")
-            self._paths.state.unlink(missing_ok=True)
+            self._save({})
         return bool(alive)
+
+    def _save(self, processes: dict[str, ManagedProcess]) -> None:
+        StackState.load(self._paths.state).with_processes(processes).save(self._paths.state)
+
+    def _stop(self, processes: list[ManagedProcess]) -> None:
+        stop_processes(processes, timeout_s=STOP_TIMEOUT_S)
+        for process in processes:
+            if process.port:
+                wait_until_free(process.port, PORT_TIMEOUT_S)
 
     def _known(self) -> dict[str, ManagedProcess]:
         return StackState.load(self._paths.state).processes
@@ -126,8 +142,8 @@ class LocalStack:
         for name in _SERVERS:
             if name in known and name not in running:
                 # Whatever is left of it must free the port before that is looked at.
-                stop_processes([known[name]], timeout_s=STOP_TIMEOUT_S)
-        ports = {name: self._port(name, known, running, any_port, report) for name in _SERVERS}
+                self._stop([known[name]])
+        ports = {name: self._port(name, running, any_port, report) for name in _SERVERS}
         moved = any(name in known and known[name].port != ports[name] for name in _SERVERS)
         if moved and running.pop("worker", None):
             report(f"{_TITLES['worker']}: starting anew, since an address has changed")
@@ -157,7 +173,7 @@ class LocalStack:
         for service in missing:
             if service.name in known:
                 report(f"{service.title}: was gone or half-started (pid {known[service.name].pid}), starting it anew")
-                stop_processes([known[service.name]], timeout_s=STOP_TIMEOUT_S)
+                self._stop([known[service.name]])
         startup = Startup(self._paths, running, report)
         with self._undone_on_failure(running):
             for service in missing:
@@ -187,7 +203,6 @@ class LocalStack:
     def _port(
         self,
         name: str,
-        known: dict[str, ManagedProcess],
         running: dict[str, ManagedProcess],
         any_port: bool,
         report: Report,
@@ -195,7 +210,7 @@ class LocalStack:
         if name in running:
             return running[name].port or 0
         wanted = self._settings.tiled_port if name == "tiled" else self._settings.prefect_port
-        last = known[name].port if name in known else None
+        last = StackState.load(self._paths.state).last_ports.get(name)
 
         def choose(port: int) -> int:
             return choose_port(
@@ -221,17 +236,17 @@ class LocalStack:
         try:
             yield
         except BaseException:
-            stop_processes([one for name, one in running.items() if name not in before], timeout_s=STOP_TIMEOUT_S)
-            StackState(processes=before).save(self._paths.state)
+            self._stop([one for name, one in running.items() if name not in before])
+            self._save(before)
             raise
 
-    def _finish_flow_runs(self, alive: dict[str, ManagedProcess], report: Report) -> None:
+    def _finish_flow_runs(self, alive: dict[str, ManagedProcess], timeout_s: float, report: Report) -> None:
         try:
             drain(
                 self._info(_ports(alive), "").prefect_api_url,
                 self._settings.work_pool,
-                stop_worker=lambda: stop_processes([alive["worker"]], timeout_s=STOP_TIMEOUT_S),
-                timeout_s=FLOW_RUNS_TIMEOUT_S,
+                stop_worker=lambda: self._stop([alive["worker"]]),
+                timeout_s=timeout_s,
                 report=report,
             )
         except StackError as error:

@@ -97,7 +97,7 @@ class Startup:
 
     def _remember(self, service: Service, process: ManagedProcess) -> None:
         self._running[service.name] = process
-        StackState(processes=self._running).save(self._paths.state)
+        StackState.load(self._paths.state).with_processes(self._running).save(self._paths.state)
 
 
 def _failed(start: _Start, how: str) -> StackError:

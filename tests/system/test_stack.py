@@ -1,0 +1,284 @@
+"""The local stack as real processes: what it promises while it runs, and through everybody's mistakes."""
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.settings import Settings
+from bluesky_prefect.stack import LocalStack
+from bluesky_prefect.stack.process import MARK
+from tests.services.prefect_process import wait_until
+
+PARTS = {"tiled", "prefect", "worker"}
+
+
+def family(processes):
+    """Return the stack's processes and everything that descends from them."""
+    marks = {one.mark for one in processes.values()}
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) in marks and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def command(*arguments, **environment):
+    return [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", *arguments]
+
+
+def ports(info):
+    return {httpx.URL(url).port for url in (info.tiled_uri, info.prefect_api_url)}
+
+
+# The session's stack, which these tests only look at.
+
+
+def test_a_running_stack_is_found_by_anybody_who_knows_its_directory(stack, stack_settings):
+    assert LocalStack(stack_settings).find() == stack
+    code = (
+        "import sys; from bluesky_prefect.settings import Settings; from bluesky_prefect.stack import LocalStack; "
+        "print(LocalStack(Settings(state_directory=sys.argv[1])).find().prefect_api_url)"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", code, str(stack.state_directory)], capture_output=True, text=True, check=True
+    )
+    assert other.stdout.strip() == stack.prefect_api_url
+
+
+def test_up_on_a_running_stack_finds_it_and_says_so(stack, stack_settings):
+    before = LocalStack(stack_settings).processes()
+    said = []
+    assert LocalStack(stack_settings).up(said.append) == stack
+    assert said == ["The stack is already running."]
+    assert LocalStack(stack_settings).processes() == before
+
+
+def test_status_shows_each_part(stack, stack_settings):
+    status = LocalStack(stack_settings).status()
+    assert status.all_up
+    assert {part.name for part in status.parts} == PARTS
+    assert {part.url for part in status.parts} == {stack.tiled_ui_url, stack.prefect_ui_url, None}
+    assert status.flow_runs_problem is None
+
+
+def test_all_parts_listen_on_loopback_only(stack, stack_settings):
+    listening = {
+        connection.laddr
+        for process in family(LocalStack(stack_settings).processes())
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert ports(stack) <= {address.port for address in listening}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_the_key_is_on_no_command_line_and_in_no_log(stack, stack_settings):
+    key = stack.tiled_api_key.get_secret_value()
+    # A browser that is sent to the server with the key in the address must not leave it in a log either.
+    httpx.get(f"{stack.tiled_uri}/api/v1/metadata/", params={"api_key": key}).raise_for_status()
+    assert not [process for process in family(LocalStack(stack_settings).processes()) if key in str(process.cmdline())]
+    holders = {
+        path.relative_to(stack.state_directory).parts[0]
+        for path in stack.state_directory.rglob("*")
+        if path.is_file() and key.encode() in path.read_bytes()
+    }
+    assert holders == {"tiled-api-key"}
+
+
+def test_state_is_closed_to_other_users(stack):
+    root = stack.state_directory
+    directories = [root, *(root / name for name in ("tiled", "tiled/data", "prefect", "logs", "images"))]
+    assert {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in directories} == {
+        path.name: oct(0o700) for path in directories
+    }
+    files = [root / "stack.json", root / "tiled-api-key", *root.glob("tiled/*.*"), *root.glob("prefect/*.db")]
+    files += root.glob("logs/*")
+    assert {path.name for path in files if path.stat().st_mode & 0o077} == set()
+
+
+def test_tiled_lets_nobody_in_without_the_key(stack):
+    assert httpx.get(f"{stack.tiled_uri}/api/v1/metadata/raw").status_code == 401
+    wrong = {"Authorization": "Apikey wrong"}
+    assert httpx.get(f"{stack.tiled_uri}/api/v1/metadata/raw", headers=wrong).status_code == 401
+
+
+def test_tiled_has_the_catalog_of_runs_and_the_container_of_results(stack):
+    headers = {"Authorization": f"Apikey {stack.tiled_api_key.get_secret_value()}"}
+    raw = httpx.get(f"{stack.tiled_uri}/api/v1/metadata/raw", headers=headers).raise_for_status().json()["data"]
+    assert raw["attributes"]["specs"] == [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}]
+    httpx.get(f"{stack.tiled_uri}/api/v1/metadata/processed", headers=headers).raise_for_status()
+
+
+def test_the_deployment_loads_the_installed_package_and_pulls_nothing(stack):
+    found = httpx.get(f"{stack.prefect_api_url}/deployments/name/my-workflow/local").raise_for_status().json()
+    assert found["entrypoint"] == "bluesky_prefect.flows.my_workflow.my_workflow"
+    assert not found["pull_steps"]
+    assert found["work_pool_name"] == "bluesky-local"
+    assert "ref" in found["parameter_openapi_schema"]["properties"]
+
+
+def test_the_prefect_ui_is_there_and_talks_to_this_server(stack):
+    assert "<html" in httpx.get(stack.prefect_ui_url, follow_redirects=True).raise_for_status().text
+    settings = httpx.get(f"{stack.prefect_ui_url}/ui-settings").raise_for_status().json()
+    assert settings["api_url"] == stack.prefect_api_url
+
+
+def test_the_user_s_own_prefect_is_left_alone(stack):
+    assert list(Path(os.environ["PREFECT_HOME"]).glob("prefect.db*")) == []
+    assert not (Path(os.environ["PREFECT_HOME"]) / "profiles.toml").exists()
+
+
+# Stacks of a test's own, which get hurt.
+
+
+@pytest.fixture(scope="module")
+def hurt_settings(tmp_path_factory, outside_services):
+    """A stack that two sessions start at once, and that both of them leave behind."""
+    directory = tmp_path_factory.mktemp("hurt") / "state"
+    # Long enough that a flow run on a run that does not exist is still waiting for it when it is looked for.
+    values = {"stop_timeout_s": 600, **outside_services}
+    settings = Settings(state_directory=directory, tiled_port=0, prefect_port=0, **values)
+    environment = {**os.environ, **{f"BLUESKY_PREFECT_{name.upper()}": str(value) for name, value in values.items()}}
+    up = command("up", "--state-directory", str(directory), "--tiled-port", "0", "--prefect-port", "0")
+    try:
+        sessions = [
+            subprocess.Popen(up, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        outputs = [session.communicate() for session in sessions]
+        assert [session.returncode for session in sessions] == [0, 0], outputs
+        yield settings, outputs
+    finally:
+        LocalStack(settings).down(print, flow_runs_timeout_s=0)
+
+
+@pytest.fixture
+def hurt(hurt_settings):
+    """That stack, mended by the tests that hurt it."""
+    settings, _ = hurt_settings
+    local = LocalStack(settings)
+    local.up(print)
+    return local
+
+
+def test_two_sessions_that_start_a_stack_at_once_start_one(hurt_settings):
+    settings, outputs = hurt_settings
+    errors = sorted((err for _, err in outputs), key=len)
+    assert errors[0] == "The stack is already running.\n"
+    assert "Tiled server: ready (" in errors[1]
+    addresses = {line for out, _ in outputs for line in out.splitlines() if "Prefect UI" in line}
+    assert len(addresses) == 1
+    assert len([one for one in family(LocalStack(settings).processes()) if "uvicorn" in one.cmdline()]) == 1
+
+
+def test_a_stack_outlives_the_sessions_that_started_it(hurt_settings):
+    settings, _ = hurt_settings
+    local = LocalStack(settings)
+    assert local.processes().keys() == PARTS
+    assert all(os.getsid(one.pid) == one.pid for one in local.processes().values())
+    assert local.status().all_up
+
+
+@pytest.mark.parametrize("part", sorted(PARTS))
+def test_a_part_that_was_killed_is_started_again_and_only_it(hurt, part):
+    before = hurt.processes()
+    info = hurt.find()
+    os.kill(before[part].pid, signal.SIGKILL)
+    wait_until(lambda: part not in hurt.processes())
+    status = hurt.status()
+    assert {one.name for one in status.parts if not one.up} == {part}
+    assert (hurt.find() is None) == (part != "worker")
+    said = []
+    assert hurt.up(said.append) == info
+    after = hurt.processes()
+    assert {name for name in PARTS if after[name].pid != before[name].pid} == {part}
+    assert any("was gone" in line for line in said)
+    assert sum("already running" in line for line in said) == 2
+    assert hurt.status().all_up
+
+
+def test_up_that_was_killed_on_its_way_is_gone_on_with(hurt):
+    info = hurt.find()
+    hurt.down(print)
+    directory = str(hurt.paths.root)
+    up = subprocess.Popen(
+        command("up", "--state-directory", directory, "--tiled-port", "0", "--prefect-port", "0"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    wait_until(lambda: hurt.processes().keys() == PARTS)
+    up.kill()
+    up.wait()
+    left = hurt.processes()
+    assert hurt.find() is None
+    assert hurt.up(print) == info
+    assert not [one for one in left.values() if one.is_alive()]
+    assert hurt.status().all_up
+
+
+def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
+    info = hurt.find()
+    name = f"{info.prefect_api_url}/deployments/name/my-workflow/local"
+    deployment = httpx.get(name).raise_for_status().json()["id"]
+    made = httpx.post(
+        f"{info.prefect_api_url}/deployments/{deployment}/create_flow_run",
+        json={"parameters": {"ref": "00000000-0000-4000-8000-000000000000"}, "state": {"type": "SCHEDULED"}},
+    ).raise_for_status()
+    flow_run = f"{info.prefect_api_url}/flow_runs/{made.json()['id']}"
+    wait_until(lambda: httpx.get(flow_run).json()["state_type"] == "RUNNING")
+    ours = family(hurt.processes())
+    assert any("prefect.engine" in process.cmdline() for process in ours)
+    bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        said = []
+        assert hurt.down(said.append, flow_runs_timeout_s=0.5)
+        assert any("was stopped" in line for line in said)
+        assert not [process for process in ours if process.is_running() and process.status() != "zombie"]
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+    assert hurt.find() is None
+    assert hurt.down(said.append) is False
+    assert said[-1] == "No stack is running."
+    assert hurt.up(print) == info
+    assert httpx.get(flow_run).json()["state_type"] == "CRASHED"
+
+
+@pytest.mark.parametrize("part", ["tiled", "prefect"])
+def test_a_busy_port_is_an_error_and_nothing_is_started(own_stack, part):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        local = own_stack(**{f"{part}_port": port})
+        with pytest.raises(StackError, match=rf"Port {port}.*process {os.getpid()}.*--{part}-port"):
+            local.up(print)
+        assert local.processes() == {}
+
+
+def test_a_part_that_dies_while_starting_is_named_with_its_log_and_the_others_are_stopped(own_stack):
+    local = own_stack()
+    local.paths.tiled.mkdir(parents=True)
+    # A catalog that is not a database.
+    (local.paths.tiled / "catalog.db").write_text("not a database\n" * 100)
+    with pytest.raises(StackError) as caught:
+        local.up(print)
+    message = str(caught.value)
+    assert message.startswith("The Tiled server ended while it was starting.")
+    assert str(local.paths.logs / "tiled.log") in message
+    assert "file is not a database" in message
+    assert local.processes() == {}
+    assert local.find() is None
