@@ -4,7 +4,7 @@ import time
 from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from bluesky_prefect.exceptions import (
@@ -31,6 +31,8 @@ _MOST_POLL_S = 2.0
 
 class Catalog:
     """Runs and results in a Tiled server.
+
+    To be used in a ``with`` statement, or closed: workers live long.
 
     Parameters
     ----------
@@ -61,7 +63,7 @@ class Catalog:
         TiledUnavailable
             If the server does not answer, or refuses the API key.
         """
-        from tiled.client import from_profile, from_uri
+        from tiled.client import from_profile
         from tiled.profiles import ProfileNotFound
 
         clients = _plain_clients()
@@ -69,7 +71,7 @@ class Catalog:
         if settings.tiled_uri:
             name = without_secrets(settings.tiled_uri)
             with explained(name):
-                root = from_uri(settings.tiled_uri, structure_clients=clients, api_key=key)
+                root = _root_of(settings.tiled_uri, clients, key)
         elif settings.tiled_profile:
             name = f"profile {settings.tiled_profile}"
             overrides = {"api_key": key} if key else {}
@@ -85,6 +87,16 @@ class Catalog:
                 "No Tiled server is named: set BLUESKY_PREFECT_TILED_URI or BLUESKY_PREFECT_TILED_PROFILE."
             )
         return cls(root, raw=settings.raw_container, processed=settings.processed_container, name=name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._root.context.close()
 
     @property
     def raw(self) -> "Container":
@@ -244,6 +256,19 @@ def explained(name: str) -> Iterator[None]:
             f"Tiled at {name} cannot be reached ({one_line(str(error) or type(error).__name__, 200)}): is it "
             "running, and is BLUESKY_PREFECT_TILED_URI right?"
         ) from error
+
+
+def _root_of(uri: str, clients: Any, key: str | None) -> Any:
+    """Do what tiled's from_uri does, without leaving connections open where it fails."""
+    from tiled.client import from_context
+    from tiled.client.context import Context
+
+    context, path = Context.from_any_uri(uri, api_key=key)
+    try:
+        return from_context(context, structure_clients=clients, node_path_parts=path)
+    except BaseException:
+        context.close()
+        raise
 
 
 def _api_key(settings: "Settings") -> str | None:

@@ -25,9 +25,8 @@ from bluesky_prefect.settings import Settings, get_settings
 def get_tiled_data(ref: int | str) -> Run:
     """Wait until a run is finished, then read it from Tiled."""
     settings = get_settings()
-    catalog = Catalog.connect(settings)
-    node = catalog.finished_run(ref, timeout_s=settings.stop_timeout_s)
-    return read_run(node, catalog.name)
+    with Catalog.connect(settings) as catalog:
+        return read_run(catalog.finished_run(ref, timeout_s=settings.stop_timeout_s), catalog.name)
 
 
 @task(name="save_temp_plot", cache_policy=NO_CACHE)
@@ -43,7 +42,8 @@ def write_data_to_tiled(run: dict[str, Any], weather: dict[str, Any]) -> str:
     """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
     from bluesky_prefect.flows.results import metadata_of, write_temperatures
 
-    return write_temperatures(Catalog.connect(get_settings()), metadata_of(run, weather), weather)
+    with Catalog.connect(get_settings()) as catalog:
+        return write_temperatures(catalog, metadata_of(run, weather), weather)
 
 
 @flow(name="export", log_prints=True)

@@ -1,0 +1,317 @@
+"""Runs of every kind, from Tiled to files and back, through a real Prefect and a real Tiled server."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pandas
+import pytest
+from bluesky.plans import count
+from tiled.queries import Key
+from tiled.structures.core import Spec
+
+from bluesky_prefect.exceptions import FlowInputError, RunIncomplete, RunNotFound, TiledUnavailable
+from bluesky_prefect.flows import export
+from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.flows.results import metadata_of, write_temperatures
+from bluesky_prefect.flows.weather import get_weather
+from bluesky_prefect.settings import get_settings
+from tests.system.beamline import Beamline
+from tests.system.flow_room import room_for, settings_from
+
+KINDS = [
+    "count", "scan", "grid", "baseline", "images", "arrays", "text", "hostile", "nothing", "failed", "aborted", "outer",
+    "inner",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def room(stack, tmp_path_factory):
+    with room_for(stack, tmp_path_factory.mktemp("flows")) as room:
+        yield room
+
+
+@pytest.fixture
+def catalog(room):
+    with Catalog.connect(get_settings()) as catalog:
+        yield catalog
+
+
+@pytest.fixture(scope="module")
+def beamline(room):
+    return Beamline(room.tiled["raw"], room.stack.images)
+
+
+@pytest.fixture(scope="module")
+def uids(beamline):
+    return beamline.all_kinds()
+
+
+@pytest.fixture(scope="module")
+def exported(room, uids):
+    """Export each run when it is first asked for, once."""
+    folders = {}
+
+    def folder(kind):
+        if kind not in folders:
+            folders[kind] = export(uids[kind])
+        return folders[kind]
+
+    return folder
+
+
+def lines_of(room, folder):
+    [text] = [content.decode() for name, content in room.files(folder).items() if name.endswith(".txt")]
+    return text.splitlines()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_any_kind_is_exported_and_its_csv_is_what_tiled_holds(room, uids, exported, kind):
+    run = room.tiled["raw"][uids[kind]]
+    files = room.files(exported(kind))
+    stem = "scan_{scan_id}_{plan_name}".format(**run.metadata["start"]).replace("../../", "_").replace("/", "_")
+    assert set(files) == {
+        f"{stem}.txt",
+        f"{stem}_plot.png",
+        f"{stem}_temperature.png",
+        *(f"{stem}_{stream}.csv" for stream in run),
+    }
+    for stream in run:
+        held = run[stream].base["internal"].read()
+        written = pandas.read_csv(room.output / exported(kind) / f"{stem}_{stream}.csv")
+        assert len(written) == len(held)
+        for name in held.columns:
+            if held[name].dtype.kind in "if":
+                assert held[name].dtype == written[name].dtype
+                np.testing.assert_array_equal(held[name], written[name])
+    lines = lines_of(room, exported(kind))
+    assert f"run uid:      {uids[kind]}" in lines
+    assert f"exit status:  {run.metadata['stop']['exit_status']}" in lines
+    assert "mean temperature: 61.5 °F" in lines
+
+
+def test_images_are_referred_to(room, uids, exported):
+    run = room.tiled["raw"][uids["images"]]
+    [csv] = [name for name in room.files(exported("images")) if name.endswith(".csv")]
+    cells = pandas.read_csv(f"{exported('images')}/{csv}")["img"].tolist()
+    assert cells == [f"raw/{uids['images']}/primary/img[{frame}]" for frame in (0, 1)]
+    assert run["primary"]["img"].shape == (2, 10, 10)
+    assert any(line.startswith("primary/img:") and ".npy" in line for line in lines_of(room, exported("images")))
+
+
+def test_waveforms_are_json_up_to_a_length_and_referred_to_beyond(room, uids, exported):
+    [csv] = [name for name in room.files(exported("arrays")) if name.endswith(".csv")]
+    table = pandas.read_csv(f"{exported('arrays')}/{csv}")
+    assert json.loads(table["wave"][0]) == [0.1, 0.2, 0.1 + 0.2]
+    assert json.loads(table["long_wave"][1]) == np.linspace(0, 1, 100).tolist()
+    assert json.loads(table["frame"][1]) == np.arange(60.0).reshape(6, 10).tolist()
+    assert table["too_long"][1] == f"raw/{uids['arrays']}/primary/too_long[1]"
+    assert table["count"][0] == 2**60 + 1
+    assert np.isnan(table["hole"][0])
+
+
+def test_text_in_the_data_is_no_formula(room, exported):
+    [csv] = [name for name in room.files(exported("text")) if name.endswith(".csv")]
+    assert pandas.read_csv(f"{exported('text')}/{csv}")["text"][0] == '\'=1+1, "x"\r\ny'
+
+
+def test_hostile_metadata_stays_in_its_place(room, exported):
+    folder = room.output / exported("hostile")
+    assert folder.parent.parent == room.output
+    lines = lines_of(room, folder)
+    assert "plan:         ../../etc/x" in lines
+    assert r"@SUM(1)\nexit status:  forged" in [line.partition("=cmd|A0:")[2].strip() for line in lines]
+    assert "exit status:  forged" not in lines
+    assert sum(map(len, lines)) < 10_000
+
+
+def test_a_failed_run_says_why(room, exported):
+    lines = lines_of(room, exported("failed"))
+    assert "exit status:  fail" in lines
+    assert r"reason:       boom\nexit status:  success" in lines
+
+
+def test_the_temperatures_are_in_tiled_and_found_by_the_runs_uid(room, uids, exported):
+    exported("scan")
+    [table] = room.tiled["processed"].search(Key("raw_uid") == uids["scan"]).values()
+    held = table.read()
+    assert held["temperature_2m"].tolist() == [50.0 + hour for hour in range(24)]
+    metadata = table.metadata
+    today = metadata["date"]
+    assert held["time"][3] == f"{today}T03:00"
+    assert metadata["scan_id"] == 2
+    assert metadata["plan_name"] == "scan"
+    assert dict(metadata["place"]) == {"latitude": 40.86, "longitude": -72.87, "timezone": "America/New_York"}
+    assert metadata["unit"] == "fahrenheit"
+    assert metadata["source_url"] == f"{room.weather.url}/v1/forecast"
+    assert metadata["software"]["name"] == "bluesky-prefect"
+    assert metadata["created"].startswith("20")
+
+
+def test_exporting_again_writes_the_same_files_and_replaces_what_is_in_tiled(room, uids, exported):
+    before = room.files(exported("grid"))
+    [earlier] = room.tiled["processed"].search(Key("raw_uid") == uids["grid"]).values()
+    assert export(uids["grid"]) == exported("grid")
+    assert room.files(exported("grid")) == before
+    # Of the same day in another unit: what is there is the newer one, and only that.
+    export(uids["grid"], temperature_unit="celsius")
+    [later] = room.tiled["processed"].search(Key("raw_uid") == uids["grid"]).values()
+    assert (earlier.metadata["unit"], later.metadata["unit"]) == ("fahrenheit", "celsius")
+    assert later.read()["temperature_2m"].tolist() == [50.0 + hour for hour in range(24)]
+    [partition] = (room.stack.state_directory / "tiled").rglob(f"temperature-{uids['grid']}/*")
+    assert partition.is_file()
+
+
+def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
+    weather = {
+        "latitude": 1.0, "longitude": 2.0, "timezone": "UTC", "date": "2026-05-01", "unit": "celsius", "symbol": "°C",
+        "source": "x", "hours": ["2026-05-01T00:00", "2026-05-01T01:00"], "temperatures": [1.5, None],
+        "sunrise": None, "sunset": None,
+    }  # fmt: skip
+    metadata = metadata_of({"uid": "0123abcd", "scan_id": 1, "plan_name": "x" * 10_000}, weather)
+    # As a process leaves it that dies between making the table and filling it.
+    catalog.processed.write_table({"other": [1]}, key="temperature-0123abcd", metadata={})
+    failures = []
+
+    def write():
+        try:
+            write_temperatures(catalog, metadata, weather)
+        except Exception as error:  # noqa: BLE001  (shown below)
+            failures.append(error)
+
+    threads = [threading.Thread(target=write) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    [table] = room.tiled["processed"].search(Key("raw_uid") == "0123abcd").values()
+    np.testing.assert_array_equal(table.read()["temperature_2m"], [1.5, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("ref", "kind"),
+    [
+        (2, "scan"),
+        ("2", "scan"),
+        (-1, "inner"),
+        ("-2", "outer"),
+        ("{uid}", "grid"),
+        ("{partial}", "grid"),
+        (" 3 ", "grid"),
+    ],
+)
+def test_a_run_is_found_by_scan_id_index_and_uid(catalog, uids, ref, kind):
+    if isinstance(ref, str):
+        ref = ref.format(uid=uids[kind], partial=uids[kind][:9])
+    found = catalog.finished_run(ref, timeout_s=0)
+    assert found.metadata["start"]["uid"] == uids[kind]
+
+
+def test_the_newest_run_is_meant_by_a_scan_id_that_repeats(catalog, beamline):
+    first = beamline.run(count([beamline.devices.det], 1), scan_id=1000)
+    second = beamline.run(count([beamline.devices.det], 1), scan_id=1000)
+    assert first != second
+    assert catalog.finished_run(1000, timeout_s=0).metadata["start"]["uid"] == second[0]
+
+
+@pytest.mark.parametrize("ref", [987654321, "987654321", -98765, "abcdef", "%%%%%", "_____"])
+def test_an_unknown_run_is_an_error_that_names_it_and_the_catalog(room, catalog, uids, ref):
+    with pytest.raises(RunNotFound, match=rf"catalog 'raw' of Tiled at {room.stack.tiled_uri}.*holds no run '?{ref}"):
+        catalog.finished_run(ref, timeout_s=60)
+
+
+def test_a_run_that_never_comes_is_waited_for_by_its_full_uid(catalog):
+    uid = "00000000-0000-0000-0000-000000000000"
+    begun = time.monotonic()
+    with pytest.raises(RunNotFound, match=r"after 0\.5 s of waiting"):
+        catalog.finished_run(uid, timeout_s=0.5)
+    assert time.monotonic() - begun >= 0.5
+
+
+@pytest.mark.parametrize("ref", ["", "a/b", "abc", 1.5, True, None])
+def test_what_cannot_name_a_run_is_refused_before_any_work(ref):
+    with settings_from({"BLUESKY_PREFECT_TILED_URI": "http://127.0.0.1:9"}), pytest.raises(FlowInputError):
+        export.fn(ref)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"date": "2026-13-01"}, {"date": "tomorrow"}, {"timezone": "Mars/Olympus"}, {"lat": 91.0}]
+)
+def test_an_argument_that_cannot_be_used_is_a_clear_error_before_any_work(room, arguments):
+    # Nothing listens there: any work would be another error.
+    with settings_from({"BLUESKY_PREFECT_TILED_URI": "http://127.0.0.1:9"}), pytest.raises(FlowInputError):
+        export(1, **arguments)
+
+
+def test_the_export_waits_for_the_runs_end(room):
+    raw = room.tiled["raw"]
+    uid = "11111111-2222-3333-4444-555555555555"
+    start = {"uid": uid, "time": 1777651200.25, "scan_id": 77, "plan_name": "slow"}
+
+    def run():
+        time.sleep(0.5)
+        node = raw.create_container(uid, metadata={"start": start}, specs=[Spec("BlueskyRun", "3.0")])
+        time.sleep(0.5)
+        node.update_metadata({"stop": {"time": 1777651201.0, "exit_status": "success", "run_start": uid}})
+
+    writer = threading.Thread(target=run)
+    writer.start()
+    folder = export(uid)
+    writer.join()
+    # The run's own day, in the time zone of the export.
+    assert folder.endswith("2026-05-01/scan_77_slow_11111111")
+    assert room.weather.requests[-1][0] == "/v1/archive"
+    assert room.weather.requests[-1][1]["start_date"] == "2026-05-01"
+
+
+def test_a_run_that_does_not_end_is_an_error_that_says_what_to_do(room, catalog):
+    uid = "22222222-2222-3333-4444-555555555555"
+    start = {"uid": uid, "time": 1777651200.25, "scan_id": 78, "plan_name": "endless"}
+    node = room.tiled["raw"].create_container(uid, metadata={"start": start}, specs=[Spec("BlueskyRun", "3.0")])
+    with pytest.raises(RunIncomplete, match=rf"Run {uid} has no stop document .* after 0.3 s: .*STOP_TIMEOUT_S"):
+        catalog.finished_run(78, timeout_s=0.3)
+    node.delete()
+
+
+def test_the_weather_is_asked_for_once_a_day(room, exported):
+    for kind in KINDS:
+        exported(kind)
+    today = [query for path, query in room.weather.requests if path == "/v1/forecast"]
+    assert [query["temperature_unit"] for query in today].count("fahrenheit") == 1
+
+
+def test_a_broken_cache_file_is_not_fatal(room, uids):
+    asked = {
+        "latitude": 1.0, "longitude": 2.0, "timezone": "UTC", "unit": "celsius", "date": "2020-02-29",
+        "source": f"{room.weather.url}/v1/archive", "timeout_s": 5.0,
+    }  # fmt: skip
+    before = set(room.cache.iterdir())
+    first = get_weather(**asked)
+    [file] = set(room.cache.iterdir()) - before
+    requests = len(room.weather.requests)
+    assert get_weather(**asked) == first
+    assert len(room.weather.requests) == requests
+    for broken in (b"", file.read_bytes()[:-20], b"\0" * 100):
+        file.write_bytes(broken)
+        assert get_weather(**asked) == first
+        requests += 1
+        assert len(room.weather.requests) == requests
+        assert len(file.read_bytes()) > 100
+
+
+def test_the_api_key_can_come_from_a_secret_block(room, uids):
+    from prefect.blocks.system import Secret
+
+    Secret(value=room.stack.tiled_api_key.get_secret_value()).save("tiled-key", overwrite=True)
+    environment = {"TILED_API_KEY": None, "BLUESKY_PREFECT_TILED_API_KEY_BLOCK": "tiled-key"}
+    with settings_from(environment), Catalog.connect(get_settings()) as catalog:
+        assert catalog.finished_run(uids["count"], timeout_s=0) is not None
+
+
+def test_a_refused_key_is_a_clear_error_without_the_key(room):
+    with settings_from({"TILED_API_KEY": "deadbeef"}), pytest.raises(TiledUnavailable) as raised:
+        Catalog.connect(get_settings())
+    assert "HTTP status 401: set TILED_API_KEY" in str(raised.value)
+    assert "deadbeef" not in str(raised.value)
