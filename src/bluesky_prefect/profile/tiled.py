@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from tiled.client.container import Container
 
 _CONNECT_TIMEOUT_S = 1.0
-_REQUEST_TIMEOUT_S = 30.0  # Tiled's default: a large table over a slow line takes its time
+# Silence for this long is an outage; Tiled's own 30 s, twice, would hold a scan for a minute.
+_REQUEST_TIMEOUT_S = 15.0
 
 
 class TiledConnection:

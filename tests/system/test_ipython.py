@@ -1,0 +1,252 @@
+"""A real IPython in a pseudo-terminal, with the beamline profile."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pexpect
+import pytest
+
+from bluesky_prefect.profile.ipython import ipython_command, startup_files
+from bluesky_prefect.stack import StackInfo
+from bluesky_prefect.stack.info import StackPaths
+from tests.services.prefect_process import wait_until
+
+_PROMPT = re.compile(r"In \[\d+\]: ")
+_LOAD_TIMEOUT_S = 90
+_RUN_TIMEOUT_S = 60
+_OPEN = "from bluesky_prefect.profile import open_ipython; open_ipython(['--simple-prompt', '--colors=NoColor'])"
+
+
+class Terminal:
+    """Somebody at an IPython prompt."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self._child = pexpect.spawn(
+            command[0],
+            command[1:],
+            env={**os.environ, **environment, "TERM": "dumb", "NO_COLOR": "1"},
+            encoding="utf-8",
+            dimensions=(50, 240),
+            timeout=_RUN_TIMEOUT_S,
+        )
+        self.greeting = self._until_prompt(_LOAD_TIMEOUT_S)
+
+    def type(self, line: str) -> str:
+        """Type a line; return what appears until the next prompt."""
+        self._child.sendline(line)
+        return self._until_prompt(_RUN_TIMEOUT_S)
+
+    def type_to_death(self, line: str) -> int:
+        """Type a line that ends the process; return the signal that did it."""
+        self._child.sendline(line)
+        self._child.expect(pexpect.EOF)
+        self.last_words = self._child.before
+        self._child.close()
+        return self._child.signalstatus
+
+    def run(self, plan: str) -> str:
+        """Run a plan; return the uid of its run."""
+        return re.search(r"Persistent Unique Scan ID: '([^']+)'", self.type(f"RE({plan})"))[1]
+
+    def leave(self) -> str:
+        """Leave as people do; return the last words."""
+        if not self._child.isalive():
+            return ""
+        self._child.sendline("exit")
+        self._child.expect(pexpect.EOF)
+        words = self._child.before
+        self._child.close(force=True)
+        return words
+
+    def kill(self) -> None:
+        """End the process without a word, if it is there."""
+        self._child.close(force=True)
+
+    def _until_prompt(self, timeout_s: float) -> str:
+        self._child.expect(_PROMPT, timeout=timeout_s)
+        return self._child.before
+
+
+@pytest.fixture
+def open_terminal() -> Iterator[Callable[..., Terminal]]:
+    terminals: list[Terminal] = []
+
+    def open_one(command: list[str], environment: dict[str, str]) -> Terminal:
+        terminals.append(Terminal(command, environment))
+        return terminals[-1]
+
+    yield open_one
+    for terminal in terminals:
+        terminal.kill()
+
+
+@pytest.fixture(scope="module")
+def terminal(stack: StackInfo) -> Iterator[Terminal]:
+    """IPython as ``bluesky-prefect ipython`` opens it: it finds the stack by its state directory."""
+    opened = Terminal([sys.executable, "-c", _OPEN], {"BLUESKY_PREFECT_STATE_DIRECTORY": str(stack.state_directory)})
+    try:
+        yield opened
+    finally:
+        opened.kill()
+
+
+def _flow_runs(stack: StackInfo, uid: str) -> list[dict[str, Any]]:
+    body = {"flow_runs": {"tags": {"all_": [f"uid:{uid}"]}}}
+    request = urllib.request.Request(
+        f"{stack.prefect_api_url}/flow_runs/filter",
+        data=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def _completed(stack: StackInfo, uid: str) -> dict[str, Any]:
+    def state_types() -> list[str]:
+        return [one["state"]["type"] for one in _flow_runs(stack, uid)]
+
+    final = {"COMPLETED", "FAILED", "CRASHED"}
+    wait_until(lambda: bool(set(state_types()) & final), timeout_s=120)
+    assert state_types() == ["COMPLETED"]
+    return _flow_runs(stack, uid)[0]
+
+
+def _exported(stack: StackInfo, uid: str) -> list[Path]:
+    """Return the files of the folder whose summary names the run."""
+    for summary in stack.exports.rglob("scan_*.txt"):
+        if uid in summary.read_text():
+            return sorted(path for path in summary.parent.iterdir() if path.is_file())
+    return []
+
+
+def test_a_count_at_the_prompt_becomes_a_completed_flow_run_and_a_file(stack: StackInfo, terminal: Terminal):
+    uid = terminal.run("count([det], 3)")
+
+    flow_run = _completed(stack, uid)
+    assert re.fullmatch(rf"scan-\d+-count-{uid[:8]}", flow_run["name"])
+    assert {path.suffix for path in _exported(stack, uid)} >= {".txt", ".csv", ".png"}
+
+
+def test_the_greeting_says_where_the_services_are(stack: StackInfo, terminal: Terminal):
+    assert f"Tiled: {stack.tiled_uri}; Prefect: {stack.prefect_api_url}" in terminal.greeting
+
+
+def test_export_can_be_called_at_the_prompt(stack: StackInfo, terminal: Terminal):
+    uid = terminal.run("scan([det1], motor1, -1, 1, 5), prefect=False")
+    terminal.run("count([det], 1), prefect=False")
+
+    output = terminal.type("export(ref=-2)")
+
+    assert "Flow run" in output
+    assert "Completed" in output
+    assert _exported(stack, uid)
+    assert _flow_runs(stack, uid) == []
+
+
+def test_the_last_run_is_at_hand(terminal: Terminal):
+    uid = terminal.run("count([noisy_det], 2), prefect=False")
+
+    assert uid[:8] in terminal.type("raw[-1]")
+    assert uid in terminal.type("tiled_client['raw'][-1].start['uid']")
+
+
+def test_images_can_be_read_back(terminal: Terminal):
+    terminal.run("scan([image_det, det1], motor1, -1, 1, 3), prefect=False")
+
+    assert "(3, 64, 64)" in terminal.type("raw[-1]['primary']['image_det'].read().shape")
+
+
+def test_a_failing_plan_leaves_the_session_usable(stack: StackInfo, terminal: Terminal):
+    output = terminal.type("RE(failing_scan([det]))")
+
+    assert "on purpose" in output
+    uid = re.search(r"Persistent Unique Scan ID: '([^']+)'", output)[1]
+    _completed(stack, uid)
+    assert terminal.type("1 + 1").strip().endswith("2")
+
+
+@pytest.fixture
+def no_services(tmp_path: Path, unused_port: int) -> dict[str, str]:
+    return {
+        "BLUESKY_PREFECT_STATE_DIRECTORY": str(tmp_path / "state"),
+        "BLUESKY_PREFECT_PREFECT_PORT": str(unused_port),
+    }
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture
+def plain_ipython(tmp_path: Path) -> list[str]:
+    """IPython with the profile's startup files, as with a profile linked to them: no stack is started."""
+    return [*ipython_command(startup_files(), tmp_path), "--simple-prompt", "--colors=NoColor"]
+
+
+def test_with_no_service_the_profile_loads_and_scans_run(open_terminal, plain_ipython, no_services):
+    begin = time.monotonic()
+    terminal = open_terminal(plain_ipython, no_services)
+    took_s = time.monotonic() - begin
+
+    (line,) = [line for line in terminal.greeting.splitlines() if "Tiled" in line or "Prefect" in line]
+    assert line.strip().endswith("Start with: bluesky-prefect up")
+    uid = terminal.run("count([det], 3)")
+    assert uid in terminal.type("[entry.run_uid for entry in session.prefect_callback.outbox.entries()]")
+    assert "Start a local one with: bluesky-prefect up" in terminal.type("tiled_client")
+    assert "Traceback" not in terminal.leave()
+    assert took_s < 30  # seconds on an idle machine; importing bluesky, ophyd and matplotlib is most of it
+
+
+def test_scan_ids_go_on_in_the_next_session(open_terminal, plain_ipython, no_services):
+    first = open_terminal(plain_ipython, no_services)
+    first.run("count([det], 1)")
+    first.leave()
+
+    second = open_terminal(plain_ipython, no_services)
+
+    assert "Transient Scan ID: 2 " in second.type("RE(count([det], 1))")
+
+
+def test_what_a_killed_session_left_is_sent_once_by_the_next(
+    stack: StackInfo, open_terminal, plain_ipython, no_services
+):
+    services = {**stack.environment(), **no_services}
+    away = open_terminal(plain_ipython, {**services, "PREFECT_API_URL": "http://127.0.0.1:1/api"})
+    away.type("import os, signal")
+    away.type("_ = RE.subscribe(lambda _, doc: print('UID', doc['run_start']), 'stop')")
+    away.type("_ = RE.subscribe(lambda *_: os.kill(os.getpid(), signal.SIGKILL), 'stop')")
+    assert away.type_to_death("RE(count([det], 2))") == signal.SIGKILL
+    uid = re.search(r"UID (\S+)", away.last_words)[1]
+
+    back = open_terminal(plain_ipython, services)
+
+    _completed(stack, uid)
+    assert "waiting=0" in back.type("session.prefect_callback.outbox.counts()")
+    assert len(_flow_runs(stack, uid)) == 1
+
+
+def test_a_stack_started_later_gets_the_next_run(stack: StackInfo, open_terminal, plain_ipython, no_services):
+    terminal = open_terminal(plain_ipython, {**no_services, "PREFECT_API_URL": stack.prefect_api_url})
+    assert terminal.greeting.count("No Tiled (") == 1
+
+    # What 'up' leaves in the session's state directory.
+    known, here = StackPaths(stack.state_directory), StackPaths(Path(no_services["BLUESKY_PREFECT_STATE_DIRECTORY"]))
+    shutil.copy(known.tiled_api_key, here.tiled_api_key)
+    shutil.copy(known.state, here.state)
+    uid = terminal.run("count([det], 1)")
+
+    _completed(stack, uid)
+    assert uid[:8] in terminal.type("raw[-1]")
