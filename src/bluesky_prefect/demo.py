@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +68,8 @@ class DemoResult:
         """What was compared, in a sentence."""
         found = self.comparison
         return (
-            f"Compared {found.values} values in {found.files} CSV files with what Tiled holds: "
+            f"Compared {found.values} values in {found.files} CSV file{'' if found.files == 1 else 's'} "
+            "with what Tiled holds: "
             f"{len(found.differences) or 'no'} difference{'' if len(found.differences) == 1 else 's'}."
         )
 
@@ -82,11 +85,14 @@ class Demo:
         The stack.
     settings : Settings
         Where the outbox is.
+    plans : int, optional
+        Take the first so many plans only.
     """
 
-    def __init__(self, info: StackInfo, settings: Settings) -> None:
+    def __init__(self, info: StackInfo, settings: Settings, *, plans: int | None = None) -> None:
         self._info = info
         self._settings = settings
+        self._plans = plans
 
     def run(self, report: Report) -> DemoResult:
         """Take the scans, wait for their flow runs, and check the files."""
@@ -127,12 +133,12 @@ class Demo:
         # Tiled first: the flow run finds the run there.
         engine.subscribe(TiledWriter(raw))
         engine.subscribe(callback)
-        for plan in _plans(make_devices(self._info.images)):
+        for plan in islice(_plans(make_devices(self._info.images)), self._plans):
             _execute(engine, plan)
         return list(rows.values())
 
     def _wait(self, rows: list[DemoRow], outbox: "Outbox", report: Report) -> list[DemoRow]:
-        report(f"Waiting for {len(rows)} flow runs")
+        report(f"Waiting for {len(rows)} flow run{'' if len(rows) == 1 else 's'}")
         began = changed = time.monotonic()
         waiting, done = {row.run_uid: row for row in rows}, {}
         while waiting and time.monotonic() - changed < PATIENCE_S:
@@ -234,6 +240,4 @@ def _reason(entry: Any) -> str:
 
 
 def _after(row: DemoRow, moment: str | None) -> float | None:
-    from datetime import datetime
-
     return None if moment is None else datetime.fromisoformat(moment).timestamp() - row.stopped

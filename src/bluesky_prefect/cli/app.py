@@ -144,6 +144,9 @@ def status(
 @app.command()
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the local stack up at the end.")] = False,
+    plans: Annotated[
+        int | None, typer.Option(min=1, help="Take the first so many plans only. Default: all.", show_default=False)
+    ] = None,
     tiled_port: TiledPort = None,
     prefect_port: PrefectPort = None,
     state_directory: StateDirectory = None,
@@ -167,8 +170,8 @@ def demo(
         os.environ.update(info.environment())
         from bluesky_prefect.demo import Demo
 
-        with render.Progress("Scanning") as report:
-            result = Demo(info, settings).run(report)
+        with render.Progress("Taking scans and waiting for their flow runs") as report:
+            result = Demo(info, settings, plans=plans).run(report)
         render.demo(result)
     finally:
         if not keep and not running:

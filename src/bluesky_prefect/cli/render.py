@@ -73,7 +73,8 @@ def stack_info(info: "StackInfo", *, options: str = "") -> None:
     lines = [
         "The local stack is up.",
         f"  Prefect UI   {info.prefect_ui_url}",
-        f"  Tiled        {info.tiled_ui_url}   (asks for the key in {info.tiled_api_key_path})",
+        f"  Tiled        {info.tiled_ui_url}   (in a browser add, once, ?api_key= and the key that is in",
+        f"               {info.tiled_api_key_path})",
         f"  Files        {info.exports}",
         f"  Logs         {info.logs}",
         "",
@@ -144,7 +145,8 @@ def demo(result: "DemoResult") -> None:
     out.print(table)
     out.print("(Seconds are from the run's stop document.)\n")
     for row in result.rows:
-        _print(out, f"Scan {row.scan_id}: {row.flow_run_name or 'no flow run'}  {row.url or ''}")
+        _print(out, f"Scan {row.scan_id}, run {row.run_uid}")
+        _print(out, f"    {row.flow_run_name or 'no flow run'}  {row.url or ''}".rstrip())
         if row.files:
             _print(out, f"    {row.files[0].parent}")
             _print(out, f"        {', '.join(file.name for file in row.files)}")

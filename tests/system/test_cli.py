@@ -1,0 +1,58 @@
+"""The commands against a running stack."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+
+def cli(*arguments):
+    command = [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", *arguments]
+    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+
+
+def test_up_ends_with_addresses_and_how_to_go_on(stack):
+    done = cli("up", "--state-directory", str(stack.state_directory))
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "The stack is already running.\n"
+    for line in (
+        f"  Prefect UI   {stack.prefect_ui_url}",
+        f"  export PREFECT_API_URL={stack.prefect_api_url}",
+        f"To stop it:     bluesky-prefect down --state-directory {stack.state_directory}",
+    ):
+        assert line in done.stdout.splitlines()
+    assert stack.tiled_api_key.get_secret_value() not in done.stdout + done.stderr
+
+
+def test_the_printed_key_command_opens_tiled(stack):
+    done = cli("up", "--state-directory", str(stack.state_directory))
+    exports = [line.strip() for line in done.stdout.splitlines() if "export " in line]
+    script = "; ".join([*exports, 'printf %s "$TILED_API_KEY"'])
+    shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert shell.stdout == stack.tiled_api_key.get_secret_value()
+
+
+def test_status_ends_with_0_while_every_part_is_up(stack):
+    done = cli("status", "--state-directory", str(stack.state_directory))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stack.prefect_ui_url in done.stdout
+    machine = json.loads(cli("status", "--json", "--state-directory", str(stack.state_directory)).stdout)
+    assert machine["all_up"] is True
+    assert {part["up"] for part in machine["parts"]} == {True}
+
+
+@pytest.mark.parametrize("option", ["--tiled-port", "--prefect-port"])
+def test_a_busy_port_is_one_line_and_exit_1(tmp_path, option):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        rest = {"--tiled-port": "0", "--prefect-port": "0", option: port}
+        done = cli("up", "--state-directory", str(tmp_path), *[word for pair in rest.items() for word in pair])
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"Error: Port {port}, wanted for the ")
+    assert option in line
