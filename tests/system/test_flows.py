@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -11,7 +12,13 @@ from bluesky.plans import count
 from tiled.queries import Key
 from tiled.structures.core import Spec
 
-from bluesky_prefect.exceptions import FlowInputError, RunIncomplete, RunNotFound, TiledUnavailable
+from bluesky_prefect.exceptions import (
+    ConfigurationError,
+    FlowInputError,
+    RunIncomplete,
+    RunNotFound,
+    TiledUnavailable,
+)
 from bluesky_prefect.flows import export
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.flows.results import metadata_of, write_temperatures
@@ -171,7 +178,7 @@ def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
     }  # fmt: skip
     metadata = metadata_of({"uid": "0123abcd", "scan_id": 1, "plan_name": "x" * 10_000}, weather)
     # As a process leaves it that dies between making the table and filling it.
-    catalog.processed.write_table({"other": [1]}, key="temperature-0123abcd", metadata={})
+    catalog.processed().write_table({"other": [1]}, key="temperature-0123abcd", metadata={})
     failures = []
 
     def write():
@@ -310,8 +317,28 @@ def test_the_api_key_can_come_from_a_secret_block(room, uids):
         assert catalog.finished_run(uids["count"], timeout_s=0) is not None
 
 
+def test_tiled_can_be_named_by_a_profile(room, uids):
+    profiles = Path.home() / ".config/tiled/profiles"
+    profiles.mkdir(parents=True, exist_ok=True)
+    (profiles / "flows.yml").write_text(f"beamline:\n  uri: {room.stack.tiled_uri}\n")
+    environment = {"BLUESKY_PREFECT_TILED_URI": None, "BLUESKY_PREFECT_TILED_PROFILE": "beamline"}
+    with settings_from(environment), Catalog.connect(get_settings()) as catalog:
+        assert catalog.finished_run(uids["count"], timeout_s=0) is not None
+    environment["BLUESKY_PREFECT_TILED_PROFILE"] = "absent"
+    with settings_from(environment), pytest.raises(ConfigurationError, match="no Tiled profile 'absent'"):
+        Catalog.connect(get_settings())
+    with settings_from({"BLUESKY_PREFECT_TILED_URI": None}), pytest.raises(ConfigurationError, match="No Tiled server"):
+        Catalog.connect(get_settings())
+
+
 def test_a_refused_key_is_a_clear_error_without_the_key(room):
     with settings_from({"TILED_API_KEY": "deadbeef"}), pytest.raises(TiledUnavailable) as raised:
         Catalog.connect(get_settings())
     assert "HTTP status 401: set TILED_API_KEY" in str(raised.value)
     assert "deadbeef" not in str(raised.value)
+
+
+def test_the_container_of_results_is_made_where_it_is_missing(room, uids):
+    with settings_from({"BLUESKY_PREFECT_PROCESSED_CONTAINER": "analysed"}):
+        export(uids["count"])
+    assert f"temperature-{uids['count']}" in room.tiled["analysed"]

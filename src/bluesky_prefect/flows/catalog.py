@@ -103,14 +103,8 @@ class Catalog:
         """The container of Bluesky runs."""
         return self._container(self._raw_path)
 
-    @property
-    def raw_path(self) -> str:
-        """Path of the container of Bluesky runs."""
-        return self._raw_path
-
-    @property
     def processed(self) -> "Container":
-        """The container of results; made beside the raw one if it is not there."""
+        """Return the container of results; it is made if it is not there."""
         try:
             return self._container(self._processed_path)
         except ConfigurationError:

@@ -68,7 +68,7 @@ def export(
     date : str, optional
         The day to ask for, as ``YYYY-MM-DD``; the run's own start day in `timezone` if not given.
     timezone : str
-        Name of the time zone of all times and dates.
+        Name of the time zone of all times and dates, the one in the folder's name included.
     temperature_unit : str
         ``fahrenheit`` or ``celsius``.
 

@@ -11,7 +11,7 @@ from bluesky_prefect.flows.texts import one_line
 if TYPE_CHECKING:
     from tiled.client.container import Container
 
-_TRIES = 3
+_TRIES = 8
 
 
 def metadata_of(run: dict[str, Any], weather: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def write_temperatures(catalog: Catalog, metadata: dict[str, Any], weather: dict
     str
         Path of the table in Tiled.
     """
-    container = catalog.processed
+    container = catalog.processed()
     key = f"temperature-{metadata['raw_uid']}"
     table = {"time": weather["hours"], "temperature_2m": weather["temperatures"]}
     with explained(catalog.name):
@@ -64,19 +64,29 @@ def write_temperatures(catalog: Catalog, metadata: dict[str, Any], weather: dict
 
 
 def _replace(container: "Container", key: str, table: dict[str, Any], metadata: dict[str, Any]) -> None:
-    from tiled.client.utils import ClientError
+    """Write a table in place of what is there.
 
-    for left in reversed(range(_TRIES)):
-        if key in container:
-            try:
-                container.delete_contents(key, external_only=False)
-            except ClientError as error:
-                if error.response.status_code != 404:  # somebody else was faster
-                    raise
-        try:
-            container.write_table(table, key=key, metadata=metadata)
-        except ClientError as error:
-            if error.response.status_code != 409 or not left:  # the same run is being exported twice at once
-                raise
-        else:
-            return
+    Somebody who exports the same run at the same moment may make the table first, or take this one away before it
+    is filled. Both then begin again, at different times.
+    """
+    import tenacity
+
+    policy = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_is_conflict),
+        stop=tenacity.stop_after_attempt(_TRIES),
+        wait=tenacity.wait_random(0.05, 0.5),
+        reraise=True,
+    )
+    policy(_delete_and_write, container, key, table, metadata)
+
+
+def _delete_and_write(container: "Container", key: str, table: dict[str, Any], metadata: dict[str, Any]) -> None:
+    if key in container:
+        container.delete_contents(key, external_only=False)
+    container.write_table(table, key=key, metadata=metadata)
+
+
+def _is_conflict(error: BaseException) -> bool:
+    import httpx
+
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {404, 409}

@@ -1,0 +1,179 @@
+"""What the flows do while services on the internet, or Tiled, are away: the export comes first."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bluesky.plans import count
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from bluesky_prefect.exceptions import TiledUnavailable
+from bluesky_prefect.flows import export, fun_fact, my_workflow
+from tests.system.beamline import Beamline
+from tests.system.flow_room import room_for, settings_from
+
+BUDGET_S = 3.0
+# The services' time is counted inside the tasks; Prefect's own work on a task is not theirs.
+SLACK_S = 0.3
+REASONS = {
+    "hang": "no answer within",
+    "500": "HTTP status 500",
+    "garbage": "the answer is not JSON",
+    "other": "not understood",
+    "refuse": "Connection refused",
+}
+
+
+@pytest.fixture(scope="module")
+def room(stack, tmp_path_factory):
+    with room_for(stack, tmp_path_factory.mktemp("outages")) as room:
+        yield room
+
+
+@pytest.fixture(scope="module")
+def uid(room):
+    beamline = Beamline(room.tiled["raw"], room.stack.images)
+    [uid] = beamline.run(count([beamline.devices.det], 2))
+    return uid
+
+
+@pytest.fixture(autouse=True)
+def _recovered(room):
+    yield
+    room.weather.mode = room.cats.mode = "well"
+
+
+def text_of(room: Any, folder: str) -> str:
+    [text] = [content for name, content in room.files(folder).items() if name.endswith(".txt")]
+    return text.decode()
+
+
+@pytest.mark.parametrize("mode", REASONS)
+def test_without_weather_the_export_completes_and_says_why(room, uid, mode, caplog):
+    # A day of its own for each way to fail, so that nothing comes from the cache.
+    date = f"2021-01-{10 + list(REASONS).index(mode)}"
+    environment: dict[str, str | None] = {}
+    if mode == "refuse":
+        environment = {"BLUESKY_PREFECT_WEATHER_ARCHIVE_URL": "http://127.0.0.1:9/v1/archive"}
+    else:
+        room.weather.mode = mode
+    before = set(room.cache.iterdir()) if room.cache.exists() else set()
+    with settings_from(environment):
+        state = export(uid, date=date, return_state=True)
+    assert state.is_completed()
+    assert "no weather: " in state.message
+    assert REASONS[mode] in state.message
+    folder = state.result()
+    assert f"Weather\n-------\nnot available: {state.message.partition('no weather: ')[2]}\n" in text_of(room, folder)
+    assert f"No weather for run {uid}" in caplog.text
+    assert sorted(Path(name).suffix for name in room.files(folder)) == [".csv", ".png", ".txt"]
+    # Nothing was remembered of it, neither a failure nor an error.
+    assert (set(room.cache.iterdir()) if room.cache.exists() else set()) == before
+    room.weather.mode = "well"
+    if mode in {"500", "refuse"}:
+        assert "mean temperature: 61.5 °F" in text_of(room, export(uid, date=date))
+
+
+def test_a_picture_of_an_earlier_day_does_not_stay_beside_a_summary_without_weather(room, uid):
+    assert "scan_1_count_temperature.png" in room.files(export(uid, date="2021-02-01"))
+    room.weather.mode = "500"
+    assert "scan_1_count_temperature.png" not in room.files(export(uid, date="2021-02-02"))
+
+
+def test_without_a_fun_fact_the_run_is_exported_and_the_message_says_what_failed(room, uid):
+    room.cats.mode = "500"
+    state = my_workflow(uid, return_state=True)
+    assert state.is_completed()
+    assert f"run {uid[:8]}: 4 files in " in state.message
+    assert state.message.endswith("; fun-fact failed: no fun fact: 127.0.0.1: HTTP status 500")
+    assert len(room.files(state.result())) == 4
+    assert len(room.cats.requests) >= 2  # it was tried again
+
+
+@pytest.mark.parametrize("answer", ["garbage", "other"])
+def test_what_is_no_fact_is_not_taken_for_one(room, answer):
+    room.cats.mode = answer
+    state = fun_fact(return_state=True)
+    assert state.is_failed()
+    assert state.message.startswith("no fun fact: ")
+
+
+def test_services_that_hang_cost_a_run_three_seconds_at_most_in_all(room, uid):
+    room.weather.mode = room.cats.mode = "hang"
+    # Not asked before: this day is not in the cache.
+    states = [fun_fact(return_state=True), export(uid, date="2021-03-01", return_state=True)]
+    assert [state.is_completed() for state in states] == [False, True]
+    seconds = {}
+    flow_runs = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id for state in states]))
+    with get_client(sync_client=True) as client:
+        for task_run in client.read_task_runs(flow_run_filter=flow_runs):
+            seconds[task_run.name.partition("-")[0].partition(" ")[0]] = task_run.total_run_time.total_seconds()
+    assert seconds["get_weather"] > 1
+    assert seconds["get_weather"] + seconds["get_cat_fact"] < BUDGET_S + SLACK_S
+
+
+def test_an_export_that_fails_fails_the_workflow(room):
+    state = my_workflow("33333", return_state=True)
+    assert state.is_failed()
+    assert "RunNotFound" in state.message
+
+
+def test_another_process_prints_what_a_user_expects_and_takes_the_weather_from_the_cache(room, uid):
+    export(uid)
+    room.weather.mode = "500"
+    program = f"from bluesky_prefect.flows import my_workflow; my_workflow({uid!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, **room.environment()},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    log = done.stderr
+    positions = [
+        log.index(words)
+        for words in (
+            "for flow 'my-workflow'",
+            "Getting fun fact...",
+            "for flow 'fun-fact'",
+            "Task run 'get_cat_fact-",
+            "A cat can jump up to six times its length.",
+            "Now exporting a file...",
+            "for flow 'export'",
+            "Task run 'get_tiled_data-",
+            "Task run 'get_weather",
+            "Task run 'format_weather-",
+            "Task run 'save_temp_plot-",
+            "Task run 'write_data_to_tiled-",
+            "Done!",
+        )
+    ]
+    assert positions == sorted(positions)
+    assert "Cached(type=COMPLETED)" in log
+    assert room.stack.tiled_api_key.get_secret_value() not in log + done.stdout
+
+
+def test_tiled_away_is_an_error_that_names_it(room):
+    environment = {"BLUESKY_PREFECT_TILED_URI": "http://user:secret@127.0.0.1:9/?api_key=deadbeef"}
+    program = "from bluesky_prefect.flows.catalog import *; from bluesky_prefect.settings import get_settings\n"
+    program += "Catalog.connect(get_settings())"
+    done = subprocess.run(
+        # How often Tiled's client tries is read when it is imported.
+        [sys.executable, "-c", program],
+        env={**os.environ, **environment, "TILED_RETRY_ATTEMPTS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    last = done.stderr.strip().splitlines()[-1]
+    assert TiledUnavailable.__name__ in last
+    assert "Tiled at http://127.0.0.1:9 cannot be reached" in last
+    assert "secret" not in last
+    assert "deadbeef" not in last
