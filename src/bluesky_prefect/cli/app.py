@@ -1,6 +1,7 @@
 """The commands: each parses, calls and renders."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -203,4 +204,4 @@ def ipython(
 
 
 def _state_option(state_directory: Path | None) -> str:
-    return "" if state_directory is None else f" --state-directory {state_directory}"
+    return "" if state_directory is None else f" --state-directory {shlex.quote(str(state_directory))}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shlex
 from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -81,7 +82,7 @@ def stack_info(info: "StackInfo", *, options: str = "") -> None:
         "To use it from a session of your own:",
         f"  export PREFECT_API_URL={info.prefect_api_url}",
         f"  export BLUESKY_PREFECT_TILED_URI={info.tiled_uri}",
-        f'  export TILED_API_KEY="$(cat {info.tiled_api_key_path})"',
+        f'  export TILED_API_KEY="$(cat {shlex.quote(str(info.tiled_api_key_path))})"',
         "",
         f"To look at it:  bluesky-prefect status{options}",
         f"To stop it:     bluesky-prefect down{options}",

@@ -1,5 +1,7 @@
 """How results look."""
 
+import subprocess
+
 import pytest
 
 from bluesky_prefect.cli import render
@@ -20,6 +22,18 @@ def test_addresses_are_not_broken_over_lines(tmp_path, capsys):
     assert f"Files        {directory}/exports\n" in out
     assert "export PREFECT_API_URL=http://127.0.0.1:2/api\n" in out
     assert "s3cret" not in out
+
+
+def test_printed_commands_work_in_a_directory_with_a_space(tmp_path, capsys):
+    directory = tmp_path / "Application Support"
+    directory.mkdir()
+    info = stack_info(Settings(state_directory=directory), tiled_port=1, prefect_port=2, key="s3cret")
+    info.tiled_api_key_path.write_text("s3cret\n")
+    render.stack_info(info)
+    exports = [line.strip() for line in capsys.readouterr().out.splitlines() if "export " in line]
+    script = "; ".join([*exports, 'printf %s "$TILED_API_KEY"'])
+    shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
+    assert shell.stdout == "s3cret"
 
 
 def test_brackets_are_shown_as_they_are(capsys):
