@@ -12,7 +12,7 @@ from event_model import DocumentRouter
 
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import OutboxError
-from bluesky_prefect.forwarder import Forwarder
+from bluesky_prefect.forwarder import CLOSE_TIMEOUT_S, Forwarder
 from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.run import Run
 from bluesky_prefect.settings import Settings, get_settings
@@ -123,7 +123,7 @@ class PrefectCallback(DocumentRouter):
             self._submit(workflow, run)
         self._forwarder.wake()
 
-    def close(self, timeout_s: float = 5.0) -> bool:
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Send what can be sent now and end the background thread.
 
         Parameters

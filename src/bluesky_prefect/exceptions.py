@@ -34,6 +34,8 @@ class PrefectUnavailable(BlueskyPrefectError):
         Whether the trouble may lie in this one submission, so that others need not wait for it.
     passing : bool, optional
         Whether it may be over in a moment; False if somebody has to change something.
+    answered : bool, optional
+        Whether a server is there, and only busy or in trouble.
     """
 
     def __init__(
@@ -43,11 +45,13 @@ class PrefectUnavailable(BlueskyPrefectError):
         retry_after_s: float | None = None,
         about_submission: bool = False,
         passing: bool = True,
+        answered: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.about_submission = about_submission
         self.passing = passing
+        self.answered = answered
 
 
 class FlowInputError(BlueskyPrefectError):

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
 from tenacity import RetryCallState, Retrying
-from tenacity.wait import wait_base, wait_exponential_jitter
+from tenacity.wait import wait_base, wait_exponential, wait_random
 
 from bluesky_prefect.exceptions import DeploymentMissing, OutboxError, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.outbox import Entry, Outbox
@@ -32,6 +32,9 @@ _WARM_UP_S = 5.0
 _ATTEMPTS_IN_ORDER = 5
 # A shorter outage (a server on SQLite answers 503 under load) is nobody's business.
 _OUTAGE_TOLD_AFTER_S = 10.0
+# Enough for importing Prefect and a few requests, at the end of a short script.
+CLOSE_TIMEOUT_S = 10.0
+_SILENT_S = 2.0
 _PRUNE_EVERY_S = 3600.0
 _REMIND_EVERY_S = 3600.0
 
@@ -75,22 +78,23 @@ class Forwarder:
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
         self._clock = clock
-        self._wait_policy: wait_base = wait_exponential_jitter(
-            initial=settings.retry_first_s, max=settings.retry_most_s, jitter=settings.retry_first_s
-        )
+        exponential = wait_exponential(multiplier=settings.retry_first_s, max=settings.retry_most_s)
+        self._wait_policy: wait_base = exponential + wait_random(0, settings.retry_first_s)
         self._resources = ExitStack()
         self._api: FlowRunApi | None = None
         self._failures = 0
         self._outage_began = 0.0
         self._outage_told = False
+        self._busy = False
         self._reminded: dict[str, float] = {}
         self._pruned_at: float | None = None
+        self._deadline = 0.0
         self._wake = threading.Event()
         self._finish = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bluesky-prefect-forwarder", daemon=True)
 
     def start(self) -> None:
-        """Start the thread. At the end of the process it gets a few seconds to send what waits."""
+        """Start the thread. At the end of the process it gets `CLOSE_TIMEOUT_S` to send what waits."""
         self._thread.start()
         atexit.register(self.close)
 
@@ -98,7 +102,7 @@ class Forwarder:
         """Say that something was put in an outbox."""
         self._wake.set()
 
-    def close(self, timeout_s: float = 5.0) -> bool:
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Send what can be sent now, then end the thread.
 
         Parameters
@@ -112,10 +116,14 @@ class Forwarder:
             Whether the thread has ended.
         """
         atexit.unregister(self.close)
+        self._deadline = self._clock() + timeout_s
         self._finish.set()
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join(timeout_s)
+            self._thread.join(min(timeout_s, _SILENT_S))
+            if self._thread.is_alive():
+                logger.warning("Sending the last runs to Prefect, for %g s at most ...", timeout_s)
+                self._thread.join(max(0.0, timeout_s - _SILENT_S))
             self._tell_what_waits()
         return not self._thread.is_alive()
 
@@ -152,10 +160,13 @@ class Forwarder:
         self._resources.close()
 
     def _drain(self) -> None:
-        """Send what can be sent without waiting."""
-        if self._failures == 0:
-            while self.step() == 0.0:
-                pass
+        """Send what can be sent by the deadline; a server that is busy is asked again, one that is away is not."""
+        if self._failures and not self._busy:
+            return
+        while (wait_s := self.step()) == 0.0 or (self._failures and self._busy):
+            if self._clock() + wait_s > self._deadline:
+                return
+            time.sleep(min(wait_s, 0.5))
 
     def _tell_what_waits(self) -> None:
         try:
@@ -226,6 +237,7 @@ class Forwarder:
         if self._failures == 0:
             self._outage_began = now
         self._failures += 1
+        self._busy = error.answered
         if not self._outage_told and (not error.passing or now - self._outage_began >= _OUTAGE_TOLD_AFTER_S):
             self._outage_told = True
             logger.warning("Run %s waits in the outbox: %s", entry.run_uid, error)

@@ -192,6 +192,7 @@ def _sort(error: Any, submission: Submission) -> Exception:
             f"Prefect at {_api_url()} answers {status}: {said}",
             retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
             about_submission=status not in _LATER,
+            answered=True,
         )
     return SubmissionRefused(f"Prefect refuses to start {submission.deployment} ({status}): {said}")
 

@@ -11,6 +11,7 @@ import pytest
 
 from bluesky_prefect.stack import StackInfo
 from tests.services.prefect_process import wait_until
+from tests.system.session import Acquisition
 
 HERE = Path(__file__).parent
 DEPLOY = """
@@ -25,21 +26,16 @@ flow.from_source(source=sys.argv[1], entrypoint="beamline_flows.py:end_of_run_wo
 def acquired(stack: StackInfo, tmp_path_factory, stack_settings) -> dict[str, Any]:
     """One session at the beamline: what it ran, and the flow runs that came of it, ended."""
     environment = {**os.environ, **stack.environment()}
-    environment["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(tmp_path_factory.mktemp("session"))
     subprocess.run(
         [sys.executable, "-c", DEPLOY, str(HERE), stack_settings.work_pool], env=environment, check=True, timeout=120
     )
-    session = subprocess.run(
-        [sys.executable, str(HERE / "acquisition.py"), "my-workflow/local", "end-of-run-workflow/tst-docker"],
-        env=environment,
-        input="count\nopt-out\nhostile\nend\n",
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    _, plain, opted_out, hostile = session.stdout.split()
-    uids = {"plain": plain, "opted out": opted_out, "hostile": hostile}
+    state = tmp_path_factory.mktemp("session")
+    session = Acquisition(state, stack.environment(), "my-workflow/local", "end-of-run-workflow/tst-docker")
+    try:
+        uids = {"plain": session.run("count"), "opted out": session.run("opt-out"), "hostile": session.run("hostile")}
+        wait_until(lambda: session.outbox_counts() == (0, 4, 0))
+    finally:
+        session.kill()
     wait_until(lambda: all(_ended(stack, uids[name]) for name in ("plain", "hostile")), timeout_s=150)
     return {name: _flow_runs(stack, uid) for name, uid in uids.items()} | {"uids": uids}
 
@@ -65,6 +61,19 @@ def test_a_beamlines_own_end_of_run_workflow_runs_unmodified(acquired):
     [run] = [one for one in acquired["plain"] if "stop_doc" in one["parameters"]]
     assert set(run["parameters"]) - {"stop_doc"} <= {"api_key", "dry_run"}
     assert run["parameters"]["stop_doc"]["run_start"] == acquired["uids"]["plain"]
+
+
+def test_deploying_to_a_server_of_ones_own_is_one_command(stack, stack_settings):
+    environment = {**os.environ, **stack.environment()}
+    command = [sys.executable, "-m", "bluesky_prefect", "deploy", "--name", "again", "--work-pool"]
+    done = subprocess.run([*command, stack_settings.work_pool], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'PrefectCallback("my-workflow/again")' in done.stderr
+    found = httpx.get(f"{stack.prefect_api_url}/deployments/name/my-workflow/again", timeout=30).json()
+    assert found["entrypoint"].startswith("bluesky_prefect.flows")
+    refused = subprocess.run([*command, "no-such-pool"], env=environment, capture_output=True, text=True)
+    assert refused.returncode == 1
+    assert "prefect work-pool create no-such-pool" in refused.stderr
 
 
 def test_a_run_that_opted_out_has_no_flow_run(acquired):

@@ -1,17 +1,14 @@
 """From a stop document to exactly one flow run: a real acquisition process and a real Prefect server."""
 
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from tests.services.prefect_process import PrefectProcess, wait_until
 
 from bluesky_prefect import Outbox
+from tests.services.prefect_process import PrefectProcess, wait_until
+from tests.system.session import Acquisition
 
-ACQUISITION = Path(__file__).with_name("acquisition.py")
 DEPLOYMENT = "my-workflow/local"
 
 
@@ -26,68 +23,12 @@ def prefect(tmp_path_factory):
         server.kill()
 
 
-class Acquisition:
-    """The other end of acquisition.py."""
-
-    def __init__(self, state: Path, url: str, *deployments: str) -> None:
-        environment = {
-            **os.environ,
-            "PREFECT_API_URL": url,
-            "BLUESKY_PREFECT_STATE_DIRECTORY": str(state),
-            "BLUESKY_PREFECT_RETRY_FIRST_S": "0.2",
-            "BLUESKY_PREFECT_RETRY_MOST_S": "1",
-            "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": "3",
-            "BLUESKY_PREFECT_MISSING_DEPLOYMENT_RETRY_S": "0.5",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, str(ACQUISITION), *deployments],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self._line() == "ready"
-
-    def count(self, runs: int) -> list[str]:
-        """Do `runs` runs and return their uids."""
-        self._say(f"count {runs}")
-        return [self._line() for _ in range(runs)]
-
-    def outbox_counts(self) -> tuple[int, ...]:
-        """Return how many submissions wait, are sent, are dead."""
-        self._say("counts")
-        return tuple(int(word) for word in self._line().split())
-
-    def end(self) -> str:
-        """Let it end as a script does; return what it logged."""
-        self._say("end")
-        return self._leave()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self._leave()
-
-    def _leave(self) -> str:
-        _, logged = self.process.communicate(timeout=60)
-        return logged
-
-    def _say(self, line: str) -> None:
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-
-    def _line(self) -> str:
-        line = self.process.stdout.readline().strip()
-        assert line, self.process.stderr.read()
-        return line
-
-
 @pytest.fixture
 def acquire(tmp_path, prefect):
     started = []
 
     def start(*deployments: str) -> Acquisition:
-        acquisition = Acquisition(tmp_path / "state", prefect.url, *(deployments or (DEPLOYMENT,)))
+        acquisition = Acquisition(tmp_path / "state", {"PREFECT_API_URL": prefect.url}, *(deployments or (DEPLOYMENT,)))
         started.append(acquisition)
         return acquisition
 

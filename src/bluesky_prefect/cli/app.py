@@ -183,6 +183,26 @@ def demo(
     raise typer.Exit(1 if result.problems else 0)
 
 
+@app.command()
+def deploy(
+    work_pool: Annotated[str, typer.Option(help="Work pool of the Prefect server; it has to exist.")],
+    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "local",
+) -> None:
+    """Deploy my-workflow to a Prefect server of your own.
+
+    The server is the one that PREFECT_API_URL or the active Prefect profile names. Its workers need this package
+    installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has its
+    deployment already.
+    """
+    import anyio
+
+    from bluesky_prefect import deployment
+
+    with render.Progress("Deploying") as report:
+        deployed = anyio.run(deployment.deploy, name, work_pool)
+        report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def ipython(
     context: typer.Context,

@@ -10,20 +10,18 @@ import sys
 import anyio
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.deployments.runner import RunnerDeployment
 from prefect.settings import get_current_settings
-from prefect.types.entrypoint import EntrypointType
 from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessWorker
 
+from bluesky_prefect.deployment import deploy
 from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.flows import my_workflow
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.worker import DEPLOYMENT
 
 
-async def deploy(settings: Settings) -> None:
+async def set_up(settings: Settings) -> None:
     """Make the work pool and the deployment, or bring those that exist up to date."""
     async with get_client() as client:
         template = ProcessWorker.get_default_base_job_template()
@@ -31,20 +29,11 @@ async def deploy(settings: Settings) -> None:
         await client.create_work_pool(pool, overwrite=True)
         # 'down' pauses the pool while it waits for the last flow runs.
         await client.update_work_pool(settings.work_pool, WorkPoolUpdate(is_paused=False))
-    flow_name, name = DEPLOYMENT.split("/")
-    deployment = RunnerDeployment.from_flow(
-        my_workflow,
-        name=name,
-        work_pool_name=settings.work_pool,
-        # The installed package is on every flow run's path: nothing is pulled or copied.
-        entrypoint_type=EntrypointType.MODULE_PATH,
-        # Stated, it spares each flow run a supervisor process that prepares a workspace, and imports Prefect for it.
-        job_variables={"command": shlex.join([sys.executable, "-m", "prefect.engine"])},
-        description="Reads a Bluesky run from Tiled and exports it.",
-    )
-    if deployment.flow_name != flow_name:
-        raise StackError(f"The flow is called {deployment.flow_name!r}; the deployment {DEPLOYMENT!r} is promised.")
-    await deployment.aapply()
+    # Stated, the command spares each flow run a supervisor process that prepares a workspace and imports Prefect.
+    command = shlex.join([sys.executable, "-m", "prefect.engine"])
+    deployed = await deploy(DEPLOYMENT.partition("/")[2], settings.work_pool, job_variables={"command": command})
+    if deployed != DEPLOYMENT:
+        raise StackError(f"The deployment is called {deployed!r}; {DEPLOYMENT!r} is promised.")
 
 
 async def work(worker_name: str, settings: Settings) -> None:
@@ -52,7 +41,7 @@ async def work(worker_name: str, settings: Settings) -> None:
     api_url = get_current_settings().api.url
     while not await anyio.to_thread.run_sync(answers, f"{api_url}/health"):
         await anyio.sleep(0.2)
-    await deploy(settings)
+    await set_up(settings)
     setup_signal_handlers_worker(os.getpid(), f"worker {worker_name}", print)
     worker = ProcessWorker(work_pool_name=settings.work_pool, name=worker_name, limit=settings.worker_limit)
     await worker.start()
