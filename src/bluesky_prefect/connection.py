@@ -9,7 +9,9 @@ from typing import Any
 
 from bluesky_prefect.exceptions import OutboxError
 
-# How long to wait for another process's transaction; those of an outbox take milliseconds.
+# How long to wait for another process's transaction; those of an outbox take milliseconds. A process that was stopped
+# in the middle of one must not hold up a RunEngine for longer: the run is then kept in memory for the while.
+_DURABLE_BUSY_TIMEOUT_S = 1.0
 _BUSY_TIMEOUT_S = 5.0
 
 
@@ -106,8 +108,9 @@ class SharedConnection:
         if self._path is not None:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._path.touch(mode=0o600)
+        timeout_s = _DURABLE_BUSY_TIMEOUT_S if self._durable else _BUSY_TIMEOUT_S
         connection = sqlite3.connect(
-            self._path or ":memory:", timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+            self._path or ":memory:", timeout=timeout_s, isolation_level=None, check_same_thread=False
         )
         try:
             self._set_up(connection)

@@ -70,6 +70,7 @@ def test_without_weather_the_export_completes_and_says_why(room, uid, mode, capl
     folder = state.result()
     assert f"Weather\n-------\nnot available: {state.message.partition('no weather: ')[2]}\n" in text_of(room, folder)
     assert f"No weather for run {uid}" in caplog.text
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
     assert sorted(Path(name).suffix for name in room.files(folder)) == [".csv", ".png", ".txt"]
     # Nothing was remembered of it, neither a failure nor an error.
     assert (set(room.cache.iterdir()) if room.cache.exists() else set()) == before

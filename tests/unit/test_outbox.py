@@ -194,21 +194,34 @@ def test_a_file_of_a_newer_version_is_left_alone(outbox):
         outbox.counts()
 
 
+def test_a_process_stopped_in_the_middle_of_a_write_holds_nobody_up_for_long(outbox):
+    outbox.put(submission("a"))
+    blocker = sqlite3.connect(outbox.path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(OutboxError, match="locked"):
+        outbox.put(submission("b"))
+    blocker.execute("ROLLBACK")
+    blocker.close()
+    assert outbox.put(submission("b"))
+
+
 PUT_FOR_EVER = """
-import sys
+import sys, time
 from pathlib import Path
 from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.submission import Submission
 outbox = Outbox(Path(sys.argv[1]))
 for number in range(1_000_000):
+    time.sleep(float(sys.argv[3]))
     uid = f"{sys.argv[2]}-{number}"
     outbox.put(Submission(uid, "w", "flow/one", uid, {"text": "x" * 2000}, {}))
     print(uid, flush=True)
 """
 
 
-def _put_for_ever(path: Path, name: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", PUT_FOR_EVER, str(path), name], stdout=subprocess.PIPE, text=True)
+def _put_for_ever(path: Path, name: str, pause_s: float = 0.0) -> subprocess.Popen:
+    command = [sys.executable, "-c", PUT_FOR_EVER, str(path), name, str(pause_s)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def test_what_put_returned_from_survives_kill_9(tmp_path):
@@ -228,8 +241,9 @@ def test_what_put_returned_from_survives_kill_9(tmp_path):
 
 def test_several_processes_put_into_one_file(tmp_path):
     path = tmp_path / "outbox.sqlite"
-    processes = [_put_for_ever(path, name) for name in "abc"]
-    said = [process.stdout.readline().strip() for process in processes for _ in range(20)]
+    # A pause as between the runs of very fast scans: SQLite's lock is not fair to one of several that never let go.
+    processes = [_put_for_ever(path, name, pause_s=0.01) for name in "abc"]
+    said = [process.stdout.readline().strip() for process in processes for _ in range(50)]
     for process in processes:
         process.kill()
         process.wait()

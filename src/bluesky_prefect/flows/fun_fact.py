@@ -6,14 +6,14 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from bluesky_prefect.exceptions import ServiceUnavailable
-from bluesky_prefect.flows.outside import ask
+from bluesky_prefect.flows.outside import ask, is_unavailable, unavailable
 from bluesky_prefect.flows.texts import one_line
 from bluesky_prefect.settings import get_settings
 
 
 @task(name="get_cat_fact", cache_policy=NO_CACHE)
 def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
-    """Ask for a fact; a failed state says why there is none.
+    """Ask for a fact; a state named ``Unavailable`` says why there is none.
 
     Parameters
     ----------
@@ -25,10 +25,10 @@ def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
     try:
         answer = ask(url, timeout_s=timeout_s)
     except ServiceUnavailable as error:
-        return Failed(message=str(error))
+        return unavailable(str(error))
     fact = answer.get("fact") if isinstance(answer, dict) else None
     if not isinstance(fact, str) or not fact.strip():
-        return Failed(message="the answer holds no fact")
+        return unavailable("the answer holds no fact")
     return one_line(fact, 1000)
 
 
@@ -43,7 +43,7 @@ def fun_fact() -> str | State[str]:
     """
     settings = get_settings()
     state = get_cat_fact(settings.cat_fact_url, settings.cat_fact_timeout_s, return_state=True)
-    if not state.is_completed():
+    if is_unavailable(state) or not state.is_completed():
         return Failed(message=f"no fun fact: {state.message}")
     fact = state.result()
     print(fact)

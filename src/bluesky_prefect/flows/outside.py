@@ -6,9 +6,13 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
 from bluesky_prefect.exceptions import ServiceUnavailable
 from bluesky_prefect.flows.texts import one_line
 
+_UNAVAILABLE = "Unavailable"
 _MOST_BYTES = 2**20
 _MOST_TRIES = 3
 _FIRST_WAIT_S = 0.1
@@ -65,6 +69,19 @@ def ask(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> 
         return answer[0]
     why = failure[0] if failure else f"no answer within {timeout_s:g} s"
     raise ServiceUnavailable(f"{service}: {why}")
+
+
+def unavailable(reason: str) -> State[Any]:
+    """Return the state of a task that got no answer, and is not expected to have one in a closed network.
+
+    Not a failed one: of that, Prefect would write two errors into the log of every run.
+    """
+    return Completed(name=_UNAVAILABLE, message=reason)
+
+
+def is_unavailable(state: State[Any]) -> bool:
+    """Say whether a task ended in the state `unavailable`."""
+    return state.name == _UNAVAILABLE
 
 
 def _get_with_retries(url: str, params: dict[str, Any], deadline: float) -> Any:

@@ -9,12 +9,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
-from prefect.states import Failed
 from prefect.transactions import get_transaction
 
 from bluesky_prefect.exceptions import ServiceUnavailable
 from bluesky_prefect.flows import open_meteo
-from bluesky_prefect.flows.outside import ask
+from bluesky_prefect.flows.outside import ask, is_unavailable, unavailable
 
 # Belongs to the shape of the data: to be raised when that changes, so that old entries are left alone.
 _CACHE_VERSION = 1
@@ -60,7 +59,7 @@ def get_weather(
     Returns
     -------
     dict or State
-        See `open_meteo.parse`; a failed state that says why, if there is no such answer.
+        See `open_meteo.parse`; a state named ``Unavailable`` that says why, if there is no such answer.
     """
     place = open_meteo.checked_place(latitude, longitude, timezone, unit)
     day = open_meteo.checked_date(date)
@@ -69,8 +68,7 @@ def get_weather(
         return open_meteo.parse(answer, place, day, source)
     except ServiceUnavailable as error:
         _remember_nothing()
-        # A state, not an exception: a closed network is no reason for a traceback in every run's log.
-        return Failed(message=str(error))
+        return unavailable(str(error))
 
 
 @task(name="format_weather", cache_policy=NO_CACHE)
@@ -133,7 +131,7 @@ def weather_of(
         timeout_s=timeout_s,
         return_state=True,
     )
-    if state.is_completed():
+    if state.is_completed() and not is_unavailable(state):
         return state.result()
     return state.message or "the weather service failed"
 
