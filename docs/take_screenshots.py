@@ -13,12 +13,13 @@ from bluesky_prefect.stack import LocalStack
 
 IMAGES = Path(__file__).parent / "images"
 BROWSER_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-SIZE = {"width": 1280, "height": 860}
+SIZE = {"width": 1280, "height": 1000}
 
 
 def flow_runs(page: Page, ui_url: str) -> None:
     """Show the list of runs with the scans' flow runs in it."""
     page.goto(f"{ui_url}/runs", wait_until="networkidle")
+    page.get_by_text("Hide subflows").click()
     page.get_by_text("scan-").first.wait_for(timeout=30_000)
     page.wait_for_timeout(2_000)  # the chart above the list is drawn with an animation
     page.screenshot(path=IMAGES / "prefect-ui.png")

@@ -178,6 +178,7 @@ def demo(
         if not keep and not running:
             with render.Progress("Stopping the local stack") as report:
                 local.down(report)
+                report(f"To look at the flow runs, start it again: bluesky-prefect up{_state_option(state_directory)}")
     if keep or running:
         render.stack_info(info, options=_state_option(state_directory))
     raise typer.Exit(1 if result.problems else 0)

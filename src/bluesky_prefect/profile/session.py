@@ -88,7 +88,7 @@ def _services(tiled: TiledConnection) -> list[Service]:
         ),
         Service(
             "Prefect",
-            url,
+            url.removesuffix("/api"),  # where a browser finds it
             probe(f"{url}/health"),
             consequence="flow runs start when Prefect is there",
             variable="PREFECT_API_URL",
