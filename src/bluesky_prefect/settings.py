@@ -41,7 +41,10 @@ class Settings(BaseSettings):
         le=300,
         description="How long one request to Prefect may take before it counts as an outage.",
     )
-    retry_first_s: float = Field(default=1.0, gt=0, le=60, description="First wait after an outage; doubles each time.")
+    # Short, for a Prefect server on SQLite that answers 503 for a moment; the waits double anyway.
+    retry_first_s: float = Field(
+        default=0.25, gt=0, le=60, description="First wait after an outage; doubles each time."
+    )
     retry_most_s: float = Field(default=60.0, gt=0, le=3600, description="Longest wait between two tries in an outage.")
     missing_deployment_retry_s: float = Field(
         default=60.0, gt=0, le=3600, description="Wait between two tries while Prefect does not know the deployment."

@@ -75,7 +75,7 @@ def memory(clock):
 
 @pytest.fixture
 def forwarder(disk, memory, api, clock, tmp_path):
-    settings = Settings(state_directory=tmp_path, missing_deployment_retry_s=60)
+    settings = Settings(state_directory=tmp_path, missing_deployment_retry_s=60, retry_first_s=1)
     return Forwarder([disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
 
 
