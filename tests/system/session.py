@@ -1,6 +1,7 @@
 """An acquisition process, held by its test."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ ACQUISITION = Path(__file__).with_name("acquisition.py")
 class Acquisition:
     """The other end of acquisition.py."""
 
-    def __init__(self, state: Path, environment: dict[str, str], *deployments: str) -> None:
+    def __init__(
+        self, state: Path, environment: dict[str, str], *deployments: str, largest_file_bytes: int | None = None
+    ) -> None:
         environment = {
             **os.environ,
             **environment,
@@ -29,6 +32,9 @@ class Acquisition:
             stderr=subprocess.PIPE,
             text=True,
         )
+        if largest_file_bytes is not None:
+            # Writes beyond it fail, as on a full disk.
+            resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (largest_file_bytes, largest_file_bytes))
         assert self._line() == "ready"
 
     def count(self, runs: int) -> list[str]:

@@ -27,8 +27,9 @@ def prefect(tmp_path_factory):
 def acquire(tmp_path, prefect):
     started = []
 
-    def start(*deployments: str) -> Acquisition:
-        acquisition = Acquisition(tmp_path / "state", {"PREFECT_API_URL": prefect.url}, *(deployments or (DEPLOYMENT,)))
+    def start(*deployments: str, **limits: int) -> Acquisition:
+        environment = {"PREFECT_API_URL": prefect.url}
+        acquisition = Acquisition(tmp_path / "state", environment, *(deployments or (DEPLOYMENT,)), **limits)
         started.append(acquisition)
         return acquisition
 
@@ -108,6 +109,15 @@ def test_a_session_killed_right_after_a_stop_loses_nothing(acquire, prefect):
     following = acquire()
     wait_until(lambda: following.outbox_counts() == (0, 2, 0))
     assert [flow_run["parameters"]["ref"] for flow_run in prefect.flow_runs(*uids)] == uids
+
+
+def test_a_run_that_finds_the_disk_full_is_sent_from_memory_and_told(acquire, prefect):
+    acquisition = acquire(largest_file_bytes=300_000)
+    uids = [acquisition.run("hostile"), *acquisition.count(1)]  # the first one's metadata do not fit
+    wait_until(lambda: len(prefect.flow_runs(*uids)) == 2)
+    assert acquisition.outbox_counts() == (0, 1, 0)
+    assert f"Run {uids[0]} is kept in memory only" in acquisition.end()
+    assert [len(prefect.flow_runs(uid)) for uid in uids] == [1, 1]
 
 
 def test_two_sessions_on_one_outbox_send_each_run_once(acquire, prefect):
