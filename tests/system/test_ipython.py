@@ -138,7 +138,7 @@ def test_a_count_at_the_prompt_becomes_a_completed_flow_run_and_a_file(stack: St
 
 
 def test_the_greeting_says_where_the_services_are(stack: StackInfo, terminal: Terminal):
-    assert f"Tiled: {stack.tiled_uri}; Prefect: {stack.prefect_api_url}" in terminal.greeting
+    assert f"Tiled: {stack.tiled_uri}; Prefect: {stack.prefect_ui_url}" in terminal.greeting
 
 
 def test_export_can_be_called_at_the_prompt(stack: StackInfo, terminal: Terminal):
