@@ -1,0 +1,51 @@
+"""What the README says is so: its examples run, and the tests that it names exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+from bluesky import RunEngine
+
+import bluesky_prefect.callback
+from bluesky_prefect import PrefectCallback, Settings
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+EXAMPLES = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "PrefectCallback" in code]
+
+# bluesky's RunEngine leaves its event loop to the garbage collector.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_runs_as_it_is_written(example, tmp_path, monkeypatch):
+    monkeypatch.setattr(bluesky_prefect.callback, "get_settings", lambda: Settings(state_directory=tmp_path))
+    subscribed = []
+
+    class Engine(RunEngine):
+        def subscribe(self, func, name="all"):
+            subscribed.append(func)
+            return super().subscribe(func, name)
+
+    exec(compile(example, "README.md", "exec"), {"RE": Engine(context_managers=[])})
+    [callback] = [one for one in subscribed if isinstance(one, PrefectCallback)]
+    callback("start", {"uid": "u", "plan_name": "tomo_flyscan"})
+    callback("resource", {"run_start": "u", "root": "/data", "resource_path": "x.h5"})
+    callback("stop", {"run_start": "u", "exit_status": "success"})
+    assert len(callback.outbox.entries(state="waiting")) == len(callback.workflows)
+    callback.close()
+
+
+def test_there_are_examples():
+    assert len(EXAMPLES) == 2
+
+
+@pytest.mark.parametrize("file", sorted(set(re.findall(r"`(test_\w+\.py)", README))))
+def test_a_file_of_tests_that_proves_a_guarantee_exists(file):
+    assert list((ROOT / "tests").rglob(file))
+
+
+@pytest.mark.parametrize(("file", "test"), sorted(set(re.findall(r"`(test_\w+\.py)::(\w+)`", README))))
+def test_a_test_that_proves_a_guarantee_exists(file, test):
+    [path] = (ROOT / "tests").rglob(file)
+    assert f"def {test}(" in path.read_text()
