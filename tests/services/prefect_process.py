@@ -4,13 +4,15 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
+
+from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.prefect import PrefectServer
 
 
 def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
@@ -34,13 +36,11 @@ class PrefectProcess:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
-        environment = {
-            **os.environ,
-            "PREFECT_HOME": str(self._home),
-            "PREFECT_API_URL": self.url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        }
+        # As the local stack runs it: with Prefect's defaults, SQLite stalls under the service that marks late runs.
+        server = PrefectServer(StackPaths(self._home), self.port)
+        server.prepare()
+        command = server.command()
+        environment = {**os.environ, **server.environment()}
         with (self._home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
@@ -70,11 +70,15 @@ class PrefectProcess:
 
     def _post(self, path: str, **content: Any) -> Any:
         def post() -> httpx.Response | None:
-            response = httpx.post(self.url + path, json=content, timeout=30)
-            # What a server on SQLite says when its database is locked for a moment.
+            # What a server on SQLite does while its database is locked: it answers 503, or late. What is posted
+            # here may be posted twice.
+            try:
+                response = httpx.post(self.url + path, json=content, timeout=30)
+            except httpx.ReadTimeout:
+                return None
             return None if response.status_code == 503 else response
 
-        response = wait_until(post)
+        response = wait_until(post, timeout_s=120)
         response.raise_for_status()
         return response.json()
 
