@@ -248,7 +248,7 @@ class Forwarder:
 
     def _recover(self) -> None:
         if self._outage_told:
-            logger.warning("Prefect answers again; what waited is sent")
+            logger.warning("Prefect answers again; sending what waits")
         self._failures = 0
         self._outage_told = False
 

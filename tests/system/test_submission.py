@@ -4,8 +4,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from bluesky_prefect import Outbox
+from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.submission import Submission
 from tests.services.prefect_process import PrefectProcess, wait_until
 from tests.system.session import Acquisition
 
@@ -45,6 +48,13 @@ def test_each_run_starts_one_flow_run_that_a_person_finds(acquire, prefect):
     assert [flow_run["parameters"] for flow_run in found] == [{"ref": uid} for uid in uids]
     assert [flow_run["name"] for flow_run in found] == [f"scan-{n}-count-{uid[:8]}" for n, uid in enumerate(uids, 1)]
     assert set(found[0]["tags"]) == {"scan_id:1", "plan_name:count", f"uid:{uids[0]}"}
+
+
+def test_a_submission_sent_twice_makes_one_flow_run(prefect):
+    submission = Submission("twice:key", DEPLOYMENT, DEPLOYMENT, "twice")
+    with temporary_settings({PREFECT_API_URL: prefect.url}), PrefectApi(timeout_s=30) as api:
+        assert api.create_flow_run(submission) == api.create_flow_run(submission)
+    assert len(prefect.flow_runs("twice")) == 1
 
 
 def test_a_script_that_ends_right_after_its_scan_has_its_run_sent(acquire, prefect):

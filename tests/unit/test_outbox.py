@@ -52,6 +52,11 @@ def test_what_was_put_comes_out_as_it_was(outbox):
     assert outbox.take().submission == sent
 
 
+def test_put_waits_for_the_disk(outbox):
+    # SQLite's FULL: each commit is followed by an fsync.
+    assert [tuple(row) for row in outbox._durable.read("PRAGMA synchronous")] == [(2,)]
+
+
 def test_the_same_key_is_kept_once(outbox):
     assert outbox.put(submission("a"))
     assert not outbox.put(submission("a"))

@@ -78,7 +78,8 @@ def test_the_time_that_a_server_asks_for_is_known(create):
 
 
 @pytest.mark.parametrize("status", [429, 503, 500])
-def test_one_try_is_one_request(create, server, status):
+def test_one_try_is_one_request_and_no_sleep(create, server, status, monkeypatch):
+    monkeypatch.setattr("prefect.client.base.time.sleep", lambda _: pytest.fail("Prefect's client sleeps"))
     with pytest.raises(PrefectUnavailable):
         create(status)
     assert server.requests == 1
