@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bluesky_prefect.outbox import Outbox
     from bluesky_prefect.run import Run
     from bluesky_prefect.settings import Settings, get_settings
-    from bluesky_prefect.workflow import Workflow, always, succeeded
+    from bluesky_prefect.workflow import Workflow, always, load_workflows, succeeded
 
 __all__ = [
     "BlueskyPrefectError",
@@ -23,6 +23,7 @@ __all__ = [
     "__version__",
     "always",
     "get_settings",
+    "load_workflows",
     "succeeded",
 ]
 
@@ -36,6 +37,7 @@ _HOMES = {
     "Workflow": "workflow",
     "always": "workflow",
     "get_settings": "settings",
+    "load_workflows": "workflow",
     "succeeded": "workflow",
 }
 

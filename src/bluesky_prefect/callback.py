@@ -17,7 +17,7 @@ from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.run import Run
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.submission import Submission, submission_key
-from bluesky_prefect.workflow import Workflow, as_workflows
+from bluesky_prefect.workflow import Workflow, as_workflows, load_workflows
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +44,9 @@ class PrefectCallback(DocumentRouter):
 
     Parameters
     ----------
-    workflows : str, Workflow or iterable of these
-        The deployments to start, for example ``"my-workflow/local"``.
+    workflows : str, Workflow or iterable of these, optional
+        The deployments to start, for example ``"my-workflow/local"``. By default the list that the setting
+        ``workflows`` names, which is the one that reconciliation compares with.
     settings : Settings, optional
         Where the outbox lies, time-outs and waits; from the environment by default.
 
@@ -60,11 +61,11 @@ class PrefectCallback(DocumentRouter):
     """
 
     def __init__(
-        self, workflows: str | Workflow | Iterable[str | Workflow], *, settings: Settings | None = None
+        self, workflows: str | Workflow | Iterable[str | Workflow] | None = None, *, settings: Settings | None = None
     ) -> None:
         super().__init__()
-        self.workflows = as_workflows(workflows)
         settings = settings or get_settings()
+        self.workflows = load_workflows(settings.workflows) if workflows is None else as_workflows(workflows)
         self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         self._memory = Outbox(None)
         self._open_runs: dict[str, _OpenRun] = {}

@@ -27,7 +27,7 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
     """Return the parameters to start a deployment with.
 
     Those that the submission carries are taken as they are. Without any, each parameter of the flow whose name is in
-    `FILLED_NAMES` gets what it is called after, if its declared type takes that.
+    `FILLED_NAMES` gets what it is called after, if its declared type takes that. The submission's overrides win.
 
     Parameters
     ----------
@@ -45,6 +45,7 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
     """
     properties: Mapping[str, Any] = schema.get("properties", {})
     parameters = _fill(submission, properties) if submission.parameters is None else dict(submission.parameters)
+    parameters.update(submission.overrides)
     missing = [name for name in schema.get("required", ()) if name not in parameters and name not in defaults]
     if missing:
         raise SubmissionRefused(_explain(submission, missing))

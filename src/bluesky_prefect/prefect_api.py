@@ -2,7 +2,8 @@
 
 import re
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -74,27 +75,23 @@ class PrefectApi:
             If Prefect cannot be asked, or cannot answer now.
         """
         import httpx
-        import pydantic
         from prefect.exceptions import ObjectNotFound
 
         try:
-            return self._create(submission)
+            with explained():
+                return self._create(submission)
         except ObjectNotFound as error:
             raise DeploymentMissing(_explain_missing(submission)) from error
         except httpx.HTTPStatusError as error:
-            self._deployments.pop(submission.deployment, None)
-            raise _sort(error, submission) from error
-        except httpx.HTTPError as error:
-            raise PrefectUnavailable(f"Prefect at {_api_url()} cannot be reached: {_name(error)}.") from error
-        except (pydantic.ValidationError, ValueError) as error:
-            raise PrefectUnavailable(
-                f"{_api_url()} does not answer as a Prefect API does ({_name(error)}). "
-                "Check PREFECT_API_URL: it ends in /api.",
-                passing=False,
+            self._deployments.pop(submission.deployment, None)  # it may have been changed or made anew
+            if error.response.status_code == 404:
+                raise DeploymentMissing(_explain_missing(submission)) from error
+            raise SubmissionRefused(
+                f"Prefect refuses to start {submission.deployment} ({error.response.status_code}): {_said(error)}"
             ) from error
 
     def _create(self, submission: Submission) -> FlowRunRef:
-        client = self._connected()
+        client = self.client
         deployment = self._deployment(client, submission.deployment)
         flow_run = client.create_flow_run_from_deployment(
             deployment.id,
@@ -113,7 +110,15 @@ class PrefectApi:
             self._deployments[name] = (now, deployment)
         return deployment
 
-    def _connected(self) -> "SyncPrefectClient":
+    @property
+    def client(self) -> "SyncPrefectClient":
+        """Prefect's own client; what goes wrong when it is used is sorted by `explained`.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If no address is configured.
+        """
         from prefect.client.orchestration import get_client
 
         if self._client is None:
@@ -130,6 +135,35 @@ class PrefectApi:
         return self._client
 
 
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an outage, met while Prefect's client is used, into an error that says what to do.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked, or cannot answer now. An answer that refuses what was asked is left as it is.
+    """
+    import httpx
+    import pydantic
+
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        outage = _outage(error)
+        if outage is None:
+            raise
+        raise outage from error
+    except httpx.HTTPError as error:
+        raise PrefectUnavailable(f"Prefect at {_api_url()} cannot be reached: {_name(error)}.") from error
+    except (pydantic.ValidationError, ValueError) as error:
+        raise PrefectUnavailable(
+            f"{_api_url()} does not answer as a Prefect API does ({_name(error)}). "
+            "Check PREFECT_API_URL: it ends in /api.",
+            passing=False,
+        ) from error
+
+
 def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
     if response.status_code in _LATER:
         response.read()
@@ -137,9 +171,11 @@ def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
 
 
 def flow_run_name(submission: Submission) -> str:
-    """Return the name that a person finds the flow run by: scan id, plan, start of the uid."""
+    """Return the name that a person finds the flow run by: scan id, plan, start of the uid, and which time it is."""
     run = submission.run
-    parts = ["run" if run.scan_id is None else f"scan-{run.scan_id}", run.plan_name, run.uid[:8]]
+    scan = "run" if run.scan_id is None else f"scan-{run.scan_id}"
+    again = f"again-{submission.generation}" if submission.generation else None
+    parts = [scan, run.plan_name, run.uid[:8], again]
     return "-".join(_printable(part)[:_NAME_LENGTH] for part in parts if part)
 
 
@@ -175,12 +211,9 @@ def _explain_missing(submission: Submission) -> str:
     )
 
 
-def _sort(error: Any, submission: Submission) -> Exception:
-    """Return what an error status means for the submission."""
+def _outage(error: Any) -> PrefectUnavailable | None:
+    """Return what an error status tells of Prefect, or None if it tells of what was asked."""
     status = error.response.status_code
-    said = error.response.text.strip()[:500]
-    if status == 404:
-        return DeploymentMissing(_explain_missing(submission))
     if status in (401, 403):
         return PrefectUnavailable(
             f"Prefect at {_api_url()} refuses the credentials ({status}). "
@@ -189,12 +222,16 @@ def _sort(error: Any, submission: Submission) -> Exception:
         )
     if status in _LATER or status >= 500:
         return PrefectUnavailable(
-            f"Prefect at {_api_url()} answers {status}: {said}",
+            f"Prefect at {_api_url()} answers {status}: {_said(error)}",
             retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
             about_submission=status not in _LATER,
             answered=True,
         )
-    return SubmissionRefused(f"Prefect refuses to start {submission.deployment} ({status}): {said}")
+    return None
+
+
+def _said(error: Any) -> str:
+    return error.response.text.strip()[:500]
 
 
 def _retry_after_s(header: str | None) -> float | None:

@@ -34,6 +34,12 @@ class Settings(BaseSettings):
         description="Where the outbox and the local stack keep their files.",
     )
 
+    workflows: str = Field(
+        default="bluesky_prefect.workflow:DEFAULT_WORKFLOWS",
+        pattern=r"^[\w.]+:\w+$",
+        description="Where the beamline's list of workflows is, as 'module:attribute': what a run should have had.",
+    )
+
     # The forwarder.
     request_timeout_s: float = Field(
         default=10.0,
@@ -57,6 +63,37 @@ class Settings(BaseSettings):
     )
     keep_sent_days: float = Field(
         default=30.0, gt=0, description="Sent submissions are deleted from the outbox after this."
+    )
+
+    # Reconciliation: Tiled's runs compared with Prefect's flow runs.
+    settle_s: float = Field(
+        default=60.0, ge=0, le=3600, description="A run that stopped less than this ago may still be on its way."
+    )
+    stuck_after_s: float = Field(
+        default=600.0, gt=0, description="A flow run that waits longer than this for a worker is told of."
+    )
+    silent_after_s: float = Field(
+        default=600.0,
+        gt=0,
+        description="A flow run that gave no sign of life for this long counts as crashed; "
+        "Prefect's own heartbeats come every 180 s.",
+    )
+    open_after_s: float = Field(
+        default=6 * 3600.0, gt=0, description="A run without a stop document counts as lost after this."
+    )
+    reruns_most: int = Field(
+        default=5, ge=0, le=100, description="How often a workflow that crashed or failed is started again by itself."
+    )
+    rerun_wait_s: float = Field(
+        default=300.0,
+        ge=0,
+        description="Wait before the second rerun; four times as long before each one after it.",
+    )
+    rerun_failed: bool = Field(
+        default=True, description="Whether flow runs that failed are started again too, not only those that crashed."
+    )
+    reconcile_every_s: float = Field(
+        default=300.0, ge=10, le=86400, description="How often the local stack reconciles the last 24 hours."
     )
 
     # Tiled, as the flows see it.

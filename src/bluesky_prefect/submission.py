@@ -24,6 +24,10 @@ class Submission:
         The run's start document (empty if unknown) and stop document.
     parameters : Mapping or None
         Parameters to pass as they are; None if the deployment's schema decides by name.
+    overrides : Mapping
+        Parameters that a person gave for this one submission; they win over all others.
+    generation : int
+        0 for the first time, one more for each time that the workflow is started again on the same run.
     """
 
     key: str
@@ -33,6 +37,8 @@ class Submission:
     start: Mapping[str, Any] = field(default_factory=dict)
     stop: Mapping[str, Any] = field(default_factory=dict)
     parameters: Mapping[str, Any] | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    generation: int = 0
 
     @property
     def run(self) -> Run:
@@ -57,6 +63,10 @@ class Submission:
         return cls(**from_json(text))
 
 
-def submission_key(run_uid: str, workflow: str) -> str:
-    """Return the key of the submission of `workflow` for the run `run_uid`."""
-    return f"{run_uid}:{workflow}"
+def submission_key(run_uid: str, workflow: str, generation: int = 0) -> str:
+    """Return the key of the submission of `workflow` for the run `run_uid`.
+
+    Whoever makes the same generation of the same workflow for the same run makes the same key, and Prefect makes one
+    flow run of a key: that is why two people who repair the same thing at the same time make no duplicate.
+    """
+    return f"{run_uid}#{generation}:{workflow}" if generation else f"{run_uid}:{workflow}"

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from bluesky_prefect.exceptions import ConfigurationError
@@ -82,6 +83,32 @@ class Workflow:
         return given
 
 
+def load_workflows(where: str) -> "tuple[Workflow, ...]":
+    """Return the workflows that ``module:attribute`` names.
+
+    A facility keeps its list in one importable place: its profile subscribes it, and reconciliation looks it up to
+    know which workflows a run should have had.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such module or attribute, or it holds no workflows.
+    """
+    module_name, _, attribute = where.partition(":")
+    if not module_name or not attribute:
+        raise ConfigurationError(
+            f"{where!r} does not say where the workflows are: write 'module:attribute' in BLUESKY_PREFECT_WORKFLOWS."
+        )
+    try:
+        found = getattr(import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"The workflows {where!r} cannot be imported ({error}): check BLUESKY_PREFECT_WORKFLOWS, and that the "
+            "module is installed where this runs."
+        ) from error
+    return as_workflows(found)
+
+
 def as_workflows(workflows: "str | Workflow | Iterable[str | Workflow]") -> tuple[Workflow, ...]:
     """Return `workflows` as a tuple of `Workflow`, each of another name.
 
@@ -102,3 +129,7 @@ def as_workflows(workflows: "str | Workflow | Iterable[str | Workflow]") -> tupl
                 "Tell them apart: Workflow(..., name='...')."
             )
     return made
+
+
+DEFAULT_WORKFLOWS = (Workflow("my-workflow/local"),)
+"""What a beamline starts that has said nothing else."""

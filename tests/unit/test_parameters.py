@@ -1,5 +1,7 @@
 """A flow gets, by name, what its parameters are called after."""
 
+from dataclasses import replace
+
 import pytest
 
 from bluesky_prefect.exceptions import SubmissionRefused
@@ -78,3 +80,10 @@ def test_a_parameter_of_a_known_name_but_another_type_is_left_alone(declared, fi
 
 def test_what_is_not_known_of_a_run_is_left_to_the_flows_default():
     assert parameters_for(submission(start={}), schema(scan_id={"type": "integer"}, ref={}), {}) == {"ref": "the-uid"}
+
+
+def test_what_a_person_gives_for_one_submission_wins_over_every_other_parameter():
+    by_name = replace(submission(), overrides={"scan_id": 99})
+    assert parameters_for(by_name, schema("scan_id", scan_id={}), {}) == {"scan_id": 99}
+    given = replace(submission(parameters={"a": 1, "b": 2}), overrides={"b": 3})
+    assert parameters_for(given, schema(), {}) == {"a": 1, "b": 3}

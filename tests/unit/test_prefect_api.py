@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -141,6 +142,10 @@ def test_no_address_at_all_starts_no_server_and_says_how_to_set_one():
 def test_a_flow_run_is_named_after_scan_plan_and_uid():
     assert flow_run_name(SUBMISSION) == "scan-7-count-01234567"
     assert flow_run_tags(SUBMISSION) == ["scan_id:7", "plan_name:count", "uid:0123456789"]
+
+
+def test_a_flow_run_that_does_it_again_says_so_in_its_name():
+    assert flow_run_name(replace(SUBMISSION, generation=2)) == "scan-7-count-01234567-again-2"
 
 
 def test_a_run_of_which_little_is_known_still_has_a_name():

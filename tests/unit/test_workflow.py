@@ -2,9 +2,9 @@
 
 import pytest
 
-from bluesky_prefect import Run, Workflow, succeeded
+from bluesky_prefect import Run, Settings, Workflow, succeeded
 from bluesky_prefect.exceptions import ConfigurationError
-from bluesky_prefect.workflow import as_workflows
+from bluesky_prefect.workflow import DEFAULT_WORKFLOWS, as_workflows, load_workflows
 
 
 @pytest.mark.parametrize("name", ["", "my-workflow", "/local", "my-workflow/", "a/b/c", None, 3])
@@ -42,3 +42,16 @@ def test_succeeded_accepts_only_success(exit_status, accepted):
 def test_a_run_knows_only_what_its_documents_say():
     run = Run("u", {"scan_id": "seven", "plan_name": 3}, {})
     assert (run.scan_id, run.plan_name, run.exit_status) == (None, None, None)
+
+
+def test_the_list_of_workflows_is_found_where_the_setting_says(tmp_path, monkeypatch):
+    (tmp_path / "hutch_workflows.py").write_text("workflows = ['a/b', 'tomo/gpu']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [one.deployment for one in load_workflows("hutch_workflows:workflows")] == ["a/b", "tomo/gpu"]
+    assert load_workflows(Settings().workflows) == DEFAULT_WORKFLOWS
+
+
+@pytest.mark.parametrize("where", ["no_such_module:workflows", "bluesky_prefect.workflow:nothing", "nothing", "json:"])
+def test_a_list_of_workflows_that_cannot_be_found_names_the_setting(where):
+    with pytest.raises(ConfigurationError, match="BLUESKY_PREFECT_WORKFLOWS"):
+        load_workflows(where)

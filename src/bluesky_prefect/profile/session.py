@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from bluesky_prefect.callback import PrefectCallback
 
-WORKFLOW = "my-workflow/local"
-
 
 @dataclass(frozen=True)
 class Session:
@@ -43,7 +41,7 @@ class Session:
     raw: LazyClient
 
 
-def start_session(workflows: Any = WORKFLOW, tell: Callable[[str], None] = print) -> Session:
+def start_session(workflows: Any = None, tell: Callable[[str], None] = print) -> Session:
     """Make a RunEngine whose runs go to Tiled and then start `workflows`.
 
     Tiled and Prefect are those that the environment names, else those of the running local stack. If one is not
@@ -52,8 +50,8 @@ def start_session(workflows: Any = WORKFLOW, tell: Callable[[str], None] = print
 
     Parameters
     ----------
-    workflows : str, Workflow, or list of those
-        What `PrefectCallback` takes.
+    workflows : str, Workflow, or list of those, optional
+        What `PrefectCallback` takes; by default the list that the setting ``workflows`` names.
     tell : callable
         Is told in one line what is there and what is not.
     """
