@@ -14,7 +14,7 @@ from bluesky_prefect.exceptions import (
     RunNotFound,
     TiledUnavailable,
 )
-from bluesky_prefect.flows.texts import one_line
+from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
     from tiled.client.container import Container

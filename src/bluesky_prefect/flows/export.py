@@ -16,9 +16,9 @@ from bluesky_prefect.flows.naming import distinct, names_the_run, render
 from bluesky_prefect.flows.streams import Run, read_run
 from bluesky_prefect.flows.summary import summary
 from bluesky_prefect.flows.tables import write_csv
-from bluesky_prefect.flows.texts import is_number, one_line
 from bluesky_prefect.flows.weather import format_weather, weather_of
 from bluesky_prefect.settings import Settings, get_settings
+from bluesky_prefect.texts import is_number, one_line
 
 
 @task(name="get_tiled_data", cache_policy=NO_CACHE)

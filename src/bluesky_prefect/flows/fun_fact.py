@@ -7,8 +7,8 @@ from prefect.states import Failed
 
 from bluesky_prefect.exceptions import ServiceUnavailable
 from bluesky_prefect.flows.outside import ask, is_unavailable, unavailable
-from bluesky_prefect.flows.texts import one_line
 from bluesky_prefect.settings import get_settings
+from bluesky_prefect.texts import one_line
 
 
 @task(name="get_cat_fact", cache_policy=NO_CACHE)

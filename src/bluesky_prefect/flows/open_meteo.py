@@ -6,7 +6,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from bluesky_prefect.exceptions import FlowInputError, ServiceUnavailable
-from bluesky_prefect.flows.texts import is_number, one_line
+from bluesky_prefect.texts import is_number, one_line
 
 TemperatureUnit = Literal["fahrenheit", "celsius"]
 

@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from bluesky_prefect.exceptions import ServiceUnavailable
-from bluesky_prefect.flows.texts import one_line
+from bluesky_prefect.texts import one_line
 
 _UNAVAILABLE = "Unavailable"
 _MOST_BYTES = 2**20

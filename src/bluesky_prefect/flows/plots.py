@@ -5,7 +5,7 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.flows.texts import one_line
+from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

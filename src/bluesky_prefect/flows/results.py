@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from bluesky_prefect._version import __version__
 from bluesky_prefect.flows import open_meteo
 from bluesky_prefect.flows.catalog import Catalog, explained
-from bluesky_prefect.flows.texts import one_line
+from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
     from tiled.client.container import Container

@@ -4,7 +4,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.flows.catalog import explained
-from bluesky_prefect.flows.texts import as_json
+from bluesky_prefect.texts import as_json
 
 if TYPE_CHECKING:
     import pyarrow

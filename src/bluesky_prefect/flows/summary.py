@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from bluesky_prefect._version import __version__
-from bluesky_prefect.flows.texts import is_number, one_line
+from bluesky_prefect.texts import is_number, one_line
 
 if TYPE_CHECKING:
     from bluesky_prefect.flows.streams import Run

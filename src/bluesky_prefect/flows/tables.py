@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from bluesky_prefect.flows.texts import as_json
+from bluesky_prefect.texts import as_json
 
 if TYPE_CHECKING:
     from bluesky_prefect.flows.streams import Stream

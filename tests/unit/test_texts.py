@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesky_prefect.flows.texts import is_number, one_line
+from bluesky_prefect.texts import is_number, one_line
 
 
 @given(st.text())
