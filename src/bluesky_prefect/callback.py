@@ -170,6 +170,7 @@ class PrefectCallback(DocumentRouter):
                 start=run.start,
                 stop=run.stop,
                 parameters=None if parameters is None else jsonable(parameters),
+                undecided=dead is not None,
             ),
             dead,
         )

@@ -28,6 +28,9 @@ class Submission:
         Parameters that a person gave for this one submission; they win over all others.
     generation : int
         0 for the first time, one more for each time that the workflow is started again on the same run.
+    undecided : bool
+        True if the workflow's ``when`` or ``parameters`` raised: whether the run is wanted and with which parameters
+        is not known, so it is kept as a dead letter only, and never sent as it is.
     """
 
     key: str
@@ -39,6 +42,7 @@ class Submission:
     parameters: Mapping[str, Any] | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     generation: int = 0
+    undecided: bool = False
 
     @property
     def run(self) -> Run:

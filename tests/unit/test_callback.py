@@ -242,6 +242,7 @@ def test_a_workflow_that_raises_leaves_a_dead_letter_and_the_plan_goes_on(run_en
     run_engine(bp.count([det]))
     [dead] = callback.outbox.entries(state="dead")
     assert "KeyError: 'missing'" in dead.reason
+    assert dead.submission.undecided
     assert [entry.deployment for entry in callback.outbox.entries(state="waiting")] == ["c/d"]
 
 
