@@ -21,13 +21,20 @@ _FILLS: dict[str, Callable[[Submission], Any]] = {
 }
 FILLED_NAMES = tuple(_FILLS)
 _JSON_TYPES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
+# Keys that make a dictionary more than data: Prefect's server renders templates and looks variables up, and its flow
+# engine loads blocks (with their secrets), wherever in the parameters it finds one.
+_PREFECTS_OWN = {"__prefect_kind": r"\x5f_prefect_kind", "$ref": r"\x24ref"}
 
 
 def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the parameters to start a deployment with.
+    r"""Return the parameters to start a deployment with.
 
     Those that the submission carries are taken as they are. Without any, each parameter of the flow whose name is in
     `FILLED_NAMES` gets what it is called after, if its declared type takes that. The submission's overrides win.
+
+    All of it is data, wherever it comes from: the keys by which Prefect knows its templates, variables and blocks
+    (``__prefect_kind``, ``$ref``) are written as escapes (``\x5f_prefect_kind``, ``\x24ref``). A flow that needs a
+    variable or a block gets it from its deployment's own parameters.
 
     Parameters
     ----------
@@ -49,12 +56,20 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
     missing = [name for name in schema.get("required", ()) if name not in parameters and name not in defaults]
     if missing:
         raise SubmissionRefused(_explain(submission, missing))
-    return parameters
+    return _as_data(parameters)
 
 
 def _fill(submission: Submission, properties: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: _FILLS[name](submission) for name in properties if name in _FILLS}
     return {name: value for name, value in values.items() if value is not None and _takes(properties[name], value)}
+
+
+def _as_data(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {_PREFECTS_OWN.get(key, key): _as_data(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_as_data(item) for item in value]
+    return value
 
 
 def _takes(declared: Mapping[str, Any], value: Any) -> bool:

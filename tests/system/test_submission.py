@@ -57,6 +57,28 @@ def test_a_submission_sent_twice_makes_one_flow_run(prefect):
     assert len(prefect.flow_runs("twice")) == 1
 
 
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"__prefect_kind": "jinja", "template": "{{ 6 * 7 }}"},
+        {"__prefect_kind": "jinja", "template": "{{ "},
+        {"__prefect_kind": "workspace_variable", "variable_name": "any"},
+        {"__prefect_kind": ["a list", "where Prefect expects text"]},
+    ],
+    ids=["template", "broken template", "variable", "broken kind"],
+)
+def test_metadata_that_prefects_server_would_interpret_arrives_as_data(prefect, metadata):
+    prefect.deploy("takes-documents/local", start_doc={})
+    uid = f"hostile-{len(str(metadata))}"
+    submission = Submission(uid, "hostile", "takes-documents/local", uid, {"uid": uid, "sample": [metadata]})
+    with temporary_settings({PREFECT_API_URL: prefect.url}), PrefectApi(timeout_s=30) as api:
+        api.create_flow_run(submission)
+    [flow_run] = prefect.flow_runs(uid)
+    assert flow_run["parameters"]["start_doc"]["sample"] == [
+        {r"\x5f_prefect_kind" if key == "__prefect_kind" else key: value for key, value in metadata.items()}
+    ]
+
+
 def test_a_script_that_ends_right_after_its_scan_has_its_run_sent(acquire, prefect):
     acquisition = acquire()
     uids = acquisition.count(1)

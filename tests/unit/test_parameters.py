@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import prefect
 import pytest
 
 from bluesky_prefect.exceptions import SubmissionRefused
@@ -87,3 +88,32 @@ def test_what_a_person_gives_for_one_submission_wins_over_every_other_parameter(
     assert parameters_for(by_name, schema("scan_id", scan_id={}), {}) == {"scan_id": 99}
     given = replace(submission(parameters={"a": 1, "b": 2}), overrides={"b": 3})
     assert parameters_for(given, schema(), {}) == {"a": 1, "b": 3}
+
+
+PREFECTS_OWN = {
+    "__prefect_kind": "jinja",
+    "template": "{{ 6 * 7 }}",
+    "schema": [{"$ref": {"block_document_id": "00000000-0000-0000-0000-000000000000"}}],
+}
+AS_DATA = {
+    r"\x5f_prefect_kind": "jinja",
+    "template": "{{ 6 * 7 }}",
+    "schema": [{r"\x24ref": {"block_document_id": "00000000-0000-0000-0000-000000000000"}}],
+}
+
+
+def test_metadata_that_looks_like_prefects_templates_and_blocks_arrives_as_data():
+    filled = parameters_for(submission(start={**START, "sample": PREFECTS_OWN}), schema(start_doc={}), {})
+    assert filled == {"start_doc": {**START, "sample": AS_DATA}}
+
+
+@pytest.mark.parametrize("where", ["parameters", "overrides"])
+def test_given_parameters_are_data_too_because_their_values_may_come_from_documents(where):
+    given = Submission("k", "w", "flow/one", "the-uid", START, STOP, **{where: {"x": [PREFECTS_OWN], **PREFECTS_OWN}})
+    assert parameters_for(given, schema(), {}) == {"x": [AS_DATA], **AS_DATA}
+
+
+def test_prefects_flow_engine_loads_no_block_that_metadata_names():
+    flow = prefect.flow(lambda start_doc: start_doc, name="taking-a-start-document")
+    filled = parameters_for(submission(start={**START, "sample": PREFECTS_OWN}), schema(start_doc={}), {})
+    assert flow.validate_parameters(filled) == filled
