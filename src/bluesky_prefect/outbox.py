@@ -2,98 +2,23 @@
 
 import os
 import socket
-import sqlite3
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from bluesky_prefect.connection import SharedConnection
+from bluesky_prefect.entry import SCHEMA, SCHEMA_VERSION, Entry, OutboxCounts, State, entry
 from bluesky_prefect.submission import Submission
+from bluesky_prefect.turns import Turns
 
-State = Literal["waiting", "sent", "dead"]
-
-SCHEMA_VERSION = 1
-# Longer than any lease or delay in use: a time further ahead than this was written before the clock was set back.
-FURTHEST_AHEAD_S = 4000.0
-
-# Nothing here needs an SQLite newer than 3.24, which is what the older facility machines have.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    key TEXT NOT NULL UNIQUE,
-    run_uid TEXT NOT NULL,
-    deployment TEXT NOT NULL,
-    submission BLOB NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('waiting', 'sent', 'dead')),
-    attempts INTEGER NOT NULL DEFAULT 0,
-    aside INTEGER NOT NULL DEFAULT 0,
-    reason TEXT,
-    not_before REAL NOT NULL DEFAULT 0,
-    leased_by TEXT,
-    leased_until REAL,
-    flow_run_id TEXT,
-    flow_run_name TEXT,
-    created REAL NOT NULL,
-    changed REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, deployment, aside, seq);
-CREATE INDEX IF NOT EXISTS entries_by_run ON entries (run_uid);
-"""
-
-# The oldest waiting submission of each deployment, if it is due and free; one that stands aside holds nobody up.
-_NEXT = """
-SELECT * FROM entries
-WHERE state = 'waiting'
-  AND (aside OR seq IN (SELECT min(seq) FROM entries WHERE state = 'waiting' AND NOT aside GROUP BY deployment))
-  AND (not_before <= :now OR not_before > :too_far)
-ORDER BY aside, seq
-"""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A submission in the outbox, and what became of it so far.
-
-    Attributes
-    ----------
-    key, run_uid, deployment : str
-        The submission's own.
-    state : {'waiting', 'sent', 'dead'}
-        Whether it is still to be sent, was accepted by Prefect, or will not be sent again by itself.
-    attempts : int
-        How often sending it has failed.
-    reason : str or None
-        Why the last attempt failed, or why it is dead.
-    flow_run_id, flow_run_name : str or None
-        The flow run that Prefect made of it.
-    created, changed : float
-        When it was put in and last changed, in seconds since the epoch.
-    submission : Submission
-        The submission itself.
-    """
-
-    key: str
-    run_uid: str
-    deployment: str
-    state: State
-    attempts: int
-    reason: str | None
-    flow_run_id: str | None
-    flow_run_name: str | None
-    created: float
-    changed: float
-    submission: Submission
-
-
-@dataclass(frozen=True)
-class OutboxCounts:
-    """How many submissions an outbox holds in each state."""
-
-    waiting: int = 0
-    sent: int = 0
-    dead: int = 0
+# One transaction deletes no more, so that it holds up nobody.
+PRUNED_AT_ONCE = 500
+# A shorter beginning of a uid names too many runs.
+SHORTEST_UID = 5
+# Entries looked through for a scan id: others hold the same number elsewhere in their metadata.
+_SCAN_ID_CANDIDATES = 200
 
 
 class Outbox:
@@ -101,7 +26,7 @@ class Outbox:
 
     Several threads and several processes may work on one file. What `put` has returned from is on disk; each
     submission is handed to one taker at a time (a lease), again and again until it is marked sent or dead.
-    Submissions of one deployment are handed out in the order they were put in.
+    In which order, `Turns` says.
 
     The file is opened when it is first needed, and again after it could not be.
 
@@ -121,12 +46,13 @@ class Outbox:
         self._lease_s = lease_s
         self._clock = clock
         self._me = f"{socket.gethostname()}:{os.getpid()}"
+        self._turns = Turns()
         # Only `put` waits for the disk. What the sending side writes may be lost in a power cut: that repeats a
         # request which Prefect knows by its idempotency key. In memory there is one database, so one connection.
-        self._relaxed = SharedConnection(path, _SCHEMA, SCHEMA_VERSION, durable=False)
-        self._durable = SharedConnection(path, _SCHEMA, SCHEMA_VERSION, durable=True) if path else self._relaxed
+        self._relaxed = SharedConnection(path, SCHEMA, SCHEMA_VERSION, durable=False)
+        self._durable = SharedConnection(path, SCHEMA, SCHEMA_VERSION, durable=True) if path else self._relaxed
 
-    def put(self, submission: Submission, *, dead: str | None = None) -> bool:
+    def put(self, submission: Submission, *, dead: str | None = None, replace_dead: bool = False) -> bool:
         """Add `submission`, and return once it is on disk.
 
         Parameters
@@ -135,6 +61,8 @@ class Outbox:
             What to send.
         dead : str, optional
             Put it in as a dead letter, for this reason.
+        replace_dead : bool, optional
+            Whether it takes the place of a dead letter with its key.
 
         Returns
         -------
@@ -146,20 +74,25 @@ class Outbox:
         OutboxError
             If the file cannot be written.
         """
+        state: State = "waiting" if dead is None else "dead"
         now = self._clock()
         with self._durable.change(f"run {submission.run_uid} cannot be written") as connection:
             cursor = connection.execute(
                 "INSERT INTO entries (key, run_uid, deployment, submission, state, reason, created, changed) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET deployment = excluded.deployment, "
+                "submission = excluded.submission, state = excluded.state, reason = excluded.reason, "
+                "changed = excluded.changed, attempts = 0, aside = 0, not_before = 0 "
+                "WHERE entries.state = 'dead' AND ?",
                 (
                     submission.key,
                     submission.run_uid,
                     submission.deployment,
                     submission.to_json(),
-                    "waiting" if dead is None else "dead",
+                    state,
                     dead,
                     now,
                     now,
+                    replace_dead,
                 ),
             )
             return cursor.rowcount == 1
@@ -176,15 +109,14 @@ class Outbox:
             return None  # the usual case: ask without the write lock
         now = self._clock()
         with self._relaxed.change("the next submission cannot be taken") as connection:
-            rows = connection.execute(_NEXT, {"now": now, "too_far": now + FURTHEST_AHEAD_S})
-            row = next((row for row in rows if self._is_free(row, now)), None)
+            row = self._turns.next(connection, now)
             if row is None:
                 return None
             connection.execute(
-                "UPDATE entries SET leased_by = ?, leased_until = ? WHERE seq = ?",
-                (self._me, now + self._lease_s, row["seq"]),
+                "UPDATE entries SET leased_by = ?, leased_until = ?, changed = ? WHERE seq = ?",
+                (self._me, now + self._lease_s, now, row["seq"]),
             )
-            return _entry(row)
+            return entry(row, now)
 
     def mark_sent(self, key: str, flow_run_id: str, flow_run_name: str) -> None:
         """Record that Prefect has accepted the submission `key`.
@@ -207,9 +139,10 @@ class Outbox:
         self._settle(key, "dead", reason, None, None)
 
     def give_back(self, key: str, reason: str, delay_s: float, *, aside: bool = False) -> None:
-        """Free a leased submission, to be taken again after `delay_s` seconds.
+        """Free a submission that this process has taken, to be taken again after `delay_s` seconds.
 
-        With `aside`, those behind it in its deployment no longer wait for it.
+        With `aside`, those behind it in its deployment no longer wait for it. If another process has taken it over
+        meanwhile, it is left alone.
 
         Raises
         ------
@@ -220,37 +153,73 @@ class Outbox:
         with self._relaxed.change(f"{key} cannot be given back") as connection:
             connection.execute(
                 "UPDATE entries SET attempts = attempts + 1, aside = ?, reason = ?, not_before = ?, changed = ?, "
-                "leased_by = NULL, leased_until = NULL WHERE key = ? AND state = 'waiting'",
-                (aside, reason, now + min(delay_s, FURTHEST_AHEAD_S), now, key),
+                "leased_by = NULL, leased_until = NULL WHERE key = ? AND state = 'waiting' AND leased_by = ?",
+                (aside, reason, now + delay_s, now, key, self._me),
             )
 
     def retry(self, key: str) -> bool:
-        """Make a dead or delayed submission due at once; False if there is none of this key that is not sent.
+        """Make a dead or delayed submission due at once, and return once that is on disk.
+
+        Returns
+        -------
+        bool
+            False if there is none of this key that can be sent: it is sent already, or undecided.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be written.
+        SubmissionRefused
+            If it cannot be read.
+        """
+        now = self._clock()
+        with self._durable.change(f"{key} cannot be retried") as connection:
+            row = connection.execute("SELECT * FROM entries WHERE key = ? AND state != 'sent'", (key,)).fetchone()
+            if row is None or entry(row, now).submission.undecided:
+                return False
+            connection.execute(
+                "UPDATE entries SET state = 'waiting', attempts = 0, aside = 0, not_before = 0, changed = ? "
+                "WHERE key = ?",
+                (now, key),
+            )
+            return True
+
+    def discard(self, key: str) -> bool:
+        """Delete a submission that is not sent, and return once that is on disk.
+
+        Returns
+        -------
+        bool
+            False if there is none of this key that can be deleted: it is sent, or somebody is sending it now.
 
         Raises
         ------
         OutboxError
             If the file cannot be written.
         """
-        with self._relaxed.change(f"{key} cannot be retried") as connection:
-            cursor = connection.execute(
-                "UPDATE entries SET state = 'waiting', attempts = 0, aside = 0, not_before = 0, changed = ? "
-                "WHERE key = ? AND state != 'sent'",
-                (self._clock(), key),
-            )
-            return cursor.rowcount == 1
+        with self._durable.change(f"{key} cannot be discarded") as connection:
+            row = connection.execute("SELECT * FROM entries WHERE key = ? AND state != 'sent'", (key,)).fetchone()
+            if row is None or entry(row, self._clock()).held_by:
+                return False
+            connection.execute("DELETE FROM entries WHERE key = ?", (key,))
+            return True
 
     def prune(self, age_days: float) -> int:
-        """Delete submissions that were sent more than `age_days` days ago, and return how many.
+        """Delete submissions that were sent more than `age_days` days ago, at most `PRUNED_AT_ONCE`; return how many.
 
         Raises
         ------
         OutboxError
-            If the file cannot be written.
+            If the file cannot be read or written.
         """
         oldest = self._clock() - age_days * 86400
-        with self._relaxed.change("old submissions cannot be deleted") as connection:
-            return connection.execute("DELETE FROM entries WHERE state = 'sent' AND changed < ?", (oldest,)).rowcount
+        # Looked for outside the transaction: nobody has to wait for that.
+        query = "SELECT seq FROM entries WHERE state = 'sent' AND changed < ? LIMIT ?"
+        rows = [tuple(row) for row in self._relaxed.read(query, (oldest, PRUNED_AT_ONCE))]
+        if rows:
+            with self._relaxed.change("old submissions cannot be deleted") as connection:
+                connection.executemany("DELETE FROM entries WHERE seq = ? AND state = 'sent'", rows)
+        return len(rows)
 
     def counts(self) -> OutboxCounts:
         """Return how many submissions are in each state.
@@ -263,31 +232,73 @@ class Outbox:
         rows = self._relaxed.read("SELECT state, count(*) AS many FROM entries GROUP BY state", ())
         return OutboxCounts(**{row["state"]: row["many"] for row in rows})
 
-    def entries(self, *, run_uid: str | None = None, state: State | None = None, limit: int = 1000) -> list[Entry]:
-        """Return the newest entries, newest first, of one run or in one state if so asked.
+    def entries(
+        self, *, run_uid: str | None = None, state: State | None = None, before: int | None = None, limit: int = 1000
+    ) -> list[Entry]:
+        """Return the newest entries, newest first.
+
+        Parameters
+        ----------
+        run_uid : str, optional
+            Only those of this run.
+        state : {'waiting', 'sent', 'dead'}, optional
+            Only those in this state.
+        before : int, optional
+            Only those put in before the one with this `Entry.seq`: for reading page by page.
+        limit : int, optional
+            How many at most.
 
         Raises
         ------
         OutboxError
             If the file cannot be read.
         """
-        rows = self._relaxed.read(
-            "SELECT * FROM entries WHERE (?1 IS NULL OR run_uid = ?1) AND (?2 IS NULL OR state = ?2) "
-            "ORDER BY seq DESC LIMIT ?3",
-            (run_uid, state, limit),
-        )
-        return [_entry(row) for row in rows]
+        conditions = [("run_uid = ?", run_uid), ("state = ?", state), ("seq < ?", before)]
+        return self._find([(text, value) for text, value in conditions if value is not None], limit)
 
-    def discard(self, key: str) -> bool:
-        """Delete a submission that is not sent; False if there is none of this key.
+    def named(self, name: str, *, limit: int = 20) -> list[Entry]:
+        """Return the entries that a person may mean, newest first.
+
+        Parameters
+        ----------
+        name : str
+            A key; or a run's uid, the first `SHORTEST_UID` or more characters of it, or its scan id.
+        limit : int, optional
+            How many at most.
 
         Raises
         ------
         OutboxError
-            If the file cannot be written.
+            If the file cannot be read.
         """
-        with self._relaxed.change(f"{key} cannot be discarded") as connection:
-            return connection.execute("DELETE FROM entries WHERE key = ? AND state != 'sent'", (key,)).rowcount == 1
+        for column in ("key", "run_uid"):
+            if found := self._find([(f"{column} = ?", name)], limit):
+                return found
+        if len(name) >= SHORTEST_UID:
+            # A range, unlike LIKE, takes every character as it is.
+            found = self._find([("run_uid >= ?", name), ("run_uid < ?", name + chr(sys.maxunicode))], limit)
+        if name.isascii() and name.isdecimal():
+            found += self._with_scan_id(int(name))[:limit]
+        return found
+
+    def _with_scan_id(self, scan_id: int) -> list[Entry]:
+        # Submissions are written without blanks. Whether it is the run's own scan id is asked of the few that are left.
+        texts = [f'"scan_id":{scan_id}{end}'.encode() for end in ",}"]
+        found = self._find([("max(instr(submission, ?), instr(submission, ?))", *texts)], _SCAN_ID_CANDIDATES)
+        return [one for one in found if one.scan_id == scan_id]
+
+    def _find(self, conditions: Sequence[tuple[Any, ...]], limit: int) -> list[Entry]:
+        """Return the newest entries for which all conditions (SQL text, values) hold."""
+        where = " AND ".join(text for text, *_ in conditions) or "1"
+        values = [value for _, *values in conditions for value in values]
+        # Ordered by their numbers first: only the rows that are returned are sorted as a whole.
+        numbers = f"SELECT seq FROM entries WHERE {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - this module's texts
+        rows = self._relaxed.read(
+            f"SELECT * FROM entries WHERE seq IN ({numbers}) ORDER BY seq DESC",  # noqa: S608
+            (*values, limit),
+        )
+        now = self._clock()
+        return [entry(row, now) for row in rows]
 
     def close(self) -> None:
         """Close the file. What is in it stays; what is in memory is gone."""
@@ -303,28 +314,3 @@ class Outbox:
                 "leased_by = NULL, leased_until = NULL WHERE key = ? AND state != 'sent'",
                 (state, reason, flow_run_id, flow_run_name, self._clock(), key),
             )
-
-    def _is_free(self, row: sqlite3.Row, now: float) -> bool:
-        leased_until = row["leased_until"]
-        if leased_until is None or leased_until <= now or leased_until > now + FURTHEST_AHEAD_S:
-            return True
-        return not _may_be_alive(row["leased_by"])
-
-
-def _may_be_alive(holder: str) -> bool:
-    """Tell whether the process that holds a lease may still run; one of another machine may."""
-    host, _, pid = holder.rpartition(":")
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _entry(row: sqlite3.Row) -> Entry:
-    values = {name: row[name] for name in Entry.__dataclass_fields__ if name != "submission"}
-    return Entry(**values, submission=Submission.from_json(row["submission"]))

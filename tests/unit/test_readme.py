@@ -47,5 +47,4 @@ def test_a_file_of_tests_that_proves_a_guarantee_exists(file):
 
 @pytest.mark.parametrize(("file", "test"), sorted(set(re.findall(r"`(test_\w+\.py)::(\w+)`", README))))
 def test_a_test_that_proves_a_guarantee_exists(file, test):
-    [path] = (ROOT / "tests").rglob(file)
-    assert f"def {test}(" in path.read_text()
+    assert any(f"def {test}(" in path.read_text() for path in (ROOT / "tests").rglob(file))

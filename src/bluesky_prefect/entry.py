@@ -1,0 +1,158 @@
+"""A submission in the outbox, and what became of it so far."""
+
+import os
+import socket
+import sqlite3
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from bluesky_prefect.exceptions import SubmissionRefused
+from bluesky_prefect.submission import Submission
+
+State = Literal["waiting", "sent", "dead"]
+
+SCHEMA_VERSION = 1
+# Nothing here needs an SQLite newer than 3.24, which is what the older facility machines have.
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    key TEXT NOT NULL UNIQUE,
+    run_uid TEXT NOT NULL,
+    deployment TEXT NOT NULL,
+    submission BLOB NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('waiting', 'sent', 'dead')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    aside INTEGER NOT NULL DEFAULT 0,
+    reason TEXT,
+    not_before REAL NOT NULL DEFAULT 0,
+    leased_by TEXT,
+    leased_until REAL,
+    flow_run_id TEXT,
+    flow_run_name TEXT,
+    created REAL NOT NULL,
+    changed REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, deployment, aside, seq);
+CREATE INDEX IF NOT EXISTS entries_by_run ON entries (run_uid);
+"""
+
+# A row whose last change lies further ahead was written before the clock was set back: its times mean nothing now.
+CLOCK_SLACK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A submission in the outbox, and what became of it so far.
+
+    Attributes
+    ----------
+    seq : int
+        Its place in the order in which submissions were put in.
+    key, run_uid, deployment : str
+        The submission's own.
+    state : {'waiting', 'sent', 'dead'}
+        Whether it is still to be sent, was accepted by Prefect, or will not be sent again by itself.
+    attempts : int
+        How often sending it has failed.
+    reason : str or None
+        Why the last attempt failed, or why it is dead.
+    due : float or None
+        When it is to be sent next, in seconds since the epoch; None if it is due already, or not to be sent.
+    held_by : str or None
+        The process (``host:pid``) that is sending it now.
+    flow_run_id, flow_run_name : str or None
+        The flow run that Prefect made of it.
+    created, changed : float
+        When it was put in and last changed, in seconds since the epoch.
+    submission_json : bytes
+        The submission itself, as it stands in the file.
+    """
+
+    seq: int
+    key: str
+    run_uid: str
+    deployment: str
+    state: State
+    attempts: int
+    reason: str | None
+    due: float | None
+    held_by: str | None
+    flow_run_id: str | None
+    flow_run_name: str | None
+    created: float
+    changed: float
+    submission_json: bytes
+
+    @cached_property
+    def submission(self) -> Submission:
+        """The submission itself.
+
+        Raises
+        ------
+        SubmissionRefused
+            If what stands in the file is not one that this version knows.
+        """
+        try:
+            return Submission.from_json(self.submission_json)
+        except (ValueError, TypeError) as error:
+            raise SubmissionRefused(
+                f"The entry {self.key} of the outbox cannot be read ({error}). If a newer bluesky-prefect wrote it, "
+                f"upgrade this one and retry it; else start the workflow anew: bluesky-prefect submit {self.run_uid}"
+            ) from error
+
+    @property
+    def scan_id(self) -> int | None:
+        """The run's scan id, if it is known."""
+        try:
+            return self.submission.run.scan_id
+        except SubmissionRefused:
+            return None
+
+
+@dataclass(frozen=True)
+class OutboxCounts:
+    """How many submissions an outbox holds in each state."""
+
+    waiting: int = 0
+    sent: int = 0
+    dead: int = 0
+
+
+def entry(row: sqlite3.Row, now: float) -> Entry:
+    """Return the entry that stands in a row, as it is `now`."""
+    same = {name: row[name] for name in row.keys() if name in Entry.__dataclass_fields__}  # noqa: SIM118 - a Row
+    waits = row["state"] == "waiting"
+    return Entry(
+        **same,
+        due=None if not waits or is_due(row, now) else row["not_before"],
+        held_by=holder(row, now) if waits else None,
+        submission_json=row["submission"],
+    )
+
+
+def is_due(row: sqlite3.Row, now: float) -> bool:
+    """Tell whether the wait after a failed attempt is over."""
+    return row["not_before"] <= now or row["changed"] > now + CLOCK_SLACK_S
+
+
+def holder(row: sqlite3.Row, now: float) -> str | None:
+    """Return the process that has a lease on the submission; None if the lease is over or its holder is dead."""
+    leased_until = row["leased_until"]
+    if leased_until is None or leased_until <= now or row["changed"] > now + CLOCK_SLACK_S:
+        return None
+    return row["leased_by"] if _may_be_alive(row["leased_by"]) else None
+
+
+def _may_be_alive(process: str) -> bool:
+    """Tell whether the process that holds a lease may still run; one of another machine may."""
+    host, _, pid = process.rpartition(":")
+    if host != socket.gethostname():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
