@@ -3,15 +3,14 @@
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from bluesky_prefect import __version__
 from bluesky_prefect.cli import render
-from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.cli.options import PrefectPort, StateDirectory, TiledPort, settings_from
+from bluesky_prefect.exceptions import BlueskyPrefectError
 
 app = typer.Typer(
     name="bluesky-prefect",
@@ -25,33 +24,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-StateDirectory = Annotated[
-    Path | None,
-    typer.Option(
-        help="Where the stack and the outbox keep their files. "
-        "Default: BLUESKY_PREFECT_STATE_DIRECTORY, or the user's state directory.",
-        show_default=False,
-    ),
-]
-TiledPort = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=65535,
-        help="Port of the Tiled server; 0 takes any free one. Default: BLUESKY_PREFECT_TILED_PORT, or 8000.",
-        show_default=False,
-    ),
-]
-PrefectPort = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=65535,
-        help="Port of the Prefect server; 0 takes any free one. Default: BLUESKY_PREFECT_PREFECT_PORT, or 4200.",
-        show_default=False,
-    ),
-]
-
 
 def run() -> int:
     """Run the command line and return the exit code."""
@@ -63,16 +35,6 @@ def run() -> int:
     except KeyboardInterrupt:
         render.error("Interrupted.")
         return 130
-
-
-def _settings(**options: Any) -> Settings:
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        # Not the error's own text: it would show the value, which may be a secret.
-        causes = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ConfigurationError(f"A setting cannot be used: {causes}. See the BLUESKY_PREFECT_* variables.") from error
 
 
 def _version(asked: bool) -> None:
@@ -99,7 +61,7 @@ def up(tiled_port: TiledPort = None, prefect_port: PrefectPort = None, state_dir
     """
     from bluesky_prefect.stack import LocalStack
 
-    settings = _settings(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
     with render.Progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
     render.stack_info(info, options=_state_option(state_directory))
@@ -119,7 +81,7 @@ def down(
     from bluesky_prefect.stack import LocalStack
 
     with render.Progress("Stopping the local stack") as report:
-        LocalStack(_settings(state_directory=state_directory)).down(report, flow_runs_timeout_s=wait)
+        LocalStack(settings_from(state_directory=state_directory)).down(report, flow_runs_timeout_s=wait)
 
 
 @app.command()
@@ -134,7 +96,7 @@ def status(
     """
     from bluesky_prefect.stack import LocalStack
 
-    found = LocalStack(_settings(state_directory=state_directory)).status(flow_runs=limit)
+    found = LocalStack(settings_from(state_directory=state_directory)).status(flow_runs=limit)
     if as_json:
         render.as_json(found)
     else:
@@ -160,7 +122,7 @@ def demo(
     """
     from bluesky_prefect.stack import LocalStack
 
-    settings = _settings(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
     local = LocalStack(settings)
     running = local.find() is not None
     with render.Progress("Starting the local stack") as report:
@@ -218,7 +180,7 @@ def ipython(
     from bluesky_prefect.profile import open_ipython
     from bluesky_prefect.stack import LocalStack
 
-    settings = _settings(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
     with render.Progress("Starting the local stack") as report:
         LocalStack(settings).up(report)
     open_ipython(context.args, settings=settings, report=report)

@@ -1,0 +1,54 @@
+"""What several commands take."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.settings import Settings
+
+StateDirectory = Annotated[
+    Path | None,
+    typer.Option(
+        help="Where the stack and the outbox keep their files. "
+        "Default: BLUESKY_PREFECT_STATE_DIRECTORY, or the user's state directory.",
+        show_default=False,
+    ),
+]
+TiledPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of the Tiled server; 0 takes any free one. Default: BLUESKY_PREFECT_TILED_PORT, or 8000.",
+        show_default=False,
+    ),
+]
+PrefectPort = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=65535,
+        help="Port of the Prefect server; 0 takes any free one. Default: BLUESKY_PREFECT_PREFECT_PORT, or 4200.",
+        show_default=False,
+    ),
+]
+
+
+def settings_from(**options: Any) -> Settings:
+    """Return the settings, with the options that were given (are not None) in place of the environment's.
+
+    Raises
+    ------
+    ConfigurationError
+        If one cannot be used.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        # Not the error's own text: it would show the value, which may be a secret.
+        causes = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise ConfigurationError(f"A setting cannot be used: {causes}. See the BLUESKY_PREFECT_* variables.") from error
