@@ -10,13 +10,14 @@ from urllib.parse import quote
 
 from event_model import DocumentRouter
 
-from bluesky_prefect.documents import jsonable
-from bluesky_prefect.exceptions import OutboxError
+from bluesky_prefect.documents import jsonable, uid_text
+from bluesky_prefect.exceptions import ConfigurationError, OutboxError
 from bluesky_prefect.forwarder import CLOSE_TIMEOUT_S, Forwarder
 from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.run import Run
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.texts import error_and_place, error_line, one_line
 from bluesky_prefect.workflow import Workflow, as_workflows, load_workflows
 
 logger = logging.getLogger(__name__)
@@ -82,12 +83,13 @@ class PrefectCallback(DocumentRouter):
 
     def __call__(self, name: str, doc: Any, validate: bool = False) -> tuple[str, Any]:
         """Take one document. Never raises an `Exception`: that would abort the plan."""
-        handler = self._handlers.get(name)
-        if handler is not None:
-            try:
+        try:
+            handler = self._handlers.get(name)
+            if handler is not None:
                 handler(doc)
-            except Exception:
-                logger.exception("A %s document could not be handled; the plan goes on", name)
+        except Exception as error:  # noqa: BLE001 - the plan goes on, whatever it is
+            kind = one_line(jsonable(name), 60)
+            logger.error("A %s document could not be handled; the plan goes on: %s", kind, error_and_place(error))
         return name, doc
 
     def start(self, doc: Any) -> None:
@@ -98,12 +100,14 @@ class PrefectCallback(DocumentRouter):
             logger.warning("Run %s has no stop document and %d runs began since", oldest, MAX_OPEN_RUNS)
         # Converted now: what the document holds by reference may change while the run goes on.
         start = jsonable(doc)
-        self._open_runs[str(start["uid"])] = _OpenRun(start)
+        self._open_runs[uid_text(start["uid"])] = _OpenRun(start)
 
     def resource(self, doc: Any) -> None:
         """Remember a file that a run refers to."""
         path = PurePosixPath(doc.get("root") or "/") / doc["resource_path"].lstrip("/")
-        self._add_file(doc.get("run_start"), "file://localhost/" + quote(str(path)).lstrip("/"))
+        # A file name that is not UTF-8 reaches Python with surrogates in it.
+        quoted = quote(str(path).encode("utf-8", "surrogateescape"))
+        self._add_file(doc.get("run_start"), "file://localhost/" + quoted.lstrip("/"))
 
     def stream_resource(self, doc: Any) -> None:
         """Remember a file that a run refers to."""
@@ -114,7 +118,7 @@ class PrefectCallback(DocumentRouter):
         stop = jsonable(doc)
         if not isinstance(stop, dict):
             stop = {"document": stop}
-        uid = str(stop.get("run_start") or stop.get("uid") or uuid.uuid4())
+        uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))
         opened = self._open_runs.pop(uid, None) or _OpenRun({})
         if opened.start.get("prefect") is False:
             logger.debug("Run %s opted out", uid)
@@ -142,13 +146,13 @@ class PrefectCallback(DocumentRouter):
             self.outbox.close()
         return ended
 
-    def _add_file(self, run_uid: Any, uri: str) -> None:
+    def _add_file(self, run_uid: Any, uri: Any) -> None:
         if run_uid is None and len(self._open_runs) == 1:  # older resource documents do not name their run
             [opened] = self._open_runs.values()
         else:
-            opened = self._open_runs.get(str(run_uid))
+            opened = self._open_runs.get(uid_text(run_uid))
         if opened is not None:
-            opened.files[str(uri)] = None
+            opened.files[str(jsonable(uri))] = None
 
     def _submit(self, workflow: Workflow, run: Run) -> None:
         dead: str | None = None
@@ -156,11 +160,12 @@ class PrefectCallback(DocumentRouter):
         try:
             if not workflow.when(run):
                 return
-            parameters = workflow.parameters_for(run)
-        except Exception as error:
+            parameters = _parameters_for(workflow, run)
+        except Exception as error:  # noqa: BLE001 - it is somebody else's code
             # Whether this run was wanted is not known: a person has to see it.
-            logger.exception("Run %s: when= or parameters= of workflow %s failed", run.uid, workflow.name)
-            dead = f"when= or parameters= of workflow {workflow.name!r} failed: {type(error).__name__}: {error}"
+            failed = f"when= or parameters= of workflow {workflow.name!r} failed"
+            logger.error("Run %s: %s: %s", run.uid, failed, error_and_place(error))
+            dead = f"{failed}: {error_line(error)}"
         self._keep(
             Submission(
                 key=submission_key(run.uid, workflow.name),
@@ -169,7 +174,7 @@ class PrefectCallback(DocumentRouter):
                 run_uid=run.uid,
                 start=run.start,
                 stop=run.stop,
-                parameters=None if parameters is None else jsonable(parameters),
+                parameters=parameters,
                 undecided=dead is not None,
             ),
             dead,
@@ -196,3 +201,13 @@ class PrefectCallback(DocumentRouter):
         else:
             if counts.waiting:
                 logger.info("Left to be sent by earlier sessions: %d (in %s)", counts.waiting, self.outbox.path)
+
+
+def _parameters_for(workflow: Workflow, run: Run) -> dict[str, Any] | None:
+    given = workflow.parameters_for(run)
+    if given is None:
+        return None
+    parameters = jsonable(given)
+    if not isinstance(parameters, dict):
+        raise ConfigurationError(f"parameters= returned a {type(given).__name__} that cannot be read: {parameters}.")
+    return parameters

@@ -21,6 +21,7 @@ from bluesky_prefect.outbox import Entry, Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.submission import Submission
+from bluesky_prefect.texts import error_and_place, error_line
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +140,8 @@ class Forwarder:
                 entry = self._take(outbox)
                 if entry is not None:
                     return self._send(outbox, entry)
-        except Exception:
-            logger.exception("The forwarder met an error it does not know; it goes on")
+        except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
+            logger.error("The forwarder met an error it does not know; it goes on: %s", error_and_place(error))
             return self._settings.retry_first_s
         return _POLL_S
 
@@ -184,8 +185,8 @@ class Forwarder:
     def _warm_up(self) -> None:
         try:
             self._connected()
-        except Exception:
-            logger.exception("Prefect cannot be imported; submissions wait in the outbox")
+        except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
+            logger.error("Prefect cannot be imported; submissions wait in the outbox: %s", error_and_place(error))
             self._failures += 1
 
     def _connected(self) -> FlowRunApi:
@@ -212,9 +213,10 @@ class Forwarder:
             outbox.give_back(entry.key, str(error), self._settings.missing_deployment_retry_s)
         except PrefectUnavailable as error:
             return self._back_off(outbox, entry, error)
-        except Exception as error:
-            logger.exception("Run %s: %s cannot be sent; trying again later", entry.run_uid, entry.key)
-            trouble = PrefectUnavailable(f"{type(error).__name__}: {error}", about_submission=True)
+        except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
+            where = error_and_place(error)
+            logger.error("Run %s: %s cannot be sent; trying again later: %s", entry.run_uid, entry.key, where)
+            trouble = PrefectUnavailable(error_line(error), about_submission=True)
             return self._back_off(outbox, entry, trouble)
         else:
             self._sent(outbox, entry, flow_run)

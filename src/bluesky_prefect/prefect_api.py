@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.parameters import parameters_for
 from bluesky_prefect.submission import Submission
+from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
     import httpx
@@ -42,10 +43,14 @@ class PrefectApi:
     ----------
     timeout_s : float
         How long one request may take, in seconds.
+    asks_again : bool, optional
+        Whether Prefect's own client asks a busy server again, for some seconds, before that counts as an outage: for
+        those who have nobody else to do it.
     """
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, *, asks_again: bool = False) -> None:
         self._timeout_s = timeout_s
+        self._asks_again = asks_again
         self._client: SyncPrefectClient | None = None
         self._deployments: dict[str, tuple[float, DeploymentResponse]] = {}
         self._resources = ExitStack()
@@ -53,8 +58,9 @@ class PrefectApi:
     def __enter__(self) -> Self:
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-        # Waiting and trying again is the forwarder's, which can be told to stop meanwhile.
-        self._resources.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+        if not self._asks_again:
+            # Waiting and trying again is the forwarder's, which can be told to stop meanwhile.
+            self._resources.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
         return self
 
     def __exit__(
@@ -129,7 +135,7 @@ class PrefectApi:
                     passing=False,
                 )
             # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
-            hooks = {"response": [_raise_if_to_be_asked_later]}
+            hooks = {} if self._asks_again else {"response": [_raise_if_to_be_asked_later]}
             client = get_client(sync_client=True, httpx_settings={"timeout": self._timeout_s, "event_hooks": hooks})
             self._client = self._resources.enter_context(client)
         return self._client
@@ -199,7 +205,7 @@ def _api_url() -> str | None:
 
 
 def _name(error: Exception) -> str:
-    first_line = str(error).strip().partition("\n")[0]
+    first_line = one_line(str(error).strip().partition("\n")[0])
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 
@@ -231,7 +237,7 @@ def _outage(error: Any) -> PrefectUnavailable | None:
 
 
 def _said(error: Any) -> str:
-    return error.response.text.strip()[:500]
+    return one_line(error.response.text.strip())
 
 
 def _retry_after_s(header: str | None) -> float | None:

@@ -2,9 +2,12 @@
 
 import json
 import math
+import traceback
 import unicodedata
+from pathlib import PurePath
 from typing import Any, TypeGuard
 
+_MOST_CALLS = 8
 # Control and format characters (bidirectional overrides among them) and the line separators of Unicode.
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -32,6 +35,26 @@ def one_line(value: Any, most: int = 500) -> str:
 def as_json(value: Any) -> str:
     """Return a value as JSON on one line, with the ``repr`` of whatever JSON cannot hold."""
     return json.dumps(value, ensure_ascii=False, default=repr)
+
+
+def error_line(error: BaseException) -> str:
+    """Return an error's type and message on one line, whatever the message holds."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - it is somebody else's error, and about to be told
+        text = "its message cannot be read"
+    name = type(error).__name__
+    return one_line(f"{name}: {text}" if text else name)
+
+
+def error_and_place(error: BaseException) -> str:
+    """Return `error_line` and where the error was raised, innermost call first.
+
+    A traceback in a log would do, but for the message in it, which may hold lines of its own.
+    """
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-_MOST_CALLS:]
+    calls = [f"{PurePath(code.co_filename).name}:{line} in {code.co_name}" for code, line in reversed(frames)]
+    return one_line(f"{error_line(error)} (at {' < '.join(calls)})", 2000)
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

@@ -1,6 +1,7 @@
 """What the callback promises the RunEngine, with a real RunEngine and no Prefect."""
 
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -186,6 +187,20 @@ def test_no_document_raises(make_callback, name, document):
     assert make_callback()(name, document) == (name, document)
 
 
+@pytest.mark.parametrize("name", [None, ["stop"], {"stop": 1}, 3, b"stop"], ids=repr)
+def test_a_name_that_is_none_raises_nothing(make_callback, name):
+    assert make_callback()(name, {"run_start": "u"}) == (name, {"run_start": "u"})
+
+
+def test_a_start_document_of_any_size_leaves_room_for_the_stop_document(make_callback):
+    callback = make_callback()
+    callback("start", {"uid": "u", "scan_id": 7, "many": list(range(60_000)), "long": "x" * 20_000_000})
+    callback("stop", {"run_start": "u", "exit_status": "abort"})
+    [entry] = entries(callback)
+    assert entry.submission.run.scan_id == 7
+    assert entry.submission.run.exit_status == "abort"
+
+
 def test_metadata_of_any_kind_reaches_the_outbox(run_engine, make_callback, det):
     callback = make_callback()
     callback(
@@ -228,6 +243,14 @@ def test_files_named_by_resource_documents_reach_the_workflow(make_callback):
     }
 
 
+def test_a_file_whose_name_is_not_utf_8_is_known_by_its_bytes(make_callback):
+    callback = make_callback(Workflow("a/b", parameters=lambda run: {"files": list(run.files)}))
+    callback("start", {"uid": "u"})
+    callback("resource", {"run_start": "u", "resource_path": os.fsdecode(b"/data/\xe9.h5")})
+    callback("stop", {"run_start": "u"})
+    assert entries(callback)[0].submission.parameters == {"files": ["file://localhost/data/%E9.h5"]}
+
+
 def test_the_files_of_an_image_detector_are_known(run_engine, make_callback):
     callback = make_callback(Workflow("a/b", parameters=lambda run: {"file": run.files[0]}))
     run_engine.subscribe(callback)
@@ -244,6 +267,36 @@ def test_a_workflow_that_raises_leaves_a_dead_letter_and_the_plan_goes_on(run_en
     assert "KeyError: 'missing'" in dead.reason
     assert dead.submission.undecided
     assert [entry.deployment for entry in callback.outbox.entries(state="waiting")] == ["c/d"]
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise RuntimeError("no message")
+
+
+@pytest.mark.parametrize("error", [ValueError("lone \ud800, \x00 and\nERROR forged"), Unreadable()])
+def test_a_dead_letter_is_kept_whatever_the_workflow_raises(make_callback, error, caplog):
+    def parameters(run):
+        raise error
+
+    callback = make_callback([Workflow("a/b", parameters=parameters), "c/d"])
+    callback("stop", {"run_start": "u"})
+    [dead] = callback.outbox.entries(state="dead")
+    assert dead.reason.isprintable()
+    assert [entry.deployment for entry in callback.outbox.entries(state="waiting")] == ["c/d"]
+    assert "test_callback.py:" in caplog.text
+
+
+class Unlistable(dict):
+    def items(self):
+        raise OSError("gone")
+
+
+def test_parameters_that_cannot_be_read_make_a_dead_letter(make_callback):
+    callback = make_callback(Workflow("a/b", parameters=lambda run: Unlistable(x=1)))
+    callback("stop", {"run_start": "u"})
+    [dead] = callback.outbox.entries(state="dead")
+    assert "parameters= returned a Unlistable that cannot be read" in dead.reason
 
 
 def test_a_disk_that_refuses_keeps_the_run_in_memory_and_says_so(run_engine, make_callback, det, tmp_path, caplog):

@@ -2,12 +2,23 @@
 
 import datetime
 import enum
+import itertools
 import json
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 
-from bluesky_prefect.documents import MAX_ARRAY_SIZE, MAX_DEPTH, from_json, jsonable, to_json
+from bluesky_prefect.documents import (
+    MAX_ARRAY_SIZE,
+    MAX_CHARACTERS,
+    MAX_DEPTH,
+    MAX_VALUES,
+    from_json,
+    jsonable,
+    to_json,
+    uid_text,
+)
 
 
 class Colour(enum.IntEnum):
@@ -65,28 +76,74 @@ def test_what_is_written_is_strict_json():
     json.loads(text, parse_constant=pytest.fail)
 
 
-def test_a_cycle_ends_in_a_repr():
+def test_a_cycle_ends_in_a_text_that_says_so():
     document: dict = {"name": "loop"}
     document["again"] = [document, document]
-    assert from_json(to_json(document))["again"][0].startswith("{'name': 'loop'")
+    end = "<dict left out: it contains itself>"
+    assert from_json(to_json(document)) == {"name": "loop", "again": [end, end]}
 
 
-def test_nesting_beyond_the_limit_ends_in_a_repr():
+def test_nesting_beyond_the_limit_ends_in_a_text_that_says_so():
     nested: list = []
-    for _ in range(10 * MAX_DEPTH):
+    for _ in range(100_000):
         nested = [nested]
-    assert to_json(nested)
+    assert f"<list left out: it is nested deeper than {MAX_DEPTH} levels>" in to_json(nested).decode()
 
 
-def test_objects_that_unfold_to_billions_of_values_stop_early():
-    laughs: list = ["ha"]
-    for _ in range(40):
-        laughs = [laughs] * 10
-    assert len(to_json(laughs)) < 50_000_000
+@pytest.mark.parametrize("levels", [MAX_DEPTH // 2, 2 * MAX_DEPTH])
+@pytest.mark.parametrize("kind", [list, tuple, OrderedDict])
+def test_objects_that_unfold_to_billions_of_values_stop_early(kind, levels):
+    laughs = kind()
+    for _ in range(levels):
+        laughs = OrderedDict.fromkeys("abcdefghij", laughs) if kind is OrderedDict else kind([laughs] * 10)
+    assert len(to_json(laughs)) < 100 * MAX_VALUES
+
+
+def test_objects_that_all_refer_to_one_another_stop_early():
+    crowd: list[dict] = [{} for _ in range(30)]
+    for member in crowd:
+        member.update((str(number), other) for number, other in enumerate(crowd))
+    assert len(to_json(crowd)) < 100 * MAX_VALUES
+
+
+class Endless(list):
+    def __iter__(self):
+        return itertools.repeat(1)
+
+
+class EndlessSet(set):
+    def __iter__(self):
+        return itertools.count()
+
+
+class EndlessMapping(dict):
+    def items(self):
+        return ((str(number), number) for number in itertools.count())
+
+
+@pytest.mark.parametrize(
+    "value", [list(range(10**6)), Endless(), EndlessSet(), EndlessMapping()], ids=lambda value: type(value).__name__
+)
+def test_what_has_no_end_gets_one(value):
+    text = to_json(value)
+    assert len(text) < 100 * MAX_VALUES
+
+
+def test_a_text_that_is_referred_to_a_million_times_is_not_written_a_million_times():
+    text = "x" * (MAX_CHARACTERS // 10)
+    values = jsonable([text] * 1000)
+    assert values[:10] == [text] * 10
+    assert values[10:] == [f"<str left out: the document has more than {MAX_CHARACTERS} characters>"]
+    assert len(to_json([{text: 1}] * 1000)) < 2 * MAX_CHARACTERS
 
 
 def test_a_large_array_is_abbreviated():
     assert "..." in jsonable(np.zeros((MAX_ARRAY_SIZE, 2)))
+
+
+def test_an_empty_array_of_a_billion_rows_is_abbreviated():
+    assert "10000000000, 0" in jsonable(np.empty((10**10, 0)))
+    assert jsonable(np.empty((2, 0))) == [[], []]
 
 
 def test_an_object_whose_methods_raise_is_replaced_by_its_repr():
@@ -98,3 +155,61 @@ def test_the_copy_shares_nothing_with_the_original():
     copy = jsonable(original)
     original["sample"]["name"] = "after"
     assert copy == {"sample": {"name": "before"}}
+
+
+class Flag(type):
+    @property
+    def __name__(cls):
+        raise RuntimeError("no name either")
+
+
+class Text(str):
+    __slots__ = ()
+
+    def __contains__(self, other):
+        raise RuntimeError("no answer")
+
+
+class Contrary(metaclass=Flag):
+    """Answers nothing, and claims to be a string."""
+
+    @property
+    def __class__(self):
+        raise MemoryError("no class")
+
+    def __getattr__(self, name):
+        raise RecursionError(name)
+
+    def __repr__(self):
+        return Text("\ud800" * 20_000)
+
+
+class Mute(Contrary):
+    def __repr__(self):
+        raise MemoryError("no repr")
+
+
+def test_an_object_that_answers_nothing_is_replaced_by_what_can_be_had_of_it():
+    assert jsonable([Contrary()])[0].startswith(r"\ud800\ud800")
+    assert jsonable([Mute()]) == ["<Mute without a repr>"]
+
+
+@pytest.mark.parametrize(
+    "uid",
+    ["0123abcd-0000-0000-0000-000000000000", "short", "Grüße 漢字", "x" * 200],
+)
+def test_a_uid_that_can_be_printed_stays_what_it_is(uid):
+    assert uid_text(uid) == uid
+
+
+@pytest.mark.parametrize(
+    "uid", ["x\nERROR forged", "\x1b[2J", "\u202egnp.exe", "\ud800", "\x00" * 300, None, 2**70, ["a"], b"\n"]
+)
+def test_any_uid_becomes_one_short_printable_line(uid):
+    text = uid_text(uid)
+    assert text.isprintable()
+    assert len(text.encode()) < 2700
+
+
+def test_long_uids_are_told_apart():
+    assert uid_text("x" * 10_000 + "1") != uid_text("x" * 10_000 + "2")

@@ -5,7 +5,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesky_prefect.texts import is_number, one_line
+from bluesky_prefect.texts import error_and_place, error_line, is_number, one_line
 
 
 @given(st.text())
@@ -31,3 +31,32 @@ def test_only_finite_numbers_are_numbers():
     assert [is_number(value) for value in (1, 1.5, True, float("nan"), float("inf"), "1", None)] == [
         True, True, False, False, False, False, False,
     ]  # fmt: skip
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise RuntimeError("no message")
+
+
+@given(st.text())
+def test_an_error_is_told_on_one_line_whatever_its_message(message):
+    assert error_line(ValueError(message)) == (f"ValueError: {one_line(message)}" if message else "ValueError")
+
+
+def test_an_error_whose_message_cannot_be_read_is_told_all_the_same():
+    assert error_line(Unreadable()) == "Unreadable: its message cannot be read"
+
+
+def failing(depth):
+    if depth:
+        failing(depth - 1)
+    raise ValueError("x\nERROR forged")
+
+
+def test_an_error_is_told_with_its_place_innermost_first():
+    try:
+        failing(100)
+    except ValueError as error:
+        told = error_and_place(error)
+    assert told.startswith(r"ValueError: x\nERROR forged (at test_texts.py:")
+    assert told.count(" in failing") == 8
