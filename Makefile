@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit lint types contract build bench ipython constraints clean
+.PHONY: help venv demo test unit lint types contract build bench chaos ipython constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ build: $(STAMP)  ## Wheel and sdist in dist/
 
 bench: $(STAMP)  ## What the callback costs the RunEngine, as a table
 	$(BIN)/python -m benchmarks.callback
+
+chaos: $(STAMP)  ## Break everything while scans run, and count at the end: 2,000 runs, most of an hour
+	$(BIN)/python -m tests.chaos
 
 ipython: $(STAMP)  ## IPython with the beamline profile on the local stack (started if need be)
 	$(BIN)/bluesky-prefect ipython

@@ -1,0 +1,232 @@
+"""A whole beamline on one machine, each part of which can be killed, stopped, starved and brought back."""
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import psutil
+
+from bluesky_prefect.settings import Settings
+from bluesky_prefect.stack import LocalStack
+from bluesky_prefect.stack.prefect import PrefectServer
+from bluesky_prefect.stack.service import Service
+from bluesky_prefect.stack.startup import Startup
+from bluesky_prefect.stack.tiled import TiledServer
+from bluesky_prefect.stack.worker import Worker
+from tests.chaos.ledger import Ledger
+from tests.chaos.prefect_view import PrefectView
+from tests.chaos.processes import ROOT, AcquisitionProcess, ChaosProcess
+from tests.services.fault_proxy import FaultProxy
+from tests.services.prefect_process import wait_until
+
+# Closed, so that the services on the internet refuse at once.
+_REFUSING = "http://127.0.0.1:9"
+_FLOW_SETTINGS = {
+    "stop_timeout_s": 3.0,
+    "weather_archive_url": _REFUSING,
+    "weather_forecast_url": _REFUSING,
+    "cat_fact_url": _REFUSING,
+    "weather_timeout_s": 0.05,
+    "cat_fact_timeout_s": 0.05,
+}
+_SESSION = {
+    "BLUESKY_PREFECT_RETRY_FIRST_S": "0.2",
+    "BLUESKY_PREFECT_RETRY_MOST_S": "2",
+    "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": "5",
+    "BLUESKY_PREFECT_LEASE_S": "5",
+}
+
+
+class Beamline:
+    """Servers, executors and an acquisition process. To be used in a ``with`` statement.
+
+    Parameters
+    ----------
+    root : Path
+        An empty directory for all of their files.
+    executors : int
+        How many flow runs are executed at once.
+    report : callable
+        Is told in one line what happens.
+
+    Attributes
+    ----------
+    prefect_proxy, tiled_proxy : FaultProxy
+        Between the acquisition and Prefect, and between everybody and Tiled.
+    prefect : PrefectView
+        Prefect, asked directly.
+    ledger : Ledger
+        Which runs stopped.
+    session : Path
+        State directory of the acquisition, with its outbox.
+    """
+
+    def __init__(self, root: Path, *, executors: int = 3, report: Callable[[str], None] = lambda line: None) -> None:
+        self.root = root
+        self.session = root / "session"
+        self.exports = root / "exports"
+        self.ledger = Ledger(root / "ledger")
+        self._report = report
+        self._how_many = executors
+        self._executors: list[ChaosProcess] = []
+        self._acquisition: AcquisitionProcess | None = None
+        self._started: list[AcquisitionProcess] = []
+        self._paused = root / "paused"
+        values: dict[str, Any] = {"tiled_port": 0, "prefect_port": 0, "output_directory": self.exports}
+        self.settings = Settings(state_directory=root / "stack", **values, **_FLOW_SETTINGS)
+        self.stack = LocalStack(self.settings)
+
+    def __enter__(self) -> Self:
+        (self.root / "logs").mkdir()
+        try:
+            self.info = self.stack.up(self._report)
+            self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
+            self.prefect_proxy = FaultProxy(self.stack.processes()["prefect"].port)
+            self.tiled_proxy = FaultProxy(self.stack.processes()["tiled"].port)
+            self.prefect = PrefectView(self.info.prefect_api_url)
+            self.keep_executing()
+        except BaseException:
+            self.stack.down(self._report)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in [*self._executors, *self._started]:
+            if process.alive:
+                process.kill()
+        self.prefect_proxy.close()
+        self.tiled_proxy.close()
+        self.prefect.close()
+        self.stack.down(self._report, flow_runs_timeout_s=0)
+
+    @property
+    def acquisition(self) -> AcquisitionProcess:
+        """The acquisition process; a new one if the last was killed."""
+        if self._acquisition is None or not self._acquisition.alive:
+            self._acquisition = self.another_acquisition()
+        return self._acquisition
+
+    def another_acquisition(self) -> AcquisitionProcess:
+        """Start one more acquisition process on the same outbox."""
+        number = len(self._started)
+        environment = {
+            **self.info.environment(),
+            **_SESSION,
+            "PREFECT_API_URL": f"{self.prefect_proxy.url}/api",
+            "BLUESKY_PREFECT_TILED_URI": self.tiled_proxy.url,
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
+        }
+        log = self.root / "logs" / f"acquisition-{number}.log"
+        self._started.append(AcquisitionProcess(self.root / "ledger", environment, log))
+        return self._started[-1]
+
+    def pid(self, service: str) -> int:
+        return self.stack.processes()[service].pid
+
+    def kill(self, service: str, *, whole_group: bool = True) -> None:
+        """Kill ``prefect``, ``tiled`` or ``worker``, and what it has started unless told otherwise."""
+        pid = self.pid(service)
+        (os.killpg if whole_group else os.kill)(pid, signal.SIGKILL)
+        wait_until(lambda: service not in self.stack.processes())
+
+    def start(self, service: str) -> None:
+        """Start a service that was killed, where it was, and wait until it works."""
+        startup = Startup(self.stack.paths, self.stack.processes(), self._report)
+        startup.start(self._service(service))
+        startup.wait(lambda _: None)
+
+    @contextmanager
+    def stopped(self, service: str) -> Iterator[None]:
+        """Have a service accept and never answer."""
+        os.killpg(self.pid(service), signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.pid(service), signal.SIGCONT)
+
+    @contextmanager
+    def idle(self) -> Iterator[None]:
+        """Have no flow run executed: those under way are finished first."""
+        self._paused.touch()
+        try:
+            wait_until(lambda: self.prefect.under_way() == 0, timeout_s=120)
+            yield
+        finally:
+            self._paused.unlink()
+
+    @property
+    def executors(self) -> list[ChaosProcess]:
+        return self._executors
+
+    def keep_executing(self) -> None:
+        """Start executors in place of those that were killed."""
+        self._executors = [one for one in self._executors if one.alive]
+        while len(self._executors) < self._how_many:
+            environment = {
+                **self._worker().environment(),
+                "BLUESKY_PREFECT_TILED_URI": self.tiled_proxy.url,
+                "PREFECT_LOGGING_TO_API_ENABLED": "false",
+                "TILED_RETRY_ATTEMPTS": "2",
+            }
+            log = self.root / "logs" / "executors.log"
+            self._executors.append(ChaosProcess("tests.chaos.executor", [str(self._paused)], environment, log))
+
+    def flow_processes(self) -> list[psutil.Process]:
+        """Return the processes in which the stock worker executes flow runs."""
+        return psutil.Process(self.pid("worker")).children(recursive=True)
+
+    def copy_prefect_database(self) -> Path:
+        """Return a copy of Prefect's database, as a backup of this moment."""
+        copy = self.root / "prefect-backup.db"
+        copy.unlink(missing_ok=True)
+        with sqlite3.connect(self._prefect_database) as source, sqlite3.connect(copy) as target:
+            source.backup(target)
+        source.close()
+        target.close()
+        return copy
+
+    def restore_prefect_database(self, copy: Path) -> None:
+        """Put a backup in place of Prefect's database; the server must not run."""
+        for suffix in ("-wal", "-shm"):
+            self._prefect_database.with_name(self._prefect_database.name + suffix).unlink(missing_ok=True)
+        shutil.copyfile(copy, self._prefect_database)
+
+    def can_heal(self) -> bool:
+        """Tell whether there is a command that heals."""
+        return self._command("reconcile", "--help").returncode == 0
+
+    def heal(self) -> str:
+        """Have what crashed run again, as the local stack's scheduled deployment does; return what it said."""
+        done = self._command("reconcile", "--submit")
+        return done.stdout + done.stderr
+
+    def _command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {
+            **os.environ,
+            **self._worker().environment(),
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
+        }
+        command = [sys.executable, "-m", "bluesky_prefect", *arguments]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+    @property
+    def _prefect_database(self) -> Path:
+        return self.stack.paths.prefect / "prefect.db"
+
+    def _worker(self) -> Worker:
+        return Worker(self.stack.paths, self.info, self.settings)
+
+    def _service(self, name: str) -> Service:
+        if name == "prefect":
+            return PrefectServer(self.stack.paths, int(self.info.prefect_api_url.rsplit(":", 1)[1].split("/")[0]))
+        if name == "tiled":
+            port = int(self.info.tiled_uri.rsplit(":", 1)[1])
+            return TiledServer(self.stack.paths, port, self.info.tiled_api_key.get_secret_value())
+        return self._worker()

@@ -1,0 +1,122 @@
+"""Faults, one after the other, in an order that a seed decides; and what became of the runs under each."""
+
+import datetime
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+
+from tests.chaos.accounts import Verdict, audit
+from tests.chaos.beamline import Beamline
+from tests.chaos.fault import FAULTS, Fault
+
+_PATIENCE_S = 180.0
+_HEAL_EVERY_S = 5.0
+_LOOK_EVERY_S = 0.3
+
+
+@dataclass
+class Injection:
+    """One fault, once.
+
+    Attributes
+    ----------
+    fault : Fault
+        Which.
+    at_risk : set of str
+        The runs that stopped between its beginning and its mending.
+    recovered_s : float or None
+        From the mending until each of them was processed, in seconds; None if that did not happen in time.
+    """
+
+    fault: Fault
+    at_risk: set[str] = field(default_factory=set)
+    recovered_s: float | None = None
+
+
+@dataclass
+class Outcome:
+    """What a campaign found."""
+
+    injections: list[Injection]
+    verdict: Verdict
+
+
+class Campaign:
+    """A seeded series of faults.
+
+    Parameters
+    ----------
+    beamline : Beamline
+        What is broken and mended.
+    faults : sequence of str
+        Names of the faults to inject.
+    seed : int
+        Of their order, of the number of scans, and of the moments.
+    report : callable
+        Is told in one line what happens.
+    """
+
+    def __init__(self, beamline: Beamline, faults: Sequence[str], seed: int, report: Callable[[str], None]) -> None:
+        self._beamline = beamline
+        self._faults = [FAULTS[name] for name in faults]
+        self._seed = seed
+        self._report = report
+
+    def run(self, runs: int, most_each: int | None = None) -> Outcome:
+        """Inject every fault once, and all of them again until `runs` runs have stopped; count at the end.
+
+        Parameters
+        ----------
+        runs : int
+            How many runs have to stop.
+        most_each : int, optional
+            Most scans of one injection.
+        """
+        injections: list[Injection] = []
+        turn = 0
+        while turn == 0 or len(self._beamline.ledger.seen()) < runs:
+            order = list(self._faults)
+            Random(f"{self._seed}/{turn}").shuffle(order)
+            for one in order:
+                if turn and len(self._beamline.ledger.seen()) >= runs:
+                    break
+                chance = Random(f"{self._seed}/{turn}/{one.name}")
+                scans = chance.randint(*one.runs)
+                injections.append(self._inject(one, chance, min(scans, most_each or scans)))
+            turn += 1
+        self._report("Counting")
+        return Outcome(injections, audit(self._beamline))
+
+    def _inject(self, one: Fault, chance: Random, scans: int) -> Injection:
+        before = self._beamline.ledger.seen()
+        since = datetime.datetime.now(datetime.UTC)
+        began = time.monotonic()
+        one.inject(self._beamline, chance, scans)
+        injection = Injection(one, self._beamline.ledger.seen() - before)
+        mended = time.monotonic()
+        injection.recovered_s = self._recovered(injection, since)
+        after = "NOT recovered" if injection.recovered_s is None else f"recovered in {injection.recovered_s:.1f} s"
+        self._report(
+            f"{one.title}: {len(injection.at_risk)} runs at risk, {mended - began:.1f} s, {after} "
+            f"({len(before) + len(injection.at_risk)} runs so far)"
+        )
+        return injection
+
+    def _recovered(self, injection: Injection, since: datetime.datetime) -> float | None:
+        """Wait until all runs of an injection are processed, healing what crashed; return how long that took."""
+        began = time.monotonic()
+        heal_at = began
+        _ = self._beamline.acquisition  # somebody has to be there to send what waits
+        while missing := injection.at_risk & self._beamline.ledger.promised() - set(
+            self._beamline.prefect.completed(since)
+        ):
+            now = time.monotonic()
+            if now - began > _PATIENCE_S:
+                self._report(f"Still not processed: {', '.join(sorted(missing))}")
+                return None
+            if injection.fault.heals and now >= heal_at:
+                self._beamline.heal()
+                heal_at = time.monotonic() + _HEAL_EVERY_S
+            time.sleep(_LOOK_EVERY_S)
+        return time.monotonic() - began

@@ -1,0 +1,81 @@
+"""Faults of what executes flow runs: the stock worker and its processes, and the campaign's own executors."""
+
+import os
+import resource
+import signal
+from random import Random
+
+import psutil
+
+from tests.chaos.beamline import Beamline
+from tests.chaos.fault import fault
+from tests.services.prefect_process import wait_until
+
+_FEW = (2, 4)
+
+
+def _flow_process_of_worker(beamline: Beamline, runs: int) -> psutil.Process:
+    """Start the stock worker, do scans, and return a process that executes a flow run of theirs."""
+    beamline.start("worker")
+    beamline.acquisition.count(runs)
+    [process, *_] = wait_until(beamline.flow_processes)
+    return process
+
+
+def _finish_with_worker(beamline: Beamline, process: psutil.Process) -> None:
+    """Let the worker report what became of the process and finish the rest, then end it."""
+    wait_until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not list(beamline.prefect.flow_runs("PENDING", "RUNNING", "SCHEDULED")), timeout_s=120)
+    beamline.kill("worker")
+
+
+@fault("worker-killed", "worker killed, its flow processes go on", heals=True, runs=_FEW)
+def worker_killed(beamline: Beamline, chance: Random, runs: int) -> None:
+    with beamline.idle():
+        _flow_process_of_worker(beamline, runs)
+        orphans = beamline.flow_processes()
+        beamline.kill("worker", whole_group=False)
+        psutil.wait_procs(orphans, timeout=60)
+
+
+@fault("machine-killed", "worker killed with its flow processes", heals=True, runs=_FEW)
+def machine_killed(beamline: Beamline, chance: Random, runs: int) -> None:
+    with beamline.idle():
+        _flow_process_of_worker(beamline, runs)
+        _kill_with_flow_processes(beamline)
+
+
+def _kill_with_flow_processes(beamline: Beamline) -> None:
+    processes = beamline.flow_processes()
+    beamline.kill("worker")
+    for process in processes:
+        if process.is_running():
+            process.kill()
+    psutil.wait_procs(processes, timeout=60)
+
+
+@fault("flow-killed", "flow process killed (SIGKILL)", heals=True, runs=_FEW)
+def flow_killed(beamline: Beamline, chance: Random, runs: int) -> None:
+    with beamline.idle():
+        process = _flow_process_of_worker(beamline, runs)
+        process.kill()
+        _finish_with_worker(beamline, process)
+
+
+@fault("flow-out-of-memory", "flow process out of memory", heals=True, runs=_FEW)
+def flow_out_of_memory(beamline: Beamline, chance: Random, runs: int) -> None:
+    with beamline.idle():
+        process = _flow_process_of_worker(beamline, runs)
+        size = process.memory_info().vms
+        resource.prlimit(process.pid, resource.RLIMIT_AS, (size, size))
+        _finish_with_worker(beamline, process)
+
+
+@fault("executor-killed", "executor killed in a flow run", heals=True, runs=(8, 15))
+def executor_killed(beamline: Beamline, chance: Random, runs: int) -> None:
+    beamline.acquisition.start(runs)
+    wait_until(beamline.prefect.under_way)
+    os.kill(chance.choice(beamline.executors).pid, signal.SIGKILL)
+    beamline.acquisition.finish()
+    wait_until(lambda: not all(one.alive for one in beamline.executors))
+    beamline.keep_executing()

@@ -1,0 +1,72 @@
+"""What Prefect knows of the runs, asked without any of the code that is tested."""
+
+import datetime
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+
+from tests.services.prefect_process import wait_until
+
+_PAGE = 200
+FLOW = "my-workflow"
+
+
+class PrefectView:
+    """Flow runs of ``my-workflow``, by run.
+
+    Parameters
+    ----------
+    url : str
+        Address of Prefect's API.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url, timeout=30)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def completed(self, since: datetime.datetime | None = None) -> list[str]:
+        """Return the run of each flow run that completed (after `since`): one that comes twice was processed twice."""
+        ended = {"end_time": {"after_": since.isoformat()}} if since else {}
+        return [one["parameters"]["ref"] for one in self.flow_runs("COMPLETED", **ended)]
+
+    def flow_runs(self, *states: str, **filters: Any) -> Iterator[dict[str, Any]]:
+        """Yield the flow runs of ``my-workflow`` that started on a run."""
+        if states:
+            filters["state"] = {"type": {"any_": list(states)}}
+        # By time of creation: pages must not shift while they are read.
+        body = {"flows": {"name": {"any_": [FLOW]}}, "flow_runs": filters, "limit": _PAGE, "sort": "START_TIME_ASC"}
+        offset = 0
+        while page := self._post("/flow_runs/filter", {**body, "offset": offset}):
+            yield from page
+            offset += len(page)
+
+    def under_way(self) -> int:
+        """Return how many flow runs somebody says to be executing."""
+        return len(list(self.flow_runs("PENDING", "RUNNING")))
+
+    def complete_again(self, uid: str) -> None:
+        """Make one more completed flow run on a run, as a broken forwarder would."""
+        [first] = [one for one in self.flow_runs("COMPLETED") if one["parameters"]["ref"] == uid]
+        made = self._post(f"/deployments/{first['deployment_id']}/create_flow_run", {"parameters": {"ref": uid}})
+        state = {"type": "COMPLETED", "name": "Completed"}
+        self._post(f"/flow_runs/{made['id']}/set_state", {"state": state, "force": True})
+
+    def delete(self, uid: str) -> None:
+        """Delete the flow runs on a run, as a lost database would."""
+        for one in [one for one in self.flow_runs() if one["parameters"]["ref"] == uid]:
+            self._client.delete(f"/flow_runs/{one['id']}").raise_for_status()
+
+    def _post(self, path: str, content: dict[str, Any]) -> Any:
+        def post() -> httpx.Response | None:
+            try:
+                response = self._client.post(path, json=content)
+            except httpx.TransportError:
+                return None  # it is just being killed or started
+            return None if response.status_code in (500, 503) else response
+
+        response = wait_until(post, timeout_s=120)
+        response.raise_for_status()
+        return response.json()

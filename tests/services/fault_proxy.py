@@ -1,0 +1,157 @@
+"""A proxy on loopback between clients and a server, which misbehaves on demand."""
+
+import asyncio
+import contextlib
+import threading
+from typing import Literal
+
+Mode = Literal["pass", "refuse", "500", "503", "429", "slow", "black-hole", "lose-answer"]
+
+_SLOW_S = 2.0
+_CHUNK = 65536
+_REASONS = {"500": "Internal Server Error", "503": "Service Unavailable", "429": "Too Many Requests"}
+
+
+class FaultProxy:
+    """Passes connections on to a port of this machine, on a thread of its own.
+
+    Parameters
+    ----------
+    target : int
+        Port of the server.
+
+    Attributes
+    ----------
+    port : int
+        Where clients are to ask; it stays the same.
+    mode : str
+        ``pass``; ``refuse`` (nobody listens); ``500``, ``503``, ``429`` (that answer to everything); ``slow`` (each
+        request is held for 2 s); ``black-hole`` (accepts, never answers); ``lose-answer`` (Prefect creates the flow
+        run, the client never hears of it). Connections that are open when it changes are cut; a black hole swallows
+        them instead.
+    """
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._mode: Mode = "pass"
+        self._tasks: set[asyncio.Task] = set()
+        self._loop = asyncio.new_event_loop()
+        self._server: asyncio.Server | None = None
+        self.port = 0
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
+        self._thread.start()
+        self._wait_for(self._listen())
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def mode(self) -> Mode:
+        return self._mode
+
+    @mode.setter
+    def mode(self, mode: Mode) -> None:
+        self._wait_for(self._change(mode))
+
+    def close(self) -> None:
+        self._wait_for(self._change("refuse"))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _wait_for(self, coroutine) -> None:
+        asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=30)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _change(self, mode: Mode) -> None:
+        self._mode = mode
+        if mode == "refuse" and self._server is not None:
+            self._server.close()
+            self._server = None
+        if mode != "black-hole":
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        if mode != "refuse" and self._server is None:
+            await self._listen()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if self._mode == "black-hole":
+                await asyncio.Event().wait()
+            elif self._mode in _REASONS:
+                await self._answer(reader, writer)
+            else:
+                await self._pass(reader, writer)
+        except OSError:
+            pass  # one side has hung up, or the server is not there: so does the other
+        finally:
+            writer.transport.abort()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 {self._mode} {_REASONS[self._mode]}\r\nContent-Length: 2\r\nConnection: close\r\n"
+        wait = "Retry-After: 1\r\n" if self._mode == "429" else ""
+        writer.write(f"{head}{wait}Content-Type: application/json\r\n\r\n{{}}".encode())
+        await writer.drain()
+        writer.write_eof()
+        await reader.read()  # or the rest of the request makes the kernel reset the connection, and the answer is gone
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        passing = _Passing(self)
+        try:
+            pumps = [
+                asyncio.ensure_future(passing.requests(reader, back)),
+                asyncio.ensure_future(passing.answers(there, writer)),
+            ]
+            try:
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
+        finally:
+            back.transport.abort()
+
+
+class _Passing:
+    """One connection that is passed on."""
+
+    def __init__(self, proxy: FaultProxy) -> None:
+        self._proxy = proxy
+        self._asked = False
+        self._lost = False
+
+    async def requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(_CHUNK):
+            await self._maybe_swallow()
+            if not self._asked and self._proxy.mode == "slow":
+                await asyncio.sleep(_SLOW_S)
+            self._asked = True
+            self._lost |= self._proxy.mode == "lose-answer" and b"/create_flow_run" in chunk[:500]
+            writer.write(chunk)
+            await writer.drain()
+
+    async def answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while chunk := await reader.read(_CHUNK):
+            await self._maybe_swallow()
+            if self._lost:
+                return
+            self._asked = False
+            writer.write(chunk)
+            await writer.drain()
+
+    async def _maybe_swallow(self) -> None:
+        if self._proxy.mode == "black-hole":
+            await asyncio.Event().wait()
