@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.exceptions import OutboxError
+from bluesky_prefect.private import private_file
 
 # How long to wait for another process's transaction; those of an outbox take milliseconds. A process that was stopped
 # in the middle of one must not hold up a RunEngine for longer: the run is then kept in memory for the while.
@@ -106,8 +107,7 @@ class SharedConnection:
 
     def _open(self) -> sqlite3.Connection:
         if self._path is not None:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._path.touch(mode=0o600)
+            private_file(self._path)
         timeout_s = _DURABLE_BUSY_TIMEOUT_S if self._durable else _BUSY_TIMEOUT_S
         connection = sqlite3.connect(
             self._path or ":memory:", timeout=timeout_s, isolation_level=None, check_same_thread=False

@@ -5,8 +5,8 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 
+from bluesky_prefect.credentials import REFUSED, require_tiled_login, without_secrets
 from bluesky_prefect.exceptions import (
     ConfigurationError,
     FlowInputError,
@@ -25,6 +25,7 @@ Ref = int | str
 
 _UID_LENGTH = 36
 _SHORTEST_PARTIAL_UID = 5  # as in bluesky_tiled_plugins' CatalogOfBlueskyRuns
+_KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
 _FIRST_POLL_S = 0.1
 _MOST_POLL_S = 2.0
 
@@ -59,7 +60,7 @@ class Catalog:
         Raises
         ------
         ConfigurationError
-            If the settings name no server, or an unknown profile.
+            If the settings name no server, or an unknown profile, or no API key where the server wants one.
         TiledUnavailable
             If the server does not answer, or refuses the API key.
         """
@@ -217,13 +218,6 @@ def checked_ref(ref: Any) -> Ref:
     return text
 
 
-def without_secrets(uri: str) -> str:
-    """Return an address without user, password and query, where people put API keys."""
-    parts = urlsplit(uri)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname or ''}{port}{parts.path}".rstrip("/")
-
-
 @contextmanager
 def explained(name: str) -> Iterator[None]:
     """Turn what goes wrong between here and Tiled into an error that says what to do.
@@ -240,8 +234,8 @@ def explained(name: str) -> Iterator[None]:
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
         mend = (
-            "set TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK) to a key that may read runs and write results"
-            if status in {401, 403}
+            f"set {_KEY} to a key that may read runs and write results"
+            if status in REFUSED
             else "its log says more"
         )
         raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {mend}.") from error
@@ -259,6 +253,7 @@ def _root_of(uri: str, clients: Any, key: str | None) -> Any:
 
     context, path = Context.from_any_uri(uri, api_key=key)
     try:
+        require_tiled_login(context, without_secrets(uri), key_given=bool(key), setting=_KEY)
         return from_context(context, structure_clients=clients, node_path_parts=path)
     except BaseException:
         context.close()

@@ -39,13 +39,13 @@ def open_ipython(
         If the stack cannot be started.
     """
     from bluesky_prefect.stack import LocalStack
+    from bluesky_prefect.stack.files import private_directory
 
     settings = settings or get_settings()
     files = startup_files()
     stack = LocalStack(settings)
     info = stack.find() or stack.up(report)
-    directory = settings.state_directory / "ipython"
-    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    directory = private_directory(settings.state_directory / "ipython")
     command = [*ipython_command(files, directory), *arguments]
     sys.stdout.flush()
     sys.stderr.flush()

@@ -10,6 +10,8 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from bluesky_prefect.private import private_file
+
 logger = logging.getLogger(__name__)
 
 _CREATE = "CREATE TABLE IF NOT EXISTS metadata (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID"
@@ -51,7 +53,7 @@ class PersistentMetadata(MutableMapping[str, Any]):
         self._lock = threading.RLock()
         self._values: dict[str, Any] = {}
         with self._tolerated("read"):
-            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            private_file(path)
             with self._connection() as connection:
                 connection.execute(_CREATE)
                 rows = connection.execute("SELECT key, value FROM metadata")

@@ -11,6 +11,7 @@ from event_model import RunRouter
 
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, TiledUnavailable
+from bluesky_prefect.private import private_file
 from bluesky_prefect.profile.tiled import TiledConnection
 
 if TYPE_CHECKING:
@@ -176,7 +177,8 @@ class _Spool:
         if self._broken:
             return
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not self._path.exists():
+                private_file(self._path)
             with self._path.open("ab") as file:
                 file.write(_pack(name, doc))
         except OSError as error:

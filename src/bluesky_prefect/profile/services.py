@@ -7,9 +7,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, basic, user_of, without_secrets, without_user
 from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.settings import Settings, get_settings
 
@@ -20,6 +22,52 @@ START_COMMAND = "bluesky-prefect up"
 _TILED_RETRIES = {"TILED_RETRY_ATTEMPTS": "3", "TILED_RETRY_TIMEOUT": "5"}
 _TILED_VARIABLES = {"BLUESKY_PREFECT_TILED_URI", "BLUESKY_PREFECT_TILED_API_KEY", "TILED_API_KEY"}
 _PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_HOME"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of asking a server.
+
+    Parameters
+    ----------
+    problem : str
+        Why it does not answer, empty if it does.
+    refused : bool
+        Whether it answers, but not to us.
+    """
+
+    problem: str = ""
+    refused: bool = False
+
+
+@dataclass(frozen=True)
+class Service:
+    """One of the two servers that a session talks to.
+
+    Parameters
+    ----------
+    name : str
+        "Tiled" or "Prefect".
+    url : str
+        Its address, empty if nothing says where it is.
+    problem : str
+        Why it does not answer, empty if it does.
+    consequence : str
+        What its absence means for a scan.
+    mend : str
+        What the user can do about the problem; empty if the problem says it.
+    """
+
+    name: str
+    url: str
+    problem: str
+    consequence: str
+    mend: str
+
+    @property
+    def cause(self) -> str:
+        """Where it was looked for and what came of it."""
+        return f"{self.url}: {self.problem}" if self.url else self.problem
 
 
 def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings:
@@ -58,81 +106,86 @@ def _stack_environment(settings: Settings) -> dict[str, str]:
 
 
 def prefect_url(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the address of Prefect's API as `environment` or Prefect's active profile has it, else "".
+    """Return the address of Prefect's API as `environment` or Prefect's active profile has it, else ""."""
+    return _prefect_setting("PREFECT_API_URL", environment)
 
-    The profile is read from its file: asking Prefect means importing it, which takes seconds.
+
+def prefect_authorization(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the Authorization header that Prefect's client would send to the server, empty if it has none."""
+    if user := _prefect_setting("PREFECT_API_AUTH_STRING", environment):
+        return basic(user)
+    key = _prefect_setting("PREFECT_API_KEY", environment)
+    return f"Bearer {key}" if key else ""
+
+
+def _prefect_setting(name: str, environment: Mapping[str, str]) -> str:
+    """Return what `environment` or Prefect's active profile says.
+
+    The profile is read from its file: asking Prefect means importing it, which takes a second or more. What stands
+    in a prefect.toml or .env in the working directory is left to the forwarder, which asks Prefect a few seconds later.
     """
-    if url := environment.get("PREFECT_API_URL"):
-        return url
+    if value := environment.get(name):
+        return value
     home = Path(environment.get("PREFECT_HOME") or "~/.prefect").expanduser()
     path = Path(environment.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
     try:
         content = tomllib.loads(path.read_text())
         active = environment.get("PREFECT_PROFILE") or content.get("active", "")
-        return str(content.get("profiles", {}).get(active, {}).get("PREFECT_API_URL", ""))
+        return str(content.get("profiles", {}).get(active, {}).get(name, ""))
     except (OSError, ValueError, AttributeError):
         return ""
 
 
-def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S) -> str:
-    """Return why nothing answers at `url`, or an empty string if something does.
+def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = "") -> Answer:
+    """Ask at `url` for anything, as the user that the address or `authorization` (a header) names.
 
     Takes no longer than `timeout_s`, also where name look-ups hang. Any answer below 500 counts: a server that
     refuses an unknown client is there.
     """
-    problems: list[str] = []
+    answers: list[Answer] = []
 
     def ask() -> None:
+        user = authorization or (basic(user_of(url)) if user_of(url) else "")
         try:
-            with urllib.request.urlopen(url, timeout=timeout_s):  # noqa: S310 - the settings name it
-                problems.append("")
+            # Without the user, whom urllib would take for a part of the host's name.
+            request = urllib.request.Request(without_user(url))  # noqa: S310 - the settings name it
+            if user:
+                request.add_unredirected_header("Authorization", user)
+            with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310
+                answers.append(Answer())
         except urllib.error.HTTPError as error:
-            problems.append(f"answers {error.code}" if error.code >= 500 else "")
-        except (OSError, ValueError) as error:
-            problems.append(str(getattr(error, "reason", error)))
+            problem = f"answers {error.code}" if error.code >= 500 else ""
+            answers.append(Answer(problem, refused=error.code in REFUSED))
+        except (OSError, ValueError, HTTPException) as error:
+            answers.append(Answer(str(getattr(error, "reason", error))))
 
     # A thread, since nothing else bounds a name look-up; left alone if it hangs.
     thread = threading.Thread(target=ask, name="bluesky-prefect-probe", daemon=True)
     thread.start()
     thread.join(timeout_s)
-    return problems[0] if problems else f"no answer in {timeout_s:g} s"
+    return answers[0] if answers else Answer(f"no answer in {timeout_s:g} s")
 
 
-@dataclass(frozen=True)
-class Service:
-    """One of the two servers that a session talks to.
+def prefect_service() -> Service:
+    """Ask Prefect, with this session's credentials, and return what came of it."""
+    url = prefect_url()
+    authorization = prefect_authorization()
+    # Not its health, which Prefect tells everybody.
+    answer = probe(f"{url}/admin/version", authorization=authorization)
+    place = without_secrets(url)
+    problem, mend = answer.problem, start_or_check(place, "PREFECT_API_URL")
+    if answer.refused:
+        problem = "refuses the credentials" if authorization or user_of(url) else "wants credentials, and none are set"
+        mend = f"check {PREFECT_KEY}"
+    browser = place.removesuffix("/api")
+    return Service("Prefect", browser, problem, consequence="flow runs start when Prefect is there", mend=mend)
 
-    Parameters
-    ----------
-    name : str
-        "Tiled" or "Prefect".
-    url : str
-        Its address, empty if nothing says where it is.
-    problem : str
-        Why it does not answer, empty if it does.
-    consequence : str
-        What its absence means for a scan.
-    variable : str
-        The environment variable that names its address.
-    """
 
-    name: str
-    url: str
-    problem: str
-    consequence: str
-    variable: str
-
-    @property
-    def cause(self) -> str:
-        """Where it was looked for and what came of it."""
-        return f"{self.url}: {self.problem}" if self.url else self.problem
-
-    @property
-    def mend(self) -> str:
-        """What the user can do."""
-        if not self.url or urlsplit(self.url).hostname in {"127.0.0.1", "localhost", "::1"}:
-            return f"start with: {START_COMMAND}"
-        return f"check {self.variable}"
+def start_or_check(url: str, variable: str) -> str:
+    """Return what helps where no server answers at `url`, which the environment variable names."""
+    if not url or urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}:
+        return f"start with: {START_COMMAND}"
+    return f"check {variable}"
 
 
 def describe(services: list[Service]) -> str:
@@ -143,8 +196,8 @@ def describe(services: list[Service]) -> str:
     names = ", no ".join(service.name for service in missing)
     causes = "; ".join(f"{service.name}: {service.cause}" for service in missing)
     consequences = ", ".join(service.consequence for service in missing)
-    mends = dict.fromkeys(service.mend for service in missing)
-    return f"No {names} ({causes}). Scans run all the same: {consequences}. {_sentence(mends)}"
+    mends = dict.fromkeys(service.mend for service in missing if service.mend)
+    return f"No {names} ({causes}). Scans run all the same: {consequences}. {_sentence(mends)}".rstrip()
 
 
 def _sentence(parts: Iterable[str]) -> str:

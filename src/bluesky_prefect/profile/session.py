@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from bluesky_prefect.exceptions import BlueskyPrefectError
 from bluesky_prefect.profile.metadata import PersistentMetadata
 from bluesky_prefect.profile.recorder import TiledRecorder
-from bluesky_prefect.profile.services import Service, describe, prefect_url, probe, use_services
+from bluesky_prefect.profile.services import Service, describe, prefect_service, start_or_check, use_services
 from bluesky_prefect.profile.tiled import LazyClient, TiledConnection
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     """
     settings = use_services()
     tiled = TiledConnection(settings)
-    tell(describe(_services(tiled)))
+    tell(describe([_tiled_service(tiled), prefect_service()]))
 
     from bluesky import RunEngine
 
@@ -74,35 +75,17 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(tiled.raw))
 
 
-def _services(tiled: TiledConnection) -> list[Service]:
-    url = prefect_url()
-    return [
-        Service(
-            "Tiled",
-            tiled.url,
-            _tiled_problem(tiled),
-            consequence="runs are kept in files",
-            variable="BLUESKY_PREFECT_TILED_URI",
-        ),
-        Service(
-            "Prefect",
-            url.removesuffix("/api"),  # where a browser finds it
-            probe(f"{url}/health"),
-            consequence="flow runs start when Prefect is there",
-            variable="PREFECT_API_URL",
-        ),
-    ]
-
-
-def _tiled_problem(tiled: TiledConnection) -> str:
-    """Connect now, so that the first run does not wait for Tiled's client to be imported."""
-    if problem := tiled.problem():
-        return problem
-    try:
-        tiled.raw()
-    except Exception as error:  # noqa: BLE001 - whatever it is, the session starts
-        return " ".join(str(error).split()) or type(error).__name__
-    return ""
+def _tiled_service(tiled: TiledConnection) -> Service:
+    problem, mend = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
+    if not problem:
+        # Connect now: so that the first run does not wait for Tiled's client, and a wrong key is told of.
+        try:
+            tiled.raw()
+        except BlueskyPrefectError as error:
+            problem, mend = str(error), ""
+        except Exception as error:  # noqa: BLE001 - whatever it is, the session starts
+            problem = " ".join(str(error).split()) or type(error).__name__
+    return Service("Tiled", tiled.url, problem, consequence="runs are kept in files", mend=mend)
 
 
 def _best_effort_callback() -> "BestEffortCallback":

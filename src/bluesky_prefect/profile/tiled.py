@@ -3,8 +3,8 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
+from bluesky_prefect.credentials import REFUSED, require_tiled_login, without_secrets
 from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, TiledUnavailable
 from bluesky_prefect.profile.services import START_COMMAND, probe, use_services
 from bluesky_prefect.settings import Settings
@@ -36,8 +36,7 @@ class TiledConnection:
     @property
     def url(self) -> str:
         """Address of the server without what may be secret in it; empty if the settings name none."""
-        parts = urlsplit(self._uri())
-        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        return without_secrets(self._uri())
 
     def problem(self) -> str:
         """Return why the server does not answer, or an empty string if it does; takes a second at most."""
@@ -46,7 +45,7 @@ class TiledConnection:
         if not self._is_named():
             return "none is named, no local stack runs"
         uri = self._uri()
-        return probe(uri) if uri else ""  # a profile without an address is a server inside this process
+        return probe(uri).problem if uri else ""  # a profile without an address is a server inside this process
 
     def root(self) -> "Container":
         """Return the client of the server's root.
@@ -64,7 +63,8 @@ class TiledConnection:
                     f"Tiled {f'at {self.url} ' if self.url else ''}is not there ({problem}). "
                     f"Start a local one with: {START_COMMAND}"
                 )
-            self._root = self._connect()
+            with self._key_explained():
+                self._root = self._connect()
         return self._root
 
     def raw(self) -> "CatalogOfBlueskyRuns":
@@ -77,7 +77,8 @@ class TiledConnection:
         """
         root, path = self.root(), self._settings.raw_container.strip("/")
         try:
-            return root[tuple(path.split("/"))] if path else root  # type: ignore[return-value]  # by its spec
+            with self._key_explained():
+                return root[tuple(path.split("/"))] if path else root  # type: ignore[return-value]  # by its spec
         except KeyError as error:
             raise ConfigurationError(
                 f"Tiled at {self.url} has no container {path!r}: create it, or set BLUESKY_PREFECT_RAW_CONTAINER."
@@ -88,6 +89,17 @@ class TiledConnection:
         if self._root is not None:
             self._root.context.http_client.close()
             self._root = None
+
+    @contextlib.contextmanager
+    def _key_explained(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in REFUSED:
+                raise
+            raise ConfigurationError(f"Tiled at {self.url} refuses the API key: check TILED_API_KEY") from error
 
     def _is_named(self) -> bool:
         return self._settings.tiled_uri is not None or self._settings.tiled_profile is not None
@@ -136,14 +148,7 @@ class TiledConnection:
             raise
 
     def _require_login(self, context: Any) -> None:
-        """Refuse a server that would ask for a password: start-up code must not prompt."""
-        authentication = context.server_info.authentication
-        if context.authenticated or not authentication.required:
-            return
-        if not (authentication.providers and context.use_cached_tokens()):
-            raise ConfigurationError(
-                f"Tiled at {self.url} wants an API key: set TILED_API_KEY, or log in once with: tiled login"
-            )
+        require_tiled_login(context, self.url, key_given=self._settings.tiled_api_key is not None)
 
 
 class LazyClient:

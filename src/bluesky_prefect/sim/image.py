@@ -114,8 +114,12 @@ class ImageDetector(Device):
     def _open(self) -> h5py.Dataset:
         self._resource_uid = str(uuid.uuid4())
         path = self._directory.absolute() / f"{datetime.now():%Y-%m-%d}" / f"{self.name}_{self._resource_uid}.h5"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = h5py.File(path, "x", libver="latest")
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # As open to others as the directory that it was told to write to.
+        mode = self._directory.stat().st_mode & 0o777
+        path.parent.mkdir(mode=mode, exist_ok=True)
+        path.touch(mode=mode & 0o666, exist_ok=False)
+        file = h5py.File(path, "w", libver="latest")
         dataset = file.create_dataset(
             _DATASET,
             shape=(0, *self._shape),

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bluesky_prefect import private
 from bluesky_prefect.exceptions import StackError
 
 
@@ -18,11 +19,10 @@ def private_directory(path: Path) -> Path:
     Raises
     ------
     StackError
-        If it cannot be made, or belongs to somebody else.
+        If it cannot be made, or is not this user's to close.
     """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path.chmod(0o700)
+        private.private_directory(path)
     except OSError as error:
         raise StackError(
             f"Cannot make the private directory {path}: {error.strerror}. "

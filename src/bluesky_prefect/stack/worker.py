@@ -31,7 +31,11 @@ class Worker:
     name = "worker"
     title = "Prefect worker"
     port = None
-    umask = -1
+
+    @property
+    def umask(self) -> int:
+        """The umask it runs with: below the state directory all is for its owner, elsewhere the user's own decides."""
+        return 0o077 if self.settings.output_directory is None else -1
 
     def command(self) -> list[str]:
         """Return the command line."""

@@ -1,13 +1,22 @@
+import base64
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from bluesky_prefect.profile.services import Service, describe, prefect_url, probe, use_services
+from bluesky_prefect.profile.services import (
+    Service,
+    describe,
+    prefect_service,
+    prefect_url,
+    probe,
+    start_or_check,
+    use_services,
+)
 from bluesky_prefect.settings import get_settings
 
 
@@ -20,15 +29,19 @@ class _Answers(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _Answers)
+def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield f"http://127.0.0.1:{httpd.server_port}"
     httpd.shutdown()
     thread.join()
     httpd.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    yield from _serving(_Answers)
 
 
 @pytest.fixture
@@ -40,19 +53,19 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("status", [200, 401, 404])
 def test_whatever_answers_is_there(server: str, status: int):
-    assert probe(f"{server}/{status}") == ""
+    assert probe(f"{server}/{status}").problem == ""
 
 
 def test_a_server_in_trouble_is_not_there(server: str):
-    assert probe(f"{server}/503") == "answers 503"
+    assert probe(f"{server}/503").problem == "answers 503"
 
 
 def test_a_refused_connection_is_named(free_port: int):
-    assert "refused" in probe(f"http://127.0.0.1:{free_port}")
+    assert "refused" in probe(f"http://127.0.0.1:{free_port}").problem
 
 
 def test_an_address_that_is_none_is_named():
-    assert "unknown url type" in probe("nonsense")
+    assert "unknown url type" in probe("nonsense").problem
 
 
 def test_a_server_that_says_nothing_costs_no_more_than_the_time_allowed():
@@ -60,7 +73,7 @@ def test_a_server_that_says_nothing_costs_no_more_than_the_time_allowed():
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         begin = time.monotonic()
-        problem = probe(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.2)
+        problem = probe(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=0.2).problem
 
     assert problem
     assert time.monotonic() - begin < 1
@@ -72,7 +85,7 @@ def test_a_name_look_up_that_hangs_costs_no_more_than_the_time_allowed(monkeypat
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: release.wait(30) and [])
     begin = time.monotonic()
 
-    problem = probe("http://tiled.example", timeout_s=0.2)
+    problem = probe("http://tiled.example", timeout_s=0.2).problem
 
     assert problem == "no answer in 0.2 s"
     assert time.monotonic() - begin < 1
@@ -80,7 +93,7 @@ def test_a_name_look_up_that_hangs_costs_no_more_than_the_time_allowed(monkeypat
 
 
 def _service(name: str, problem: str = "", url: str = "http://127.0.0.1:1") -> Service:
-    return Service(name, url, problem, f"no {name} no fun", f"{name.upper()}_URL")
+    return Service(name, url, problem, f"no {name} no fun", start_or_check(url, f"{name.upper()}_URL"))
 
 
 def test_one_line_says_what_is_missing_and_how_to_start_it():
@@ -155,3 +168,65 @@ def test_a_profile_file_that_names_none_is_none(tmp_path: Path, content: str):
     (tmp_path / "profiles.toml").write_text(content)
 
     assert prefect_url({"PREFECT_HOME": str(tmp_path)}) == ""
+
+
+class _WantsBasic(_Answers):
+    def do_GET(self) -> None:
+        right = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"ada:s3cret").decode()
+        self.send_response(200 if right or self.path == "/api/health" else 401)
+        self.end_headers()
+
+
+@pytest.fixture
+def closed_server() -> Iterator[str]:
+    yield from _serving(_WantsBasic)
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch, closed_server: str, tmp_path: Path) -> Callable[..., str]:
+    """What the greeting says of Prefect in a session with these settings."""
+
+    def greet(**settings: str) -> str:
+        defaults = {"PREFECT_API_URL": f"{closed_server}/api", "PREFECT_HOME": str(tmp_path)}
+        for name, value in {**defaults, **settings}.items():
+            monkeypatch.setenv(name, value)
+        return describe([prefect_service()])
+
+    return greet
+
+
+def test_prefect_with_the_right_credentials_is_there(session, closed_server):
+    assert session(PREFECT_API_AUTH_STRING="ada:s3cret") == f"Prefect: {closed_server}"
+
+
+@pytest.mark.parametrize("wrong", [{"PREFECT_API_AUTH_STRING": "ada:wr0ng"}, {"PREFECT_API_KEY": "wr0ng"}])
+def test_credentials_that_prefect_refuses_are_said_with_the_setting_to_check(session, wrong):
+    line = session(**wrong)
+
+    assert "refuses the credentials" in line
+    assert line.endswith("Check PREFECT_API_AUTH_STRING or PREFECT_API_KEY")
+    assert "wr0ng" not in line
+
+
+def test_a_prefect_that_wants_credentials_where_none_are_set_is_said(session):
+    assert "wants credentials, and none are set" in session()
+
+
+def test_credentials_in_prefect_s_active_profile_count(session, tmp_path: Path, closed_server):
+    (tmp_path / "profiles.toml").write_text(
+        'active = "mine"\n[profiles.mine]\nPREFECT_API_AUTH_STRING = "ada:s3cret"\n'
+    )
+
+    assert session() == f"Prefect: {closed_server}"
+
+
+def test_credentials_in_the_address_count_and_are_not_shown(session, closed_server):
+    host = closed_server.removeprefix("http://")
+
+    assert session(PREFECT_API_URL=f"http://ada:s3cret@{host}/api") == f"Prefect: {closed_server}"
+    assert "s3cret" not in session(PREFECT_API_URL=f"http://nobody:s3cret@{host}/api")
+
+
+def test_an_address_with_a_password_and_no_server_does_not_show_the_password(session):
+    for url in ("http://ada:s3cret@127.0.0.1:9/api", "http://ada:s3cret@127.0.0.1/api", "http://ada:s3cret@[::1/api"):
+        assert "s3cret" not in session(PREFECT_API_URL=url)
