@@ -102,6 +102,14 @@ class Entry:
             ) from error
 
     @property
+    def is_sendable(self) -> bool:
+        """Whether it can be sent, or sent again, as it is."""
+        try:
+            return self.state != "sent" and not self.submission.undecided
+        except SubmissionRefused:
+            return False
+
+    @property
     def scan_id(self) -> int | None:
         """The run's scan id, if it is known."""
         try:

@@ -4,12 +4,14 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.connection import SharedConnection
 from bluesky_prefect.entry import SCHEMA, SCHEMA_VERSION, Entry, OutboxCounts, State, entry
+from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.submission import Submission
 from bluesky_prefect.turns import Turns
 
@@ -52,7 +54,7 @@ class Outbox:
         self._relaxed = SharedConnection(path, SCHEMA, SCHEMA_VERSION, durable=False)
         self._durable = SharedConnection(path, SCHEMA, SCHEMA_VERSION, durable=True) if path else self._relaxed
 
-    def put(self, submission: Submission, *, dead: str | None = None, replace_dead: bool = False) -> bool:
+    def put(self, submission: Submission, *, dead: str | None = None) -> bool:
         """Add `submission`, and return once it is on disk.
 
         Parameters
@@ -61,8 +63,6 @@ class Outbox:
             What to send.
         dead : str, optional
             Put it in as a dead letter, for this reason.
-        replace_dead : bool, optional
-            Whether it takes the place of a dead letter with its key.
 
         Returns
         -------
@@ -74,25 +74,20 @@ class Outbox:
         OutboxError
             If the file cannot be written.
         """
-        state: State = "waiting" if dead is None else "dead"
         now = self._clock()
         with self._durable.change(f"run {submission.run_uid} cannot be written") as connection:
             cursor = connection.execute(
                 "INSERT INTO entries (key, run_uid, deployment, submission, state, reason, created, changed) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET deployment = excluded.deployment, "
-                "submission = excluded.submission, state = excluded.state, reason = excluded.reason, "
-                "changed = excluded.changed, attempts = 0, aside = 0, not_before = 0 "
-                "WHERE entries.state = 'dead' AND ?",
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
                 (
                     submission.key,
                     submission.run_uid,
                     submission.deployment,
                     submission.to_json(),
-                    state,
+                    "waiting" if dead is None else "dead",
                     dead,
                     now,
                     now,
-                    replace_dead,
                 ),
             )
             return cursor.rowcount == 1
@@ -163,19 +158,17 @@ class Outbox:
         Returns
         -------
         bool
-            False if there is none of this key that can be sent: it is sent already, or undecided.
+            False if there is none of this key that can be sent; see `Entry.is_sendable`.
 
         Raises
         ------
         OutboxError
             If the file cannot be written.
-        SubmissionRefused
-            If it cannot be read.
         """
         now = self._clock()
         with self._durable.change(f"{key} cannot be retried") as connection:
-            row = connection.execute("SELECT * FROM entries WHERE key = ? AND state != 'sent'", (key,)).fetchone()
-            if row is None or entry(row, now).submission.undecided:
+            row = connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone()
+            if row is None or not entry(row, now).is_sendable:
                 return False
             connection.execute(
                 "UPDATE entries SET state = 'waiting', attempts = 0, aside = 0, not_before = 0, changed = ? "
@@ -256,13 +249,15 @@ class Outbox:
         conditions = [("run_uid = ?", run_uid), ("state = ?", state), ("seq < ?", before)]
         return self._find([(text, value) for text, value in conditions if value is not None], limit)
 
-    def named(self, name: str, *, limit: int = 20) -> list[Entry]:
+    def named(self, name: str, *, unsent: bool = False, limit: int = 20) -> list[Entry]:
         """Return the entries that a person may mean, newest first.
 
         Parameters
         ----------
         name : str
             A key; or a run's uid, the first `SHORTEST_UID` or more characters of it, or its scan id.
+        unsent : bool, optional
+            Only those that are not sent.
         limit : int, optional
             How many at most.
 
@@ -271,21 +266,21 @@ class Outbox:
         OutboxError
             If the file cannot be read.
         """
+        if not name.isprintable():
+            return []  # it is in no list that a person was shown, and may not even be text
+        state = [("state != 'sent'",)] if unsent else []
         for column in ("key", "run_uid"):
-            if found := self._find([(f"{column} = ?", name)], limit):
+            if found := self._find([(f"{column} = ?", name), *state], limit):
                 return found
         if len(name) >= SHORTEST_UID:
             # A range, unlike LIKE, takes every character as it is.
-            found = self._find([("run_uid >= ?", name), ("run_uid < ?", name + chr(sys.maxunicode))], limit)
-        if name.isascii() and name.isdecimal():
-            found += self._with_scan_id(int(name))[:limit]
+            found = self._find([("run_uid >= ?", name), ("run_uid < ?", name + chr(sys.maxunicode)), *state], limit)
+        if name.isascii() and name.isdecimal() and len(name) < 20:
+            # Submissions are written without blanks. Whether it is the run's own scan id is asked of the few left.
+            texts = [f'"scan_id":{int(name)}{end}'.encode() for end in ",}"]
+            holding = self._find([("instr(submission, ?) + instr(submission, ?)", *texts), *state], _SCAN_ID_CANDIDATES)
+            found += [one for one in holding if one.scan_id == int(name)][:limit]
         return found
-
-    def _with_scan_id(self, scan_id: int) -> list[Entry]:
-        # Submissions are written without blanks. Whether it is the run's own scan id is asked of the few that are left.
-        texts = [f'"scan_id":{scan_id}{end}'.encode() for end in ",}"]
-        found = self._find([("max(instr(submission, ?), instr(submission, ?))", *texts)], _SCAN_ID_CANDIDATES)
-        return [one for one in found if one.scan_id == scan_id]
 
     def _find(self, conditions: Sequence[tuple[Any, ...]], limit: int) -> list[Entry]:
         """Return the newest entries for which all conditions (SQL text, values) hold."""
@@ -314,3 +309,26 @@ class Outbox:
                 "leased_by = NULL, leased_until = NULL WHERE key = ? AND state != 'sent'",
                 (state, reason, flow_run_id, flow_run_name, self._clock(), key),
             )
+
+
+@contextmanager
+def existing_outbox(path: Path) -> Iterator[Outbox | None]:
+    """Open an outbox for looking at it; None if there is no such file, which is no reason to make one.
+
+    Raises
+    ------
+    OutboxError
+        If it cannot be told whether there is one.
+    """
+    try:
+        exists = path.exists()
+    except OSError as error:
+        raise OutboxError(f"Outbox {path}: it cannot be looked for: {error}.") from error
+    if not exists:
+        yield None
+        return
+    outbox = Outbox(path)
+    try:
+        yield outbox
+    finally:
+        outbox.close()

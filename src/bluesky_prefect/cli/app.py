@@ -1,15 +1,14 @@
 """The commands: each parses, calls and renders."""
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bluesky_prefect import __version__
-from bluesky_prefect.cli import render
-from bluesky_prefect.cli.options import PrefectPort, StateDirectory, TiledPort, settings_from
+from bluesky_prefect.cli import outbox, render
+from bluesky_prefect.cli.options import PrefectPort, StateDirectory, TiledPort, settings_from, state_option
 from bluesky_prefect.exceptions import BlueskyPrefectError
 
 app = typer.Typer(
@@ -23,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(outbox.app, name="outbox")
 
 
 def run() -> int:
@@ -64,7 +64,7 @@ def up(tiled_port: TiledPort = None, prefect_port: PrefectPort = None, state_dir
     settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
     with render.Progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
-    render.stack_info(info, options=_state_option(state_directory))
+    render.stack_info(info, options=state_option(state_directory))
 
 
 @app.command()
@@ -140,9 +140,9 @@ def demo(
         if not keep and not running:
             with render.Progress("Stopping the local stack") as report:
                 local.down(report)
-                report(f"To look at the flow runs, start it again: bluesky-prefect up{_state_option(state_directory)}")
+                report(f"To look at the flow runs, start it again: bluesky-prefect up{state_option(state_directory)}")
     if keep or running:
-        render.stack_info(info, options=_state_option(state_directory))
+        render.stack_info(info, options=state_option(state_directory))
     raise typer.Exit(1 if result.problems else 0)
 
 
@@ -184,7 +184,3 @@ def ipython(
     with render.Progress("Starting the local stack") as report:
         LocalStack(settings).up(report)
     open_ipython(context.args, settings=settings, report=report)
-
-
-def _state_option(state_directory: Path | None) -> str:
-    return "" if state_directory is None else f" --state-directory {shlex.quote(str(state_directory))}"

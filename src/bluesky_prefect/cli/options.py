@@ -1,5 +1,6 @@
 """What several commands take."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,3 +53,8 @@ def settings_from(**options: Any) -> Settings:
         # Not the error's own text: it would show the value, which may be a secret.
         causes = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise ConfigurationError(f"A setting cannot be used: {causes}. See the BLUESKY_PREFECT_* variables.") from error
+
+
+def state_option(state_directory: Path | None) -> str:
+    """Return what has to be added to a command that is shown, so that it is about the same state directory."""
+    return "" if state_directory is None else f" --state-directory {shlex.quote(str(state_directory))}"

@@ -1,0 +1,234 @@
+"""How the outbox looks."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rich.text import Text
+
+from bluesky_prefect.cli.render import _err, _out, _print, _table
+from bluesky_prefect.entry import Entry, OutboxCounts
+from bluesky_prefect.exceptions import SubmissionRefused
+from bluesky_prefect.run import Run
+from bluesky_prefect.texts import one_line
+
+# Characters of a cell, and of a line of its own, that somebody else wrote.
+_CELL = 200
+_LINE = 2000
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What `list` found: where, how much there is in all, and the newest entries asked for."""
+
+    path: Path
+    exists: bool
+    counts: OutboxCounts
+    entries: Sequence[Entry]
+    more: bool
+
+
+def listing(listed: Listing, now: float, options: str) -> None:
+    """Show a list of entries for people; `options` is what their next command needs."""
+    out = _out()
+    if not listed.exists:
+        _print(out, f"There is no outbox at {listed.path} yet: it is made when the first run stops.")
+        return
+    if listed.entries:
+        table = _table("Scan", "Plan", "Run", "Workflow", "State", "Tries", "Age", "Reason or flow run")
+        for one in listed.entries:
+            # As text, not as markup: a plan may be called "[red]".
+            table.add_row(*map(Text, _cells(one, now)), style="red" if one.state == "dead" else None)
+        out.print(table)
+        out.print()
+    counts = listed.counts
+    _print(out, f"{counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead in {listed.path}")
+    if listed.more:
+        _print(out, f"Listed are the newest {len(listed.entries)}; --limit lists more.")
+    if listed.entries:
+        _print(out, f"All about one, and what to do:  bluesky-prefect outbox show{options} NAME")
+
+
+def listing_as_json(listed: Listing) -> None:
+    """Show a list of entries for programs."""
+    entries = [_facts(one) for one in listed.entries]
+    _dump({"outbox": str(listed.path), "counts": asdict(listed.counts), "more": listed.more, "entries": entries})
+
+
+def entry(one: Entry, now: float, options: str) -> None:
+    """Show all that is known of an entry for people, except for its documents."""
+    run = _run(one)
+    plan = "" if run is None or run.plan_name is None else f" ({run.plan_name})"
+    lines = {
+        "Run": one.run_uid,
+        "Scan": None if run is None else f"{'unknown' if run.scan_id is None else run.scan_id}{plan}",
+        "Workflow": _workflow(one),
+        "Deployment": None if one.deployment == _workflow(one) else one.deployment,
+        "State": _state(one, now),
+        "Reason": one.reason,
+        "Flow run": one.flow_run_name and f"{one.flow_run_name} ({one.flow_run_id})",
+        "Failed tries": str(one.attempts),
+        "Put in": _when(one.created, now),
+        "Last changed": _when(one.changed, now),
+        "Key": one.key,
+    }
+    out = _out()
+    for title, text in lines.items():
+        if text is not None:
+            _print(out, f"{title:<14}{one_line(text, _LINE)}")
+    _print(out, f"\n{mend(one, options)}")
+
+
+def entry_as_json(one: Entry, options: str) -> None:
+    """Show all that is known of an entry for programs, documents too."""
+    try:
+        submission = asdict(one.submission)
+    except SubmissionRefused:
+        submission = None
+    _dump({**_facts(one), "mend": mend(one, options), "submission": submission})
+
+
+def mend(one: Entry, options: str) -> str:
+    """Return what a person can do about an entry, with the commands that do it."""
+    uid, key = shlex.quote(one_line(one.run_uid)), shlex.quote(one_line(one.key))
+    submit, again = (f"bluesky-prefect submit{options}{more} {uid}" for more in ("", " --again"))
+    retry, discard = (f"bluesky-prefect outbox {what}{options} {key}" for what in ("retry", "discard"))
+    if one.held_by:
+        return f"Nothing has to be done: process {one.held_by} is sending it now."
+    if one.state == "sent":
+        return f"Nothing has to be done: Prefect has it.\nTo process the run again:  {again}"
+    if one.state == "waiting" and not one.attempts:
+        return "Nothing has to be done: it is sent as soon as a session on this outbox is open."
+    if one.state == "waiting":
+        by_itself = "It is tried again by itself while a session on this outbox is open."
+        return f"Mend what the reason names. {by_itself}\nTo try it at once:  {retry}"
+    if one.is_sendable:
+        steps = [
+            f"Mend what the reason names at the deployment, then:  {retry}",
+            f"If the workflow's parameters= are to blame, mend those, then:  {submit}",
+        ]
+    elif _run(one) is None:
+        steps = [
+            "This version cannot read it.",
+            f"If a newer bluesky-prefect wrote it, upgrade this one, then:  {retry}",
+            f"Else start the workflow anew:  {submit}",
+        ]
+    else:
+        steps = [
+            "It cannot be sent as it is: nobody knows whether the run was wanted, or with which parameters.",
+            f"Mend the workflow's when= or parameters=, then:  {submit}",
+        ]
+    return "\n".join([*steps, f"If the run needs no flow run:  {discard}"])
+
+
+def candidates(entries: Sequence[Entry]) -> str:
+    """Return one line for each of several entries that a name may mean."""
+    return "\n".join(f"  {_named(one)}, {one.state}, put in {_local(one.created)}" for one in entries)
+
+
+def done(what: str, one: Entry) -> None:
+    """Say what was done to an entry."""
+    _print(_out(), f"{what}: {_named(one)}")
+
+
+def not_retried(one: Entry, options: str) -> None:
+    """Say why an entry is left as it is."""
+    _print(_err(), f"Left as it is: {_named(one)}\n{mend(one, options)}")
+
+
+def to_be_discarded(entries: Sequence[Entry]) -> None:
+    """Say what is about to be deleted."""
+    _print(_err(), f"To be discarded:\n{candidates(entries)}")
+
+
+def after_discarding() -> None:
+    """Say where discarded runs are found from now on."""
+    _print(_err(), "'bluesky-prefect reconcile' lists these runs from now on as runs without a flow run.")
+
+
+def _cells(one: Entry, now: float) -> list[str]:
+    run = _run(one)
+    return [
+        "" if run is None or run.scan_id is None else str(run.scan_id),
+        one_line("" if run is None else run.plan_name or "", 40),
+        one_line(one.run_uid[:8]),
+        one_line(_workflow(one), 60),
+        _state(one, now),
+        str(one.attempts),
+        _span(now - one.created),
+        one_line(one.flow_run_name or one.reason or "", _CELL),
+    ]
+
+
+def _facts(one: Entry) -> dict[str, Any]:
+    run = _run(one)
+    return {
+        "key": one.key,
+        "run_uid": one.run_uid,
+        "scan_id": run and run.scan_id,
+        "plan_name": run and run.plan_name,
+        "workflow": _workflow(one),
+        "deployment": one.deployment,
+        "state": one.state,
+        "attempts": one.attempts,
+        "reason": one.reason,
+        "can_be_retried": one.is_sendable,
+        "next_try": None if one.due is None else _iso(one.due),
+        "held_by": one.held_by,
+        "flow_run_id": one.flow_run_id,
+        "flow_run_name": one.flow_run_name,
+        "created": _iso(one.created),
+        "changed": _iso(one.changed),
+    }
+
+
+def _run(one: Entry) -> Run | None:
+    try:
+        return one.submission.run
+    except SubmissionRefused:
+        return None
+
+
+def _workflow(one: Entry) -> str:
+    try:
+        return one.submission.workflow
+    except SubmissionRefused:
+        return one.deployment
+
+
+def _named(one: Entry) -> str:
+    return f"{one_line(one.key)} (scan {'unknown' if one.scan_id is None else one.scan_id})"
+
+
+def _state(one: Entry, now: float) -> str:
+    if one.held_by:
+        return f"being sent by process {one_line(one.held_by, 80)}"
+    return one.state if one.due is None else f"waiting, next try in {_span(one.due - now)}"
+
+
+def _when(time_s: float, now: float) -> str:
+    return f"{_local(time_s)} ({_span(now - time_s)} ago)"
+
+
+def _local(time_s: float) -> str:
+    return f"{datetime.fromtimestamp(time_s).astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _iso(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds")
+
+
+def _span(seconds: float) -> str:
+    """Return how long something lasts, as people read it."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _dump(content: Any) -> None:
+    print(json.dumps(content, indent=2))  # noqa: T201

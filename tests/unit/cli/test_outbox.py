@@ -1,0 +1,272 @@
+"""The outbox on the command line: what waits, what is dead, why, and what to do about it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from bluesky_prefect import Outbox
+from bluesky_prefect.cli.app import app
+from bluesky_prefect.entry import OutboxCounts
+from bluesky_prefect.submission import Submission, submission_key
+
+FIRST, SECOND, THIRD = ("4f3a2b1c-1111", "4f3a2b1c-2222", "9c0ffee0-3333")
+WORKFLOW = "my-workflow/local"
+
+
+def submission(uid: str, scan_id: int = 1, *, workflow: str = WORKFLOW, undecided: bool = False, **start) -> Submission:
+    start = {"uid": uid, "scan_id": scan_id, "plan_name": "count", **start}
+    key = submission_key(uid, workflow)
+    return Submission(key, workflow, workflow, uid, start, {"run_start": uid}, undecided=undecided)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def outbox(state: Path):
+    box = Outbox(state / "outbox.sqlite")
+    yield box
+    box.close()
+
+
+@pytest.fixture
+def outbox_command(state: Path) -> Callable[..., Result]:
+    """Run ``bluesky-prefect outbox`` on the state directory of the test."""
+
+    def run(command: str, *arguments: str, typed: str = "") -> Result:
+        options = ["outbox", command, "--state-directory", str(state), *arguments]
+        return CliRunner(env={"COLUMNS": "160"}).invoke(app, options, input=typed)
+
+    return run
+
+
+def error_of(result: Result) -> str:
+    """Return the message of the error that the command ended with."""
+    assert result.exit_code == 1
+    return str(result.exception)
+
+
+def row_of(result: Result, uid: str) -> str:
+    [row] = [line for line in result.stdout.splitlines() if uid[:8] in line]
+    return row
+
+
+@pytest.mark.parametrize("command", ["list", "show", "retry", "discard"])
+def test_help_is_there_for_every_command(outbox_command, command):
+    result = outbox_command(command, "--help")
+    assert result.exit_code == 0
+    assert "Usage:" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)], ids=["for people", "for programs"])
+def test_without_an_outbox_the_list_says_so_and_makes_none(outbox_command, state, arguments):
+    result = outbox_command("list", *arguments)
+    assert result.exit_code == 0
+    assert str(state / "outbox.sqlite") in result.stdout
+    assert not state.exists()
+
+
+@pytest.mark.parametrize("command", [("show", "1"), ("retry", "1"), ("retry", "--all-dead"), ("discard", "1")])
+def test_without_an_outbox_the_other_commands_are_an_error_that_says_so(outbox_command, state, command):
+    assert "There is no outbox at" in error_of(outbox_command(*command))
+    assert not state.exists()
+
+
+def test_the_list_shows_what_waits_and_what_is_dead_with_the_reason(outbox_command, outbox):
+    outbox.put(submission(FIRST, 11))
+    outbox.mark_sent(outbox.take().key, "id", "scan-11-count")
+    outbox.put(submission(SECOND, 12, plan_name="scan"), dead="tomo/gpu requires sample, which nothing fills")
+    outbox.put(submission(THIRD, 13))
+    outbox.give_back(outbox.take().key, "Prefect cannot be reached", 3000)
+    result = outbox_command("list")
+    assert result.exit_code == 0
+    for word in ("12", "scan", WORKFLOW, "dead", "requires sample"):
+        assert word in row_of(result, SECOND)
+    for word in ("13", "count", WORKFLOW, "waiting, next try in 50 min", " 1 ", "cannot be reached"):
+        assert word in row_of(result, THIRD)
+    assert FIRST not in result.stdout
+    assert result.stdout.index(THIRD[:8]) < result.stdout.index(SECOND[:8])
+    assert "1 waiting, 1 sent, 1 dead" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("state_option", "expected"),
+    [("waiting", {THIRD}), ("dead", {SECOND}), ("sent", {FIRST}), ("all", {FIRST, SECOND, THIRD})],
+)
+def test_the_list_can_be_of_one_state_or_of_all(outbox_command, outbox, state_option, expected):
+    outbox.put(submission(FIRST))
+    outbox.mark_sent(outbox.take().key, "id", "name")
+    outbox.put(submission(SECOND), dead="why")
+    outbox.put(submission(THIRD))
+    listed = json.loads(outbox_command("list", "--json", "--state", state_option).stdout)
+    assert {entry["run_uid"] for entry in listed["entries"]} == expected
+    assert listed["counts"] == {"waiting": 1, "sent": 1, "dead": 1}
+
+
+def test_a_limit_lists_the_newest_and_says_that_there_are_more(outbox_command, outbox):
+    for uid in (FIRST, SECOND, THIRD):
+        outbox.put(submission(uid), dead=None if uid == SECOND else "why")
+    result = outbox_command("list", "--limit", "2")
+    assert "Listed are the newest 2; --limit lists more." in result.stdout
+    assert THIRD[:8] in result.stdout
+    assert len([line for line in result.stdout.splitlines() if WORKFLOW in line]) == 2
+
+
+def test_what_somebody_typed_neither_breaks_the_table_nor_forges_a_line(outbox_command, outbox):
+    typed = "x\n1 waiting, 0 sent, 0 dead\x1b[2J\u202e[/red][bold]"
+    outbox.put(submission(typed, 1, workflow=typed, plan_name=typed), dead=typed)
+    for command in (["list"], ["show", "1"]):
+        result = outbox_command(*command)
+        assert result.exit_code == 0, result.exception
+        assert "1 waiting, 0 sent, 0 dead" not in [line[:25] for line in result.stdout.splitlines()]
+        assert not {"\x1b", "\u202e"} & set(result.stdout)
+        assert "[/red]" in result.stdout
+
+
+def test_the_list_and_show_tell_who_is_sending_an_entry(outbox_command, outbox):
+    outbox.put(submission(FIRST))
+    outbox.take()
+    holder = json.loads(outbox_command("show", FIRST, "--json").stdout)["held_by"]
+    assert f"being sent by process {holder}" in row_of(outbox_command("list"), FIRST)
+    assert f"Nothing has to be done: process {holder} is sending it now." in outbox_command("show", FIRST).stdout
+
+
+def test_show_tells_a_dead_letters_reason_and_mend_with_commands_that_work(outbox_command, outbox, state):
+    outbox.put(submission(FIRST, 12), dead="tomo/gpu requires sample, which nothing fills")
+    shown = outbox_command("show", "12").stdout
+    assert "tomo/gpu requires sample, which nothing fills" in shown
+    command = f"bluesky-prefect outbox retry --state-directory {state} {FIRST}:{WORKFLOW}"
+    assert command in shown
+    assert outbox_command("retry", command.split()[-1]).exit_code == 0
+    assert outbox.counts() == OutboxCounts(waiting=1)
+
+
+def test_show_has_the_documents_for_programs(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12))
+    shown = json.loads(outbox_command("show", "12", "--json").stdout)
+    assert shown["submission"]["start"] == {"uid": FIRST, "scan_id": 12, "plan_name": "count"}
+    assert shown["submission"]["stop"] == {"run_start": FIRST}
+    assert shown["mend"].startswith("Nothing has to be done")
+
+
+@pytest.mark.parametrize("name", [f"{FIRST}:{WORKFLOW}", FIRST, FIRST[:10], "12"])
+def test_an_entry_is_named_by_key_uid_beginning_of_uid_or_scan_id(outbox_command, outbox, name):
+    outbox.put(submission(FIRST, 12))
+    outbox.put(submission(SECOND, 13))
+    assert f"Key           {FIRST}:{WORKFLOW}" in outbox_command("show", name).stdout
+
+
+def test_a_name_of_several_is_an_error_that_lists_them(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12))
+    outbox.put(submission(SECOND, 13))
+    error = error_of(outbox_command("retry", "4f3a2b1c"))
+    assert f"  {FIRST}:{WORKFLOW} (scan 12), waiting, put in 20" in error
+    assert f"  {SECOND}:{WORKFLOW} (scan 13), waiting, put in 20" in error
+
+
+@pytest.mark.parametrize("name", ["4f3a", "99", "nobody-knows", "4f3a2b1c%", "a\nb", "\udc80", "9" * 5000])
+def test_a_name_of_nothing_is_an_error_that_says_how_to_name_one(outbox_command, outbox, name):
+    outbox.put(submission(FIRST, 12))
+    error = error_of(outbox_command("show", name))
+    assert "the first 5 or more characters" in error
+    assert len(error.splitlines()) == 1
+
+
+def test_retry_makes_due_what_is_dead_or_waits_for_its_next_attempt(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12), dead="why")
+    outbox.put(submission(SECOND, 13))
+    outbox.give_back(outbox.take().key, "outage", 3000)
+    result = outbox_command("retry", "12", "13")
+    assert result.exit_code == 0
+    assert f"Due now: {FIRST}:{WORKFLOW} (scan 12)" in result.stdout
+    assert [outbox.take().run_uid, outbox.counts().waiting] == [FIRST, 2]
+
+
+def test_retry_all_dead_sends_every_dead_letter_but_the_undecided(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12), dead="why")
+    outbox.put(submission(SECOND, 13, undecided=True), dead="parameters= of workflow failed")
+    outbox.put(submission(THIRD, 14), dead="why")
+    result = outbox_command("retry", "--all-dead")
+    assert result.exit_code == 1
+    assert f"Left as it is: {SECOND}:{WORKFLOW} (scan 13)" in result.stderr
+    assert outbox.counts() == OutboxCounts(waiting=2, dead=1)
+
+
+def test_an_undecided_dead_letter_is_not_retried_and_the_mend_is_told(outbox_command, outbox, state):
+    outbox.put(submission(FIRST, 12, undecided=True), dead="parameters= of workflow failed")
+    result = outbox_command("retry", "12")
+    assert result.exit_code == 1
+    mend = f"Mend the workflow's when= or parameters=, then:  bluesky-prefect submit --state-directory {state} {FIRST}"
+    assert mend in result.stderr
+    assert outbox.counts() == OutboxCounts(dead=1)
+
+
+def test_what_was_sent_is_not_sent_again_and_the_way_to_do_so_is_told(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12))
+    outbox.mark_sent(outbox.take().key, "id", "name")
+    for command in (["retry", "12"], ["discard", "12", "--yes"]):
+        assert "bluesky-prefect submit --again" in error_of(outbox_command(*command))
+    assert outbox.counts() == OutboxCounts(sent=1)
+
+
+def test_of_a_run_with_several_workflows_a_retry_means_the_one_that_is_not_sent(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12))
+    outbox.mark_sent(outbox.take().key, "id", "name")
+    outbox.put(submission(FIRST, 12, workflow="tomo/gpu"), dead="why")
+    assert outbox_command("retry", "12").exit_code == 0
+    assert outbox.counts() == OutboxCounts(waiting=1, sent=1)
+
+
+@pytest.mark.parametrize("arguments", [(), ("1", "--all-dead")], ids=["neither", "both"])
+def test_retry_wants_names_or_all_dead(outbox_command, outbox, arguments):
+    outbox.put(submission(FIRST), dead="why")
+    assert outbox_command("retry", *arguments).exit_code == 2
+    assert outbox.counts() == OutboxCounts(dead=1)
+
+
+@pytest.mark.parametrize(("typed", "left"), [("y\n", 0), ("n\n", 1), ("", 1)], ids=["yes", "no", "nobody there"])
+def test_discard_asks_first_and_shows_what_it_would_delete(outbox_command, outbox, typed, left):
+    outbox.put(submission(FIRST, 12), dead="why")
+    result = outbox_command("discard", "12", typed=typed)
+    assert f"{FIRST}:{WORKFLOW} (scan 12), dead" in result.stderr
+    assert result.exit_code == left
+    assert outbox.counts() == OutboxCounts(dead=left)
+
+
+def test_discard_says_where_the_run_is_found_from_now_on(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12), dead="why")
+    result = outbox_command("discard", "12", "12", FIRST, "--yes")
+    assert result.exit_code == 0
+    assert result.stdout == f"Discarded: {FIRST}:{WORKFLOW} (scan 12)\n"
+    assert "'bluesky-prefect reconcile' lists these runs from now on as runs without a flow run." in result.stderr
+
+
+def test_nothing_is_done_if_one_of_several_names_is_wrong(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12), dead="why")
+    for command in (["retry", "12", "nonsense"], ["discard", "--yes", "12", "nonsense"]):
+        assert "nonsense" in error_of(outbox_command(*command))
+    assert outbox.counts() == OutboxCounts(dead=1)
+
+
+def test_what_is_being_sent_is_not_discarded(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12))
+    outbox.take()
+    assert "somebody is sending it at this moment" in error_of(outbox_command("discard", "12", "--yes"))
+    assert outbox.counts() == OutboxCounts(waiting=1)
+
+
+def test_an_entry_that_this_version_cannot_read_is_listed_and_shown(outbox_command, outbox, state):
+    with outbox._durable.change("") as connection:
+        connection.execute(
+            "INSERT INTO entries (key, run_uid, deployment, submission, state, created, changed) "
+            """VALUES ('k', 'u-12345', 'a/b', '{"from": "the future"}', 'dead', 1, 1)"""
+        )
+    assert "a/b" in row_of(outbox_command("list"), "u-12345")
+    assert "This version cannot read it." in outbox_command("show", "u-12345").stdout
+    assert json.loads(outbox_command("show", "k", "--json").stdout)["submission"] is None
+    assert outbox_command("retry", "k").exit_code == 1
