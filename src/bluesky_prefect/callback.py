@@ -78,7 +78,8 @@ class PrefectCallback(DocumentRouter):
             "stop": self.stop,
         }
         self._check_outbox()
-        self._forwarder = Forwarder([self.outbox, self._memory], settings)
+        deployments = [workflow.deployment for workflow in self.workflows]
+        self._forwarder = Forwarder([self.outbox, self._memory], settings, deployments=deployments)
         self._forwarder.start()
 
     def __call__(self, name: str, doc: Any, validate: bool = False) -> tuple[str, Any]:

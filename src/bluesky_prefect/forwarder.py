@@ -47,6 +47,10 @@ class FlowRunApi(Protocol):
         """Create the flow run of a submission, or find the one created before."""
         ...
 
+    def check(self, deployment: str) -> None:
+        """Raise what would keep the submissions of a deployment waiting."""
+        ...
+
 
 class Forwarder:
     """Takes submissions from outboxes to Prefect, on a thread of its own.
@@ -61,6 +65,8 @@ class Forwarder:
         Looked at in this order. The first is the durable one; what waits in the others is moved to it when it can be.
     settings : Settings
         Time-outs and waits.
+    deployments : sequence of str, optional
+        Asked for once, a few seconds after the start: what would keep their first runs waiting is logged then.
     connect : callable, optional
         Makes the context manager whose value creates flow runs.
     clock : callable, optional
@@ -72,10 +78,12 @@ class Forwarder:
         outboxes: Sequence[Outbox],
         settings: Settings,
         *,
+        deployments: Sequence[str] = (),
         connect: Callable[[], AbstractContextManager[FlowRunApi]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outboxes = outboxes
+        self._unchecked = list(dict.fromkeys(deployments))
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
         self._clock = clock
@@ -155,7 +163,7 @@ class Forwarder:
                 self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
             else:
                 self._wake.wait(wait_s)
-            if self._api is None and self._clock() - idle_since > _WARM_UP_S:
+            if (self._api is None or self._unchecked) and self._clock() - idle_since > _WARM_UP_S:
                 self._warm_up()
         self._drain()
         self._resources.close()
@@ -183,8 +191,18 @@ class Forwarder:
             )
 
     def _warm_up(self) -> None:
+        """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""
+        deployments, self._unchecked = self._unchecked, []
         try:
-            self._connected()
+            api = self._connected()
+            for deployment in deployments:
+                try:
+                    api.check(deployment)
+                except DeploymentMissing as error:
+                    self._remind(deployment, logging.WARNING, "Runs will wait: %s", error)
+        except PrefectUnavailable as error:
+            level = logging.INFO if error.passing else logging.ERROR
+            logger.log(level, "Runs will wait in the outbox: %s", error)
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             logger.error("Prefect cannot be imported; submissions wait in the outbox: %s", error_and_place(error))
             self._failures += 1

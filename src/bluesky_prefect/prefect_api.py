@@ -1,6 +1,5 @@
 """Flow runs, asked of Prefect's API."""
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, without_secrets
 from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.parameters import parameters_for
 from bluesky_prefect.submission import Submission
@@ -87,14 +87,33 @@ class PrefectApi:
             with explained():
                 return self._create(submission)
         except ObjectNotFound as error:
-            raise DeploymentMissing(_explain_missing(submission)) from error
+            raise DeploymentMissing(_explain_missing(submission.deployment)) from error
         except httpx.HTTPStatusError as error:
             self._deployments.pop(submission.deployment, None)  # it may have been changed or made anew
             if error.response.status_code == 404:
-                raise DeploymentMissing(_explain_missing(submission)) from error
+                raise DeploymentMissing(_explain_missing(submission.deployment)) from error
             raise SubmissionRefused(
                 f"Prefect refuses to start {submission.deployment} ({error.response.status_code}): {_said(error)}"
             ) from error
+
+    def check(self, deployment: str) -> None:
+        """Ask Prefect for a deployment, so that what would keep its submissions waiting is known before the first.
+
+        Raises
+        ------
+        DeploymentMissing
+            If Prefect does not know it.
+        PrefectUnavailable
+            If Prefect cannot be asked, or refuses the credentials.
+        """
+        import httpx
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            with explained():
+                self._deployment(self.client, deployment)
+        except (ObjectNotFound, httpx.HTTPStatusError) as error:
+            raise DeploymentMissing(_explain_missing(deployment)) from error
 
     def _create(self, submission: Submission) -> FlowRunRef:
         client = self.client
@@ -200,8 +219,7 @@ def _api_url() -> str | None:
     from prefect.settings import PREFECT_API_URL
 
     url = PREFECT_API_URL.value()
-    # An address may carry a password.
-    return re.sub(r"//[^/@]*@", "//", url) if url else None
+    return without_secrets(url) if url else None
 
 
 def _name(error: Exception) -> str:
@@ -209,21 +227,20 @@ def _name(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 
-def _explain_missing(submission: Submission) -> str:
-    flow, _, deployment = submission.deployment.partition("/")
+def _explain_missing(deployment: str) -> str:
+    flow, _, name = deployment.partition("/")
     return (
-        f"Prefect at {_api_url()} has no deployment {submission.deployment!r}. Create it (flow {flow!r}: "
-        f"flow.deploy(name={deployment!r}, work_pool_name=...), or 'prefect deploy'); the submissions wait for it."
+        f"Prefect at {_api_url()} has no deployment {deployment!r}. Create it (flow {flow!r}: "
+        f"flow.deploy(name={name!r}, work_pool_name=...), or 'prefect deploy'); the submissions wait for it."
     )
 
 
 def _outage(error: Any) -> PrefectUnavailable | None:
     """Return what an error status tells of Prefect, or None if it tells of what was asked."""
     status = error.response.status_code
-    if status in (401, 403):
+    if status in REFUSED:
         return PrefectUnavailable(
-            f"Prefect at {_api_url()} refuses the credentials ({status}). "
-            "Check PREFECT_API_KEY or PREFECT_API_AUTH_STRING.",
+            f"Prefect at {_api_url()} refuses the credentials ({status}). Check {PREFECT_KEY}.",
             passing=False,
         )
     if status in _LATER or status >= 500:

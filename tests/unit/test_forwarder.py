@@ -22,8 +22,16 @@ class ToldApi:
         self.answers: list[Exception] = []
         self.troubles: dict[str, Exception] = {}
         self.accepted: list[str] = []
+        self.checked: list[str] = []
         self.asked = 0
         self.arrived = threading.Condition()
+
+    def check(self, deployment: str) -> None:
+        with self.arrived:
+            self.checked.append(deployment)
+            self.arrived.notify_all()
+            if trouble := self.troubles.get(deployment):
+                raise trouble
 
     def create_flow_run(self, submission: Submission) -> FlowRunRef:
         with self.arrived:
@@ -266,3 +274,50 @@ def test_closing_does_not_wait_for_an_outage_and_says_what_waits(forwarder, disk
     assert forwarder.close(timeout_s=10)
     assert disk.counts() == OutboxCounts(waiting=1)
     assert "Still to be sent: 1" in caplog.text
+
+
+@pytest.fixture
+def warmed_up(disk, api, clock, tmp_path):
+    """Start a forwarder of two workflows in a session that takes no scan, and let it warm up."""
+
+    def start() -> None:
+        forwarder = Forwarder(
+            [disk],
+            Settings(state_directory=tmp_path),
+            deployments=["flow/one", "flow/two", "flow/one"],
+            connect=lambda: nullcontext(api),
+            clock=clock,
+        )
+        forwarder.start()
+        with api.arrived:
+            for _ in range(200):  # the thread may look at the clock for the first time late
+                clock.now += 6
+                forwarder.wake()
+                if api.arrived.wait_for(lambda: api.checked, timeout=0.05):
+                    break
+        assert forwarder.close(timeout_s=10)
+
+    return start
+
+
+def test_a_wrong_key_is_told_at_the_start_and_not_at_the_first_scan_s_end(warmed_up, api, caplog):
+    api.troubles["flow/one"] = PrefectUnavailable("refuses the credentials: check PREFECT_API_KEY", passing=False)
+    warmed_up()
+    [record] = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "check PREFECT_API_KEY" in record.getMessage()
+    assert api.checked == ["flow/one"]
+
+
+def test_a_missing_deployment_is_told_at_the_start(warmed_up, api, caplog):
+    api.troubles["flow/one"] = DeploymentMissing("has no deployment 'flow/one'")
+    warmed_up()
+    [record] = caplog.records
+    assert "has no deployment 'flow/one'" in record.getMessage()
+    assert api.checked == ["flow/one", "flow/two"]
+
+
+def test_an_outage_at_the_start_is_not_told_while_nothing_waits_for_its_end(warmed_up, api, caplog):
+    api.troubles["flow/one"] = PrefectUnavailable("refused")
+    warmed_up()
+    assert caplog.records == []

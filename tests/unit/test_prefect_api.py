@@ -106,7 +106,7 @@ def test_an_unknown_deployment_is_named_with_the_way_to_make_it(create):
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_wrong_key_says_which_settings_to_check(create, status):
-    with pytest.raises(PrefectUnavailable, match="PREFECT_API_KEY or PREFECT_API_AUTH_STRING"):
+    with pytest.raises(PrefectUnavailable, match="PREFECT_API_AUTH_STRING or PREFECT_API_KEY"):
         create(status)
 
 
@@ -160,3 +160,31 @@ def test_names_made_of_hostile_metadata_are_short_and_printable():
     assert len(name) < 200
     assert name.isprintable()
     assert all(tag.isprintable() and len(tag) <= 200 for tag in flow_run_tags(hostile))
+
+
+@pytest.fixture
+def check(server):
+    """Ask the server for a deployment before there is anything to send."""
+
+    def check(status, body=b"{}"):
+        server.answer = (status, {}, body)
+        url = f"http://ada:s3cret@127.0.0.1:{server.server_port}/api"
+        with temporary_settings({PREFECT_API_URL: url}), PrefectApi(5.0) as api:
+            api.check("flow/one")
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble", "words"),
+    [
+        (401, PrefectUnavailable, "PREFECT_API_AUTH_STRING or PREFECT_API_KEY"),
+        (404, DeploymentMissing, "flow/one"),
+        (422, DeploymentMissing, "flow/one"),
+        (503, PrefectUnavailable, "503"),
+    ],
+)
+def test_a_check_tells_what_would_keep_submissions_waiting_and_no_password(check, status, trouble, words):
+    with pytest.raises(trouble, match=words) as error:
+        check(status)
+    assert "s3cret" not in str(error.value)
