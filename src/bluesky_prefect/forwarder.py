@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from typing import Protocol
 
-from tenacity import RetryCallState, Retrying
-from tenacity.wait import wait_base, wait_exponential, wait_random
-
+from bluesky_prefect.entry import Entry
 from bluesky_prefect.exceptions import DeploymentMissing, OutboxError, PrefectUnavailable, SubmissionRefused
-from bluesky_prefect.outbox import Entry, Outbox
+from bluesky_prefect.outage import Outage
+from bluesky_prefect.outbox import PRUNED_AT_ONCE, Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.submission import Submission
@@ -31,13 +30,13 @@ _POLL_S = 2.0
 _WARM_UP_S = 5.0
 # After this many answers of "internal server error" to one submission, the trouble is taken to lie in it.
 _ATTEMPTS_IN_ORDER = 5
-# A shorter outage (a server on SQLite answers 503 under load) is nobody's business.
-_OUTAGE_TOLD_AFTER_S = 10.0
 # Enough for importing Prefect and a few requests, at the end of a short script.
 CLOSE_TIMEOUT_S = 10.0
 _SILENT_S = 2.0
 _PRUNE_EVERY_S = 3600.0
 _REMIND_EVERY_S = 3600.0
+# Submissions moved from memory to disk in one step, each with an fsync.
+_RESCUED_AT_ONCE = 100
 
 
 class FlowRunApi(Protocol):
@@ -87,16 +86,12 @@ class Forwarder:
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
         self._clock = clock
-        exponential = wait_exponential(multiplier=settings.retry_first_s, max=settings.retry_most_s)
-        self._wait_policy: wait_base = exponential + wait_random(0, settings.retry_first_s)
+        self._outage = Outage(settings, clock, logger)
         self._resources = ExitStack()
         self._api: FlowRunApi | None = None
-        self._failures = 0
-        self._outage_began = 0.0
-        self._outage_told = False
-        self._busy = False
         self._reminded: dict[str, float] = {}
         self._pruned_at: float | None = None
+        self._rescue_at = 0.0
         self._deadline = 0.0
         self._wake = threading.Event()
         self._finish = threading.Event()
@@ -148,6 +143,10 @@ class Forwarder:
                 entry = self._take(outbox)
                 if entry is not None:
                     return self._send(outbox, entry)
+        except OutboxError as error:
+            # What Prefect has accepted meanwhile is found again by its idempotency key.
+            self._remind("outbox", logging.ERROR, "%s What was being sent is sent again when it works again.", error)
+            return self._settings.retry_first_s
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             logger.error("The forwarder met an error it does not know; it goes on: %s", error_and_place(error))
             return self._settings.retry_first_s
@@ -159,7 +158,7 @@ class Forwarder:
             self._wake.clear()
             if (wait_s := self.step()) == 0.0:
                 continue
-            if self._failures:
+            if self._outage.under_way:
                 self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
             else:
                 self._wake.wait(wait_s)
@@ -170,25 +169,33 @@ class Forwarder:
 
     def _drain(self) -> None:
         """Send what can be sent by the deadline; a server that is busy is asked again, one that is away is not."""
-        if self._failures and not self._busy:
+        self._rescue_at = 0.0
+        self._rescue()
+        if self._outage.under_way and not self._outage.busy:
             return
-        while (wait_s := self.step()) == 0.0 or (self._failures and self._busy):
+        while (wait_s := self.step()) == 0.0 or (self._outage.under_way and self._outage.busy):
             if self._clock() + wait_s > self._deadline:
                 return
             time.sleep(min(wait_s, 0.5))
 
     def _tell_what_waits(self) -> None:
+        durable, *fallbacks = self._outboxes
         try:
-            waiting = self._outboxes[0].counts().waiting
+            waiting = durable.counts().waiting
         except OutboxError as error:
             logger.debug("Not counted: %s", error)
-            return
-        if waiting:
-            logger.warning(
-                "Still to be sent: %d (in %s); the next session on this outbox sends them",
-                waiting,
-                self._outboxes[0].path,
-            )
+        else:
+            if waiting:
+                logger.warning(
+                    "Still to be sent: %d (in %s); the next session on this outbox sends them", waiting, durable.path
+                )
+        for outbox in fallbacks:
+            if left := outbox.oldest_unsent(_RESCUED_AT_ONCE):
+                logger.error(
+                    "Neither sent nor on disk, and lost with this session: what was to be started on the runs %s. "
+                    "The runs are in Tiled: start it with 'bluesky-prefect submit UID...'",
+                    ", ".join(dict.fromkeys(entry.run_uid for entry in left)),
+                )
 
     def _warm_up(self) -> None:
         """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""
@@ -202,14 +209,20 @@ class Forwarder:
                     self._remind(deployment, logging.WARNING, "Runs will wait: %s", error)
         except PrefectUnavailable as error:
             level = logging.INFO if error.passing else logging.ERROR
-            logger.log(level, "Runs will wait in the outbox: %s", error)
+            self._remind("start", level, "Runs will wait in the outbox: %s", error)
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
-            logger.error("Prefect cannot be imported; submissions wait in the outbox: %s", error_and_place(error))
-            self._failures += 1
+            self._remind("start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error))
 
     def _connected(self) -> FlowRunApi:
         if self._api is None:
-            self._api = self._resources.enter_context(self._connect())
+            try:
+                self._api = self._resources.enter_context(self._connect())
+            except Exception as error:
+                # Importing Prefect reads its settings, and packages of all kinds.
+                raise PrefectUnavailable(
+                    f"Prefect cannot be imported: {error_and_place(error)}. 'prefect version' may say more.",
+                    passing=False,
+                ) from error
         return self._api
 
     def _take(self, outbox: Outbox) -> Entry | None:
@@ -238,7 +251,7 @@ class Forwarder:
             return self._back_off(outbox, entry, trouble)
         else:
             self._sent(outbox, entry, flow_run)
-        self._recover()
+        self._outage.over()
         return 0.0
 
     def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef) -> None:
@@ -253,50 +266,39 @@ class Forwarder:
         )
 
     def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
-        now = self._clock()
-        if self._failures == 0:
-            self._outage_began = now
-        self._failures += 1
-        self._busy = error.answered
-        if not self._outage_told and (not error.passing or now - self._outage_began >= _OUTAGE_TOLD_AFTER_S):
-            self._outage_told = True
-            logger.warning("Run %s waits in the outbox: %s", entry.run_uid, error)
-        delay_s = max(self._delay_s(self._failures), error.retry_after_s or 0.0)
+        delay_s = self._outage.met(error, entry.run_uid)
         aside = error.about_submission and entry.attempts + 1 >= _ATTEMPTS_IN_ORDER
         outbox.give_back(entry.key, str(error), delay_s, aside=aside)
         return delay_s
 
-    def _recover(self) -> None:
-        if self._outage_told:
-            logger.warning("Prefect answers again; sending what waits")
-        self._failures = 0
-        self._outage_told = False
-
-    def _delay_s(self, attempt: int) -> float:
-        call = RetryCallState(Retrying(), None, (), {})
-        call.attempt_number = attempt
-        return self._wait_policy(call)
-
     def _rescue(self) -> None:
-        """Move what waits in memory to the disk, once the disk takes it again."""
+        """Move what is in memory and not sent to the disk, once the disk takes it again."""
         durable, *fallbacks = self._outboxes
+        if self._clock() < self._rescue_at:
+            return
         for outbox in fallbacks:
-            for entry in reversed(outbox.entries(state="waiting")):
+            for entry in outbox.oldest_unsent(_RESCUED_AT_ONCE):
                 try:
-                    durable.put(entry.submission)
+                    durable.put(entry.submission, dead=entry.reason if entry.state == "dead" else None)
                 except OutboxError:
+                    # Each try may hold up the RunEngine's own by as long as a locked file is waited for.
+                    self._rescue_at = self._clock() + _POLL_S
                     return
                 outbox.discard(entry.key)
                 logger.warning("Run %s: the outbox takes it again; it is on disk now", entry.run_uid)
 
     def _prune(self) -> None:
+        durable, *fallbacks = self._outboxes
+        for outbox in fallbacks:
+            outbox.prune(0.0)  # nobody looks there for what was sent
         now = self._clock()
         if self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY_S:
             return
-        self._pruned_at = now
         try:
-            self._outboxes[0].prune(self._settings.keep_sent_days)
+            if durable.prune(self._settings.keep_sent_days) < PRUNED_AT_ONCE:
+                self._pruned_at = now
         except OutboxError as error:
+            self._pruned_at = now
             logger.debug("Not pruned: %s", error)
 
     def _remind(self, topic: str, level: int, message: str, *values: object) -> None:

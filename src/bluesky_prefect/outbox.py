@@ -249,6 +249,16 @@ class Outbox:
         conditions = [("run_uid = ?", run_uid), ("state = ?", state), ("seq < ?", before)]
         return self._find([(text, value) for text, value in conditions if value is not None], limit)
 
+    def oldest_unsent(self, limit: int) -> list[Entry]:
+        """Return the first `limit` entries that are not sent, oldest first.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        return self._find([("state IN ('waiting', 'dead')",)], limit, order="ASC")
+
     def named(self, name: str, *, unsent: bool = False, limit: int = 20) -> list[Entry]:
         """Return the entries that a person may mean, newest first.
 
@@ -282,14 +292,14 @@ class Outbox:
             found += [one for one in holding if one.scan_id == int(name)][:limit]
         return found
 
-    def _find(self, conditions: Sequence[tuple[Any, ...]], limit: int) -> list[Entry]:
-        """Return the newest entries for which all conditions (SQL text, values) hold."""
+    def _find(self, conditions: Sequence[tuple[Any, ...]], limit: int, order: str = "DESC") -> list[Entry]:
+        """Return the newest (or oldest) entries for which all conditions (SQL text, values) hold."""
         where = " AND ".join(text for text, *_ in conditions) or "1"
         values = [value for _, *values in conditions for value in values]
         # Ordered by their numbers first: only the rows that are returned are sorted as a whole.
-        numbers = f"SELECT seq FROM entries WHERE {where} ORDER BY seq DESC LIMIT ?"  # noqa: S608 - this module's texts
+        numbers = f"SELECT seq FROM entries WHERE {where} ORDER BY seq {order} LIMIT ?"  # noqa: S608 - this module's texts
         rows = self._relaxed.read(
-            f"SELECT * FROM entries WHERE seq IN ({numbers}) ORDER BY seq DESC",  # noqa: S608
+            f"SELECT * FROM entries WHERE seq IN ({numbers}) ORDER BY seq {order}",  # noqa: S608
             (*values, limit),
         )
         now = self._clock()

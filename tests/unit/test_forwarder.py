@@ -127,6 +127,14 @@ def test_prefect_is_left_alone_as_long_as_it_asks(forwarder, disk, api):
     assert forwarder.step() == 300
 
 
+@pytest.mark.parametrize("asked_s", [1e12, float("inf"), float("nan")])
+def test_no_answer_of_a_server_ends_the_sending(forwarder, disk, api, clock, asked_s):
+    disk.put(submission("a"))
+    api.answers = [PrefectUnavailable("429", retry_after_s=asked_s)]
+    run_for(forwarder, clock, 3700)
+    assert api.accepted == ["a"]
+
+
 def test_a_missing_deployment_is_waited_for_and_holds_up_no_other(forwarder, disk, api, clock, caplog):
     disk.put(submission("a", "flow/missing"))
     disk.put(submission("b", "flow/one"))
@@ -157,6 +165,25 @@ def test_a_submission_that_prefect_chokes_on_does_not_hold_up_the_rest_for_ever(
     run_for(forwarder, clock, 600)
     assert api.accepted == ["b"]
     assert disk.counts() == OutboxCounts(waiting=1, sent=1)
+
+
+def test_a_prefect_that_cannot_be_imported_is_told_once_and_every_run_waits(disk, api, clock, tmp_path, caplog):
+    broken = True
+
+    def connect():
+        if broken:
+            raise ImportError("no module named anyio")
+        return nullcontext(api)
+
+    forwarder = Forwarder([disk], Settings(state_directory=tmp_path), connect=connect, clock=clock)
+    for uid in "abc":
+        disk.put(submission(uid))
+    run_for(forwarder, clock, 1800)
+    [told] = [record.getMessage() for record in caplog.records]
+    assert "Prefect cannot be imported: ImportError: no module named anyio" in told
+    broken = False
+    run_for(forwarder, clock, 120)
+    assert api.accepted == ["a", "b", "c"]
 
 
 def test_an_error_nobody_thought_of_loses_nothing(forwarder, disk, api, clock):
@@ -199,6 +226,70 @@ def test_what_waits_in_memory_is_moved_to_the_disk(forwarder, disk, memory, api)
     assert memory.counts() == OutboxCounts()
 
 
+def test_a_dead_letter_in_memory_is_moved_to_the_disk(forwarder, disk, memory):
+    memory.put(submission("a"), dead="parameters= failed")
+    forwarder.step()
+    [dead] = disk.entries(state="dead")
+    assert (dead.run_uid, dead.reason) == ("a", "parameters= failed")
+    assert memory.counts() == OutboxCounts()
+
+
+def test_much_that_waits_in_memory_is_moved_in_its_order(forwarder, disk, memory, api):
+    uids = [str(number) for number in range(250)]
+    for uid in uids:
+        memory.put(submission(uid))
+    api.answers = [PrefectUnavailable("refused") for _ in range(3)]
+    for _ in range(3):
+        forwarder.step()
+    assert [entry.run_uid for entry in reversed(disk.entries())] == uids
+    assert memory.counts() == OutboxCounts()
+
+
+@pytest.fixture
+def refusing_disk(tmp_path, clock):
+    (tmp_path / "state").write_text("a file where the directory should be")
+    return Outbox(tmp_path / "state" / "outbox.sqlite", clock=clock)
+
+
+def test_what_was_sent_from_memory_is_not_kept_there(refusing_disk, memory, api, clock, tmp_path):
+    settings = Settings(state_directory=tmp_path / "state")
+    forwarder = Forwarder([refusing_disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
+    for number in range(20):
+        memory.put(submission(str(number)))
+    run_for(forwarder, clock, 10)
+    assert len(api.accepted) == 20
+    assert memory.counts() == OutboxCounts()
+
+
+def test_a_session_that_ends_with_runs_in_memory_names_them(refusing_disk, memory, api, clock, tmp_path, caplog):
+    settings = Settings(state_directory=tmp_path / "state")
+    forwarder = Forwarder([refusing_disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
+    api.troubles["a"] = PrefectUnavailable("refused")
+    memory.put(submission("a"))
+    forwarder.start()
+    with api.arrived:
+        assert api.arrived.wait_for(lambda: api.asked > 0, timeout=10)
+    assert forwarder.close(timeout_s=10)
+    [lost] = [record.getMessage() for record in caplog.records if "lost with this session" in record.getMessage()]
+    assert "on the runs a." in lost
+
+
+def test_a_session_that_ends_in_an_outage_moves_what_is_in_memory_to_a_disk_that_takes_it_again(
+    refusing_disk, memory, api, clock, tmp_path
+):
+    settings = Settings(state_directory=tmp_path / "state")
+    forwarder = Forwarder([refusing_disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
+    api.troubles["a"] = PrefectUnavailable("refused")
+    memory.put(submission("a"))
+    forwarder.start()
+    with api.arrived:
+        assert api.arrived.wait_for(lambda: api.asked > 0, timeout=10)
+    (tmp_path / "state").unlink()
+    assert forwarder.close(timeout_s=10)
+    assert refusing_disk.counts() == OutboxCounts(waiting=1)
+    refusing_disk.close()
+
+
 def test_what_waits_in_memory_is_sent_while_the_disk_refuses(tmp_path, memory, api, clock):
     (tmp_path / "state").write_text("a file where the directory should be")
     disk = Outbox(tmp_path / "state" / "outbox.sqlite", clock=clock)
@@ -215,6 +306,31 @@ def test_sent_submissions_are_pruned_after_their_age(forwarder, disk, clock):
     clock.now += 31 * 86400
     forwarder.step()
     assert disk.counts() == OutboxCounts()
+
+
+def test_a_submission_that_this_version_cannot_read_is_a_dead_letter_and_the_rest_goes_on(forwarder, disk, api, clock):
+    disk.put(submission("a"))
+    disk.put(submission("b"))
+    with sqlite3.connect(disk.path) as connection:
+        connection.execute("""UPDATE entries SET submission = '{"from": "the future"}' WHERE run_uid = 'a'""")
+    connection.close()
+    run_for(forwarder, clock, 10)
+    assert api.accepted == ["b"]
+    [dead] = disk.entries(state="dead")
+    assert "bluesky-prefect submit a" in dead.reason
+
+
+def test_the_run_that_ends_while_a_backlog_is_worked_off_is_sent_among_the_next_two(forwarder, disk, api, clock):
+    for number in range(300):
+        disk.put(submission(f"old-{number}"))
+    for _ in range(10):
+        forwarder.step()
+    disk.put(submission("fresh"))
+    forwarder.step()
+    forwarder.step()
+    assert "fresh" in api.accepted
+    run_for(forwarder, clock, 10)
+    assert len(api.accepted) == len(set(api.accepted)) == 301
 
 
 def test_a_write_that_fails_after_prefect_accepted_is_sent_again_under_the_same_key(
