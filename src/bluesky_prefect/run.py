@@ -1,6 +1,6 @@
 """A finished run, as routing sees it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +16,14 @@ class Run:
     start, stop : Mapping
         The start and stop documents as JSON values (arrays as lists, exotic objects as their ``repr``).
         `start` is empty if the start document was never seen.
-    files : tuple of str
+    files : sequence of str
         URIs named by the run's resource documents, in order, each once.
     """
 
     uid: str
     start: Mapping[str, Any]
     stop: Mapping[str, Any]
-    files: tuple[str, ...] = field(default=())
+    files: Sequence[str] = field(default=())
 
     @property
     def scan_id(self) -> int | None:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from bluesky_prefect.credentials import REFUSED, require_tiled_login, without_secrets
+from bluesky_prefect.credentials import REFUSED, require_tiled_login, tiled_address, without_secrets
 from bluesky_prefect.exceptions import (
     ConfigurationError,
-    FlowInputError,
     RunIncomplete,
     RunNotFound,
     TiledUnavailable,
 )
+from bluesky_prefect.flows.references import Ref, checked_ref, find, is_full_uid
 from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
     from bluesky_prefect.settings import Settings
 
-Ref = int | str
-
-_UID_LENGTH = 36
-_SHORTEST_PARTIAL_UID = 5  # as in bluesky_tiled_plugins' CatalogOfBlueskyRuns
 _KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
 _FIRST_POLL_S = 0.1
 _MOST_POLL_S = 2.0
@@ -123,6 +119,33 @@ class Catalog:
                     "BLUESKY_PREFECT_RAW_CONTAINER and BLUESKY_PREFECT_PROCESSED_CONTAINER."
                 ) from error
 
+    def find(self, ref: Ref) -> "Container":
+        """Find a run, whether it has stopped or not.
+
+        Parameters
+        ----------
+        ref : int or str
+            As for `finished_run`.
+
+        Raises
+        ------
+        FlowInputError
+            If `ref` cannot name a run.
+        RunNotFound
+            If there is no such run.
+        """
+        key = checked_ref(ref)
+        raw = self.raw
+        with explained(self.name):
+            run = find(raw, key)
+        if run is None:
+            raise self.no_run(ref)
+        return run
+
+    def no_run(self, ref: Ref) -> RunNotFound:
+        """Return the error that says that no run has such a name."""
+        return RunNotFound(f"T{self._place[1:]} holds no run {ref!r}.")
+
     def finished_run(
         self,
         ref: Ref,
@@ -156,13 +179,13 @@ class Catalog:
         key: Ref = checked_ref(ref)
         while True:
             with explained(self.name):
-                run = self._find(raw, key)
+                run = find(raw, key)
             if run is not None and run.metadata.get("stop"):
                 return run
             if run is not None:
                 key = run.item["id"]
-            elif not _is_full_uid(key):
-                raise RunNotFound(f"T{self._place[1:]} holds no run {ref!r}.")
+            elif not is_full_uid(key):
+                raise self.no_run(ref)
             if clock() >= deadline:
                 raise self._gave_up(ref, run, timeout_s)
             sleep(min(pause_s, max(deadline - clock(), 0.0)))
@@ -183,40 +206,6 @@ class Catalog:
     def _place(self) -> str:
         return f"the catalog {self._raw_path or '/'!r} of Tiled at {self.name}"
 
-    def _find(self, raw: "Container", ref: Ref) -> "Container | None":
-        if isinstance(ref, int):
-            return _by_scan_id(raw, ref) if ref > 0 else _by_index(raw, ref)
-        if ref.lstrip("-").isdecimal():
-            run = self._find(raw, int(ref))
-            return run if run is not None else _by_partial_uid(raw, ref)
-        if _is_full_uid(ref):
-            run = raw.get(ref)
-            if run is not None:
-                return run
-        return _by_partial_uid(raw, ref)
-
-
-def checked_ref(ref: Any) -> Ref:
-    """Return a reference to a run, checked as far as that is possible without asking Tiled.
-
-    Raises
-    ------
-    FlowInputError
-        If it is neither a whole number nor text that could be a scan id, an index or a uid.
-    """
-    if isinstance(ref, bool) or not isinstance(ref, int | str):
-        raise FlowInputError(f"A run is named by a scan id, a negative index or a uid, not by {ref!r}.")
-    if isinstance(ref, int):
-        return ref
-    text = ref.strip()
-    if not text or "/" in text:
-        raise FlowInputError(f"{one_line(ref, 60)!r} is neither a scan id, a negative index nor a uid.")
-    if not text.lstrip("-").isdecimal() and len(text) < _SHORTEST_PARTIAL_UID:
-        raise FlowInputError(
-            f"{one_line(ref, 60)!r} is too short for a partial uid: give {_SHORTEST_PARTIAL_UID} characters or more."
-        )
-    return text
-
 
 @contextmanager
 def explained(name: str) -> Iterator[None]:
@@ -233,11 +222,7 @@ def explained(name: str) -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        mend = (
-            f"set {_KEY} to a key that may read runs and write results"
-            if status in REFUSED
-            else "its log says more"
-        )
+        mend = f"set {_KEY} to a key that may read runs and write results" if status in REFUSED else "its log says more"
         raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {mend}.") from error
     except httpx.TransportError as error:
         raise TiledUnavailable(
@@ -251,9 +236,10 @@ def _root_of(uri: str, clients: Any, key: str | None) -> Any:
     from tiled.client import from_context
     from tiled.client.context import Context
 
-    context, path = Context.from_any_uri(uri, api_key=key)
+    address, key = tiled_address(uri, key)
+    context, path = Context.from_any_uri(address, api_key=key)
     try:
-        require_tiled_login(context, without_secrets(uri), key_given=bool(key), setting=_KEY)
+        require_tiled_login(context, address, key_given=bool(key), setting=_KEY)
         return from_context(context, structure_clients=clients, node_path_parts=path)
     except BaseException:
         context.close()
@@ -287,34 +273,3 @@ def _plain_clients() -> Any:
     special = ("CatalogOfBlueskyRuns", "BlueskyRun", "BlueskyEventStream", "composite")
     plain: Any = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]  # lazy: what is not looked up is not imported
     return ChainMap(dict.fromkeys(special, Container), plain)
-
-
-def _is_full_uid(ref: Ref) -> bool:
-    return isinstance(ref, str) and len(ref) == _UID_LENGTH
-
-
-def _by_scan_id(raw: "Container", scan_id: int) -> "Container | None":
-    from tiled.queries import Eq
-
-    # Scan ids repeat over the years: the newest run counts.
-    return _by_index(raw.search(Eq("start.scan_id", scan_id)), -1)
-
-
-def _by_index(raw: "Container", index: int) -> "Container | None":
-    values: Any = raw.values()
-    try:
-        return values[index]
-    except IndexError:
-        return None
-
-
-def _by_partial_uid(raw: "Container", partial: str) -> "Container | None":
-    from tiled.queries import Like
-
-    # The pattern's own wildcards must not match: only what really begins so counts.
-    literal = "".join("_" if character in "%_\\" else character for character in partial)
-    candidates = raw.search(Like("start.uid", f"{literal}%")).values()[:50]
-    found = [run for run in candidates if run.metadata["start"]["uid"].startswith(partial)]
-    if len(found) > 1:
-        raise FlowInputError(f"Several runs have a uid that begins with {partial!r}: give more characters.")
-    return found[0] if found else None

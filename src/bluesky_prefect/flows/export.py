@@ -10,9 +10,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from bluesky_prefect.flows import open_meteo
-from bluesky_prefect.flows.catalog import Catalog, checked_ref
+from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.flows.files import claim_folder, remove, whole_file, write_whole
 from bluesky_prefect.flows.naming import distinct, names_the_run, render
+from bluesky_prefect.flows.references import checked_ref
 from bluesky_prefect.flows.streams import Run, read_run
 from bluesky_prefect.flows.summary import summary
 from bluesky_prefect.flows.tables import write_csv

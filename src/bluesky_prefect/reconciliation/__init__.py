@@ -1,0 +1,1 @@
+"""Tiled's runs compared with what Prefect did with them, and what is missing started."""
