@@ -2,7 +2,7 @@
 
 import base64
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 from bluesky_prefect.exceptions import ConfigurationError
 
@@ -29,6 +29,16 @@ def without_user(url: str) -> str:
     """
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def tiled_address(uri: str, api_key: str | None) -> tuple[str, str | None]:
+    """Return an address of Tiled free of secrets, and the API key: the one given, else the one in the address.
+
+    Tiled's client asks once at the address as it is given, and httpx logs that.
+    """
+    parts = urlsplit(without_user(uri))
+    [in_uri, *_] = parse_qs(parts.query).get("api_key") or [None]
+    return urlunsplit(parts._replace(query="", fragment="")), api_key or in_uri
 
 
 def user_of(url: str) -> str:

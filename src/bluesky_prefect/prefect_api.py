@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, without_secrets
+from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, user_of, without_secrets, without_user
 from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.parameters import parameters_for
 from bluesky_prefect.submission import Submission
@@ -58,9 +58,11 @@ class PrefectApi:
     def __enter__(self) -> Self:
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
+        changes = _user_apart()
         if not self._asks_again:
             # Waiting and trying again is the forwarder's, which can be told to stop meanwhile.
-            self._resources.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+            changes[PREFECT_CLIENT_MAX_RETRIES] = 0
+        self._resources.enter_context(temporary_settings(changes))
         return self
 
     def __exit__(
@@ -213,6 +215,16 @@ def flow_run_tags(submission: Submission) -> list[str]:
 
 def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "_" for character in text)
+
+
+def _user_apart() -> dict[Any, Any]:
+    """Return the settings that take user and password out of the address, which httpx logs at each request."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+
+    url = PREFECT_API_URL.value() or ""
+    if not (user := user_of(url)):
+        return {}
+    return {PREFECT_API_URL: without_user(url), PREFECT_API_AUTH_STRING: PREFECT_API_AUTH_STRING.value() or user}
 
 
 def _api_url() -> str | None:

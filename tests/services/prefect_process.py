@@ -25,10 +25,14 @@ def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 
 
 class PrefectProcess:
-    """``prefect server start`` on a free port, with its database in `home`."""
+    """``prefect server start`` on a free port, with its database in `home`.
 
-    def __init__(self, home: Path) -> None:
+    With `user`, given as ``name:password``, it wants basic authentication.
+    """
+
+    def __init__(self, home: Path, *, user: str | None = None) -> None:
         self._home = home
+        self._user = user
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -41,6 +45,8 @@ class PrefectProcess:
         server.prepare()
         command = server.command()
         environment = {**os.environ, **server.environment()}
+        if self._user:
+            environment["PREFECT_SERVER_API_AUTH_STRING"] = self._user
         with (self._home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
@@ -73,7 +79,8 @@ class PrefectProcess:
             # What a server on SQLite does while its database is locked: it answers 503, or late. What is posted
             # here may be posted twice.
             try:
-                response = httpx.post(self.url + path, json=content, timeout=30)
+                user = tuple(self._user.split(":", 1)) if self._user else None
+                response = httpx.post(self.url + path, json=content, timeout=30, auth=user)
             except httpx.ReadTimeout:
                 return None
             return None if response.status_code == 503 else response

@@ -91,6 +91,10 @@ def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings
     environment.update({name: value for name, value in stack.items() if name not in kept})
     if not stack and not names_prefect:
         environment["PREFECT_API_URL"] = f"http://127.0.0.1:{settings.prefect_port}/api"
+    if user := user_of(environment.get("PREFECT_API_URL", "")):
+        # For the flows called at the prompt: Prefect's client would have it in the log of each request.
+        environment["PREFECT_API_URL"] = without_user(environment["PREFECT_API_URL"])
+        environment.setdefault("PREFECT_API_AUTH_STRING", user)
     get_settings.cache_clear()
     return get_settings()
 

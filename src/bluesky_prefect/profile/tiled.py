@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.credentials import REFUSED, require_tiled_login, without_secrets
+from bluesky_prefect.credentials import REFUSED, require_tiled_login, tiled_address, without_secrets
 from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, TiledUnavailable
 from bluesky_prefect.profile.services import START_COMMAND, probe, use_services
 from bluesky_prefect.settings import Settings
@@ -127,9 +127,10 @@ class TiledConnection:
         from tiled.client.context import Context
 
         secret = self._settings.tiled_api_key
+        address, api_key = tiled_address(self._settings.tiled_uri or "", secret.get_secret_value() if secret else None)
         options: dict[str, Any] = {
             "timeout": httpx.Timeout(_REQUEST_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
-            **({"api_key": secret.get_secret_value()} if secret else {}),
+            **({"api_key": api_key} if api_key else {}),
         }
         if self._settings.tiled_uri is None:
             content = self._profile_content()
@@ -139,7 +140,7 @@ class TiledConnection:
                 with contextlib.closing(context.http_client):
                     self._require_login(context)
             return from_profile(self._settings.tiled_profile, **options)
-        context, path = Context.from_any_uri(self._settings.tiled_uri, **options)
+        context, path = Context.from_any_uri(address, **options)
         try:
             self._require_login(context)
             return from_context(context, node_path_parts=path)

@@ -55,6 +55,13 @@ class ManagedProcess(BaseModel):
             # Not ours to read, hence most likely not ours; the time of creation has the last word.
             return abs(process.create_time() - self.created) < 1
 
+    def variable(self, name: str) -> str | None:
+        """Return an environment variable that it was started with, or None if it cannot be known."""
+        try:
+            return psutil.Process(self.pid).environ().get(name)
+        except psutil.Error:
+            return None
+
     def log_tail(self) -> str:
         """Return the last lines of its log, indented."""
         try:

@@ -145,8 +145,9 @@ class LocalStack:
                 self._stop([known[name]])
         ports = {name: self._port(name, running, any_port, report) for name in _SERVERS}
         moved = any(name in known and known[name].port != ports[name] for name in _SERVERS)
-        if moved and running.pop("worker", None):
-            report(f"{_TITLES['worker']}: starting anew, since an address has changed")
+        if "worker" in running and (moved or running["worker"].variable("TILED_API_KEY") != key):
+            del running["worker"]
+            report(f"{_TITLES['worker']}: starting anew, since an address or Tiled's key has changed")
         info = self._info(ports, key)
         services: list[Service] = [
             TiledServer(self._paths, ports["tiled"], key),

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.private import private_directory
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.http import answers, request_json
 from bluesky_prefect.stack.info import StackInfo, StackPaths
@@ -54,6 +55,8 @@ class Worker:
     def prepare(self) -> None:
         """Make the directory of exported files."""
         try:
+            if self.settings.output_directory is None:
+                private_directory(self.info.exports)
             self.info.exports.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StackError(

@@ -163,6 +163,16 @@ def test_a_prefect_that_its_active_profile_names_stays(tmp_path: Path):
     assert prefect_url(environment) == "https://prefect.example.org/api"
 
 
+@pytest.mark.usefixtures("no_stack")
+def test_a_password_in_prefect_s_address_is_taken_out_of_it():
+    environment = {"PREFECT_API_URL": "https://ada:s3%2Fcret@prefect.example.org/api"}
+
+    use_services(environment)
+
+    assert environment["PREFECT_API_URL"] == "https://prefect.example.org/api"
+    assert environment["PREFECT_API_AUTH_STRING"] == "ada:s3/cret"
+
+
 @pytest.mark.parametrize("content", ["", "active = 'gone'", "not toml", "profiles = 3"])
 def test_a_profile_file_that_names_none_is_none(tmp_path: Path, content: str):
     (tmp_path / "profiles.toml").write_text(content)
