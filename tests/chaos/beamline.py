@@ -1,5 +1,6 @@
 """A whole beamline on one machine, each part of which can be killed, stopped, starved and brought back."""
 
+import math
 import os
 import shutil
 import signal
@@ -22,7 +23,7 @@ from bluesky_prefect.stack.tiled import TiledServer
 from bluesky_prefect.stack.worker import Worker
 from tests.chaos.ledger import Ledger
 from tests.chaos.prefect_view import PrefectView
-from tests.chaos.processes import ROOT, AcquisitionProcess, ChaosProcess
+from tests.chaos.processes import PAUSED, ROOT, AcquisitionProcess, ChaosProcess
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
 
@@ -41,6 +42,14 @@ _SESSION = {
     "BLUESKY_PREFECT_RETRY_MOST_S": "2",
     "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": "5",
     "BLUESKY_PREFECT_LEASE_S": "5",
+}
+# Nobody waits to be sure that something has crashed.
+_HEALING = {
+    "BLUESKY_PREFECT_SETTLE_S": "0",
+    "BLUESKY_PREFECT_STUCK_AFTER_S": "1",
+    "BLUESKY_PREFECT_SILENT_AFTER_S": "1",
+    "BLUESKY_PREFECT_RERUN_WAIT_S": "0",
+    "COLUMNS": "200",
 }
 
 
@@ -78,13 +87,14 @@ class Beamline:
         self._executors: list[ChaosProcess] = []
         self._acquisition: AcquisitionProcess | None = None
         self._started: list[AcquisitionProcess] = []
-        self._paused = root / "paused"
+        self._executing = root / "executing"
         values: dict[str, Any] = {"tiled_port": 0, "prefect_port": 0, "output_directory": self.exports}
         self.settings = Settings(state_directory=root / "stack", **values, **_FLOW_SETTINGS)
         self.stack = LocalStack(self.settings)
 
     def __enter__(self) -> Self:
         (self.root / "logs").mkdir()
+        self._executing.mkdir()
         try:
             self.info = self.stack.up(self._report)
             self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
@@ -154,12 +164,16 @@ class Beamline:
     @contextmanager
     def idle(self) -> Iterator[None]:
         """Have no flow run executed: those under way are finished first."""
-        self._paused.touch()
+        paused = self._executing / PAUSED
+        paused.touch()
         try:
-            wait_until(lambda: self.prefect.under_way() == 0, timeout_s=120)
+            wait_until(lambda: not self._at_work(), timeout_s=150)
             yield
         finally:
-            self._paused.unlink()
+            paused.unlink()
+
+    def _at_work(self) -> bool:
+        return any(one.alive and (self._executing / str(one.pid)).exists() for one in self._executors)
 
     @property
     def executors(self) -> list[ChaosProcess]:
@@ -176,7 +190,7 @@ class Beamline:
                 "TILED_RETRY_ATTEMPTS": "2",
             }
             log = self.root / "logs" / "executors.log"
-            self._executors.append(ChaosProcess("tests.chaos.executor", [str(self._paused)], environment, log))
+            self._executors.append(ChaosProcess("tests.chaos.executor", [str(self._executing)], environment, log))
 
     def flow_processes(self) -> list[psutil.Process]:
         """Return the processes in which the stock worker executes flow runs."""
@@ -198,19 +212,21 @@ class Beamline:
             self._prefect_database.with_name(self._prefect_database.name + suffix).unlink(missing_ok=True)
         shutil.copyfile(copy, self._prefect_database)
 
-    def can_heal(self) -> bool:
-        """Tell whether there is a command that heals."""
-        return self._command("reconcile", "--help").returncode == 0
+    def heal(self, since_s: float) -> None:
+        """Have what crashed in the last so many seconds run again, as the local stack's own deployment does.
 
-    def heal(self) -> str:
-        """Have what crashed run again, as the local stack's scheduled deployment does; return what it said."""
-        done = self._command("reconcile", "--submit")
-        return done.stdout + done.stderr
+        While nothing is executed: what says that it runs has crashed then, and nobody has to be patient to know.
+        """
+        with self.idle():
+            done = self._command("reconcile", "--submit", "--since", f"{math.ceil(since_s / 60) + 1}m")
+        with (self.root / "logs" / "reconcile.log").open("a") as log:
+            log.write(f"exit code {done.returncode}\n{done.stdout}{done.stderr}\n")
 
     def _command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {
             **os.environ,
             **self._worker().environment(),
+            **_HEALING,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
         }
         command = [sys.executable, "-m", "bluesky_prefect", *arguments]

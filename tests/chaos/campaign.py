@@ -3,7 +3,7 @@
 import datetime
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 from tests.chaos.accounts import Verdict, audit
@@ -25,12 +25,15 @@ class Injection:
         Which.
     at_risk : set of str
         The runs that stopped between its beginning and its mending.
+    lasted_s : float
+        The time between the two, in seconds.
     recovered_s : float or None
         From the mending until each of them was processed, in seconds; None if that did not happen in time.
     """
 
     fault: Fault
-    at_risk: set[str] = field(default_factory=set)
+    at_risk: set[str]
+    lasted_s: float
     recovered_s: float | None = None
 
 
@@ -93,12 +96,11 @@ class Campaign:
         since = datetime.datetime.now(datetime.UTC)
         began = time.monotonic()
         one.inject(self._beamline, chance, scans)
-        injection = Injection(one, self._beamline.ledger.seen() - before)
-        mended = time.monotonic()
+        injection = Injection(one, self._beamline.ledger.seen() - before, time.monotonic() - began)
         injection.recovered_s = self._recovered(injection, since)
         after = "NOT recovered" if injection.recovered_s is None else f"recovered in {injection.recovered_s:.1f} s"
         self._report(
-            f"{one.title}: {len(injection.at_risk)} runs at risk, {mended - began:.1f} s, {after} "
+            f"{one.title}: {len(injection.at_risk)} runs at risk, {injection.lasted_s:.1f} s, {after} "
             f"({len(before) + len(injection.at_risk)} runs so far)"
         )
         return injection
@@ -116,7 +118,7 @@ class Campaign:
                 self._report(f"Still not processed: {', '.join(sorted(missing))}")
                 return None
             if injection.fault.heals and now >= heal_at:
-                self._beamline.heal()
+                self._beamline.heal(now - began + injection.lasted_s)
                 heal_at = time.monotonic() + _HEAL_EVERY_S
             time.sleep(_LOOK_EVERY_S)
         return time.monotonic() - began

@@ -5,8 +5,11 @@ from Scheduled to Pending has it.
 """
 
 import logging
+import os
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,6 +23,7 @@ from prefect.states import Pending
 
 from bluesky_prefect.flows import my_workflow
 from bluesky_prefect.stack.worker import DEPLOYMENT
+from tests.chaos.processes import PAUSED
 
 logger = logging.getLogger(__name__)
 _POLL_S = 0.2
@@ -30,30 +34,39 @@ class Executor:
 
     Parameters
     ----------
-    paused : Path
-        While this file exists, nothing new is taken.
+    directory : Path
+        While it holds a file ``paused``, nothing new is taken; while it holds one that is named by this process's id,
+        this process is at work.
     """
 
-    def __init__(self, client: SyncPrefectClient, paused: Path) -> None:
+    def __init__(self, client: SyncPrefectClient, directory: Path) -> None:
         self._client = client
-        self._paused = paused
+        self._paused = directory / PAUSED
+        self._busy = directory / str(os.getpid())
         deployment = client.read_deployment_by_name(DEPLOYMENT)
         self._deployment = DeploymentFilter(id=DeploymentFilterId(any_=[deployment.id]))
 
     def step(self) -> bool:
         """Execute one flow run; return False if there is none to execute."""
-        if self._paused.exists():
-            return False
-        for flow_run in self._scheduled():
-            if self._claim(flow_run):
-                run_flow(
-                    my_workflow,
-                    flow_run=self._client.read_flow_run(flow_run.id),
-                    parameters=flow_run.parameters,
-                    return_type="state",
-                )
-                return True
+        with self._at_work():
+            for flow_run in [] if self._paused.exists() else self._scheduled():
+                if self._claim(flow_run):
+                    run_flow(
+                        my_workflow,
+                        flow_run=self._client.read_flow_run(flow_run.id),
+                        parameters=flow_run.parameters,
+                        return_type="state",
+                    )
+                    return True
         return False
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        self._busy.touch()
+        try:
+            yield
+        finally:
+            self._busy.unlink()
 
     def _scheduled(self) -> list[FlowRun]:
         due = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}})
@@ -69,12 +82,12 @@ class Executor:
         return answer.status.value == "ACCEPT"
 
 
-def main(paused: Path) -> None:
+def main(directory: Path) -> None:
     with get_client(sync_client=True) as client:
         executor: Executor | None = None
         while True:
             try:
-                executor = executor or Executor(client, paused)
+                executor = executor or Executor(client, directory)
                 worked = executor.step()
             # Prefect is away, or has forgotten the flow run: faults that a campaign injects.
             except (httpx.HTTPError, ObjectNotFound, Abort, PrefectException, OSError, RuntimeError) as error:

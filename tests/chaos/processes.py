@@ -13,6 +13,8 @@ from pathlib import Path
 from tests.services.prefect_process import wait_until
 
 ROOT = Path(__file__).parents[2]
+# The file that keeps executors from taking new flow runs.
+PAUSED = "paused"
 _PR_CAPBSET_DROP = 24
 _OVERRIDES = (1, 2)  # CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH
 _TIMEOUT_S = 120.0

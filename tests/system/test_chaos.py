@@ -1,0 +1,64 @@
+"""A small part of `make chaos`: whatever breaks, each run that stopped is processed exactly once."""
+
+import pytest
+
+import tests.chaos.faults  # noqa: F401 - fills the list
+from tests.chaos.accounts import audit, exported
+from tests.chaos.beamline import Beamline
+from tests.chaos.campaign import Campaign, Outcome
+from tests.chaos.fault import FAULTS
+
+SCANS = 4
+SMALL = [
+    "killed-before-commit",
+    "killed-after-commit",
+    "killed-after-accepted",
+    "two-acquisitions",
+    "clock-forward",
+    "prefect-503",
+    "prefect-loses-answers",
+    "prefect-killed",
+    "outbox-full",
+]
+
+
+@pytest.fixture(scope="module")
+def beamline(tmp_path_factory):
+    with Beamline(tmp_path_factory.mktemp("chaos"), report=print) as beamline:
+        yield beamline
+
+
+@pytest.fixture(scope="module")
+def outcome(beamline) -> Outcome:
+    """What a campaign through faults of each kind found."""
+    return Campaign(beamline, SMALL, seed=1, report=print).run(runs=1, most_each=SCANS)
+
+
+@pytest.mark.timeout(300)
+def test_whatever_breaks_each_run_is_processed_exactly_once(outcome):
+    assert outcome.verdict.lost == {}
+    assert outcome.verdict.duplicated == {}
+    assert outcome.verdict.runs >= 2 * len(SMALL)
+
+
+def test_every_fault_had_runs_at_risk_and_was_recovered_from(outcome):
+    assert {injection.fault.name for injection in outcome.injections} == set(SMALL)
+    assert all(injection.at_risk for injection in outcome.injections)
+    assert [injection.fault.name for injection in outcome.injections if injection.recovered_s is None] == []
+
+
+def test_the_count_finds_what_was_planted(outcome, beamline):
+    lost, differing, twice, *_ = sorted(beamline.ledger.promised())
+    beamline.prefect.delete(lost)
+    [folder] = exported(beamline.exports)[differing]
+    [data] = folder.glob("*_primary.csv")
+    data.write_text(data.read_text().replace("1", "2"))
+    beamline.prefect.complete_again(twice)
+    verdict = audit(beamline)
+    assert verdict.lost.keys() == {lost, differing}
+    assert verdict.duplicated == {twice: "2 completed flow runs"}
+
+
+def test_the_campaign_holds_every_fault_that_is_promised():
+    assert set(SMALL) < set(FAULTS)
+    assert len(FAULTS) >= 30
