@@ -148,12 +148,14 @@ class PrefectCallback(DocumentRouter):
         return ended
 
     def _add_file(self, run_uid: Any, uri: Any) -> None:
+        if not isinstance(uri, str):
+            raise TypeError(f"the address of a file is a {type(uri).__name__}, not text")
         if run_uid is None and len(self._open_runs) == 1:  # older resource documents do not name their run
             [opened] = self._open_runs.values()
         else:
             opened = self._open_runs.get(uid_text(run_uid))
         if opened is not None:
-            opened.files[str(jsonable(uri))] = None
+            opened.files[jsonable(uri)] = None
 
     def _submit(self, workflow: Workflow, run: Run) -> None:
         dead: str | None = None

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, time
 from typing import Any
 
@@ -20,7 +20,7 @@ MAX_ARRAY_SIZE = 10_000
 MAX_VALUES = 50_000
 MAX_CHARACTERS = 10_000_000
 MAX_REPR_LENGTH = 10_000
-# PostgreSQL indexes keys of some 2,700 bytes at most, and one character can be an escape of ten.
+# PostgreSQL indexes keys of some 2,700 bytes at most.
 _MAX_UID_LENGTH = 200
 _INT64 = range(-(2**63), 2**63)
 
@@ -28,8 +28,8 @@ _INT64 = range(-(2**63), 2**63)
 def jsonable(value: Any) -> Any:
     """Return `value` made of nothing but dict, list, str, int, float, bool and None.
 
-    Numpy scalars and arrays become numbers and lists; dates become ISO 8601 strings; sets and tuples become
-    lists. What JSON cannot hold (NaN, infinities, integers beyond 64 bits, bytes, other objects, arrays of more
+    Numpy scalars and arrays become numbers and lists; dates become ISO 8601 strings; sets and sequences
+    become lists. What JSON cannot hold (NaN, infinities, integers beyond 64 bits, bytes, other objects, arrays of more
     than `MAX_ARRAY_SIZE` elements) is replaced by its ``repr``, cut at `MAX_REPR_LENGTH` characters. What contains
     itself, is nested beyond `MAX_DEPTH`, or comes after `MAX_VALUES` values or `MAX_CHARACTERS` characters, is left
     out, and a text in its place says so. NUL characters and lone surrogates in strings, which PostgreSQL refuses,
@@ -63,10 +63,11 @@ def uid_text(value: Any) -> str:
     escapes for what would break a line; a long one ends in a digest. Never raises an `Exception`.
     """
     text = str(jsonable(value))
-    if len(text) > _MAX_UID_LENGTH:
-        digest = hashlib.sha256(text.encode()).hexdigest()[:32]
-        text = f"{text[: _MAX_UID_LENGTH - len(digest) - 1]}-{digest}"
-    return one_line(text)
+    line = one_line(text[: _MAX_UID_LENGTH + 1])
+    if len(line) <= _MAX_UID_LENGTH:
+        return line
+    digest = hashlib.sha256(text.encode()).hexdigest()[:32]
+    return f"{line[: _MAX_UID_LENGTH - len(digest) - 1]}-{digest}"
 
 
 class _Conversion:
@@ -118,6 +119,8 @@ class _Conversion:
             return self.convert(value.isoformat())
         if isinstance(value, int | float | str):
             return self.convert(_builtin(value))
+        if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray | memoryview):
+            return self._convert_items(value)
         if hasattr(value, "dtype") and hasattr(value, "tolist"):
             return self._convert_array(value)
         return _representation(value)
@@ -125,7 +128,8 @@ class _Conversion:
     def _convert_mapping(self, mapping: Mapping[Any, Any]) -> dict[str, Any]:
         converted: dict[str, Any] = {}
         for key, item in mapping.items():
-            converted[self._key(key)] = self.convert(item)
+            name = self._key(key)
+            converted[name] = self.convert(item)
             if self._is_full:
                 break
         return converted
@@ -151,7 +155,7 @@ class _Conversion:
 
     def _string(self, text: str) -> str:
         self._characters_left -= len(text)
-        if self._is_full:
+        if self._characters_left < 0:
             return _left_out(text, f"the document has more than {MAX_CHARACTERS} characters")
         return _text(text)
 

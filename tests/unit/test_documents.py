@@ -213,3 +213,9 @@ def test_any_uid_becomes_one_short_printable_line(uid):
 
 def test_long_uids_are_told_apart():
     assert uid_text("x" * 10_000 + "1") != uid_text("x" * 10_000 + "2")
+
+
+def test_what_is_kept_of_a_document_that_is_too_long_keeps_its_names():
+    kept = jsonable({"before": 1, "many": list(range(MAX_VALUES)), "after": 2})
+    assert list(kept) == ["before", "many"]
+    assert kept["many"][-1] == f"<int left out: the document has more than {MAX_VALUES} values>"
