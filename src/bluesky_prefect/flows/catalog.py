@@ -197,7 +197,7 @@ class Catalog:
                 f"T{self._place[1:]} holds no run {ref!r}, after {timeout_s:g} s of waiting. Was it written there?"
             )
         return RunIncomplete(
-            f"Run {run.item['id']} has no stop document in {self._place} after {timeout_s:g} s: it is still "
+            f"Run {one_line(run.item['id'])} has no stop document in {self._place} after {timeout_s:g} s: it is still "
             "running, or whatever wrote it died or lost its connection. Wait for it and run the flow again (with a "
             "longer BLUESKY_PREFECT_STOP_TIMEOUT_S if the stop comes late), or write the run again from its documents."
         )

@@ -99,10 +99,10 @@ def export(
         timeout_s=settings.weather_timeout_s,
     )
     if isinstance(weather, str):
-        get_run_logger().warning("No weather for run %s: %s", run.uid, weather)
+        get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
     folder, files = _write_files(run, place, weather, settings)
     print(f"Wrote {len(files)} files to {folder}")
-    message = f"{one_line(run.label)}, run {run.uid[:8]}: {len(files)} files in {folder}"
+    message = f"{one_line(f'{run.label}, run {run.uid[:8]}')}: {len(files)} files in {folder}"
     if isinstance(weather, str):
         message += f"; no weather: {weather}"
     else:
