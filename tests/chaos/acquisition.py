@@ -16,7 +16,12 @@ from pathlib import Path
 from typing import Any
 
 DEPLOYMENT = "my-workflow/local"
-KILL_POINTS = ("before-commit", "after-commit", "before-request", "after-accepted")
+KILL_POINTS = {
+    "before-commit": "inside stop, before the commit",
+    "after-commit": "inside stop, after the commit",
+    "before-request": "before Prefect is asked",
+    "after-accepted": "when Prefect has accepted, before that is noted",
+}
 
 
 class Clock:

@@ -12,7 +12,7 @@ from tests.chaos.fault import FAULTS, Fault
 
 _PATIENCE_S = 180.0
 _HEAL_EVERY_S = 5.0
-_LOOK_EVERY_S = 0.3
+_LOOK_EVERY_S = 0.5
 
 
 @dataclass

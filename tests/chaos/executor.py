@@ -26,7 +26,7 @@ from bluesky_prefect.stack.worker import DEPLOYMENT
 from tests.chaos.processes import PAUSED
 
 logger = logging.getLogger(__name__)
-_POLL_S = 0.2
+_POLL_S = 0.5
 
 
 class Executor:

@@ -29,6 +29,8 @@ class FaultProxy:
         request is held for 2 s); ``black-hole`` (accepts, never answers); ``lose-answer`` (Prefect creates the flow
         run, the client never hears of it). Connections that are open when it changes are cut; a black hole swallows
         them instead.
+    struck : int
+        How many requests it has misbehaved on; those that it refused are not known to it.
     """
 
     def __init__(self, target: int) -> None:
@@ -38,6 +40,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._server: asyncio.Server | None = None
         self.port = 0
+        self.struck = 0
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
         self._wait_for(self._listen())
@@ -87,6 +90,7 @@ class FaultProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             if self._mode == "black-hole":
+                self.struck += 1
                 await asyncio.Event().wait()
             elif self._mode in _REASONS:
                 await self._answer(reader, writer)
@@ -98,6 +102,7 @@ class FaultProxy:
             writer.transport.abort()
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.struck += 1
         with contextlib.suppress(asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             await reader.readuntil(b"\r\n\r\n")
         head = f"HTTP/1.1 {self._mode} {_REASONS[self._mode]}\r\nContent-Length: 2\r\nConnection: close\r\n"
@@ -137,6 +142,7 @@ class _Passing:
         while chunk := await reader.read(_CHUNK):
             await self._maybe_swallow()
             if not self._asked and self._proxy.mode == "slow":
+                self._proxy.struck += 1
                 await asyncio.sleep(_SLOW_S)
             self._asked = True
             self._lost |= self._proxy.mode == "lose-answer" and b"/create_flow_run" in chunk[:500]
@@ -147,6 +153,7 @@ class _Passing:
         while chunk := await reader.read(_CHUNK):
             await self._maybe_swallow()
             if self._lost:
+                self._proxy.struck += 1
                 return
             self._asked = False
             writer.write(chunk)
@@ -154,4 +161,5 @@ class _Passing:
 
     async def _maybe_swallow(self) -> None:
         if self._proxy.mode == "black-hole":
+            self._proxy.struck += 1
             await asyncio.Event().wait()

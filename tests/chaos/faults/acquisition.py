@@ -39,8 +39,8 @@ def _killed_at(point: str) -> Inject:
     return inject
 
 
-for _point in KILL_POINTS:
-    fault(f"killed-{_point}", f"acquisition killed {_point.replace('-', ' the ')}")(_killed_at(_point))
+for _point, _moment in KILL_POINTS.items():
+    fault(f"killed-{_point}", f"acquisition killed {_moment}")(_killed_at(_point))
 
 
 @fault("two-acquisitions", "two acquisitions on one outbox")

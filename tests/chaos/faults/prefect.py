@@ -14,8 +14,10 @@ def _way(mode: Mode) -> Inject:
         before = chance.randint(0, runs // 2)
         acquisition = beamline.acquisition
         acquisition.count(before)
+        struck = beamline.prefect_proxy.struck
         beamline.prefect_proxy.mode = mode
         acquisition.count(runs - before)
+        wait_until(lambda: mode == "refuse" or beamline.prefect_proxy.struck > struck)
         beamline.prefect_proxy.mode = "pass"
 
     return inject

@@ -26,7 +26,7 @@ def down_while_flows_read(beamline: Beamline, chance: Random, runs: int) -> None
     beamline.start("tiled")
 
 
-@fault("tiled-slow", "Tiled takes 2 s an answer", runs=(1, 2))
+@fault("tiled-slow", "Tiled takes 2 s an answer", heals=True, runs=(1, 2))
 def slow(beamline: Beamline, chance: Random, runs: int) -> None:
     beamline.tiled_proxy.mode = "slow"
     beamline.acquisition.count(runs)
