@@ -1,0 +1,107 @@
+"""Stands in for Prefect's API where only its speed matters: creates flow runs as fast as they are asked for.
+
+``python -m tests.services.prefect_stand_in`` serves on a free port of loopback and prints its address.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+MOMENT = "2026-01-01T00:00:00Z"
+DEPLOYMENT_ID, FLOW_ID = str(uuid.uuid4()), str(uuid.uuid4())
+
+
+class PrefectStandIn:
+    """An API that knows every deployment (it takes ``ref``) and creates one flow run for each idempotency key.
+
+    Attributes
+    ----------
+    created : dict
+        Idempotency keys of the flow runs created, in order, each with the time it was created at in seconds.
+    repeated : int
+        How many requests asked for a flow run that was there already.
+    before_create : callable
+        Called for each request, before its flow run is created.
+    """
+
+    def __init__(self) -> None:
+        self.created: dict[str, float] = {}
+        self.repeated = 0
+        self.before_create: Callable[[], Any] = lambda: None
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
+            wbufsize = -1
+
+            def do_GET(self) -> None:
+                stand_in.answer(self, stand_in.get(self.path))
+
+            def do_POST(self) -> None:
+                content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                stand_in.answer(self, stand_in.post(self.path, content))
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/api"
+
+    def serve(self) -> None:
+        self._server.serve_forever(poll_interval=0.05)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def get(self, path: str) -> Any:
+        if path == "/api/created":
+            return {"created": self.created, "repeated": self.repeated}
+        if path.startswith("/api/deployments/name/"):
+            name = path.rpartition("/")[2]
+            schema = {"type": "object", "properties": {"ref": {}}, "required": ["ref"]}
+            moments = {"created": MOMENT, "updated": MOMENT}
+            return {
+                "id": DEPLOYMENT_ID,
+                "flow_id": FLOW_ID,
+                "name": name,
+                "parameter_openapi_schema": schema,
+                **moments,
+            }
+        return None
+
+    def post(self, path: str, content: dict[str, Any]) -> Any:
+        if path != f"/api/deployments/{DEPLOYMENT_ID}/create_flow_run":
+            return None
+        self.before_create()
+        key = content["idempotency_key"]
+        with self._lock:
+            self.repeated += key in self.created
+            self.created.setdefault(key, time.time())
+        flow_run_id = str(uuid.uuid5(uuid.UUID(FLOW_ID), key))
+        return {"id": flow_run_id, "flow_id": FLOW_ID, "name": content["name"], "created": MOMENT, "updated": MOMENT}
+
+    def answer(self, handler: BaseHTTPRequestHandler, content: Any) -> None:
+        body = json.dumps({"detail": "Not Found"} if content is None else content).encode()
+        handler.send_response(404 if content is None else 200)
+        handler.send_header("Content-Type", "application/json")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+
+def main() -> None:
+    stand_in = PrefectStandIn()
+    print(stand_in.url, flush=True)
+    stand_in.serve()
+
+
+if __name__ == "__main__":
+    main()
