@@ -61,7 +61,8 @@ class Forwarder:
     Parameters
     ----------
     outboxes : sequence of Outbox
-        Looked at in this order. The first is the durable one; what waits in the others is moved to it when it can be.
+        The first is the durable one. What is in the others is moved to it when it can be, and sent first: it would be
+        lost with the session.
     settings : Settings
         Time-outs and waits.
     deployments : sequence of str, optional
@@ -139,7 +140,7 @@ class Forwarder:
         try:
             self._rescue()
             self._prune()
-            for outbox in self._outboxes:
+            for outbox in reversed(self._outboxes):
                 entry = self._take(outbox)
                 if entry is not None:
                     return self._send(outbox, entry)

@@ -76,4 +76,6 @@ def submission_key(run_uid: str, workflow: str, generation: int = 0) -> str:
     Whoever makes the same generation of the same workflow for the same run makes the same key, and Prefect makes one
     flow run of a key: that is why two people who repair the same thing at the same time make no duplicate.
     """
-    return f"{run_uid}#{generation}:{workflow}" if generation else f"{run_uid}:{workflow}"
+    # A uid may be any text; these two characters must not make it the key of another run.
+    uid = run_uid.replace("%", "%25").replace("#", "%23").replace(":", "%3A")
+    return f"{uid}#{generation}:{workflow}" if generation else f"{uid}:{workflow}"

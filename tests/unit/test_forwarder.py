@@ -251,6 +251,19 @@ def refusing_disk(tmp_path, clock):
     return Outbox(tmp_path / "state" / "outbox.sqlite", clock=clock)
 
 
+def test_a_run_that_the_disk_has_no_room_for_is_sent_before_those_that_are_safe_there(forwarder, disk, memory, api):
+    for uid in "abc":
+        disk.put(submission(uid))
+    with sqlite3.connect(disk.path) as connection:
+        connection.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON entries BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )
+    connection.close()
+    memory.put(submission("endangered"))
+    forwarder.step()
+    assert api.accepted == ["endangered"]
+
+
 def test_what_was_sent_from_memory_is_not_kept_there(refusing_disk, memory, api, clock, tmp_path):
     settings = Settings(state_directory=tmp_path / "state")
     forwarder = Forwarder([refusing_disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)

@@ -476,6 +476,40 @@ def test_the_lease_of_a_killed_process_is_free_at_once(outbox):
     live.close()
 
 
+SEND_ALL = """
+import os, sys
+from pathlib import Path
+from bluesky_prefect.outbox import Outbox
+outbox = Outbox(Path(sys.argv[1]))
+sent = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+print("ready", flush=True)
+while entry := outbox.take():
+    os.write(sent, (entry.run_uid + "\\n").encode())
+    outbox.mark_sent(entry.key, "id", "name")
+"""
+
+
+def test_processes_that_are_killed_while_they_send_lose_nothing_and_repeat_only_what_was_on_its_way(outbox, tmp_path):
+    uids = [str(number) for number in range(600)]
+    fill(outbox, uids)
+    command = [sys.executable, "-c", SEND_ALL, str(outbox.path), str(tmp_path / "sent")]
+    kills = 0
+    while outbox.counts().waiting:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        process.stdout.readline()
+        before = outbox.counts()
+        # Killed somewhere in its work: after so many of its submissions.
+        while outbox.counts().sent < before.sent + 90 and process.poll() is None:
+            pass
+        process.kill()
+        kills += process.wait() != 0
+        process.stdout.close()
+    sent = (tmp_path / "sent").read_text().split()
+    assert kills >= 3
+    assert set(sent) == set(uids)
+    assert len(sent) - len(uids) <= kills
+
+
 def test_the_outbox_in_memory_does_the_same_without_a_file(clock):
     outbox = Outbox(None, clock=clock)
     outbox.put(submission("a"))

@@ -13,6 +13,18 @@ def test_every_other_run_workflow_or_generation_gives_another_key():
     assert len(keys) == 48
 
 
+def test_no_uid_is_the_key_of_another_run():
+    keys = [
+        submission_key("u", "w"),
+        submission_key("u", "w", generation=1),
+        submission_key("u#1", "w"),
+        submission_key("u%231", "w"),
+        submission_key("u", "v:w"),
+        submission_key("u:v", "w"),
+    ]
+    assert len(set(keys)) == len(keys)
+
+
 def test_a_submission_written_before_there_were_generations_is_still_read():
     text = (
         b'{"key": "u:a/b", "workflow": "a/b", "deployment": "a/b", "run_uid": "u", '
