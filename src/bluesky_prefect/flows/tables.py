@@ -1,6 +1,7 @@
 """A stream as CSV that reads back exactly, and that a spreadsheet cannot be tricked with."""
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -10,7 +11,8 @@ if TYPE_CHECKING:
     from bluesky_prefect.flows.streams import Stream
 
 # What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection").
-_FORMULA = re.compile(r"\s*[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")
+_FORMULAS = set("=+-@")
+_FIRST_OF_ALL = {"\t", "\r"}
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]|^\s|\s$')
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
@@ -56,7 +58,7 @@ def cell(value: Any) -> str:
         return quoted(as_json(value))
     if isinstance(value, bytes):
         return quoted(harmless(value.decode("utf-8", errors="backslashreplace")))
-    return quoted(str(value))
+    return quoted(harmless(str(value)))
 
 
 def quoted(text: str) -> str:
@@ -72,4 +74,11 @@ def quoted(text: str) -> str:
 
 def harmless(text: str) -> str:
     """Return text that no spreadsheet takes for a formula."""
-    return f"'{text}" if _FORMULA.match(text) and not _PLAIN_NUMBER.fullmatch(text) else text
+    return f"'{text}" if _begins_a_formula(text) and not _PLAIN_NUMBER.fullmatch(text) else text
+
+
+def _begins_a_formula(text: str) -> bool:
+    # Spreadsheets drop white space and what cannot be seen, and take characters that look alike (NFKC) for the same.
+    seen = (letter for letter in text if not letter.isspace() and not unicodedata.category(letter).startswith("C"))
+    first = unicodedata.normalize("NFKC", next(seen, " "))[0]
+    return first in _FORMULAS or text[:1] in _FIRST_OF_ALL
