@@ -1,12 +1,14 @@
 """Names made from metadata stay inside, whatever the metadata says."""
 
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.flows.files import claim_folder, write_whole
 from bluesky_prefect.flows.naming import distinct, names_the_run, render, safe_component
 
 FOLDER = "{date}/scan_{scan_id}_{plan_name}_{short_uid}"
@@ -40,6 +42,41 @@ def test_no_metadata_leads_out_of_the_folder(fields):
     assert len(path.parts) == 2
     assert not path.is_absolute()
     assert ".." not in path.parts
+
+
+climbing = st.sampled_from(
+    ["..", "/", "\\", "~", ".", "\x00", "\n", "\ud800", "C:", "%2e%2e", "\uff0e\uff0e\uff0f", "\u2025", "x"]
+)
+paths = st.lists(climbing, max_size=8).map("".join) | st.text(max_size=300)
+scalars = paths | st.integers(-(2**63), 2**63) | st.floats() | st.booleans() | st.none()
+metadata = st.dictionaries(
+    st.sampled_from(["scan_id", "plan_name", "date", "short_uid", "sample", "uid"]),
+    scalars | st.lists(paths, max_size=2) | st.dictionaries(st.sampled_from(["name", ".."]), scalars, max_size=2),
+)
+templates = st.sampled_from(
+    [
+        FOLDER,
+        "{plan_name}",
+        "{sample[name]}/{plan_name}/{uid}",
+        "../{sample[..]}/../{plan_name!r}",
+        "/{uid:>99}/{scan_id:04d}",
+    ]
+)
+
+
+@settings(derandomize=True, deadline=None)
+@given(templates, metadata, paths.filter(lambda uid: uid.isprintable()))
+def test_no_metadata_makes_a_folder_or_a_file_outside_the_output_directory(template, fields, uid):
+    with TemporaryDirectory() as around:
+        root = Path(around) / "output"
+        folder = claim_folder(root, render(template, fields), uid)
+        file = folder / f"{render('scan_{scan_id}_{plan_name}', fields).name}_{distinct([uid])[uid]}.csv"
+        write_whole(file, b"")
+        assert file.resolve().relative_to(root.resolve()).parts
+        assert file.parent == folder
+        assert list(Path(around).iterdir()) == [root]
+        # Another run of the same name gets another folder.
+        assert claim_folder(root, render(template, fields), f"{uid}2") != folder
 
 
 @pytest.mark.parametrize("name", ["CON", "nul.txt", "COM1", "aux"])
