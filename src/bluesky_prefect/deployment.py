@@ -1,26 +1,41 @@
-"""The deployment of ``my-workflow``, on whichever Prefect server the process is set to."""
+"""Deployments of this package's flows, on whichever Prefect server the process is set to."""
 
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.exceptions import ConfigurationError, PrefectUnavailable
+from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, PrefectUnavailable
+from bluesky_prefect.settings import Settings
 
-FLOW = "my-workflow"
+if TYPE_CHECKING:
+    from prefect import Flow
 
 
-async def deploy(name: str, work_pool: str, job_variables: dict[str, Any] | None = None) -> str:
-    """Make the deployment ``my-workflow/<name>``, or bring the one that exists up to date.
+async def deploy(
+    flow: "Flow[..., Any]",
+    name: str,
+    work_pool: str,
+    *,
+    job_variables: dict[str, Any] | None = None,
+    every_s: float | None = None,
+) -> str:
+    """Make the deployment ``<flow>/<name>``, or bring the one that exists up to date.
 
     Its entry point is the installed package, which has to be on the path of whatever executes its flow runs: nothing
     is pulled or copied.
 
     Parameters
     ----------
+    flow : Flow
+        A flow of this package.
     name : str
         Name of the deployment.
     work_pool : str
         Name of the work pool; it has to exist.
     job_variables : dict, optional
         What to change of the work pool's job template.
+    every_s : float, optional
+        Run it by itself, each time that so many seconds have passed; never two at once, and what was missed while
+        no worker was there is not made up for.
 
     Returns
     -------
@@ -41,8 +56,6 @@ async def deploy(name: str, work_pool: str, job_variables: dict[str, Any] | None
     from prefect.settings import get_current_settings
     from prefect.types.entrypoint import EntrypointType
 
-    from bluesky_prefect.flows import my_workflow
-
     # Without an address Prefect would start a server of its own, deploy there, and end it.
     url = get_current_settings().api.url
     if not url:
@@ -51,17 +64,20 @@ async def deploy(name: str, work_pool: str, job_variables: dict[str, Any] | None
             "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
         )
     deployment = RunnerDeployment.from_flow(
-        my_workflow,
+        flow,
         name=name,
         work_pool_name=work_pool,
         entrypoint_type=EntrypointType.MODULE_PATH,
         job_variables=job_variables,
-        description="Reads a Bluesky run from Tiled and exports it.",
+        description=flow.description and flow.description.partition("\n")[0],
+        **({} if every_s is None else _schedule(every_s)),
     )
     try:
         async with get_client() as client:
             # Asked first: to a deployment on an unknown pool, Prefect 3.8.8 may answer "internal server error".
             await client.read_work_pool(work_pool)
+        if every_s is not None:
+            await _forget_missed(f"{flow.name}/{name}")
         await deployment.aapply()
     except ObjectNotFound as error:
         raise ConfigurationError(
@@ -70,4 +86,46 @@ async def deploy(name: str, work_pool: str, job_variables: dict[str, Any] | None
         ) from error
     except httpx.HTTPError as error:
         raise PrefectUnavailable(f"Prefect at {url} cannot be asked: {error}") from error
-    return f"{FLOW}/{name}"
+    return f"{flow.name}/{name}"
+
+
+def _schedule(every_s: float) -> dict[str, Any]:
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.schedules import Interval
+
+    every = timedelta(seconds=every_s)
+    return {
+        # Not at once: whoever has just started a stack has other things to do.
+        "schedule": Interval(every, anchor_date=datetime.now(UTC) + every),
+        "concurrency_limit": ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+    }
+
+
+async def _forget_missed(deployment: str) -> None:
+    """Delete the flow runs that the schedule has made and nobody has started, also those that are overdue."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
+    from prefect.exceptions import ObjectNotFound
+
+    async with get_client() as client:
+        try:
+            found = await client.read_deployment_by_name(deployment)
+        except ObjectNotFound:
+            return
+        waiting = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}})
+        its = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))
+        for flow_run in await client.read_flow_runs(flow_run_filter=waiting, deployment_filter=its):
+            if flow_run.auto_scheduled and flow_run.run_count == 0:
+                await client.delete_flow_run(flow_run.id)
+
+
+def tiled_problem(settings: Settings) -> str:
+    """Return why flow runs with these settings could not read runs in Tiled, or an empty string if they could."""
+    from bluesky_prefect.flows.catalog import Catalog
+
+    try:
+        with Catalog.connect(settings) as catalog:
+            _ = catalog.raw
+    except BlueskyPrefectError as error:
+        return str(error)
+    return ""

@@ -48,11 +48,15 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
     Raises
     ------
     SubmissionRefused
-        If the flow requires a parameter that nothing fills.
+        If the flow requires a parameter that nothing fills, or an override names one that it does not have.
     """
     properties: Mapping[str, Any] = schema.get("properties", {})
     parameters = _fill(submission, properties) if submission.parameters is None else dict(submission.parameters)
     parameters.update(submission.overrides)
+    unknown = [name for name in submission.overrides if properties and name not in properties]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        raise SubmissionRefused(f"{submission.deployment} has no parameter {names}; it takes {', '.join(properties)}.")
     missing = [name for name in schema.get("required", ()) if name not in parameters and name not in defaults]
     if missing:
         raise SubmissionRefused(_explain(submission, missing))

@@ -27,7 +27,8 @@ def outside_services() -> dict[str, str]:
 @pytest.fixture(scope="session")
 def stack_settings(tmp_path_factory: pytest.TempPathFactory, outside_services: dict[str, str]) -> Settings:
     """The settings of the session's stack: free ports, a state directory of its own."""
-    values: dict[str, Any] = {"tiled_port": 0, "prefect_port": 0, **outside_services}
+    # Tests write runs to its Tiled that nobody subscribed a callback to: reconciliation would start flows on them.
+    values: dict[str, Any] = {"tiled_port": 0, "prefect_port": 0, "reconcile_every_s": 86400, **outside_services}
     return Settings(state_directory=tmp_path_factory.mktemp("stack") / "state", **values)
 
 

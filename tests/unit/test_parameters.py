@@ -117,3 +117,8 @@ def test_prefects_flow_engine_loads_no_block_that_metadata_names():
     flow = prefect.flow(lambda start_doc: start_doc, name="taking-a-start-document")
     filled = parameters_for(submission(start={**START, "sample": PREFECTS_OWN}), schema(start_doc={}), {})
     assert flow.validate_parameters(filled) == filled
+
+
+def test_a_parameter_given_by_hand_that_the_flow_does_not_have_is_refused_with_those_it_has():
+    with pytest.raises(SubmissionRefused, match="has no parameter 'dat'; it takes ref, date"):
+        parameters_for(replace(submission(), overrides={"dat": 1}), schema(ref={}, date={}), {})

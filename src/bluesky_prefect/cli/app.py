@@ -1,13 +1,13 @@
 """The commands: each parses, calls and renders."""
 
 import os
-from pathlib import Path
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from bluesky_prefect import __version__
-from bluesky_prefect.cli import outbox, render
+from bluesky_prefect.cli import outbox, render, repair
 from bluesky_prefect.cli.options import PrefectPort, StateDirectory, TiledPort, settings_from, state_option
 from bluesky_prefect.exceptions import BlueskyPrefectError
 
@@ -41,6 +41,10 @@ def _version(asked: bool) -> None:
     if asked:
         typer.echo(f"bluesky-prefect {__version__}")
         raise typer.Exit
+
+
+app.command()(repair.reconcile)
+app.command()(repair.submit)
 
 
 @app.callback()
@@ -146,10 +150,18 @@ def demo(
     raise typer.Exit(1 if result.problems else 0)
 
 
-@app.command()
-def deploy(
+@app.command("deploy")
+def deploy_(
     work_pool: Annotated[str, typer.Option(help="Work pool of the Prefect server; it has to exist.")],
     name: Annotated[str, typer.Option(help="Name of the deployment.")] = "local",
+    reconcile_every: Annotated[
+        float | None,
+        typer.Option(
+            min=10,
+            help="Deploy 'reconcile' too, to run every so many seconds: it starts again what crashed.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Deploy my-workflow to a Prefect server of your own.
 
@@ -159,11 +171,20 @@ def deploy(
     """
     import anyio
 
-    from bluesky_prefect import deployment
+    from bluesky_prefect.deployment import deploy, tiled_problem
+    from bluesky_prefect.flows import my_workflow
+    from bluesky_prefect.reconciliation.flow import reconcile
 
     with render.Progress("Deploying") as report:
-        deployed = anyio.run(deployment.deploy, name, work_pool)
+        deployed = anyio.run(deploy, my_workflow, name, work_pool)
         report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
+        # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
+        os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
+        if problem := tiled_problem(settings_from()):
+            report(f"In this environment its flow runs would fail; the workers' own is what counts. {problem}")
+        if reconcile_every is not None:
+            deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every))
+            report(f"Deployed {deployed}, to run every {reconcile_every:g} s.")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -11,13 +11,15 @@ from bluesky_prefect.flows.fun_fact import fun_fact
 
 
 @flow(name="my-workflow", log_prints=True)
-def my_workflow(ref: int | str) -> State[Any]:
+def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
     """Get a fun fact, then export a run; without the fact, the export is done all the same.
 
     Parameters
     ----------
     ref : int or str
         The run: scan id, negative index (-1 is the newest run), full or partial uid.
+    date : str, optional
+        The day to ask for the weather of, as ``YYYY-MM-DD``; the run's own start day if not given.
 
     Returns
     -------
@@ -29,7 +31,7 @@ def my_workflow(ref: int | str) -> State[Any]:
     if not fact.is_completed():
         get_run_logger().warning("Going on without a fun fact: %s", fact.message)
     print("Now exporting a file...")
-    exported = export(ref, return_state=True)
+    exported = export(ref, date=date, return_state=True)
     folder = exported.result()  # raises what the export raised
     print("Done!")
     message = exported.message or "exported"

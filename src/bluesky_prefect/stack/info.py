@@ -12,6 +12,9 @@ from bluesky_prefect.stack.files import write_private
 from bluesky_prefect.stack.ports import HOST
 from bluesky_prefect.stack.process import ManagedProcess, without_proxy
 
+# Five heartbeats of its flow runs: a busy machine may be late with some.
+_SILENT_AFTER_S = 150.0
+
 
 @dataclass(frozen=True)
 class StackInfo:
@@ -26,6 +29,7 @@ class StackInfo:
     images: Path
     state_directory: Path
     prefect_home: Path
+    silent_after_s: float = _SILENT_AFTER_S
 
     @property
     def tiled_api_key_path(self) -> Path:
@@ -52,6 +56,7 @@ class StackInfo:
             "TILED_API_KEY": key,
             "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(self.exports),
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.state_directory),
+            "BLUESKY_PREFECT_SILENT_AFTER_S": str(self.silent_after_s),
             **without_proxy(dict(os.environ)),
         }
 
@@ -140,4 +145,5 @@ def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, key: s
         images=paths.images,
         state_directory=paths.root,
         prefect_home=paths.prefect,
+        silent_after_s=settings.silent_after_s if "silent_after_s" in settings.model_fields_set else _SILENT_AFTER_S,
     )

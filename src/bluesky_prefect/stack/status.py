@@ -118,8 +118,8 @@ def _flow_runs(api_url: str, ui_url: str, limit: int) -> tuple[tuple[FlowRunStat
     body = {
         "sort": "EXPECTED_START_TIME_DESC",
         "limit": limit,
-        # Flow runs within flow runs are shown by their parents.
-        "flow_runs": {"parent_task_run_id": {"is_null_": True}},
+        # Flow runs within flow runs are shown by their parents; those that a schedule made are no runs'.
+        "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
     }
     try:
         found = request_json(f"{api_url}/flow_runs/filter", body=body)

@@ -17,6 +17,8 @@ DEPLOYMENT = "my-workflow/local"
 # How often the worker asks for work. The question costs the server about 10 ms; the default of 10 s is what a
 # person at a beamline would wait for.
 QUERY_SECONDS = 1
+# The shortest that Prefect takes, so that a flow run that was killed is noticed within minutes.
+HEARTBEAT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Worker:
             **client_environment(self.paths),
             **self.info.environment(),
             "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
+            "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "MPLBACKEND": "agg",
         }
 

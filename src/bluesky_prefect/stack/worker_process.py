@@ -16,6 +16,8 @@ from prefect.workers.process import ProcessWorker
 
 from bluesky_prefect.deployment import deploy
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.flows import my_workflow
+from bluesky_prefect.reconciliation.flow import reconcile
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.worker import DEPLOYMENT
@@ -31,9 +33,12 @@ async def set_up(settings: Settings) -> None:
         await client.update_work_pool(settings.work_pool, WorkPoolUpdate(is_paused=False))
     # Stated, the command spares each flow run a supervisor process that prepares a workspace and imports Prefect.
     command = shlex.join([sys.executable, "-m", "prefect.engine"])
-    deployed = await deploy(DEPLOYMENT.partition("/")[2], settings.work_pool, job_variables={"command": command})
+    name, job_variables = DEPLOYMENT.partition("/")[2], {"command": command}
+    deployed = await deploy(my_workflow, name, settings.work_pool, job_variables=job_variables)
     if deployed != DEPLOYMENT:
         raise StackError(f"The deployment is called {deployed!r}; {DEPLOYMENT!r} is promised.")
+    every_s = settings.reconcile_every_s
+    await deploy(reconcile, name, settings.work_pool, job_variables=job_variables, every_s=every_s)
 
 
 async def work(worker_name: str, settings: Settings) -> None:

@@ -18,7 +18,9 @@ def cli(*arguments, **environment):
     )
 
 
-@pytest.mark.parametrize("command", [(), ("up",), ("down",), ("status",), ("demo",), ("ipython",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "command", [(), ("up",), ("down",), ("status",), ("demo",), ("ipython",), ("reconcile",), ("submit",)], ids=" ".join
+)
 def test_help_is_there_for_every_command(command):
     done = cli(*command, "--help")
     assert done.returncode == 0, done.stderr
@@ -96,3 +98,25 @@ def test_help_imports_neither_prefect_nor_tiled():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["submit", "1", "--parameters", "{x"], "--parameters is not JSON"),
+        (["submit", "1", "--parameters", "[1]"], "not a JSON object"),
+        (["reconcile", "--since", "yesterday"], "'yesterday' is no time: write how long ago (90m, 24h, 7d)"),
+        (["reconcile", "--since", "1h", "--until", "2h"], "--since 1h is not before --until 2h"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_told_before_anything_is_asked(arguments, said):
+    done = cli(*arguments)
+    assert done.returncode == 1
+    assert said in done.stderr
+
+
+def test_reconcile_without_servers_says_which_one_is_not_there(tmp_path):
+    done = cli("reconcile", "--state-directory", str(tmp_path))
+    assert done.returncode == 1
+    assert "No Tiled server is named: set BLUESKY_PREFECT_TILED_URI" in done.stderr
+    assert list(tmp_path.iterdir()) == []

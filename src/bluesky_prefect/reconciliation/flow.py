@@ -1,0 +1,56 @@
+"""Reconciliation as a Prefect flow, to be run on a schedule."""
+
+import time
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.reconciliation.reconciler import Reconciler
+from bluesky_prefect.reconciliation.report import Report
+from bluesky_prefect.reconciliation.starter import outbox_of
+from bluesky_prefect.reconciliation.window import Window, moment, parse_moment
+from bluesky_prefect.settings import get_settings
+from bluesky_prefect.texts import one_line
+from bluesky_prefect.workflow import load_workflows
+
+
+@flow(name="reconcile", log_prints=True)
+def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
+    """Compare Tiled's runs with Prefect's flow runs, and start what is missing or has crashed.
+
+    Ends as failed while there is something that it cannot mend by itself, so that somebody sees it.
+
+    Parameters
+    ----------
+    since : str
+        How far back to look: ``24h``, ``7d``, or a date.
+    submit : bool
+        Whether to start what is missing; else it only looks.
+    """
+    settings = get_settings()
+    now = time.time()
+    window = Window(since=parse_moment(since, now), until=now)
+    with (
+        Catalog.connect(settings) as catalog,
+        PrefectApi(settings.request_timeout_s, asks_again=True) as api,
+        outbox_of(settings) as outbox,
+    ):
+        workflows = load_workflows(settings.workflows)
+        report = Reconciler(catalog, api, workflows, settings, outbox=outbox).run(window, submit=submit, patient=True)
+    return _state(report)
+
+
+def _state(report: Report) -> State[Any]:
+    logger = get_run_logger()
+    for finding in report.findings:
+        text = f"Run {finding.run_uid}, {finding.workflow or 'the run'}: {finding.verdict}"
+        parts = (text, finding.reason, finding.action or finding.mend)
+        (logger.info if finding.solved else logger.error)(one_line(". ".join(filter(None, parts)), 1000))
+    message = f"{report.runs} runs since {moment(report.since)}: {report.summary}"
+    if report.all_processed:
+        return Completed(message=message)
+    return Failed(message=f"{message}. Somebody has to look: bluesky-prefect reconcile")

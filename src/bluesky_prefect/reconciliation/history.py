@@ -1,0 +1,209 @@
+"""What Prefect did with a run: its flow runs, found by their keys."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from bluesky_prefect.prefect_api import PrefectApi, explained
+from bluesky_prefect.submission import submission_key
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+# (uid of the run, name of the workflow)
+Wanted = tuple[str, str]
+
+# Prefect's own limit for one answer (PREFECT_SERVER_API_DEFAULT_LIMIT).
+_PAGE = 200
+# Which generations are asked for at once. Most runs have the first and no second; beyond that, more at a time.
+_GENERATIONS = (range(2), range(2, 10), range(10, 50), range(50, 250))
+# A flow run is made after its run stopped; so far may the clocks of the machines be apart.
+_CLOCKS_APART_S = 86400.0
+
+
+@dataclass(frozen=True)
+class PastFlowRun:
+    """A flow run that was made for a run, as Prefect has it now.
+
+    Attributes
+    ----------
+    generation : int
+        Which time it was that the workflow was started on the run, from 0.
+    id, name : str
+        Prefect's own.
+    state_type, state : str
+        Type and name of its state, for example ``SCHEDULED`` and ``Late``.
+    message : str
+        What the state says.
+    changed : float
+        When it came into that state (where it is scheduled: when it was due), in seconds since the epoch.
+    parameters : Mapping
+        What it was started with.
+    """
+
+    generation: int
+    id: str
+    name: str
+    state_type: str
+    state: str
+    message: str
+    changed: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SignsOfLife:
+    """The last that was heard of a flow run.
+
+    Attributes
+    ----------
+    last : float or None
+        When it last emitted an event or wrote to its log, in seconds since the epoch; None if it never did.
+    heartbeats : bool
+        Whether it has ever sent a heartbeat, so that being silent means something.
+    """
+
+    last: float | None
+    heartbeats: bool
+
+
+class History:
+    """The flow runs of runs, asked of Prefect.
+
+    Parameters
+    ----------
+    api : PrefectApi
+        Open; its errors are those of all methods here.
+    """
+
+    def __init__(self, api: PrefectApi) -> None:
+        self._api = api
+
+    def flow_runs(self, wanted: Iterable[Wanted], since_s: float) -> dict[Wanted, tuple[PastFlowRun, ...]]:
+        """Return the flow runs of each run and workflow, in the order of their generations; none, if there is none.
+
+        What this costs grows with how much is asked for.
+
+        Parameters
+        ----------
+        wanted : iterable of (str, str)
+            Uids of runs, with the name of a workflow each.
+        since_s : float
+            When the first of these runs stopped, in seconds since the epoch.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If Prefect cannot be asked.
+        """
+        found: dict[Wanted, dict[int, PastFlowRun]] = {one: {} for one in wanted}
+        left = list(found)
+        for generations in _GENERATIONS:
+            self._look_up(left, generations, since_s, found)
+            # Without a first flow run there may be later ones, if old ones are deleted.
+            left = [one for one in left if not found[one] or generations[-1] in found[one]]
+        return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
+
+    def signs_of_life(self, flow_run_id: str) -> SignsOfLife:
+        """Return what was last heard of a flow run.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If Prefect cannot be asked.
+        """
+        from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+        from prefect.client.schemas.sorting import LogSort
+        from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
+
+        resource = EventResourceFilter(id=[f"prefect.flow-run.{flow_run_id}"])
+        heartbeat = EventNameFilter(name=["prefect.flow-run.heartbeat"])
+        logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(flow_run_id)]))
+        client = self._api.client
+        with explained():
+            events = client.read_events(EventFilter(resource=resource), limit=1).events
+            heartbeats = client.read_events(EventFilter(resource=resource, event=heartbeat), limit=1).events
+            lines = client.read_logs(logs, limit=1, sort=LogSort.TIMESTAMP_DESC)
+        moments = [event.occurred.timestamp() for event in events] + [line.timestamp.timestamp() for line in lines]
+        return SignsOfLife(last=max(moments, default=None), heartbeats=bool(heartbeats))
+
+    def mark_crashed(self, flow_run_id: str, message: str) -> None:
+        """Say that a flow run has crashed, and so have those within it that claim to be running.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If Prefect cannot be asked.
+        """
+        from prefect.client.schemas.filters import (
+            FlowRunFilter,
+            FlowRunFilterParentFlowRunId,
+            FlowRunFilterState,
+            FlowRunFilterStateType,
+        )
+        from prefect.client.schemas.objects import StateType
+        from prefect.states import Crashed
+
+        running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
+        children = FlowRunFilter(
+            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(flow_run_id)]), state=running
+        )
+        client = self._api.client
+        with explained():
+            client.set_flow_run_state(flow_run_id, Crashed(message=message))
+            for child in client.read_flow_runs(flow_run_filter=children):
+                client.set_flow_run_state(child.id, Crashed(message=message))
+
+    def _look_up(
+        self,
+        wanted: Sequence[Wanted],
+        generations: range,
+        since_s: float,
+        found: dict[Wanted, dict[int, PastFlowRun]],
+    ) -> None:
+        keys = {submission_key(*one, generation): (one, generation) for one in wanted for generation in generations}
+        for page in _pages(list(keys)):
+            for flow_run in self._by_keys(page, since_s):
+                one, generation = keys[flow_run.idempotency_key or ""]
+                past = _past(flow_run, generation)
+                found[one][generation] = past
+
+    def _by_keys(self, keys: list[str], since_s: float) -> "list[FlowRun]":
+        from prefect.client.schemas.filters import (
+            FlowRunFilter,
+            FlowRunFilterExpectedStartTime,
+            FlowRunFilterIdempotencyKey,
+        )
+
+        # The time is for the database, which has an index of it, and none of the key alone.
+        after = datetime.fromtimestamp(max(since_s - _CLOCKS_APART_S, 0.0), UTC)
+        asked = FlowRunFilter(
+            idempotency_key=FlowRunFilterIdempotencyKey(any_=keys),
+            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": after}),
+        )
+        with explained():
+            return self._api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
+
+
+def _past(flow_run: "FlowRun", generation: int) -> PastFlowRun:
+    state = flow_run.state
+    changed = (state.timestamp if state else None) or flow_run.expected_start_time or flow_run.created
+    if state and state.is_scheduled() and state.state_details.scheduled_time:
+        changed = state.state_details.scheduled_time
+    return PastFlowRun(
+        generation=generation,
+        id=str(flow_run.id),
+        name=flow_run.name,
+        state_type=state.type.value if state else "SCHEDULED",
+        state=(state.name if state else None) or "Unknown",
+        message=(state.message if state else None) or "",
+        changed=changed.timestamp() if changed else 0.0,
+        parameters=flow_run.parameters,
+    )
+
+
+def _pages(keys: list[str]) -> Iterator[list[str]]:
+    for begin in range(0, len(keys), _PAGE):
+        yield keys[begin : begin + _PAGE]

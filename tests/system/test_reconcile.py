@@ -1,0 +1,342 @@
+"""Each run processed, or told of: reconciliation between a real Tiled and a real Prefect server."""
+
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from uuid import UUID
+
+import bluesky.plans as bp
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
+from tiled.client import from_uri
+from tiled.structures.core import Spec
+
+from bluesky_prefect import Outbox, Settings, Workflow
+from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.reconciliation.history import History
+from bluesky_prefect.reconciliation.reconciler import Reconciler
+from bluesky_prefect.reconciliation.starter import outbox_of
+from bluesky_prefect.reconciliation.verdict import Verdict
+from bluesky_prefect.reconciliation.window import Window
+from bluesky_prefect.stack.tiled import RAW_SPEC
+from bluesky_prefect.submission import Submission, submission_key
+from tests.system.beamline import Beamline
+from tests.system.flow_room import settings_from
+
+# Nobody works on it: the tests decide what becomes of its flow runs.
+DEPLOYMENT = "reconcile-test/idle"
+WORKFLOWS = (Workflow(DEPLOYMENT),)
+STRICT = {"settle_s": 0, "reruns_most": 2, "rerun_wait_s": 300}
+
+
+class Hutch:
+    """A catalog of its own in the stack's Tiled, and an idle deployment in its Prefect.
+
+    Parameters
+    ----------
+    stack : StackInfo
+        The stack.
+    container : str
+        Name of the catalog.
+    directory : Path
+        State directory.
+    """
+
+    def __init__(self, stack, container, directory):
+        self.environment = {
+            **stack.environment(),
+            "BLUESKY_PREFECT_RAW_CONTAINER": container,
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(directory),
+            "BLUESKY_PREFECT_WORKFLOWS": "tests.system.test_reconcile:WORKFLOWS",
+        }
+        self.settings = Settings(
+            tiled_uri=stack.tiled_uri,
+            tiled_api_key=stack.tiled_api_key,
+            raw_container=container,
+            state_directory=directory,
+            **STRICT,
+        )
+        self.catalog = Catalog.connect(self.settings)
+        self.root = from_uri(stack.tiled_uri, api_key=stack.tiled_api_key.get_secret_value())
+        self.raw = self.root.create_container(container, specs=[Spec(*RAW_SPEC)])
+        self.beamline = Beamline(self.raw, stack.images)
+
+    def close(self):
+        self.catalog.close()
+        self.root.context.close()
+
+    def count(self, **metadata):
+        [uid] = self.beamline.run(bp.count([self.beamline.devices.det], 1), **metadata)
+        return uid
+
+    def reconcile(self, *, workflows=WORKFLOWS, clock=time.time, settings=None, **options):
+        window = Window(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
+        settings = settings or self.settings
+        with PrefectApi(30, asks_again=True) as api, outbox_of(settings) as outbox:
+            reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock)
+            return reconciler.run(window, **options)
+
+    def flow_runs(self, uid, workflow=DEPLOYMENT):
+        with PrefectApi(30, asks_again=True) as api:
+            return History(api).flow_runs([(uid, workflow)], since_s=0.0)[uid, workflow]
+
+    def end(self, uid, *states):
+        """Make the last flow run of a run go through states."""
+        flow_run_id = UUID(self.flow_runs(uid)[-1].id)
+        with get_client(sync_client=True) as client:
+            for state in states:
+                client.set_flow_run_state(flow_run_id, state, force=True)
+
+    def cli(self, *arguments):
+        with settings_from({**self.environment, **{f"BLUESKY_PREFECT_{k.upper()}": str(v) for k, v in STRICT.items()}}):
+            command = [sys.executable, "-m", "bluesky_prefect", *arguments]
+            return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def _deployment(stack):
+    with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}), get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name("reconcile-test")
+        schema = {"type": "object", "properties": {"ref": {"type": "string"}, "date": {}}, "required": ["ref"]}
+        client.create_deployment(flow_id, "idle", parameter_openapi_schema=schema)
+        yield
+
+
+@pytest.fixture
+def hutch(stack, tmp_path, _deployment):
+    hutch = Hutch(stack, f"raw-{tmp_path.name}-{time.monotonic_ns()}", tmp_path / "state")
+    yield hutch
+    hutch.close()
+
+
+def found(report):
+    return {(finding.run_uid, finding.verdict) for finding in report.findings}
+
+
+def test_a_run_without_a_flow_run_is_told_of_and_nothing_is_changed(hutch):
+    uid = hutch.count()
+    report = hutch.reconcile()
+    assert found(report) == {(uid, Verdict.MISSING)}
+    assert not report.all_processed
+    assert hutch.flow_runs(uid) == ()
+
+
+def test_what_is_missing_is_submitted_as_the_callback_would_have_done(hutch):
+    uid = hutch.count(purpose="x")
+    report = hutch.reconcile(submit=True)
+    [flow_run] = hutch.flow_runs(uid)
+    assert flow_run.parameters == {"ref": uid}
+    assert flow_run.generation == 0
+    assert report.all_processed
+    hutch.end(uid, Completed())
+    assert hutch.reconcile().verdicts == {Verdict.PROCESSED: 1}
+
+
+def test_a_run_that_has_just_stopped_is_given_time_to_get_there(hutch):
+    hutch.count()
+    report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"settle_s": 60}))
+    assert report.verdicts == {Verdict.SETTLING: 1}
+    assert report.all_processed
+
+
+def test_runs_that_opted_out_or_were_not_wanted_are_no_problem(hutch):
+    hutch.count(prefect=False)
+    hutch.count(purpose="alignment")
+    report = hutch.reconcile(workflows=[Workflow(DEPLOYMENT, when=lambda run: run.start.get("purpose") == "science")])
+    assert report.all_processed
+    assert sum(report.verdicts.values()) == 0
+
+
+@pytest.mark.parametrize(
+    ("states", "verdict"),
+    [
+        ([Running(), Crashed(message="killed")], Verdict.CRASHED),
+        ([Running(), Failed(message="boom")], Verdict.FAILED),
+        ([Pending()], Verdict.STUCK),
+        ([Running()], Verdict.SILENT),
+    ],
+)
+def test_what_did_not_succeed_is_started_again_with_the_same_parameters(hutch, states, verdict):
+    uid = hutch.count()
+    with PrefectApi(30) as api:
+        submission = Submission(
+            submission_key(uid, DEPLOYMENT), DEPLOYMENT, DEPLOYMENT, uid, overrides={"date": "2026"}
+        )
+        api.create_flow_run(submission)
+    hutch.end(uid, *states)
+    later = lambda: time.time() + 5000  # noqa: E731
+    report = hutch.reconcile(submit=True, clock=later)
+    assert found(report) == {(uid, verdict)}
+    first, second = hutch.flow_runs(uid)
+    assert first.state_type in {"CRASHED", "FAILED"}
+    assert second.parameters == {"ref": uid, "date": "2026"}
+    assert hutch.reconcile(clock=time.time).verdicts == {Verdict.UNDER_WAY: 1}
+
+
+def test_what_a_person_cancelled_is_left_alone(hutch):
+    uid = hutch.count()
+    hutch.reconcile(submit=True)
+    hutch.end(uid, Cancelled())
+    assert hutch.reconcile(submit=True).verdicts == {Verdict.CANCELLED: 1}
+
+
+def test_what_crashes_again_and_again_alarms_instead_of_looping(hutch):
+    uid = hutch.count()
+    for _ in range(5):
+        report = hutch.reconcile(submit=True)
+        hutch.end(uid, Crashed(message="killed"))
+    assert found(report) == {(uid, Verdict.GIVEN_UP)}
+    assert "killed" in report.findings[0].reason
+    assert not report.all_processed
+    assert len(hutch.flow_runs(uid)) == 1 + STRICT["reruns_most"]
+
+
+def test_by_itself_it_leaves_time_between_reruns(hutch):
+    uid = hutch.count()
+    for _ in range(3):
+        hutch.reconcile(submit=True, patient=True)
+        hutch.end(uid, Crashed())
+    assert len(hutch.flow_runs(uid)) == 2
+    hutch.reconcile(submit=True, patient=True, clock=lambda: time.time() + 301)
+    assert len(hutch.flow_runs(uid)) == 3
+
+
+def test_two_people_who_repair_at_the_same_time_make_no_duplicates(hutch):
+    uids = [hutch.count() for _ in range(6)]
+    hutch.reconcile(submit=True)
+    for uid in uids[:3]:
+        hutch.end(uid, Crashed())
+    with ThreadPoolExecutor() as pool:
+        done = list(pool.map(lambda _: hutch.cli("reconcile", "--submit"), range(2)))
+    assert [one.returncode for one in done] == [0, 0], done
+    assert [len(hutch.flow_runs(uid)) for uid in uids] == [2, 2, 2, 1, 1, 1]
+
+
+def test_a_run_whose_stop_never_came_is_told_of_once_it_is_old(hutch):
+    hutch.raw.create_container("open", metadata={"start": {"uid": "open", "time": time.time() - 100, "scan_id": 7}})
+    assert hutch.reconcile().verdicts == {Verdict.OPEN: 1}
+    report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 50}))
+    assert found(report) == {("open", Verdict.NO_STOP)}
+    assert not report.all_processed
+
+
+def test_a_when_that_fails_leaves_the_run_to_a_person(hutch):
+    uid = hutch.count()
+    report = hutch.reconcile(submit=True, workflows=[Workflow(DEPLOYMENT, when=lambda run: run.start["no such"])])
+    assert found(report) == {(uid, Verdict.UNDECIDED)}
+    assert "KeyError" in report.findings[0].reason
+    assert hutch.flow_runs(uid) == ()
+
+
+def test_what_cannot_be_started_is_told_with_the_reason(hutch):
+    hutch.count()
+    report = hutch.reconcile(submit=True, workflows=[Workflow("nobody/made-it")])
+    assert not report.all_processed
+    assert "has no deployment 'nobody/made-it'" in report.findings[0].action
+
+
+def put(hutch, uid, **options):
+    outbox = Outbox(hutch.settings.outbox_path)
+    submission = Submission(submission_key(uid, DEPLOYMENT), DEPLOYMENT, DEPLOYMENT, uid, {"uid": uid, "scan_id": 9})
+    outbox.put(submission, **options)
+    return outbox
+
+
+def test_a_dead_letter_is_told_of_and_not_started(hutch):
+    here, elsewhere = hutch.count(), "not-in-tiled"
+    for uid in (here, elsewhere):
+        put(hutch, uid, dead="its reason").close()
+    report = hutch.reconcile(submit=True)
+    assert found(report) == {(here, Verdict.DEAD), (elsewhere, Verdict.DEAD)}
+    assert {finding.reason for finding in report.findings} == {"its reason"}
+    assert hutch.flow_runs(here) == ()
+
+
+def test_what_waits_in_the_outbox_is_started_and_the_outbox_told(hutch):
+    uid = hutch.count()
+    outbox = put(hutch, uid)
+    assert found(hutch.reconcile()) == {(uid, Verdict.WAITING)}
+    hutch.reconcile(submit=True)
+    [entry] = outbox.entries(run_uid=uid)
+    outbox.close()
+    assert entry.state == "sent"
+    assert entry.flow_run_id == hutch.flow_runs(uid)[0].id
+
+
+def test_what_prefect_has_lost_since_is_started_anew(hutch):
+    uid = hutch.count()
+    outbox = put(hutch, uid)
+    outbox.mark_sent(submission_key(uid, DEPLOYMENT), "lost", "scan-lost")
+    outbox.close()
+    report = hutch.reconcile(submit=True)
+    assert "Prefect had scan-lost" in report.findings[0].reason
+    assert len(hutch.flow_runs(uid)) == 1
+
+
+def test_only_the_runs_asked_for_are_looked_at(hutch):
+    old = hutch.count()
+    middle = time.time()
+    new = hutch.count()
+    assert found(hutch.reconcile(since=middle)) == {(new, Verdict.MISSING)}
+    assert found(hutch.reconcile(only={"scan_id": 1})) == {(old, Verdict.MISSING)}
+    assert hutch.reconcile(only={"plan": "scan"}).runs == 0
+
+
+def test_the_command_ends_with_1_until_all_is_processed(hutch):
+    uid = hutch.count()
+    looked = hutch.cli("reconcile", "--json")
+    assert looked.returncode == 1, looked.stderr
+    [finding] = json.loads(looked.stdout)["findings"]
+    assert (finding["run_uid"], finding["verdict"], finding["mend"]) == (uid, "no flow run", "--submit starts it")
+    assert hutch.cli("reconcile", "--submit").returncode == 0
+    assert hutch.cli("reconcile", "--since", "1h").returncode == 0
+
+
+def test_submit_leaves_alone_what_has_been_processed_and_says_so(hutch):
+    uid = hutch.count()
+    assert hutch.cli("submit", "1").returncode == 0
+    hutch.end(uid, Completed())
+    done = hutch.cli("submit", uid[:8])
+    assert done.returncode == 0, done.stderr
+    assert "left alone: processed already" in done.stdout
+    assert len(hutch.flow_runs(uid)) == 1
+
+
+def test_submit_again_makes_a_new_generation_with_the_parameters_given(hutch):
+    uid = hutch.count()
+    hutch.cli("submit", "1")
+    done = hutch.cli("submit", "--again", "--parameters", '{"date": "2026-01-01"}', "--json", "--", "-1")
+    [outcome] = json.loads(done.stdout)
+    assert outcome["flow_run_name"].endswith("-again-1")
+    assert [one.parameters for one in hutch.flow_runs(uid)] == [{"ref": uid}, {"ref": uid, "date": "2026-01-01"}]
+
+
+def test_submit_takes_ranges_each_run_once_and_a_dry_run_changes_nothing(hutch):
+    uids = [hutch.count() for _ in range(4)]
+    tried = hutch.cli("submit", "1..3", "2", "--dry-run")
+    assert tried.stdout.count("would be started") == 4  # three runs, and the line below
+    assert not any(hutch.flow_runs(uid) for uid in uids)
+    done = hutch.cli("submit", "1..3", "2")
+    assert "3 started, 0 left alone, 0 refused" in done.stdout
+    assert [len(hutch.flow_runs(uid)) for uid in uids] == [1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["submit", "1", "77"], "holds no run '77'"),
+        (["submit", "1", "--workflow", "nonsense"], "Workflows of this beamline: reconcile-test/idle"),
+        (["submit", "1", "--parameters", '{"nonsense": 1}'], "has no parameter 'nonsense'; it takes ref, date"),
+    ],
+)
+def test_wrong_arguments_are_told_and_nothing_is_started(hutch, arguments, said):
+    uid = hutch.count()
+    done = hutch.cli(*arguments)
+    assert done.returncode == 1
+    assert said in " ".join((done.stderr + done.stdout).split())
+    assert hutch.flow_runs(uid) == ()
