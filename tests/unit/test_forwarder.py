@@ -121,6 +121,17 @@ def test_the_waits_of_an_outage_grow_to_the_limit_and_not_beyond(forwarder, disk
     assert max(waits) <= 60 + 1
 
 
+def test_an_error_that_nobody_foresaw_is_told_with_its_place_on_one_line(forwarder, disk, api, caplog):
+    disk.put(submission("a"))
+    api.answers = [RuntimeError("x\nERROR forged \x1b[2J \u202e")]
+    with caplog.at_level(logging.DEBUG):
+        forwarder.step()
+    [entry] = disk.entries()
+    assert entry.reason == r"RuntimeError: x\nERROR forged \u001b[2J \u202e"
+    assert len(caplog.text.splitlines()) == len(caplog.records) == 1
+    assert "test_forwarder.py:" in caplog.text
+
+
 def test_prefect_is_left_alone_as_long_as_it_asks(forwarder, disk, api):
     disk.put(submission("a"))
     api.answers = [PrefectUnavailable("429", retry_after_s=300)]

@@ -99,6 +99,14 @@ def test_a_request_that_is_refused_will_not_be_repeated(create, status):
         create(status, json.dumps({"detail": "too bad"}).encode())
 
 
+@pytest.mark.parametrize("status", [409, 422, 500, 503])
+def test_no_answer_of_a_server_adds_a_line_to_what_is_told(create, status):
+    with pytest.raises((SubmissionRefused, PrefectUnavailable)) as error:
+        create(status, "too bad\nERROR forged \x1b[2J \u2028 \u202e".encode())
+    assert r"too bad\nERROR forged \u001b[2J \u2028 \u202e" in str(error.value)
+    assert str(error.value).isprintable()
+
+
 def test_an_unknown_deployment_is_named_with_the_way_to_make_it(create):
     with pytest.raises(DeploymentMissing, match=r"flow/one.*flow\.deploy\(name='one'"):
         create(404)
