@@ -5,7 +5,7 @@ import json
 import shlex
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.status import Status
@@ -19,20 +19,22 @@ if TYPE_CHECKING:
 
 # Into a file or a pipe nothing has to be folded; 80 columns, rich's own choice, break every address.
 _WIDE = 160
+# A path, an error or a plan's name may hold brackets and colons: they are text, not markup.
+_PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
 
 
 def _out() -> Console:
-    console = Console(highlight=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, emoji=False, width=_WIDE)
+    console = Console(**_PLAIN)
+    return console if console.is_terminal else Console(**_PLAIN, width=_WIDE)
 
 
 def _err() -> Console:
-    return Console(stderr=True, highlight=False, emoji=False)
+    return Console(stderr=True, **_PLAIN)
 
 
 def _print(console: Console, text: str) -> None:
-    # Brackets in a path or an error are no markup, and a URL that is to be copied has no line breaks.
-    console.print(text, markup=False, soft_wrap=True)
+    # A URL that is to be copied has no line breaks.
+    console.print(text, soft_wrap=True)
 
 
 class Progress:

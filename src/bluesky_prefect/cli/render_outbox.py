@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
 from bluesky_prefect.cli.render import _err, _out, _print, _table
 from bluesky_prefect.entry import Entry, OutboxCounts
 from bluesky_prefect.exceptions import SubmissionRefused
@@ -39,10 +37,9 @@ def listing(listed: Listing, now: float, options: str) -> None:
         _print(out, f"There is no outbox at {listed.path} yet: it is made when the first run stops.")
         return
     if listed.entries:
-        table = _table("Scan", "Plan", "Run", "Workflow", "State", "Tries", "Age", "Reason or flow run")
+        table = _table("Scan", "Plan", "Run", "Workflow", "State", "Failed tries", "Age", "Reason or flow run")
         for one in listed.entries:
-            # As text, not as markup: a plan may be called "[red]".
-            table.add_row(*map(Text, _cells(one, now)), style="red" if one.state == "dead" else None)
+            table.add_row(*_cells(one, now), style="red" if one.state == "dead" else None)
         out.print(table)
         out.print()
     counts = listed.counts
@@ -147,7 +144,11 @@ def to_be_discarded(entries: Sequence[Entry]) -> None:
 
 def after_discarding() -> None:
     """Say where discarded runs are found from now on."""
-    _print(_err(), "'bluesky-prefect reconcile' lists these runs from now on as runs without a flow run.")
+    _print(
+        _err(),
+        "'bluesky-prefect reconcile' lists these runs from now on as runs without a flow run; with --submit, and where "
+        "it is scheduled, it starts them after all.",
+    )
 
 
 def _cells(one: Entry, now: float) -> list[str]:
