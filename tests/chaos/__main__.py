@@ -57,7 +57,7 @@ def main() -> int:
         for uid, reason in runs.items():
             print(f"{what}: {uid}: {reason}")
     print(f"{outcome.verdict.runs} runs in {time.monotonic() - began:.0f} s, seed {arguments.seed}")
-    return 0 if outcome.verdict.sound else 1
+    return 0 if outcome.sound else 1
 
 
 if __name__ == "__main__":

@@ -192,6 +192,17 @@ class Beamline:
             log = self.root / "logs" / "executors.log"
             self._executors.append(ChaosProcess("tests.chaos.executor", [str(self._executing)], environment, log))
 
+    def mend(self) -> None:
+        """See to it that everything that should be there is there again; most faults mend what they broke."""
+        for proxy in (self.prefect_proxy, self.tiled_proxy):
+            if proxy.mode != "pass":
+                proxy.mode = "pass"
+        for service in ("tiled", "prefect"):
+            if service not in self.stack.processes():
+                self.start(service)
+        self.keep_executing()
+        _ = self.acquisition  # somebody has to be there to send what waits
+
     def flow_processes(self) -> list[psutil.Process]:
         """Return the processes in which the stock worker executes flow runs."""
         return psutil.Process(self.pid("worker")).children(recursive=True)
