@@ -15,8 +15,8 @@ from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.submission import Submission
 from bluesky_prefect.turns import Turns
 
-# One transaction deletes no more, so that it holds up nobody.
-PRUNED_AT_ONCE = 500
+# One transaction deletes no more, so that it holds up nobody: SQLite may overwrite what it deletes, megabytes of it.
+PRUNED_AT_ONCE = 50
 # A shorter beginning of a uid names too many runs.
 SHORTEST_UID = 5
 # Entries looked through for a scan id: others hold the same number elsewhere in their metadata.
@@ -75,20 +75,13 @@ class Outbox:
             If the file cannot be written.
         """
         now = self._clock()
+        state: State = "waiting" if dead is None else "dead"
+        content = submission.to_json()  # before anybody has to wait for it
         with self._durable.change(f"run {submission.run_uid} cannot be written") as connection:
             cursor = connection.execute(
                 "INSERT INTO entries (key, run_uid, deployment, submission, state, reason, created, changed) "
                 "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                (
-                    submission.key,
-                    submission.run_uid,
-                    submission.deployment,
-                    submission.to_json(),
-                    "waiting" if dead is None else "dead",
-                    dead,
-                    now,
-                    now,
-                ),
+                (submission.key, submission.run_uid, submission.deployment, content, state, dead, now, now),
             )
             return cursor.rowcount == 1
 
