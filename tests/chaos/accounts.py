@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from bluesky_prefect.comparison import Comparison, compare_run
 from bluesky_prefect.flows.files import OWNER
 from tests.chaos.beamline import Beamline
+
+_AT_ONCE = 4
 
 
 @dataclass
@@ -77,7 +80,9 @@ def audit(beamline: Beamline) -> Verdict:
     root = from_uri(beamline.info.tiled_uri, api_key=beamline.info.tiled_api_key.get_secret_value())
     try:
         raw = root[beamline.settings.raw_container]
-        differences = {uid: _differences(raw, uid, where[0]) for uid, where in folders.items()}
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # most of it is waiting for Tiled
+            found = pool.map(lambda uid: _differences(raw, uid, folders[uid][0]), folders)
+            differences = dict(zip(folders, found, strict=True))
     finally:
         root.context.close()
     return judge(beamline.ledger.promised(), beamline.prefect.completed(), folders, differences)

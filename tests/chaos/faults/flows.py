@@ -14,11 +14,13 @@ from tests.services.prefect_process import wait_until
 _FEW = (2, 4)
 
 
-def _flow_process_of_worker(beamline: Beamline, runs: int) -> psutil.Process:
-    """Start the stock worker, do scans, and return a process that executes a flow run of theirs."""
+def _flow_process_of_worker(beamline: Beamline, chance: Random, runs: int) -> psutil.Process:
+    """Start the stock worker, do scans, and return a process that starts to execute a flow run of theirs, or does."""
     beamline.start("worker")
     beamline.acquisition.count(runs)
     [process, *_] = wait_until(beamline.flow_processes)
+    if chance.random() < 0.5:
+        wait_until(lambda: list(beamline.prefect.flow_runs("RUNNING")))
     return process
 
 
@@ -29,10 +31,10 @@ def _finish_with_worker(beamline: Beamline, process: psutil.Process) -> None:
     beamline.kill("worker")
 
 
-@fault("worker-killed", "worker killed, its flow processes go on", heals=True, runs=_FEW)
+@fault("worker-killed", "worker killed alone", heals=True, runs=_FEW)
 def worker_killed(beamline: Beamline, chance: Random, runs: int) -> None:
     with beamline.idle():
-        _flow_process_of_worker(beamline, runs)
+        _flow_process_of_worker(beamline, chance, runs)
         orphans = beamline.flow_processes()
         beamline.kill("worker", whole_group=False)
         psutil.wait_procs(orphans, timeout=60)
@@ -41,7 +43,7 @@ def worker_killed(beamline: Beamline, chance: Random, runs: int) -> None:
 @fault("machine-killed", "worker killed with its flow processes", heals=True, runs=_FEW)
 def machine_killed(beamline: Beamline, chance: Random, runs: int) -> None:
     with beamline.idle():
-        _flow_process_of_worker(beamline, runs)
+        _flow_process_of_worker(beamline, chance, runs)
         _kill_with_flow_processes(beamline)
 
 
@@ -57,7 +59,7 @@ def _kill_with_flow_processes(beamline: Beamline) -> None:
 @fault("flow-killed", "flow process killed (SIGKILL)", heals=True, runs=_FEW)
 def flow_killed(beamline: Beamline, chance: Random, runs: int) -> None:
     with beamline.idle():
-        process = _flow_process_of_worker(beamline, runs)
+        process = _flow_process_of_worker(beamline, chance, runs)
         process.kill()
         _finish_with_worker(beamline, process)
 
@@ -65,7 +67,7 @@ def flow_killed(beamline: Beamline, chance: Random, runs: int) -> None:
 @fault("flow-out-of-memory", "flow process out of memory", heals=True, runs=_FEW)
 def flow_out_of_memory(beamline: Beamline, chance: Random, runs: int) -> None:
     with beamline.idle():
-        process = _flow_process_of_worker(beamline, runs)
+        process = _flow_process_of_worker(beamline, chance, runs)
         size = process.memory_info().vms
         resource.prlimit(process.pid, resource.RLIMIT_AS, (size, size))
         _finish_with_worker(beamline, process)
