@@ -1,10 +1,17 @@
 """Runs out of a real Tiled server: none of a stretch of time is missed, whenever it was written."""
 
+import sqlite3
 import uuid
+from contextlib import closing
+from types import SimpleNamespace
 
 import pytest
 from bluesky.plans import count
 from bluesky_tiled_plugins import TiledWriter
+from sqlalchemy import select
+from sqlalchemy.dialects import sqlite
+from tiled.catalog import orm
+from tiled.queries import Comparison
 
 from bluesky_prefect import Workflow
 from bluesky_prefect.documents import jsonable
@@ -13,6 +20,8 @@ from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.reconciliation import runs as runs_module
 from bluesky_prefect.reconciliation.runs import runs_between, runs_named
 from bluesky_prefect.settings import get_settings
+from bluesky_prefect.stack import tiled_app
+from bluesky_prefect.stack.info import StackPaths
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for
 
@@ -80,6 +89,17 @@ def test_a_window_without_an_end_reaches_to_the_last_run(catalog, archive, room)
     uid = write(room, 4e9, 4e9 + 1)  # a clock that is far ahead
     assert [run.uid for run in runs_between(catalog, 4e9, None)] == [uid]
     assert uid not in {run.uid for run in runs_between(catalog, DAY, DAY + HOUR)}
+
+
+@pytest.mark.parametrize("key", ["start.time", "stop.time"])
+def test_the_local_stack_searches_by_time_with_an_index(stack, key):
+    asked = SimpleNamespace(conditions=[], new_variation=lambda conditions: conditions)
+    [condition] = tiled_app.compared(Comparison("ge", key, DAY), asked)
+    query = select(orm.Node.id).where(orm.Node.parent == 1, condition).compile(dialect=sqlite.dialect())
+    values = [query.params[name] for name in query.positiontup]
+    with closing(sqlite3.connect(StackPaths(stack.state_directory).tiled / "catalog.db")) as database:
+        plan = str(database.execute(f"EXPLAIN QUERY PLAN {query}", values).fetchall())
+    assert f"INDEX bluesky_prefect_{key.replace('.', '_')} (parent=? AND <expr>>?)" in plan
 
 
 def test_a_window_can_be_of_one_plan_or_scan_id(catalog, archive):

@@ -9,6 +9,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import parse_qs, urlsplit
 
+from bluesky_prefect.documents import uid_text
 from bluesky_prefect.exceptions import FlowInputError
 from bluesky_prefect.flows.catalog import Catalog, explained
 from bluesky_prefect.run import Run
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 # The most that a Tiled server gives at once. Without an index each page costs it a look at every run.
 _PAGE = 300
+_NEVER_S = 1e12
 _RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
 
 
@@ -83,6 +85,9 @@ def runs_between(
 ) -> Iterator[StoredRun]:
     """Yield the runs that stopped in a stretch of time, and those that started in it and have not stopped.
 
+    Tiled looks at each of its runs for that, unless its database has an index on both times: the local stack's has,
+    and docs/how-to/large-catalogs.md makes one in PostgreSQL.
+
     They come newest first, in the order in which they were written to Tiled, whenever that was. Each run that is
     in Tiled at the first one is there once; one that stops meanwhile is given as it is when its page is read. A run
     whose documents hold no time is in no stretch of time.
@@ -113,8 +118,9 @@ def runs_between(
         wanted.append(Eq("start.scan_id", scan_id))
 
     def within(key: str) -> list[Any]:
-        end = [] if until_s is None else [Comparison("lt", key, float(until_s))]
-        return [Comparison("ge", key, float(since_s)), *end, *wanted]
+        # SQLite takes a stretch with two ends to be shorter, and chooses its index by that.
+        end_s = _NEVER_S if until_s is None else float(until_s)
+        return [Comparison("ge", key, float(since_s)), Comparison("lt", key, end_s), *wanted]
 
     # By its start, which never changes, each run is in one of the two, also if it stops between two requests.
     began_within = _search(catalog, raw, within("start.time"))
@@ -227,7 +233,7 @@ def _stored(catalog: Catalog, item: Mapping[str, Any]) -> StoredRun:
     start = documents.get("start") or {}
     key = item["id"]
     return StoredRun(
-        uid=str(start.get("uid", key)),
+        uid=uid_text(start.get("uid", key)),  # as the callback calls it: the submission's key is made of it
         start=start,
         stop=documents.get("stop") or None,
         files=_Files(lambda: _external_files(catalog, key)),

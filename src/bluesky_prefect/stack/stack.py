@@ -17,6 +17,7 @@ from bluesky_prefect.stack.service import Service
 from bluesky_prefect.stack.startup import START_TIMEOUT_S, Report, Startup
 from bluesky_prefect.stack.status import StackStatus, read_status
 from bluesky_prefect.stack.tiled import TiledServer, load_key, load_or_make_key, make_containers
+from bluesky_prefect.stack.tiled_app import index_times
 from bluesky_prefect.stack.worker import Worker
 
 STOP_TIMEOUT_S = 10.0
@@ -182,8 +183,9 @@ class LocalStack:
             startup.wait(lambda service: self._finish(service, info))
 
     def _finish(self, service: Service, info: StackInfo) -> None:
-        if service.name == TiledServer.name:
+        if isinstance(service, TiledServer):
             make_containers(info, self._settings)
+            index_times(service.catalog)
 
     def _drop_unresponsive(self, running: dict[str, ManagedProcess], key: str, report: Report) -> None:
         servers: tuple[Service, ...] = (

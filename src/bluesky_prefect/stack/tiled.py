@@ -30,18 +30,24 @@ class TiledServer:
     umask = 0o077
 
     @property
+    def catalog(self) -> Path:
+        """The database of the catalog."""
+        return self.paths.tiled / "catalog.db"
+
+    @property
     def _config(self) -> Path:
         return self.paths.tiled / "config.yml"
 
     def command(self) -> list[str]:
         """Return the command line.
 
-        It is the server's application factory under uvicorn, as Tiled documents for deployments, not
+        It is an application factory under uvicorn, as Tiled documents for deployments, not
         ``tiled serve config``: that one prints the key, and the access log would hold it whenever a browser
         is sent to ``?api_key=...``.
         """
         options = ["--host", HOST, "--port", str(self.port), "--no-access-log", "--no-use-colors"]
-        return [sys.executable, "-P", "-m", "uvicorn", "--factory", "tiled.server.app:app_factory", *options]
+        factory = "bluesky_prefect.stack.tiled_app:app_factory"
+        return [sys.executable, "-P", "-m", "uvicorn", "--factory", factory, *options]
 
     def environment(self) -> dict[str, str]:
         """Return the key and the address of the configuration."""
@@ -54,7 +60,7 @@ class TiledServer:
             "path": "/",
             "tree": "catalog",
             "args": {
-                "uri": f"sqlite:///{self.paths.tiled / 'catalog.db'}",
+                "uri": f"sqlite:///{self.catalog}",
                 # Tables go to DuckDB, which tells NaN from missing; SQLite does not.
                 "writable_storage": [str(data), f"duckdb:///{self.paths.tiled / 'tables.duckdb'}"],
                 "readable_storage": [str(private_directory(self.paths.images))],

@@ -1,0 +1,64 @@
+"""The Tiled server's application, with an index on when runs started and stopped.
+
+Tiled hands the name of a key to SQLite apart from the query, where no index can be chosen by it: each search by time
+would read every run. On PostgreSQL an index is enough, see `runs_between`.
+"""
+
+import operator
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.exceptions import StackError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+_EXPRESSIONS = {
+    "start.time": """json_extract(metadata, '$."start"."time"')""",
+    "stop.time": """json_extract(metadata, '$."stop"."time"')""",
+}
+_BUSY_S = 30.0
+
+
+def app_factory() -> "FastAPI":
+    """Return Tiled's own application, which searches by time as the index is made."""
+    from tiled.catalog.adapter import CatalogNodeAdapter
+    from tiled.queries import Comparison
+    from tiled.server.app import app_factory as tiled_app_factory
+
+    CatalogNodeAdapter.register_query(Comparison, compared)
+    return tiled_app_factory()
+
+
+def index_times(catalog: Path) -> None:
+    """Make the index in a catalog's database, if it is not there.
+
+    Raises
+    ------
+    StackError
+        If the database refuses.
+    """
+    try:
+        with closing(sqlite3.connect(catalog, timeout=_BUSY_S)) as database:
+            for key, expression in _EXPRESSIONS.items():
+                name = f"bluesky_prefect_{key.replace('.', '_')}"
+                database.execute(f"CREATE INDEX IF NOT EXISTS {name} ON nodes (parent, {expression})")
+    except sqlite3.Error as error:
+        raise StackError(
+            f"The Tiled catalog {catalog} takes no index ({error}): is another program using it?"
+        ) from error
+
+
+def compared(query: Any, tree: Any) -> Any:
+    """Return `tree` narrowed to the nodes that a comparison holds for, as Tiled asks of a query's translation."""
+    from sqlalchemy import Float, literal_column
+    from tiled.catalog.adapter import comparison
+
+    expression = _EXPRESSIONS.get(query.key)
+    if expression is None or not isinstance(query.value, int | float):
+        return comparison(query, tree)
+    time_s = literal_column(expression.replace("metadata", "nodes.metadata"), Float)
+    compare = getattr(operator, query.operator.value)  # lt, le, gt, ge in both
+    return tree.new_variation(conditions=[*tree.conditions, compare(time_s, query.value)])
