@@ -101,7 +101,7 @@ class Outbox:
             if row is None:
                 return None
             connection.execute(
-                "UPDATE entries SET leased_by = ?, leased_until = ?, changed = ? WHERE seq = ?",
+                "UPDATE entries SET leased_by = ?, leased_until = ?, not_before = 0, changed = ? WHERE seq = ?",
                 (self._me, now + self._lease_s, now, row["seq"]),
             )
             return entry(row, now)
@@ -161,13 +161,15 @@ class Outbox:
         now = self._clock()
         with self._durable.change(f"{key} cannot be retried") as connection:
             row = connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone()
-            if row is None or not entry(row, now).is_sendable:
+            found = row and entry(row, now)
+            if not found or not found.is_sendable:
                 return False
-            connection.execute(
-                "UPDATE entries SET state = 'waiting', attempts = 0, aside = 0, not_before = 0, changed = ? "
-                "WHERE key = ?",
-                (now, key),
-            )
+            if not found.held_by:  # else it is being sent at this moment
+                connection.execute(
+                    "UPDATE entries SET state = 'waiting', attempts = 0, aside = 0, not_before = 0, changed = ?, "
+                    "leased_by = NULL, leased_until = NULL WHERE key = ?",
+                    (now, key),
+                )
             return True
 
     def discard(self, key: str) -> bool:

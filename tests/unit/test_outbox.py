@@ -349,6 +349,30 @@ def test_a_clock_that_jumps_does_not_prolong_a_lease(outbox, clock, jump_s):
     assert taken(outbox) == "a"
 
 
+def test_a_retry_after_the_clock_was_set_back_frees_what_was_held_before(outbox, clock):
+    outbox.put(submission("a"))
+    outbox.take()
+    clock.now -= 86_400
+    assert outbox.retry(submission("a").key)
+    assert taken(outbox) == "a"
+
+
+def test_a_taker_that_dies_after_the_clock_was_set_back_leaves_no_wait_from_before(outbox, clock):
+    outbox.put(submission("a"))
+    outbox.give_back(outbox.take().key, "outage", 30)
+    clock.now -= 86_400
+    outbox.take()
+    clock.now += 61
+    assert taken(outbox) == "a"
+
+
+def test_a_retry_leaves_alone_what_is_being_sent(outbox):
+    outbox.put(submission("a"))
+    outbox.take()
+    assert outbox.retry(submission("a").key)
+    assert taken(outbox) is None
+
+
 def test_the_file_and_its_directory_are_the_owners_alone(outbox):
     outbox.put(submission("a"))
     assert stat.S_IMODE(outbox.path.parent.stat().st_mode) == 0o700
