@@ -278,7 +278,11 @@ class Forwarder:
         if self._clock() < self._rescue_at:
             return
         for outbox in fallbacks:
-            for entry in outbox.oldest_unsent(_RESCUED_AT_ONCE):
+            for _ in range(_RESCUED_AT_ONCE):
+                # One by one: a refusal costs the same whatever waits behind it.
+                if not (found := outbox.oldest_unsent(1)):
+                    break
+                [entry] = found
                 try:
                     durable.put(entry.submission, dead=entry.reason if entry.state == "dead" else None)
                 except OutboxError:
