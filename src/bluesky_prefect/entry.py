@@ -104,16 +104,32 @@ class Entry:
     @property
     def is_sendable(self) -> bool:
         """Whether it can be sent, or sent again, as it is."""
-        try:
-            return self.state != "sent" and not self.submission.undecided
-        except SubmissionRefused:
-            return False
+        return self.state != "sent" and self._readable is not None and not self._readable.undecided
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether this version knows what stands in the file; without that, only the fields above are known."""
+        return self._readable is not None
+
+    @property
+    def workflow(self) -> str:
+        """The workflow's name, or the deployment's where it is not known."""
+        return self._readable.workflow if self._readable else self.deployment
 
     @property
     def scan_id(self) -> int | None:
         """The run's scan id, if it is known."""
+        return self._readable.run.scan_id if self._readable else None
+
+    @property
+    def plan_name(self) -> str | None:
+        """The name of the run's plan, if it is known."""
+        return self._readable.run.plan_name if self._readable else None
+
+    @property
+    def _readable(self) -> Submission | None:
         try:
-            return self.submission.run.scan_id
+            return self.submission
         except SubmissionRefused:
             return None
 

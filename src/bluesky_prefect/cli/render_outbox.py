@@ -10,8 +10,6 @@ from typing import Any
 
 from bluesky_prefect.cli.render import _err, _out, _print, _table
 from bluesky_prefect.entry import Entry, OutboxCounts
-from bluesky_prefect.exceptions import SubmissionRefused
-from bluesky_prefect.run import Run
 from bluesky_prefect.texts import one_line
 
 # Characters of a cell, and of a line of its own, that somebody else wrote.
@@ -58,13 +56,12 @@ def listing_as_json(listed: Listing) -> None:
 
 def entry(one: Entry, now: float, options: str) -> None:
     """Show all that is known of an entry for people, except for its documents."""
-    run = _run(one)
-    plan = "" if run is None or run.plan_name is None else f" ({run.plan_name})"
+    plan = "" if one.plan_name is None else f" ({one.plan_name})"
     lines = {
         "Run": one.run_uid,
-        "Scan": None if run is None else f"{'unknown' if run.scan_id is None else run.scan_id}{plan}",
-        "Workflow": _workflow(one),
-        "Deployment": None if one.deployment == _workflow(one) else one.deployment,
+        "Scan": f"{'unknown' if one.scan_id is None else one.scan_id}{plan}",
+        "Workflow": one.workflow,
+        "Deployment": None if one.deployment == one.workflow else one.deployment,
         "State": _state(one, now),
         "Reason": one.reason,
         "Flow run": one.flow_run_name and f"{one.flow_run_name} ({one.flow_run_id})",
@@ -82,10 +79,7 @@ def entry(one: Entry, now: float, options: str) -> None:
 
 def entry_as_json(one: Entry, options: str) -> None:
     """Show all that is known of an entry for programs, documents too."""
-    try:
-        submission = asdict(one.submission)
-    except SubmissionRefused:
-        submission = None
+    submission = asdict(one.submission) if one.is_readable else None
     _dump({**_facts(one), "mend": mend(one, options), "submission": submission})
 
 
@@ -108,7 +102,7 @@ def mend(one: Entry, options: str) -> str:
             f"Mend what the reason names at the deployment, then:  {retry}",
             f"If the workflow's parameters= are to blame, mend those, then:  {submit}",
         ]
-    elif _run(one) is None:
+    elif not one.is_readable:
         steps = [
             "This version cannot read it.",
             f"If a newer bluesky-prefect wrote it, upgrade this one, then:  {retry}",
@@ -152,12 +146,11 @@ def after_discarding() -> None:
 
 
 def _cells(one: Entry, now: float) -> list[str]:
-    run = _run(one)
     return [
-        "" if run is None or run.scan_id is None else str(run.scan_id),
-        one_line("" if run is None else run.plan_name or "", 40),
+        "" if one.scan_id is None else str(one.scan_id),
+        one_line(one.plan_name or "", 40),
         one_line(one.run_uid[:8]),
-        one_line(_workflow(one), 60),
+        one_line(one.workflow, 60),
         _state(one, now),
         str(one.attempts),
         _span(now - one.created),
@@ -166,13 +159,12 @@ def _cells(one: Entry, now: float) -> list[str]:
 
 
 def _facts(one: Entry) -> dict[str, Any]:
-    run = _run(one)
     return {
         "key": one.key,
         "run_uid": one.run_uid,
-        "scan_id": run and run.scan_id,
-        "plan_name": run and run.plan_name,
-        "workflow": _workflow(one),
+        "scan_id": one.scan_id,
+        "plan_name": one.plan_name,
+        "workflow": one.workflow,
         "deployment": one.deployment,
         "state": one.state,
         "attempts": one.attempts,
@@ -185,20 +177,6 @@ def _facts(one: Entry) -> dict[str, Any]:
         "created": _iso(one.created),
         "changed": _iso(one.changed),
     }
-
-
-def _run(one: Entry) -> Run | None:
-    try:
-        return one.submission.run
-    except SubmissionRefused:
-        return None
-
-
-def _workflow(one: Entry) -> str:
-    try:
-        return one.submission.workflow
-    except SubmissionRefused:
-        return one.deployment
 
 
 def _named(one: Entry) -> str:

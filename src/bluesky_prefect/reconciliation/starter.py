@@ -1,13 +1,13 @@
 """Starting a workflow on a run that Tiled holds."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import ConfigurationError, OutboxError
-from bluesky_prefect.outbox import Outbox
+from bluesky_prefect.outbox import Outbox, existing_outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 from bluesky_prefect.reconciliation.runs import StoredRun
 from bluesky_prefect.settings import Settings
@@ -91,17 +91,9 @@ class Starter:
             logger.warning("Run %s was started, and the outbox does not know: %s", submission.run_uid, error)
 
 
-@contextmanager
-def outbox_of(settings: Settings) -> Iterator[Outbox | None]:
+def outbox_of(settings: Settings) -> AbstractContextManager[Outbox | None]:
     """Open the outbox of this machine, if there is one: looking is no reason to make it."""
-    if not settings.outbox_path.exists():
-        yield None
-        return
-    outbox = Outbox(settings.outbox_path)
-    try:
-        yield outbox
-    finally:
-        outbox.close()
+    return existing_outbox(settings.outbox_path)
 
 
 def _parameters(run: StoredRun, workflow: Workflow) -> Mapping[str, Any] | None:

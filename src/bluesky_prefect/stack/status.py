@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+from bluesky_prefect.entry import OutboxCounts
 from bluesky_prefect.exceptions import BlueskyPrefectError, StackError
-from bluesky_prefect.outbox import Outbox, OutboxCounts
+from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.http import answers, request_json
 from bluesky_prefect.stack.info import StackPaths, stack_info
@@ -102,16 +103,11 @@ def _part(
 
 
 def _outbox(settings: Settings) -> tuple[OutboxCounts | None, str | None]:
-    # Asking is no reason to make one.
-    if not settings.outbox_path.exists():
-        return OutboxCounts(), None
-    outbox = Outbox(settings.outbox_path)
     try:
-        return outbox.counts(), None
+        with existing_outbox(settings.outbox_path) as outbox:
+            return outbox.counts() if outbox else OutboxCounts(), None
     except BlueskyPrefectError as error:
         return None, str(error)
-    finally:
-        outbox.close()
 
 
 def _flow_runs(api_url: str, ui_url: str, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
