@@ -35,7 +35,9 @@ def listing(listed: Listing, now: float, options: str) -> None:
         _print(out, f"There is no outbox at {listed.path} yet: it is made when the first run stops.")
         return
     if listed.entries:
-        table = _table("Scan", "Plan", "Run", "Workflow", "State", "Failed tries", "Age", "Reason or flow run")
+        table = _table("Scan", "Plan", "Run", "Workflow", "State", "Failed", "Age", "Reason or flow run")
+        # One line for each; 'show' has all of it.
+        table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
         for one in listed.entries:
             table.add_row(*_cells(one, now), style="red" if one.state == "dead" else None)
         out.print(table)

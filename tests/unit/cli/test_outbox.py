@@ -128,6 +128,14 @@ def test_what_somebody_typed_neither_breaks_the_table_nor_forges_a_line(outbox_c
         assert "[/red]" in result.stdout
 
 
+def test_a_long_reason_takes_one_line_of_the_list_and_is_shown_in_full(outbox_command, outbox):
+    reason = "Prefect refuses to start it: " + "because " * 50
+    outbox.put(submission(FIRST, 12), dead=reason)
+    listed = outbox_command("list").stdout.splitlines()
+    assert [number for number, line in enumerate(listed) if "because" in line] == [1]
+    assert reason.strip() in outbox_command("show", "12").stdout
+
+
 def test_the_list_and_show_tell_who_is_sending_an_entry(outbox_command, outbox):
     outbox.put(submission(FIRST))
     outbox.take()
