@@ -107,7 +107,7 @@ def export(
         message += f"; no weather: {weather}"
     else:
         path = write_data_to_tiled(_identity(run), weather)
-        print(f"Wrote the temperatures to {path} in Tiled")
+        print(f"Wrote the temperatures to {one_line(path)} in Tiled")
     return Completed(message=message, data=str(folder))
 
 
