@@ -36,8 +36,9 @@ def listing(listed: Listing, now: float, options: str) -> None:
         return
     if listed.entries:
         table = _table("Scan", "Plan", "Run", "Workflow", "State", "Failed", "Age", "Reason or flow run")
-        # One line for each; 'show' has all of it.
-        table.columns[-1].no_wrap, table.columns[-1].overflow = True, "ellipsis"
+        # One line for each, in what width the other columns leave; 'show' has all of it.
+        reason = table.columns[-1]
+        reason.no_wrap, reason.overflow, reason.ratio, table.expand = True, "ellipsis", 1, True
         for one in listed.entries:
             table.add_row(*_cells(one, now), style="red" if one.state == "dead" else None)
         out.print(table)

@@ -131,8 +131,9 @@ def test_what_somebody_typed_neither_breaks_the_table_nor_forges_a_line(outbox_c
 def test_a_long_reason_takes_one_line_of_the_list_and_is_shown_in_full(outbox_command, outbox):
     reason = "Prefect refuses to start it: " + "because " * 50
     outbox.put(submission(FIRST, 12), dead=reason)
-    listed = outbox_command("list").stdout.splitlines()
-    assert [number for number, line in enumerate(listed) if "because" in line] == [1]
+    [row] = [line for line in outbox_command("list").stdout.splitlines() if "because" in line]
+    assert row.split()[:5] == ["12", "count", FIRST[:8], WORKFLOW, "dead"]
+    assert "Prefect refuses to start it: because because" in row
     assert reason.strip() in outbox_command("show", "12").stdout
 
 
