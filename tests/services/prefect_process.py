@@ -39,6 +39,11 @@ class PrefectProcess:
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process: subprocess.Popen | None = None
 
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return StackPaths(self._home).prefect / "prefect.db"
+
     def start(self) -> None:
         # As the local stack runs it: with Prefect's defaults, SQLite stalls under the service that marks late runs.
         server = PrefectServer(StackPaths(self._home), self.port)
@@ -68,6 +73,10 @@ class PrefectProcess:
         flow_id = self._post("/flows/", name=flow)["id"]
         schema = {"type": "object", "properties": properties, "required": list(required)}
         self._post("/deployments/", name=deployment, flow_id=flow_id, parameter_openapi_schema=schema)
+
+    def make_work_pool(self, name: str) -> None:
+        """Make a work pool for process workers."""
+        self._post("/work_pools/", name=name, type="process")
 
     def flow_runs(self, *uids: str) -> list[dict[str, Any]]:
         """Return the flow runs of these runs, found by tag."""
