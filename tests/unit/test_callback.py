@@ -187,6 +187,16 @@ def test_no_document_raises(make_callback, name, document):
     assert make_callback()(name, document) == (name, document)
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_who_wants_to_end_the_process_is_not_held_up(make_callback, error):
+    class Ending:
+        def __repr__(self):
+            raise error
+
+    with pytest.raises(error):
+        make_callback()("start", {"uid": "u", "x": Ending()})
+
+
 @pytest.mark.parametrize("name", [None, ["stop"], {"stop": 1}, 3, b"stop"], ids=repr)
 def test_a_name_that_is_none_raises_nothing(make_callback, name):
     assert make_callback()(name, {"run_start": "u"}) == (name, {"run_start": "u"})

@@ -44,7 +44,7 @@ def fun_fact() -> str | State[str]:
     settings = get_settings()
     state = get_cat_fact(settings.cat_fact_url, settings.cat_fact_timeout_s, return_state=True)
     if is_unavailable(state) or not state.is_completed():
-        return Failed(message=f"no fun fact: {state.message}")
+        return Failed(message=one_line(f"no fun fact: {state.message}"))
     fact = state.result()
     print(fact)
     return fact
