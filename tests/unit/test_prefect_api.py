@@ -12,6 +12,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.prefect_api import PrefectApi, flow_run_name, flow_run_tags
 from bluesky_prefect.submission import Submission
+from tests.services.prefect_stand_in import PrefectStandIn
 
 SUBMISSION = Submission("k", "w", "flow/one", "0123456789", {"scan_id": 7, "plan_name": "count"}, {})
 
@@ -33,6 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_POST(self) -> None:
+        self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.do_GET()
 
     def log_message(self, *args) -> None:
@@ -43,6 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.requests = 0
+    server.bodies = []
     server.hang = threading.Event()
     server.release = threading.Event()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -196,3 +199,28 @@ def test_a_check_tells_what_would_keep_submissions_waiting_and_no_password(check
     with pytest.raises(trouble, match=words) as error:
         check(status)
     assert "s3cret" not in str(error.value)
+
+
+def test_what_prefect_is_sent_is_json_and_holds_the_parameters_as_they_are(create, server):
+    some_id = "00000000-0000-4000-8000-000000000000"
+    schema = {"properties": {"ref": {}, "start_doc": {}}}
+    # One that passes for a deployment, a flow run and a CSRF token.
+    answer = {"id": some_id, "name": "one", "flow_id": some_id, "parameter_openapi_schema": schema}
+    answer |= {"token": "t", "client": "c", "expiration": "2100-01-01T00:00:00Z"}
+    create(200, json.dumps(answer).encode())
+    [body] = server.bodies
+    assert json.loads(body)["parameters"] == {"ref": "0123456789", "start_doc": {"scan_id": 7, "plan_name": "count"}}
+    assert json.loads(body)["idempotency_key"] == "k"
+
+
+def test_a_deployment_mended_after_a_refusal_is_started_at_once():
+    server = PrefectStandIn()
+    threading.Thread(target=server.serve, daemon=True).start()
+    with temporary_settings({PREFECT_API_URL: server.url}), PrefectApi(timeout_s=5) as api:
+        server.required = ["ref", "sample"]
+        with pytest.raises(SubmissionRefused, match="requires sample"):
+            api.create_flow_run(SUBMISSION)
+        server.required = ["ref"]
+        api.create_flow_run(SUBMISSION)
+    server.close()
+    assert list(server.created) == [SUBMISSION.key]
