@@ -119,15 +119,26 @@ class PrefectApi:
 
     def _create(self, submission: Submission) -> FlowRunRef:
         client = self.client
-        deployment = self._deployment(client, submission.deployment)
+        try:
+            deployment, parameters = self._call(client, submission)
+        except SubmissionRefused:
+            # By what was read a while ago; somebody may have mended it since.
+            del self._deployments[submission.deployment]
+            deployment, parameters = self._call(client, submission)
         flow_run = client.create_flow_run_from_deployment(
             deployment.id,
-            parameters=parameters_for(submission, deployment.parameter_openapi_schema or {}, deployment.parameters),
+            parameters=parameters,
             name=flow_run_name(submission),
             tags=flow_run_tags(submission),
             idempotency_key=submission.key,
         )
         return FlowRunRef(id=str(flow_run.id), name=flow_run.name)
+
+    def _call(self, client: "SyncPrefectClient", submission: Submission) -> "tuple[DeploymentResponse, dict[str, Any]]":
+        """Return the deployment to start, and with which parameters."""
+        deployment = self._deployment(client, submission.deployment)
+        schema = deployment.parameter_openapi_schema or {}
+        return deployment, parameters_for(submission, schema, deployment.parameters)
 
     def _deployment(self, client: "SyncPrefectClient", name: str) -> "DeploymentResponse":
         read_at, deployment = self._deployments.get(name, (0.0, None))

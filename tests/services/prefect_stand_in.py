@@ -16,7 +16,7 @@ DEPLOYMENT_ID, FLOW_ID = str(uuid.uuid4()), str(uuid.uuid4())
 
 
 class PrefectStandIn:
-    """An API that knows every deployment (it takes ``ref``) and creates one flow run for each idempotency key.
+    """An API that knows every deployment and creates one flow run for each idempotency key.
 
     Attributes
     ----------
@@ -24,6 +24,8 @@ class PrefectStandIn:
         Idempotency keys of the flow runs created, in order, each with the time it was created at in seconds.
     repeated : int
         How many requests asked for a flow run that was there already.
+    required : list of str
+        Parameters that every deployment requires.
     before_create : callable
         Called for each request, before its flow run is created.
     """
@@ -31,6 +33,7 @@ class PrefectStandIn:
     def __init__(self) -> None:
         self.created: dict[str, float] = {}
         self.repeated = 0
+        self.required = ["ref"]
         self.before_create: Callable[[], Any] = lambda: None
         stand_in = self
 
@@ -66,7 +69,8 @@ class PrefectStandIn:
             return {"created": self.created, "repeated": self.repeated}
         if path.startswith("/api/deployments/name/"):
             name = path.rpartition("/")[2]
-            schema = {"type": "object", "properties": {"ref": {}}, "required": ["ref"]}
+            properties = {parameter: {} for parameter in self.required}
+            schema = {"type": "object", "properties": properties, "required": self.required}
             moments = {"created": MOMENT, "updated": MOMENT}
             return {
                 "id": DEPLOYMENT_ID,
