@@ -138,6 +138,18 @@ def test_the_stack_and_its_flow_runs_listen_on_loopback_only(stack: StackInfo, w
     }
 
 
+def test_a_page_from_elsewhere_in_a_browser_on_this_machine_may_ask_neither_server(stack: StackInfo):
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+
+    def let_in(url: str, origin: str) -> bool:
+        answer = httpx.options(url, headers={**asked, "Origin": origin})
+        return answer.headers.get("access-control-allow-origin") in {origin, "*"}
+
+    for url in (f"{stack.prefect_api_url}/deployments/filter", f"{stack.tiled_uri}/api/v1/metadata/"):
+        assert not let_in(url, "https://elsewhere.example")
+    assert let_in(f"{stack.prefect_api_url}/deployments/filter", stack.prefect_ui_url)
+
+
 def _open_to_others(paths: Iterator[Path]) -> dict[str, str]:
     modes = {str(path): stat.S_IMODE(path.lstat().st_mode) for path in paths}
     assert modes

@@ -34,6 +34,8 @@ class PrefectServer:
             "PREFECT_SERVER_API_HOST": HOST,
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_SERVER_UI_API_URL": url,
+            # By default any page that somebody on this machine has open in a browser could read it and start flows.
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{self.port},http://localhost:{self.port}",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.paths.prefect / 'prefect.db'}",
             # Rewrites the state of every flow run that waits for more than 15 s, as one does when scans come fast;

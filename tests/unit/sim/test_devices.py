@@ -79,3 +79,16 @@ def test_a_directory_that_cannot_be_written_fails_the_run_with_its_cause(devices
         run_engine(count([devices.image_det], 1))
 
     assert documents["stop"][-1]["exit_status"] == "fail"
+
+
+@pytest.mark.parametrize(("directory_mode", "file_mode"), [(0o700, 0o600), (0o755, 0o644)])
+def test_images_are_as_open_to_others_as_the_directory_that_was_given(
+    run_engine, documents, tmp_path, directory_mode, file_mode
+):
+    (tmp_path / "images").mkdir(mode=directory_mode)
+    (tmp_path / "images").chmod(directory_mode)
+    run_engine(count([make_devices(tmp_path / "images").image_det], 1))
+
+    path = _path(documents["stream_resource"][0])
+    assert oct(path.stat().st_mode & 0o777) == oct(file_mode)
+    assert oct(path.parent.stat().st_mode & 0o777) == oct(directory_mode)

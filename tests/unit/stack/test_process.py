@@ -127,3 +127,11 @@ def test_a_proxy_is_kept_away_from_loopback_addresses():
     environment = {"HTTP_PROXY": "http://proxy:3128", "no_proxy": "example.org"}
     assert without_proxy(environment)["no_proxy"] == "example.org,127.0.0.1,localhost"
     assert without_proxy({}) == {}
+
+
+def test_what_a_process_was_started_with_can_be_read_while_it_runs(start):
+    process = start(SLEEP, TILED_API_KEY="a key")
+    assert process.variable("TILED_API_KEY") == "a key"
+    assert process.variable("NO_SUCH_NAME") is None
+    stop_processes([process], timeout_s=1)
+    assert process.variable("TILED_API_KEY") is None
