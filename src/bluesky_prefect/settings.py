@@ -166,6 +166,11 @@ class Settings(BaseSettings):
         return self.state_directory / "outbox.sqlite"
 
     @property
+    def kept_runs_path(self) -> Path:
+        """Directory of runs that Tiled did not take."""
+        return self.state_directory / "unsaved-runs"
+
+    @property
     def exports_path(self) -> Path:
         """Directory that exported files go to."""
         return self.output_directory or self.state_directory / "exports"

@@ -16,7 +16,8 @@ from bluesky.plans import count, scan
 from event_model import unpack_event_page
 
 from bluesky_prefect.exceptions import ConfigurationError
-from bluesky_prefect.profile.recorder import TiledRecorder, read_documents, send_run
+from bluesky_prefect.kept_runs import read_documents, send_run
+from bluesky_prefect.profile.recorder import TiledRecorder
 from bluesky_prefect.profile.tiled import LazyClient, TiledConnection
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.sim import SimulatedDevices, make_devices, two_runs_interleaved

@@ -1,6 +1,7 @@
 """Each run processed, or told of: reconciliation between a real Tiled and a real Prefect server."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from uuid import UUID
 
 import bluesky.plans as bp
 import pytest
+from bluesky import RunEngine
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
@@ -18,6 +20,8 @@ from tiled.structures.core import Spec
 from bluesky_prefect import Outbox, Settings, Workflow
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.profile.recorder import TiledRecorder
+from bluesky_prefect.profile.tiled import TiledConnection
 from bluesky_prefect.reconciliation.history import History
 from bluesky_prefect.reconciliation.reconciler import Reconciler
 from bluesky_prefect.reconciliation.starter import outbox_of
@@ -26,7 +30,6 @@ from bluesky_prefect.reconciliation.window import Window
 from bluesky_prefect.stack.tiled import RAW_SPEC
 from bluesky_prefect.submission import Submission, submission_key
 from tests.system.beamline import Beamline
-from tests.system.flow_room import settings_from
 
 # Nobody works on it: the tests decide what becomes of its flow runs.
 DEPLOYMENT = "reconcile-test/idle"
@@ -53,6 +56,7 @@ class Hutch:
             "BLUESKY_PREFECT_RAW_CONTAINER": container,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(directory),
             "BLUESKY_PREFECT_WORKFLOWS": "tests.system.test_reconcile:WORKFLOWS",
+            **{f"BLUESKY_PREFECT_{name.upper()}": str(value) for name, value in STRICT.items()},
         }
         self.settings = Settings(
             tiled_uri=stack.tiled_uri,
@@ -93,9 +97,9 @@ class Hutch:
                 client.set_flow_run_state(flow_run_id, state, force=True)
 
     def cli(self, *arguments):
-        with settings_from({**self.environment, **{f"BLUESKY_PREFECT_{k.upper()}": str(v) for k, v in STRICT.items()}}):
-            command = [sys.executable, "-m", "bluesky_prefect", *arguments]
-            return subprocess.run(command, capture_output=True, text=True, check=False)
+        command = [sys.executable, "-m", "bluesky_prefect", *arguments]
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -276,6 +280,55 @@ def test_what_prefect_has_lost_since_is_started_anew(hutch):
     report = hutch.reconcile(submit=True)
     assert "Prefect had scan-lost" in report.findings[0].reason
     assert len(hutch.flow_runs(uid)) == 1
+
+
+def keep_in_file(hutch, *, documents_left_out=0):
+    """Take a run while Tiled is away, as the profile's recorder does; return its uid and the file."""
+    engine = RunEngine(context_managers=[])
+    nowhere = TiledConnection(Settings(tiled_uri="http://127.0.0.1:9", state_directory=hutch.settings.state_directory))
+    recorder = TiledRecorder(nowhere, directory=hutch.settings.kept_runs_path, tell=lambda line: None)
+    documents = []
+    engine.subscribe(lambda *document: documents.append(document))
+    [uid] = engine(bp.count([hutch.beamline.devices.det], 2))
+    for document in documents[: len(documents) - documents_left_out]:
+        recorder(*document)
+    nowhere.close()
+    return uid, hutch.settings.kept_runs_path / f"{uid}.msgpack"
+
+
+def test_a_run_that_tiled_missed_is_written_to_it_and_processed(hutch):
+    uid, path = keep_in_file(hutch)
+    assert found(hutch.reconcile()) == {(uid, Verdict.NOT_IN_TILED)}
+    report = hutch.reconcile(submit=True, since=time.time() - 0.001)  # however long ago it stopped
+    assert found(report) == {(uid, Verdict.NOT_IN_TILED), (uid, Verdict.MISSING)}
+    assert report.all_processed
+    assert not path.exists()
+    assert hutch.raw[uid]["primary"]["det"].read().tolist() == [1, 1]
+    assert len(hutch.flow_runs(uid)) == 1
+
+
+def test_a_file_that_a_session_is_writing_to_is_left_to_it(hutch):
+    _, path = keep_in_file(hutch)
+    report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"settle_s": 60}))
+    assert report.all_processed
+    assert path.exists()
+
+
+def test_a_run_of_a_killed_session_that_is_only_in_a_file_is_told_of(hutch):
+    uid, path = keep_in_file(hutch, documents_left_out=1)
+    assert hutch.reconcile(submit=True).findings == []
+    report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 0.001}))
+    assert found(report) == {(uid, Verdict.NO_STOP)}
+    assert path.exists()
+
+
+def test_two_people_who_send_a_run_to_tiled_at_the_same_time_write_it_once(hutch):
+    uids = [keep_in_file(hutch)[0] for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda _: hutch.cli("reconcile", "--submit"), range(2)))
+    hutch.cli("reconcile", "--submit")
+    assert all(hutch.raw[uid].metadata["stop"]["num_events"] == {"primary": 2} for uid in uids)
+    assert [len(hutch.flow_runs(uid)) for uid in uids] == [1, 1]
 
 
 def test_only_the_runs_asked_for_are_looked_at(hutch):

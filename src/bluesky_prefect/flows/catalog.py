@@ -100,6 +100,13 @@ class Catalog:
         """The container of Bluesky runs."""
         return self._container(self._raw_path)
 
+    def raw_for_writing(self) -> Any:
+        """Return the container of Bluesky runs as ``TiledWriter`` wants it; imports its package, for seconds."""
+        from tiled.client import from_context
+
+        with explained(self.name):
+            return from_context(self._root.context)[tuple(self._raw_path.split("/"))]
+
     def processed(self) -> "Container":
         """Return the container of results; it is made if it is not there."""
         try:

@@ -3,19 +3,20 @@
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from event_model import RunRouter
 
 from bluesky_prefect.documents import jsonable
-from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, TiledUnavailable
+from bluesky_prefect.exceptions import BlueskyPrefectError, TiledUnavailable
+from bluesky_prefect.kept_runs import patches
 from bluesky_prefect.private import private_file
 from bluesky_prefect.profile.tiled import TiledConnection
 
 if TYPE_CHECKING:
-    from bluesky_tiled_plugins import CatalogOfBlueskyRuns, TiledWriter
+    from bluesky_tiled_plugins import TiledWriter
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class TiledRecorder:
 
     Documents also go to a file, one for each run, which is deleted when the run is in Tiled as a whole. So a run
     that Tiled did not take, or a session killed half-way, leaves its documents in that file; the user is told
-    once for each such run. `send_run` takes the file to Tiled later.
+    once for each such run. `kept_runs.send_run` takes the file to Tiled later.
 
     Parameters
     ----------
@@ -57,53 +58,6 @@ class TiledRecorder:
         return [_Recording(doc, self._connection, self._directory, self._tell)], []
 
 
-def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the documents of a run as `TiledRecorder` kept them, ready for another callback.
-
-    The end of a file that was cut short by a crash is left out.
-    """
-    import msgpack
-    import msgpack_numpy
-
-    with path.open("rb") as file:
-        yield from msgpack.Unpacker(file, object_hook=msgpack_numpy.decode, strict_map_key=False)
-
-
-def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
-    """Write a run that `TiledRecorder` kept in a file to Tiled, then delete the file; return the run's uid.
-
-    What Tiled holds of it in part is replaced.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    raw : CatalogOfBlueskyRuns
-        Client of the catalog of runs.
-
-    Raises
-    ------
-    ConfigurationError
-        If the file holds no whole run, or Tiled already holds it whole. Nothing is changed then.
-    """
-    from bluesky_tiled_plugins import TiledWriter
-
-    documents = list(read_documents(path))
-    if not documents or documents[0][0] != "start" or documents[-1][0] != "stop":
-        raise ConfigurationError(f"{path} holds no whole run: it goes on, or its session was killed.")
-    uid = str(documents[0][1]["uid"])
-    if uid in raw:
-        run: Any = raw[uid]
-        if run.metadata.get("stop"):
-            raise ConfigurationError(f"Run {uid} is whole in Tiled already; {path} can be deleted.")
-        raw.delete_contents(uid, recursive=True, external_only=False)
-    writer = TiledWriter(raw, patches=_patches())
-    for name, doc in documents:
-        writer(name, doc)
-    path.unlink()
-    return uid
-
-
 class _Recording:
     """One run, from its start to its stop document."""
 
@@ -131,7 +85,7 @@ class _Recording:
                 raise TiledUnavailable(f"Tiled is not there ({problem})")
             from bluesky_tiled_plugins import TiledWriter
 
-            return TiledWriter(connection.raw(), patches=_patches())
+            return TiledWriter(connection.raw(), patches=patches())
         except Exception as error:  # noqa: BLE001 - whatever it is, the scan goes on
             self._fail(error)
             return None
@@ -149,21 +103,6 @@ class _Recording:
         kept = self._spool.keep()
         where = f"its documents are kept in {kept}" if kept else "and its documents are lost"
         self._tell(f"{self._label} is not in Tiled, {where}. Cause: {' '.join(self._problem.split())}")
-
-
-def _patches() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
-    return dict.fromkeys(("start", "descriptor", "stop"), _fit_tiled)
-
-
-def _fit_tiled(doc: dict[str, Any]) -> dict[str, Any]:
-    """Return the document as it is, or as plain JSON if Tiled could not send it."""
-    from tiled.utils import safe_json_dump
-
-    try:
-        safe_json_dump(doc)
-    except (TypeError, ValueError, RecursionError):  # an object, half a character: somebody typed it
-        return jsonable(doc)
-    return doc
 
 
 class _Spool:

@@ -70,7 +70,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)
     # Tiled before Prefect: when a flow run starts, its run is there to be read.
-    run_engine.subscribe(TiledRecorder(tiled, directory=settings.state_directory / "unsaved-runs", tell=tell))
+    run_engine.subscribe(TiledRecorder(tiled, directory=settings.kept_runs_path, tell=tell))
     run_engine.subscribe(prefect_callback)
     return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(tiled.raw))
 

@@ -3,9 +3,9 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
 from bluesky_prefect.exceptions import (
     ConfigurationError,
@@ -17,8 +17,9 @@ from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.outbox import Entry, Outbox
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.history import History, PastFlowRun
+from bluesky_prefect.reconciliation.kept import reconcile_kept
 from bluesky_prefect.reconciliation.report import Finding, Report
-from bluesky_prefect.reconciliation.runs import StoredRun, runs_between
+from bluesky_prefect.reconciliation.runs import StoredRun, runs_between, runs_named
 from bluesky_prefect.reconciliation.starter import Starter
 from bluesky_prefect.reconciliation.verdict import Judgement, Verdict, judge
 from bluesky_prefect.reconciliation.window import Window, moment
@@ -105,9 +106,11 @@ class Reconciler:
         TiledUnavailable, PrefectUnavailable
             If one of them cannot be asked. What was started until then is started.
         """
-        runs = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
-        verdicts: Counter[Verdict] = Counter()
-        findings: list[Finding] = []
+        kept = list(reconcile_kept(self._catalog, window, self._settings, self._clock(), submit=submit))
+        within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
+        runs = chain(self._late_comers(kept, window), within)
+        verdicts = Counter(finding.verdict for finding in kept)
+        findings = kept
         seen = 0
         while batch := list(islice(runs, _BATCH)):
             seen += len(batch)
@@ -117,8 +120,16 @@ class Reconciler:
                 if verdict.is_problem:
                     findings.append(one if isinstance(one, Finding) else self._treat(one, submit, patient))
             report(f"{seen} runs, back to {moment(batch[-1].time_s)}: {len(findings)} not as they should be")
-        findings += self._dead_elsewhere(window, findings, verdicts)
+        known = {finding.run_uid for finding in findings}
+        elsewhere = [dead for dead in self._dead() if dead.run_uid not in known and window.holds(dead)]
+        verdicts.update(finding.verdict for finding in elsewhere)
+        findings += elsewhere
         return Report(window.since, window.until, seen, verdicts, findings)
+
+    def _late_comers(self, kept: Sequence[Finding], window: Window) -> Iterator[StoredRun]:
+        """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
+        written = [finding.run_uid for finding in kept if finding.solved]
+        return (run for _, run in runs_named(self._catalog, written) if not window.since <= run.time_s < window.until)
 
     def _look(self, runs: Sequence[StoredRun]) -> Iterator[Finding | _Case]:
         cases: list[tuple[StoredRun, Workflow]] = []
@@ -190,34 +201,16 @@ class Reconciler:
         logger.info("Run %s: flow run %s (%s) created", case.run.uid, flow_run.name, flow_run.id)
         return replace(finding, action=f"started: {flow_run.name}", flow_run_id=flow_run.id, solved=True)
 
-    def _dead_elsewhere(
-        self, window: Window, findings: Iterable[Finding], verdicts: Counter[Verdict]
-    ) -> Iterator[Finding]:
-        """Yield dead letters of runs that Tiled does not have in the window."""
-        known = {finding.run_uid for finding in findings}
-        for entry in self._dead():
-            run = entry.submission.run
-            outside = not window.since <= entry.created < window.until
-            other = window.plan not in (None, run.plan_name) or window.scan_id not in (None, run.scan_id)
-            if entry.run_uid in known or outside or other:
-                continue
-            verdicts[Verdict.DEAD] += 1
-            yield Finding(
-                entry.run_uid,
-                run.scan_id,
-                run.plan_name,
-                entry.submission.workflow,
-                Verdict.DEAD,
-                entry.created,
-                entry.reason or "",
-            )
-
-    def _dead(self) -> list[Entry]:
+    def _dead(self) -> Iterator[Finding]:
+        """Yield the dead letters of this machine's outbox."""
         try:
-            return self._outbox.entries(state="dead") if self._outbox else []
+            entries = self._outbox.entries(state="dead") if self._outbox else []
         except OutboxError as error:
             logger.warning("Dead letters are not known: %s", error)
-            return []
+            return
+        for entry in entries:
+            known = entry.run_uid, entry.scan_id, entry.plan_name, entry.workflow
+            yield Finding(*known, Verdict.DEAD, entry.created, entry.reason or "")
 
     def _kept(self, key: str, run_uid: str) -> Entry | None:
         try:

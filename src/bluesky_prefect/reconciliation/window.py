@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.reconciliation.report import Finding
 
 _UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
@@ -28,6 +29,14 @@ class Window:
     until: float
     plan: str | None = None
     scan_id: int | None = None
+
+    def wants(self, finding: Finding) -> bool:
+        """Return whether a finding is of the plan and the scan id looked at, whenever it was."""
+        return self.plan in (None, finding.plan_name) and self.scan_id in (None, finding.scan_id)
+
+    def holds(self, finding: Finding) -> bool:
+        """Return whether a finding belongs to the runs looked at."""
+        return self.since <= finding.since < self.until and self.wants(finding)
 
 
 def parse_moment(text: str, now: float) -> float:

@@ -6,7 +6,8 @@ from bluesky import RunEngine
 from bluesky.plans import count
 from ophyd.sim import det, direct_img
 
-from bluesky_prefect.profile.recorder import TiledRecorder, read_documents
+from bluesky_prefect.kept_runs import read_documents
+from bluesky_prefect.profile.recorder import TiledRecorder
 from bluesky_prefect.profile.tiled import TiledConnection
 from bluesky_prefect.settings import Settings
 

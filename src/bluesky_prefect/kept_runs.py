@@ -1,0 +1,102 @@
+"""Runs that Tiled did not take, kept in files, and how they get there in the end."""
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.documents import jsonable
+from bluesky_prefect.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+
+SUFFIX = ".msgpack"
+
+
+def kept_files(directory: Path) -> list[Path]:
+    """Return the files of a directory that hold runs, each of which may be whole or not."""
+    return sorted(directory.glob(f"*{SUFFIX}"))
+
+
+def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the documents of a run as `TiledRecorder` kept them, ready for another callback.
+
+    The end of a file that was cut short by a crash is left out.
+    """
+    import msgpack
+    import msgpack_numpy
+
+    with path.open("rb") as file:
+        yield from msgpack.Unpacker(file, object_hook=msgpack_numpy.decode, strict_map_key=False)
+
+
+def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
+    """Write a run that `TiledRecorder` kept in a file to Tiled, then delete the file; return the run's uid.
+
+    What Tiled holds of it in part is replaced.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    raw : CatalogOfBlueskyRuns
+        Client of the catalog of runs.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file holds no whole run, or Tiled already holds it whole, or somebody else is sending it. Nothing is
+        changed then.
+    """
+    from bluesky_tiled_plugins import TiledWriter
+
+    with _alone(path):
+        documents = list(read_documents(path))
+        if not documents or documents[0][0] != "start" or documents[-1][0] != "stop":
+            raise ConfigurationError(f"{path} holds no whole run: it goes on, or its session was killed.")
+        uid = str(documents[0][1]["uid"])
+        if uid in raw:
+            run: Any = raw[uid]
+            if run.metadata.get("stop"):
+                raise ConfigurationError(f"Run {uid} is whole in Tiled already; {path} can be deleted.")
+            raw.delete_contents(uid, recursive=True, external_only=False)
+        writer = TiledWriter(raw, patches=patches())
+        for name, doc in documents:
+            writer(name, doc)
+        path.unlink()
+    return uid
+
+
+def patches() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
+    """Return what `TiledWriter` needs so that it takes documents of any content."""
+    return dict.fromkeys(("start", "descriptor", "stop"), _fit_tiled)
+
+
+def _fit_tiled(doc: dict[str, Any]) -> dict[str, Any]:
+    """Return the document as it is, or as plain JSON if Tiled could not send it."""
+    from tiled.utils import safe_json_dump
+
+    try:
+        safe_json_dump(doc)
+    except (TypeError, ValueError, RecursionError):  # an object, half a character: somebody typed it
+        return jsonable(doc)
+    return doc
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a file against others who send it: each would delete what the other has written so far."""
+    try:
+        file = path.open("rb")
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"{path} is not there: somebody else has sent it, or deleted it.") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigurationError(f"{path} is being sent by somebody else.") from error
+        if not path.exists():
+            raise ConfigurationError(f"{path} is not there any more: somebody else has sent it.")
+        yield

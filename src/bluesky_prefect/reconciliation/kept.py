@@ -1,0 +1,86 @@
+"""Runs that are in files on this machine, because Tiled was away."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.flows.catalog import Catalog, explained
+from bluesky_prefect.kept_runs import kept_files, read_documents, send_run
+from bluesky_prefect.reconciliation.report import Finding
+from bluesky_prefect.reconciliation.verdict import Verdict
+from bluesky_prefect.reconciliation.window import Window
+from bluesky_prefect.run import Run
+from bluesky_prefect.settings import Settings
+
+
+def reconcile_kept(
+    catalog: Catalog, window: Window, settings: Settings, now: float, *, submit: bool
+) -> Iterator[Finding]:
+    """Yield a finding for each run that is in a file and not in Tiled; write it there, if asked to.
+
+    A file that was written to a moment ago belongs to a session at work. However old, what is in a file counts.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Where runs belong.
+    window : Window
+        Which plan and scan id.
+    settings : Settings
+        Where the files are, and how long is too long.
+    now : float
+        The present time, in seconds since the epoch.
+    submit : bool
+        Whether to write runs to Tiled.
+
+    Raises
+    ------
+    TiledUnavailable
+        If Tiled cannot be asked.
+    """
+    for path in kept_files(settings.kept_runs_path):
+        finding = _look(path, settings, now)
+        if finding is not None and window.wants(finding):
+            yield _send(path, finding, catalog) if submit and finding.verdict is Verdict.NOT_IN_TILED else finding
+
+
+def _look(path: Path, settings: Settings, now: float) -> Finding | None:
+    try:
+        touched = path.stat().st_mtime
+        if now - touched < settings.settle_s:
+            return None
+        first, last = _ends(path)
+    except FileNotFoundError:
+        return None  # it has got there meanwhile
+    if first[0] != "start":
+        return None
+    run = Run(str(first[1].get("uid")), first[1], {})
+    finding = Finding(
+        run.uid, run.scan_id, run.plan_name, None, Verdict.NOT_IN_TILED, touched, f"its documents are in {path}"
+    )
+    if last[0] == "stop":
+        return finding
+    if now - touched < settings.open_after_s:
+        return None
+    reason = f"its documents, without a stop document, are in {path}: its session was killed"
+    return replace(finding, verdict=Verdict.NO_STOP, reason=reason)
+
+
+def _ends(path: Path) -> tuple[tuple[str, Any], tuple[str, Any]]:
+    first = last = ("", None)
+    for number, document in enumerate(read_documents(path)):
+        last = document
+        if number == 0:
+            first = document
+    return first, last
+
+
+def _send(path: Path, finding: Finding, catalog: Catalog) -> Finding:
+    try:
+        with explained(catalog.name):
+            send_run(path, catalog.raw_for_writing())
+    except ConfigurationError as error:
+        return replace(finding, action=str(error))
+    return replace(finding, action="written to Tiled", solved=True)
