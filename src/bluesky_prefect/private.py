@@ -42,7 +42,7 @@ def private_file(path: Path) -> None:
     for one, mode in ((path.parent, _DIRECTORY), (path, _FILE)):
         try:
             _close(one, mode)
-        except PermissionError:
+        except OSError:  # some file systems know no modes at all
             logger.warning(
                 "%s is open to other users (mode %o) and not this user's to close. Runs' metadata are kept there: "
                 "have it closed, or set BLUESKY_PREFECT_STATE_DIRECTORY to a directory of your own.",
