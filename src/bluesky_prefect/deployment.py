@@ -3,8 +3,11 @@
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from bluesky_prefect.credentials import without_secrets
 from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, PrefectUnavailable
+from bluesky_prefect.prefect_api import explained
 from bluesky_prefect.settings import Settings
+from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -73,19 +76,22 @@ async def deploy(
         **({} if every_s is None else _schedule(every_s)),
     )
     try:
-        async with get_client() as client:
-            # Asked first: to a deployment on an unknown pool, Prefect 3.8.8 may answer "internal server error".
-            await client.read_work_pool(work_pool)
-        if every_s is not None:
-            await _forget_missed(f"{flow.name}/{name}")
-        await deployment.aapply()
+        with explained():
+            async with get_client() as client:
+                # Asked first: to a deployment on an unknown pool, Prefect 3.8.8 may answer "internal server error".
+                await client.read_work_pool(work_pool)
+            if every_s is not None:
+                await _forget_missed(f"{flow.name}/{name}")
+            await deployment.aapply()
     except ObjectNotFound as error:
         raise ConfigurationError(
-            f"Prefect at {url} has no work pool {work_pool!r}. Make it first, for example with "
+            f"Prefect at {without_secrets(url)} has no work pool {work_pool!r}. Make it first, for example with "
             f"'prefect work-pool create {work_pool} --type process'."
         ) from error
-    except httpx.HTTPError as error:
-        raise PrefectUnavailable(f"Prefect at {url} cannot be asked: {error}") from error
+    except httpx.HTTPStatusError as error:
+        # Not the error's own text, which holds the address as it is set.
+        status, said = error.response.status_code, one_line(error.response.text.strip())
+        raise PrefectUnavailable(f"Prefect at {without_secrets(url)} refuses ({status}): {said}") from error
     return f"{flow.name}/{name}"
 
 
