@@ -176,6 +176,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.measure is not None:
         measure(arguments.measure)
+        return
     console = Console(width=140)
     backlog_table(console, arguments.backlog)
     take_table(console, [1_000, 10_000, 100_000])
