@@ -1,6 +1,7 @@
 """What each answer of a Prefect server means, from a real HTTP server that gives it."""
 
 import json
+import logging
 import socket
 import threading
 from dataclasses import replace
@@ -224,3 +225,11 @@ def test_a_deployment_mended_after_a_refusal_is_started_at_once():
         api.create_flow_run(SUBMISSION)
     server.close()
     assert list(server.created) == [SUBMISSION.key]
+
+
+def test_a_password_in_the_address_is_in_no_log_of_a_request(check, caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(DeploymentMissing):
+        check(404)
+    assert "HTTP Request: GET" in caplog.text
+    assert "s3cret" not in caplog.text
