@@ -1,0 +1,105 @@
+"""A beamline's hutch for tests of reconciliation: a catalog of its own, and a deployment that nobody works on."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import bluesky.plans as bp
+from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from tiled.client import from_uri
+from tiled.structures.core import Spec
+
+from bluesky_prefect import Settings, Workflow
+from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.reconciliation.history import History
+from bluesky_prefect.reconciliation.reconciler import Reconciler
+from bluesky_prefect.reconciliation.starter import outbox_of
+from bluesky_prefect.reconciliation.window import Window
+from bluesky_prefect.stack.tiled import RAW_SPEC
+from tests.system.beamline import Beamline
+
+# Nobody works on it: the tests decide what becomes of its flow runs.
+DEPLOYMENT = "reconcile-test/idle"
+WORKFLOWS = (Workflow(DEPLOYMENT),)
+STRICT = {"settle_s": 0, "reruns_most": 2, "rerun_wait_s": 300}
+
+
+class Hutch:
+    """A catalog of its own in the stack's Tiled, and an idle deployment in its Prefect.
+
+    Parameters
+    ----------
+    stack : StackInfo
+        The stack.
+    container : str
+        Name of the catalog.
+    directory : Path
+        State directory.
+    """
+
+    def __init__(self, stack, container, directory):
+        self.environment = {
+            **stack.environment(),
+            "BLUESKY_PREFECT_RAW_CONTAINER": container,
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(directory),
+            "BLUESKY_PREFECT_WORKFLOWS": "tests.system.hutch:WORKFLOWS",
+            **{f"BLUESKY_PREFECT_{name.upper()}": str(value) for name, value in STRICT.items()},
+        }
+        self.settings = Settings(
+            tiled_uri=stack.tiled_uri,
+            tiled_api_key=stack.tiled_api_key,
+            raw_container=container,
+            state_directory=directory,
+            **STRICT,
+        )
+        self.catalog = Catalog.connect(self.settings)
+        self.root = from_uri(stack.tiled_uri, api_key=stack.tiled_api_key.get_secret_value())
+        self.raw = self.root.create_container(container, specs=[Spec(*RAW_SPEC)])
+        self.beamline = Beamline(self.raw, stack.images)
+
+    def close(self):
+        self.catalog.close()
+        self.root.context.close()
+
+    def count(self, **metadata):
+        [uid] = self.beamline.run(bp.count([self.beamline.devices.det], 1), **metadata)
+        return uid
+
+    def reconcile(self, *, workflows=WORKFLOWS, clock=time.time, settings=None, **options):
+        window = Window(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
+        settings = settings or self.settings
+        with PrefectApi(30, asks_again=True) as api, outbox_of(settings) as outbox:
+            reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock)
+            return reconciler.run(window, **options)
+
+    def flow_runs(self, uid, workflow=DEPLOYMENT):
+        with PrefectApi(30, asks_again=True) as api:
+            return History(api).flow_runs([(uid, workflow)], since_s=0.0)[uid, workflow]
+
+    def end(self, uid, *states):
+        """Make the last flow run of a run go through states."""
+        flow_run_id = UUID(self.flow_runs(uid)[-1].id)
+        with get_client(sync_client=True) as client:
+            for state in states:
+                client.set_flow_run_state(flow_run_id, state, force=True)
+
+    def cli(self, *arguments):
+        command = [sys.executable, "-m", "bluesky_prefect", *arguments]
+        environment = {**os.environ, **self.environment}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@contextmanager
+def idle_deployment(api_url: str) -> Iterator[None]:
+    """Have the deployment in a Prefect server, and this process talk to that, until the end of the block."""
+    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+        flow_id = client.create_flow_from_name(DEPLOYMENT.partition("/")[0])
+        schema = {"type": "object", "properties": {"ref": {"type": "string"}, "date": {}}, "required": ["ref"]}
+        client.create_deployment(flow_id, DEPLOYMENT.partition("/")[2], parameter_openapi_schema=schema)
+        yield

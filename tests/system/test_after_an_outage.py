@@ -1,0 +1,91 @@
+"""The how-to "After an outage: what happened to my runs?": each command in it does what the page says."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from prefect.states import Completed, Crashed, Running
+
+from bluesky_prefect import Outbox
+from bluesky_prefect.submission import Submission, submission_key
+from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
+
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "after-an-outage.md"
+COMMANDS = re.findall(r"^\$ bluesky-prefect (.*)$", PAGE.read_text(), re.MULTILINE)
+
+
+@pytest.fixture
+def hutch(stack, tmp_path):
+    """After a weekend: scans 1200 to 1203, of which one was processed, and the dead letter of scan 1234."""
+    with (
+        idle_deployment(stack.prefect_api_url),
+        closing(Hutch(stack, f"raw-{tmp_path.name}", tmp_path / "state")) as hutch,
+        closing(Outbox(hutch.settings.outbox_path)) as outbox,
+    ):
+        hutch.beamline.engine.md["scan_id"] = 1199
+        hutch.uids = [hutch.count() for _ in range(4)]
+        hutch.reconcile(submit=True, only={"scan_id": 1200})
+        hutch.reconcile(submit=True, only={"scan_id": 1201})
+        hutch.end(hutch.uids[0], Completed())
+        hutch.end(hutch.uids[1], Running(), Crashed(message="killed"))
+        start = {"uid": "dead-1234", "scan_id": 1234, "plan_name": "count"}
+        key = submission_key(start["uid"], DEPLOYMENT)
+        outbox.put(Submission(key, DEPLOYMENT, DEPLOYMENT, start["uid"], start), dead="no such sample")
+        hutch.outbox = outbox
+        yield hutch
+
+
+def run(hutch, stack, command):
+    words = shlex.split(command)
+    if words[0] == "status":  # of the stack itself, whose state directory is not the hutch's
+        words += ["--state-directory", str(stack.state_directory)]
+    environment = {**os.environ, **hutch.environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "bluesky_prefect", *words], env=environment, capture_output=True, text=True, check=False
+    )
+    return done.returncode, " ".join(done.stdout.split()), done.stderr
+
+
+def test_each_command_of_the_page_does_what_it_says(hutch, stack):
+    ended = []
+    for command in COMMANDS:
+        code, said, error = run(hutch, stack, command)
+        assert "Traceback" not in error, error
+        ended.append((command, code))
+        match command.split():
+            case ["status"]:
+                assert "Outbox:" in said
+            case ["reconcile", *_] if len(ended) == 2:
+                assert re.search(r"crashed \d+ s killed", said)
+                assert said.count("no flow run") == 3  # two runs, and the line below
+                assert re.search(r"dead letter \d+ s no such sample", said)
+                assert code == 1
+            case ["reconcile", *_, "--submit"]:
+                assert said.count("started: ") == 3
+            case ["reconcile", *_]:
+                assert "3 under way" in said
+                assert code == 1, "the dead letter is left"
+            case ["outbox", "list"]:
+                assert "no such sample" in said
+            case ["outbox", "show", _]:
+                assert "no such sample" in said
+            case ["outbox", "retry", _]:
+                assert [entry.state for entry in hutch.outbox.entries(run_uid="dead-1234")] == ["waiting"]
+            case ["outbox", "discard", *_]:
+                assert hutch.outbox.entries(run_uid="dead-1234") == []
+            case ["submit", _, "--again", "--dry-run"]:
+                assert "4 would be started" in said
+                assert len(hutch.flow_runs(hutch.uids[3])) == 1
+            case ["submit", "1200..1203", "--again"]:
+                assert [len(hutch.flow_runs(uid)) for uid in hutch.uids] == [2, 3, 2, 2]
+            case ["submit", "1203", *_]:
+                assert hutch.flow_runs(hutch.uids[3])[-1].parameters == {"ref": hutch.uids[3], "date": "2026-01-01"}
+            case _:
+                pytest.fail(f"The page has a command that this test does not know: {command}")
+    assert len(ended) == 11
+    assert [command for command, code in ended if code and not command.startswith("reconcile")] == []
