@@ -22,12 +22,20 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--most-each", type=int, help="most scans under one injection of a fault")
     parser.add_argument("--seed", type=int, default=1, help="decides the order, the moments, the numbers (default: 1)")
     parser.add_argument("--faults", default="", help="names, with commas between; all of them by default")
+    parser.add_argument("--executors", type=int, default=3, help="how many flow runs are executed at once (default: 3)")
+    parser.add_argument(
+        "--database",
+        help="an empty PostgreSQL database for Prefect, such as postgresql+asyncpg://me@127.0.0.1/chaos: faster, and "
+        "without the faults that strike the file of a database",
+    )
     parser.add_argument("--list", action="store_true", help="list the faults and end")
     parser.add_argument("--keep", action="store_true", help="leave all files and say where they are")
     arguments = parser.parse_args()
     arguments.faults = [name for name in arguments.faults.split(",") if name] or list(FAULTS)
     if unknown := set(arguments.faults) - set(FAULTS):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}; --list names them")
+    if arguments.database:
+        arguments.faults = [name for name in arguments.faults if not FAULTS[name].sqlite]
     return arguments
 
 
@@ -44,7 +52,7 @@ def main() -> int:
         print(f"{time.monotonic() - began:7.1f} s  {line}", file=sys.stderr, flush=True)
 
     try:
-        with Beamline(root, report=report) as beamline:
+        with Beamline(root, executors=arguments.executors, database=arguments.database, report=report) as beamline:
             campaign = Campaign(beamline, arguments.faults, arguments.seed, report)
             outcome = campaign.run(arguments.runs, arguments.most_each)
     finally:

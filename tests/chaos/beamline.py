@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -62,6 +62,9 @@ class Beamline:
         An empty directory for all of their files.
     executors : int
         How many flow runs are executed at once.
+    database : str, optional
+        Address of an empty PostgreSQL database for Prefect, as SQLAlchemy takes it; SQLite by default. With SQLite,
+        more than two flow runs at once make Prefect stand still for a minute now and then.
     report : callable
         Is told in one line what happens.
 
@@ -77,12 +80,20 @@ class Beamline:
         State directory of the acquisition, with its outbox.
     """
 
-    def __init__(self, root: Path, *, executors: int = 3, report: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        executors: int = 3,
+        database: str | None = None,
+        report: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.root = root
         self.session = root / "session"
         self.exports = root / "exports"
         self.ledger = Ledger(root / "ledger")
         self._report = report
+        self._database = database
         self._how_many = executors
         self._executors: list[ChaosProcess] = []
         self._acquisition: AcquisitionProcess | None = None
@@ -93,28 +104,29 @@ class Beamline:
         self.stack = LocalStack(self.settings)
 
     def __enter__(self) -> Self:
-        (self.root / "logs").mkdir()
-        self._executing.mkdir()
-        try:
+        for directory in (self.root / "logs", self._executing):
+            directory.mkdir()
+        with ExitStack() as made:
+            if self._database:
+                made.enter_context(_prefect_on(self._database))
+            made.callback(self.stack.down, self._report, flow_runs_timeout_s=0)
             self.info = self.stack.up(self._report)
             self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
-            self.prefect_proxy = FaultProxy(self.stack.processes()["prefect"].port)
-            self.tiled_proxy = FaultProxy(self.stack.processes()["tiled"].port)
-            self.prefect = PrefectView(self.info.prefect_api_url)
+            self.prefect_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["prefect"].port)))
+            self.tiled_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["tiled"].port)))
+            self.prefect = made.enter_context(closing(PrefectView(self.info.prefect_api_url)))
+            made.callback(self._kill_processes)
             self.keep_executing()
-        except BaseException:
-            self.stack.down(self._report)
-            raise
+            self._made = made.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._made.close()
+
+    def _kill_processes(self) -> None:
         for process in [*self._executors, *self._started]:
             if process.alive:
                 process.kill()
-        self.prefect_proxy.close()
-        self.tiled_proxy.close()
-        self.prefect.close()
-        self.stack.down(self._report, flow_runs_timeout_s=0)
 
     @property
     def acquisition(self) -> AcquisitionProcess:
@@ -226,22 +238,21 @@ class Beamline:
     def heal(self, since_s: float) -> None:
         """Have what crashed in the last so many seconds run again, as the local stack's own deployment does.
 
-        While nothing is executed: what says that it runs has crashed then, and nobody has to be patient to know.
+        Two people do it at the same moment. While nothing is executed: what says that it runs has crashed then, and
+        nobody has to be patient to know.
         """
-        with self.idle():
-            done = self._command("reconcile", "--submit", "--since", f"{math.ceil(since_s / 60) + 1}m")
-        with (self.root / "logs" / "reconcile.log").open("a") as log:
-            log.write(f"exit code {done.returncode}\n{done.stdout}{done.stderr}\n")
-
-    def _command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "bluesky_prefect", "reconcile", "--submit"]
+        command += ["--since", f"{math.ceil(since_s / 60) + 1}m"]
         environment = {
             **os.environ,
             **self._worker().environment(),
             **_HEALING,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
         }
-        command = [sys.executable, "-m", "bluesky_prefect", *arguments]
-        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        with self.idle(), (self.root / "logs" / "reconcile.log").open("a") as log:
+            people = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) for _ in range(2)]
+            for person in people:
+                person.wait()
 
     @property
     def _prefect_database(self) -> Path:
@@ -257,3 +268,15 @@ class Beamline:
             port = int(self.info.tiled_uri.rsplit(":", 1)[1])
             return TiledServer(self.stack.paths, port, self.info.tiled_api_key.get_secret_value())
         return self._worker()
+
+
+@contextmanager
+def _prefect_on(database: str) -> Iterator[None]:
+    """Have this process start Prefect servers on another database than the local stack's own."""
+    environment = PrefectServer.environment
+    address = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
+    PrefectServer.environment = lambda server: {**environment(server), **address}
+    try:
+        yield
+    finally:
+        PrefectServer.environment = environment

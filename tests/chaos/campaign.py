@@ -3,7 +3,7 @@
 import datetime
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from tests.chaos.accounts import Verdict, audit
@@ -24,10 +24,10 @@ class Injection:
     ----------
     fault : Fault
         Which.
+    began, mended : float
+        When, in seconds since the epoch.
     at_risk : set of str
-        The runs that stopped between its beginning and its mending.
-    lasted_s : float
-        The time between the two, in seconds.
+        The runs that stopped between the two.
     trouble : str
         Why it could not be injected as it should be, if so.
     recovered_s : float or None
@@ -35,8 +35,9 @@ class Injection:
     """
 
     fault: Fault
-    at_risk: set[str]
-    lasted_s: float
+    began: float
+    mended: float = 0.0
+    at_risk: set[str] = field(default_factory=set)
     trouble: str = ""
     recovered_s: float | None = None
 
@@ -75,7 +76,7 @@ class Campaign:
         self._seed = seed
         self._report = report
 
-    def run(self, runs: int, most_each: int | None = None) -> Outcome:
+    def run(self, runs: int, most_each: int | None = None, *, one_by_one: bool = True) -> Outcome:
         """Inject every fault once, and all of them again until `runs` runs have stopped; count at the end.
 
         Parameters
@@ -84,6 +85,8 @@ class Campaign:
             How many runs have to stop.
         most_each : int, optional
             Most scans of one injection.
+        one_by_one : bool
+            Wait until all is well again before the next fault; else faults meet the runs of those before them.
         """
         injections: list[Injection] = []
         turn = 0
@@ -96,44 +99,46 @@ class Campaign:
                 chance = Random(f"{self._seed}/{turn}/{one.name}")
                 scans = chance.randint(*one.runs)
                 injections.append(self._inject(one, chance, min(scans, most_each or scans)))
+                if one_by_one:
+                    self._recover(injections[-1])
             turn += 1
+        for injection in [] if one_by_one else injections:
+            self._recover(injection)
         self._report("Counting")
         return Outcome(injections, audit(self._beamline))
 
     def _inject(self, one: Fault, chance: Random, scans: int) -> Injection:
         before = self._beamline.ledger.seen()
-        since = datetime.datetime.now(datetime.UTC)
-        began = time.monotonic()
-        trouble = ""
+        injection = Injection(one, began=time.time())
         try:
             one.inject(self._beamline, chance, scans)
         except AssertionError as error:  # something that the fault waits for did not come; the others go on
-            trouble = f"{error}"
-            self._report(f"{one.title}: not injected as it should be: {trouble}")
+            injection.trouble = f"{error}"
+            self._report(f"{one.title}: not injected as it should be: {error}")
         self._beamline.mend()
-        injection = Injection(one, self._beamline.ledger.seen() - before, time.monotonic() - began, trouble)
-        injection.recovered_s = self._recovered(injection, since)
-        after = "NOT recovered" if injection.recovered_s is None else f"recovered in {injection.recovered_s:.1f} s"
-        self._report(
-            f"{one.title}: {len(injection.at_risk)} runs at risk, {injection.lasted_s:.1f} s, {after} "
-            f"({len(before) + len(injection.at_risk)} runs so far)"
-        )
+        injection.mended = time.time()
+        injection.at_risk = self._beamline.ledger.seen() - before
+        self._report(f"{one.title}: {len(injection.at_risk)} runs in {injection.mended - injection.began:.1f} s")
         return injection
 
-    def _recovered(self, injection: Injection, since: datetime.datetime) -> float | None:
-        """Wait until all runs of an injection are processed, healing what crashed; return how long that took."""
-        began = time.monotonic()
+    def _recover(self, injection: Injection) -> None:
+        """Wait until all runs of an injection are processed, healing what crashed."""
+        looked = time.monotonic()
         # What crashes although the fault is none that flow runs crash of is healed too, and then recovers late.
-        heal_at = began + (0.0 if injection.fault.heals else _HEAL_AFTER_S)
-        while missing := injection.at_risk & self._beamline.ledger.promised() - set(
-            self._beamline.prefect.completed(since)
-        ):
+        heal_at = looked + (0.0 if injection.fault.heals else _HEAL_AFTER_S)
+        while missing := self._missing(injection):
             now = time.monotonic()
-            if now - began > _PATIENCE_S:
-                self._report(f"Still not processed: {', '.join(sorted(missing))}")
-                return None
+            if now - looked > _PATIENCE_S:
+                self._report(f"{injection.fault.title}: NOT recovered: {', '.join(sorted(missing))}")
+                return
             if now >= heal_at:
-                self._beamline.heal(now - began + injection.lasted_s)
+                self._beamline.heal(time.time() - injection.began)
                 heal_at = time.monotonic() + _HEAL_EVERY_S
             time.sleep(_LOOK_EVERY_S)
-        return time.monotonic() - began
+        injection.recovered_s = time.time() - injection.mended
+        so_far = len(self._beamline.ledger.seen())
+        self._report(f"{injection.fault.title}: recovered in {injection.recovered_s:.1f} s ({so_far} runs so far)")
+
+    def _missing(self, injection: Injection) -> set[str]:
+        since = datetime.datetime.fromtimestamp(injection.began, datetime.UTC)
+        return injection.at_risk & self._beamline.ledger.promised() - set(self._beamline.prefect.completed(since))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from tests.chaos.beamline import Beamline
 
@@ -24,6 +25,8 @@ class Fault:
         Whether flow runs crash of it, so that ``bluesky-prefect reconcile`` has to run them again.
     runs : tuple of int
         Fewest and most scans of one injection.
+    sqlite : bool
+        Whether it strikes the file of Prefect's database, and so needs one.
     """
 
     name: str
@@ -31,18 +34,17 @@ class Fault:
     inject: Inject
     heals: bool = False
     runs: tuple[int, int] = (25, 60)
+    sqlite: bool = False
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def fault(
-    name: str, title: str, *, heals: bool = False, runs: tuple[int, int] = (25, 60)
-) -> Callable[[Inject], Inject]:
-    """Add a function to the list of faults."""
+def fault(name: str, title: str, **what: Any) -> Callable[[Inject], Inject]:
+    """Add a function to the list of faults, with what else is known of it."""
 
     def add(inject: Inject) -> Inject:
-        FAULTS[name] = Fault(name, title, inject, heals, runs)
+        FAULTS[name] = Fault(name, title, inject, **what)
         return inject
 
     return add

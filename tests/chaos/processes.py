@@ -28,17 +28,18 @@ def obey_permissions() -> None:
 
 
 class ChaosProcess:
-    """A Python module run as a process, with its output in a log file."""
+    """A Python module run as a process, with its output in a log file, but for what it answers if it `talks`."""
 
-    def __init__(self, module: str, arguments: list[str], environment: dict[str, str], log: Path) -> None:
-        self._log = log
+    def __init__(
+        self, module: str, arguments: list[str], environment: dict[str, str], log: Path, *, talks: bool = False
+    ) -> None:
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", module, *arguments],
                 cwd=ROOT,
                 env={**os.environ, **environment},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else stream,
                 stderr=stream,
                 text=True,
                 preexec_fn=obey_permissions,
@@ -61,7 +62,7 @@ class ChaosProcess:
 
     def _leave(self) -> None:
         self.process.wait(_TIMEOUT_S)
-        for stream in (self.process.stdin, self.process.stdout):
+        for stream in filter(None, (self.process.stdin, self.process.stdout)):
             with suppress(BrokenPipeError):  # a command that nobody has read
                 stream.close()
 
@@ -80,7 +81,7 @@ class AcquisitionProcess(ChaosProcess):
     """The other end of `tests.chaos.acquisition`."""
 
     def __init__(self, ledger: Path, environment: dict[str, str], log: Path) -> None:
-        super().__init__("tests.chaos.acquisition", [str(ledger)], environment, log)
+        super().__init__("tests.chaos.acquisition", [str(ledger)], environment, log, talks=True)
         assert self._line() == "ready", log.read_text()[-2000:]
 
     def say(self, line: str) -> None:

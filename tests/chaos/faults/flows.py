@@ -1,8 +1,6 @@
 """Faults of what executes flow runs: the stock worker and its processes, and the campaign's own executors."""
 
-import os
 import resource
-import signal
 from random import Random
 
 import psutil
@@ -77,7 +75,6 @@ def flow_out_of_memory(beamline: Beamline, chance: Random, runs: int) -> None:
 def executor_killed(beamline: Beamline, chance: Random, runs: int) -> None:
     beamline.acquisition.start(runs)
     wait_until(beamline.prefect.under_way)
-    os.kill(chance.choice(beamline.executors).pid, signal.SIGKILL)
+    chance.choice(beamline.executors).kill()
     beamline.acquisition.finish()
-    wait_until(lambda: not all(one.alive for one in beamline.executors))
     beamline.keep_executing()

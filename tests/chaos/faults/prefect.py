@@ -63,7 +63,7 @@ def killed_under_flow_runs(beamline: Beamline, chance: Random, runs: int) -> Non
     beamline.start("prefect")
 
 
-@fault("prefect-disk-full", "no room for Prefect's database")
+@fault("prefect-disk-full", "no room for Prefect's database", sqlite=True)
 def disk_full(beamline: Beamline, chance: Random, runs: int) -> None:
     with beamline.idle():
         pid = beamline.pid("prefect")
@@ -75,7 +75,7 @@ def disk_full(beamline: Beamline, chance: Random, runs: int) -> None:
             resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
 
 
-@fault("prefect-restored", "Prefect restarted with an older database", heals=True, runs=(8, 20))
+@fault("prefect-restored", "Prefect restarted with an older database", heals=True, runs=(8, 20), sqlite=True)
 def restored(beamline: Beamline, chance: Random, runs: int) -> None:
     backup = beamline.copy_prefect_database()
     acquisition = beamline.acquisition
