@@ -63,8 +63,7 @@ class Beamline:
     executors : int
         How many flow runs are executed at once.
     database : str, optional
-        Address of an empty PostgreSQL database for Prefect, as SQLAlchemy takes it; SQLite by default. With SQLite,
-        more than two flow runs at once make Prefect stand still for a minute now and then.
+        Address of an empty PostgreSQL database for Prefect, as SQLAlchemy takes it; SQLite by default.
     report : callable
         Is told in one line what happens.
 
@@ -93,7 +92,11 @@ class Beamline:
         self.exports = root / "exports"
         self.ledger = Ledger(root / "ledger")
         self._report = report
-        self._database = database
+        # On SQLite, the service that notices a dead worker made the server stand still for a minute; the campaign's
+        # worker is dead most of the time.
+        self._prefect_settings = {"PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false"}
+        if database:
+            self._prefect_settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
         self._how_many = executors
         self._executors: list[ChaosProcess] = []
         self._acquisition: AcquisitionProcess | None = None
@@ -107,8 +110,7 @@ class Beamline:
         for directory in (self.root / "logs", self._executing):
             directory.mkdir()
         with ExitStack() as made:
-            if self._database:
-                made.enter_context(_prefect_on(self._database))
+            made.enter_context(_prefect_with(self._prefect_settings))
             made.callback(self.stack.down, self._report, flow_runs_timeout_s=0)
             self.info = self.stack.up(self._report)
             self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
@@ -271,11 +273,10 @@ class Beamline:
 
 
 @contextmanager
-def _prefect_on(database: str) -> Iterator[None]:
-    """Have this process start Prefect servers on another database than the local stack's own."""
+def _prefect_with(settings: dict[str, str]) -> Iterator[None]:
+    """Have this process start Prefect servers with other settings than the local stack's own."""
     environment = PrefectServer.environment
-    address = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database}
-    PrefectServer.environment = lambda server: {**environment(server), **address}
+    PrefectServer.environment = lambda server: {**environment(server), **settings}
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import Abort, ObjectNotFound, PrefectException
 from prefect.flow_engine import run_flow
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Pending
 
 from bluesky_prefect.flows import my_workflow
@@ -83,7 +84,8 @@ class Executor:
 
 
 def main(directory: Path) -> None:
-    with get_client(sync_client=True) as client:
+    # Each flow, and each subflow, waits up to a second at its end for the thread that sends heartbeats.
+    with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), get_client(sync_client=True) as client:
         executor: Executor | None = None
         while True:
             try:
