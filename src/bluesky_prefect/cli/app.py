@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bluesky_prefect import __version__
-from bluesky_prefect.cli import outbox, render, repair
+from bluesky_prefect.cli import outbox, render, repair, terminal
 from bluesky_prefect.cli.options import PrefectPort, StateDirectory, TiledPort, settings_from, state_option
 from bluesky_prefect.exceptions import BlueskyPrefectError
 
@@ -30,10 +30,10 @@ def run() -> int:
     try:
         return app(standalone_mode=True) or 0
     except BlueskyPrefectError as error:
-        render.error(str(error))
+        terminal.error(str(error))
         return 1
     except KeyboardInterrupt:
-        render.error("Interrupted.")
+        terminal.error("Interrupted.")
         return 130
 
 
@@ -66,7 +66,7 @@ def up(tiled_port: TiledPort = None, prefect_port: PrefectPort = None, state_dir
     from bluesky_prefect.stack import LocalStack
 
     settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
-    with render.Progress("Starting the local stack") as report:
+    with terminal.Progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
     render.stack_info(info, options=state_option(state_directory))
 
@@ -84,7 +84,7 @@ def down(
     """
     from bluesky_prefect.stack import LocalStack
 
-    with render.Progress("Stopping the local stack") as report:
+    with terminal.Progress("Stopping the local stack") as report:
         LocalStack(settings_from(state_directory=state_directory)).down(report, flow_runs_timeout_s=wait)
 
 
@@ -129,7 +129,7 @@ def demo(
     settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
     local = LocalStack(settings)
     running = local.find() is not None
-    with render.Progress("Starting the local stack") as report:
+    with terminal.Progress("Starting the local stack") as report:
         # Who has not asked for a port takes what is there: a newcomer's 8000 is often in use.
         info = local.up(report, any_port=not {"tiled_port", "prefect_port"} & settings.model_fields_set)
     try:
@@ -137,12 +137,12 @@ def demo(
         os.environ.update(info.environment())
         from bluesky_prefect.demo import Demo
 
-        with render.Progress("Taking scans and waiting for their flow runs") as report:
+        with terminal.Progress("Taking scans and waiting for their flow runs") as report:
             result = Demo(info, settings, plans=plans).run(report)
         render.demo(result)
     finally:
         if not keep and not running:
-            with render.Progress("Stopping the local stack") as report:
+            with terminal.Progress("Stopping the local stack") as report:
                 local.down(report)
                 report(f"To look at the flow runs, start it again: bluesky-prefect up{state_option(state_directory)}")
     if keep or running:
@@ -175,7 +175,7 @@ def deploy_(
     from bluesky_prefect.flows import my_workflow
     from bluesky_prefect.reconciliation.flow import reconcile
 
-    with render.Progress("Deploying") as report:
+    with terminal.Progress("Deploying") as report:
         deployed = anyio.run(deploy, my_workflow, name, work_pool)
         report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
         # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
@@ -202,6 +202,6 @@ def ipython(
     from bluesky_prefect.stack import LocalStack
 
     settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
-    with render.Progress("Starting the local stack") as report:
+    with terminal.Progress("Starting the local stack") as report:
         LocalStack(settings).up(report)
     open_ipython(context.args, settings=settings, report=report)

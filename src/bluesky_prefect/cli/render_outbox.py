@@ -1,14 +1,13 @@
 """How the outbox looks."""
 
-import json
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.cli.render import _err, _out, _print, _table
+from bluesky_prefect.cli import terminal
 from bluesky_prefect.entry import Entry, OutboxCounts
 from bluesky_prefect.texts import one_line
 
@@ -30,12 +29,12 @@ class Listing:
 
 def listing(listed: Listing, now: float, options: str) -> None:
     """Show a list of entries for people; `options` is what their next command needs."""
-    out = _out()
+    out = terminal.out()
     if not listed.exists:
-        _print(out, f"There is no outbox at {listed.path} yet: it is made when the first run stops.")
+        terminal.show(out, f"There is no outbox at {listed.path} yet: it is made when the first run stops.")
         return
     if listed.entries:
-        table = _table("Scan", "Plan", "Run", "Workflow", "State", "Failed", "Age", "Reason or flow run")
+        table = terminal.table("Scan", "Plan", "Run", "Workflow", "State", "Failed", "Age", "Reason or flow run")
         # One line for each, in what width the other columns leave; 'show' has all of it.
         reason = table.columns[-1]
         reason.no_wrap, reason.overflow, reason.ratio, table.expand = True, "ellipsis", 1, True
@@ -44,17 +43,19 @@ def listing(listed: Listing, now: float, options: str) -> None:
         out.print(table)
         out.print()
     counts = listed.counts
-    _print(out, f"{counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead in {listed.path}")
+    terminal.show(out, f"{counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead in {listed.path}")
     if listed.more:
-        _print(out, f"Listed are the newest {len(listed.entries)}; --limit lists more.")
+        terminal.show(out, f"Listed are the newest {len(listed.entries)}; --limit lists more.")
     if listed.entries:
-        _print(out, f"All about one, and what to do:  bluesky-prefect outbox show{options} NAME")
+        terminal.show(out, f"All about one, and what to do:  bluesky-prefect outbox show{options} NAME")
 
 
 def listing_as_json(listed: Listing) -> None:
     """Show a list of entries for programs."""
     entries = [_facts(one) for one in listed.entries]
-    _dump({"outbox": str(listed.path), "counts": asdict(listed.counts), "more": listed.more, "entries": entries})
+    terminal.dump(
+        {"outbox": str(listed.path), "counts": asdict(listed.counts), "more": listed.more, "entries": entries}
+    )
 
 
 def entry(one: Entry, now: float, options: str) -> None:
@@ -73,17 +74,17 @@ def entry(one: Entry, now: float, options: str) -> None:
         "Last changed": _when(one.changed, now),
         "Key": one.key,
     }
-    out = _out()
+    out = terminal.out()
     for title, text in lines.items():
         if text is not None:
-            _print(out, f"{title:<14}{one_line(text, _LINE)}")
-    _print(out, f"\n{mend(one, options)}")
+            terminal.show(out, f"{title:<14}{one_line(text, _LINE)}")
+    terminal.show(out, f"\n{mend(one, options)}")
 
 
 def entry_as_json(one: Entry, options: str) -> None:
     """Show all that is known of an entry for programs, documents too."""
     submission = asdict(one.submission) if one.is_readable else None
-    _dump({**_facts(one), "mend": mend(one, options), "submission": submission})
+    terminal.dump({**_facts(one), "mend": mend(one, options), "submission": submission})
 
 
 def mend(one: Entry, options: str) -> str:
@@ -126,23 +127,23 @@ def candidates(entries: Sequence[Entry]) -> str:
 
 def done(what: str, one: Entry) -> None:
     """Say what was done to an entry."""
-    _print(_out(), f"{what}: {_named(one)}")
+    terminal.show(terminal.out(), f"{what}: {_named(one)}")
 
 
 def not_retried(one: Entry, options: str) -> None:
     """Say why an entry is left as it is."""
-    _print(_err(), f"Left as it is: {_named(one)}\n{mend(one, options)}")
+    terminal.show(terminal.err(), f"Left as it is: {_named(one)}\n{mend(one, options)}")
 
 
 def to_be_discarded(entries: Sequence[Entry]) -> None:
     """Say what is about to be deleted."""
-    _print(_err(), f"To be discarded:\n{candidates(entries)}")
+    terminal.show(terminal.err(), f"To be discarded:\n{candidates(entries)}")
 
 
 def after_discarding() -> None:
     """Say where discarded runs are found from now on."""
-    _print(
-        _err(),
+    terminal.show(
+        terminal.err(),
         "'bluesky-prefect reconcile' lists these runs from now on as runs without a flow run; with --submit, and where "
         "it is scheduled, it starts them after all.",
     )
@@ -156,7 +157,7 @@ def _cells(one: Entry, now: float) -> list[str]:
         one_line(one.workflow, 60),
         _state(one, now),
         str(one.attempts),
-        _span(now - one.created),
+        terminal.span(now - one.created),
         one_line(one.flow_run_name or one.reason or "", _CELL),
     ]
 
@@ -173,12 +174,12 @@ def _facts(one: Entry) -> dict[str, Any]:
         "attempts": one.attempts,
         "reason": one.reason,
         "can_be_retried": one.is_sendable,
-        "next_try": None if one.due is None else _iso(one.due),
+        "next_try": None if one.due is None else terminal.iso(one.due),
         "held_by": one.held_by,
         "flow_run_id": one.flow_run_id,
         "flow_run_name": one.flow_run_name,
-        "created": _iso(one.created),
-        "changed": _iso(one.changed),
+        "created": terminal.iso(one.created),
+        "changed": terminal.iso(one.changed),
     }
 
 
@@ -189,28 +190,12 @@ def _named(one: Entry) -> str:
 def _state(one: Entry, now: float) -> str:
     if one.held_by:
         return f"being sent by process {one_line(one.held_by, 80)}"
-    return one.state if one.due is None else f"waiting, next try in {_span(one.due - now)}"
+    return one.state if one.due is None else f"waiting, next try in {terminal.span(one.due - now)}"
 
 
 def _when(time_s: float, now: float) -> str:
-    return f"{_local(time_s)} ({_span(now - time_s)} ago)"
+    return f"{_local(time_s)} ({terminal.span(now - time_s)} ago)"
 
 
 def _local(time_s: float) -> str:
     return f"{datetime.fromtimestamp(time_s).astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def _iso(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds")
-
-
-def _span(seconds: float) -> str:
-    """Return how long something lasts, as people read it."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def _dump(content: Any) -> None:
-    print(json.dumps(content, indent=2))  # noqa: T201

@@ -1,15 +1,13 @@
 """How reconciliation and what is started by hand look."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from bluesky_prefect.cli.render import _err, _out, _print, _table
+from bluesky_prefect.cli import terminal
 from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
@@ -21,16 +19,16 @@ _CELL = 300
 
 def report(report: "Report") -> None:
     """Show what reconciliation found, for people."""
-    out = _out()
+    out = terminal.out()
     if report.findings:
-        table = _table("Scan", "Plan", "Run", "Workflow", "What", "For", "Why", "What is done")
+        table = terminal.table("Scan", "Plan", "Run", "Workflow", "What", "For", "Why", "What is done")
         for finding in report.findings:
             table.add_row(*_cells(finding), style=None if finding.solved else "red")
         out.print(table)
         out.print()
-    _print(out, f"{report.runs} run{'' if report.runs == 1 else 's'}: {report.summary}.")
+    terminal.show(out, f"{report.runs} run{'' if report.runs == 1 else 's'}: {report.summary}.")
     if report.all_processed:
-        _print(out, "Nothing is left to be done.")
+        terminal.show(out, "Nothing is left to be done.")
 
 
 def _cells(finding: "Finding") -> list[str]:
@@ -40,7 +38,7 @@ def _cells(finding: "Finding") -> list[str]:
         finding.run_uid[:8],
         finding.workflow or "",
         finding.verdict.value,
-        age(time.time() - finding.since),
+        terminal.span(time.time() - finding.since),
         one_line(finding.reason, _CELL),
         one_line(finding.action or finding.mend, _CELL),
     ]
@@ -48,15 +46,15 @@ def _cells(finding: "Finding") -> list[str]:
 
 def report_as_json(report: "Report") -> None:
     """Show what reconciliation found, for programs."""
-    _dump(
+    terminal.dump(
         {
             "all_processed": report.all_processed,
-            "since": _iso(report.since),
-            "until": _iso(report.until),
+            "since": terminal.iso(report.since),
+            "until": terminal.iso(report.until),
             "runs": report.runs,
             "verdicts": {verdict.value: many for verdict, many in report.verdicts.items()},
             "findings": [
-                {**dataclasses.asdict(finding), "since": _iso(finding.since), "mend": finding.mend}
+                {**dataclasses.asdict(finding), "since": terminal.iso(finding.since), "mend": finding.mend}
                 for finding in report.findings
             ],
         }
@@ -66,15 +64,15 @@ def report_as_json(report: "Report") -> None:
 def with_bar(outcomes: "Iterable[Outcome]", total: int) -> "Iterator[Outcome]":
     """Yield what comes, and show in a terminal how far that is."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = _err()
+    console = terminal.err()
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
         yield from progress.track(outcomes, total=total, description="Submitting")
 
 
 def outcomes(outcomes: "Sequence[Outcome]", *, dry_run: bool) -> None:
     """Show what was done about each run, for people."""
-    out = _out()
-    table = _table("Scan", "Plan", "Run", "Workflow", "What was done")
+    out = terminal.out()
+    table = terminal.table("Scan", "Plan", "Run", "Workflow", "What was done")
     for outcome in outcomes:
         cells = [str(outcome.scan_id or ""), one_line(outcome.plan_name or "", 40), outcome.run_uid[:8]]
         table.add_row(*cells, outcome.workflow, one_line(outcome.text, _CELL), style="red" if outcome.refused else None)
@@ -82,25 +80,9 @@ def outcomes(outcomes: "Sequence[Outcome]", *, dry_run: bool) -> None:
     started = sum(outcome.started for outcome in outcomes)
     refused = sum(outcome.refused for outcome in outcomes)
     what = "would be started" if dry_run else "started"
-    _print(out, f"\n{started} {what}, {len(outcomes) - started - refused} left alone, {refused} refused.")
+    terminal.show(out, f"\n{started} {what}, {len(outcomes) - started - refused} left alone, {refused} refused.")
 
 
 def outcomes_as_json(outcomes: "Sequence[Outcome]") -> None:
     """Show what was done about each run, for programs."""
-    _dump([dataclasses.asdict(outcome) for outcome in outcomes])
-
-
-def age(seconds: float) -> str:
-    """Return how long something lasts, as people read it."""
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
-
-
-def _iso(time_s: float) -> str:
-    return datetime.fromtimestamp(time_s, UTC).isoformat(timespec="seconds")
-
-
-def _dump(content: Any) -> None:
-    print(json.dumps(content, indent=2))  # noqa: T201
+    terminal.dump([dataclasses.asdict(outcome) for outcome in outcomes])

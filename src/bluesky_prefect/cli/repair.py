@@ -10,7 +10,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from bluesky_prefect.cli import render, render_repair
+from bluesky_prefect.cli import render_repair, terminal
 from bluesky_prefect.cli.options import StateDirectory, settings_from
 from bluesky_prefect.exceptions import ConfigurationError
 from bluesky_prefect.reconciliation.window import Window, parse_moment
@@ -74,7 +74,7 @@ def reconcile(
     if begin >= end:
         raise ConfigurationError(f"--since {since} is not before --until {until or 'now'}.")
     window = Window(begin, end, plan=plan, scan_id=scan_id)
-    with render.Progress("Comparing Tiled with Prefect") as tell, _places(state_directory) as places:
+    with terminal.Progress("Comparing Tiled with Prefect") as tell, _places(state_directory) as places:
         from bluesky_prefect.reconciliation.reconciler import Reconciler
 
         reconciler = Reconciler(places.catalog, places.api, places.workflows, places.settings, outbox=places.outbox)
@@ -128,7 +128,7 @@ def submit(
         from bluesky_prefect.reconciliation.starter import Starter
 
         chosen = resubmission.chosen(places.workflows, workflow or [])
-        with render.Progress("Looking up the runs"):
+        with terminal.Progress("Looking up the runs"):
             runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
         request = resubmission.Request(again=again, dry_run=dry_run, overrides=overrides)
         starter = Starter(places.api, places.outbox)

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from bluesky_prefect.cli import render
+from bluesky_prefect.cli import render, terminal
 from bluesky_prefect.comparison import Comparison
 from bluesky_prefect.demo import DemoResult, DemoRow
 from bluesky_prefect.outbox import OutboxCounts
@@ -37,12 +37,12 @@ def test_printed_commands_work_in_a_directory_with_a_space(tmp_path, capsys):
 
 
 def test_brackets_are_shown_as_they_are(capsys):
-    render.error('pip install "bluesky-prefect[local]"')
+    terminal.error('pip install "bluesky-prefect[local]"')
     assert 'Error: pip install "bluesky-prefect[local]"' in capsys.readouterr().err
 
 
 def test_progress_goes_to_stderr_line_by_line(capsys):
-    with render.Progress("Starting") as report:
+    with terminal.Progress("Starting") as report:
         report("Tiled server: ready (1.0 s)")
     captured = capsys.readouterr()
     assert captured.err == "Tiled server: ready (1.0 s)\n"
