@@ -17,7 +17,7 @@ def _way(mode: Mode) -> Inject:
         struck = beamline.prefect_proxy.struck
         beamline.prefect_proxy.mode = mode
         acquisition.count(runs - before)
-        wait_until(lambda: mode == "refuse" or beamline.prefect_proxy.struck > struck)
+        wait_until(lambda: mode == "refuse" or beamline.prefect_proxy.struck > struck, timeout_s=150)
         beamline.prefect_proxy.mode = "pass"
 
     return inject
