@@ -4,7 +4,7 @@ import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import ConfigurationError
@@ -18,6 +18,22 @@ SUFFIX = ".msgpack"
 def kept_files(directory: Path) -> list[Path]:
     """Return the files of a directory that hold runs, each of which may be whole or not."""
     return sorted(directory.glob(f"*{SUFFIX}"))
+
+
+def in_use(path: Path) -> bool:
+    """Tell whether a session is writing to a file, or somebody is sending it.
+
+    Raises
+    ------
+    FileNotFoundError
+        If it is not there (any more).
+    """
+    with path.open("rb") as file:
+        try:
+            hold(file)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -35,7 +51,7 @@ def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
     """Write a run that `TiledRecorder` kept in a file to Tiled, then delete the file; return the run's uid.
 
-    What Tiled holds of it in part is replaced.
+    What Tiled holds of it in part is replaced; what it holds as a whole is left as it is.
 
     Parameters
     ----------
@@ -47,8 +63,8 @@ def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
     Raises
     ------
     ConfigurationError
-        If the file holds no whole run, or Tiled already holds it whole, or somebody else is sending it. Nothing is
-        changed then.
+        If the file holds no whole run, or its session is still at work on it, or somebody else is sending it. Nothing
+        is changed then.
     """
     from bluesky_tiled_plugins import TiledWriter
 
@@ -57,16 +73,25 @@ def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
         if not documents or documents[0][0] != "start" or documents[-1][0] != "stop":
             raise ConfigurationError(f"{path} holds no whole run: it goes on, or its session was killed.")
         uid = str(documents[0][1]["uid"])
-        if uid in raw:
-            run: Any = raw[uid]
-            if run.metadata.get("stop"):
-                raise ConfigurationError(f"Run {uid} is whole in Tiled already; {path} can be deleted.")
-            raw.delete_contents(uid, recursive=True, external_only=False)
-        writer = TiledWriter(raw, patches=patches())
-        for name, doc in documents:
-            writer(name, doc)
+        if not _is_whole(raw, uid):
+            if uid in raw:
+                raw.delete_contents(uid, recursive=True, external_only=False)
+            writer = TiledWriter(raw, patches=patches())
+            for name, doc in documents:
+                writer(name, doc)
         path.unlink()
     return uid
+
+
+def hold(file: IO[bytes]) -> None:
+    """Hold an open file against all who do the same, until it is closed.
+
+    Raises
+    ------
+    BlockingIOError
+        If somebody else holds it.
+    """
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def patches() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -85,6 +110,11 @@ def _fit_tiled(doc: dict[str, Any]) -> dict[str, Any]:
     return doc
 
 
+def _is_whole(raw: "CatalogOfBlueskyRuns", uid: str) -> bool:
+    run: Any = raw.get(uid)
+    return run is not None and bool(run.metadata.get("stop"))
+
+
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
     """Hold a file against others who send it: each would delete what the other has written so far."""
@@ -94,9 +124,11 @@ def _alone(path: Path) -> Iterator[None]:
         raise ConfigurationError(f"{path} is not there: somebody else has sent it, or deleted it.") from error
     with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(file)
         except BlockingIOError as error:
-            raise ConfigurationError(f"{path} is being sent by somebody else.") from error
+            raise ConfigurationError(
+                f"{path} is being written by its session, or sent to Tiled by somebody else."
+            ) from error
         if not path.exists():
             raise ConfigurationError(f"{path} is not there any more: somebody else has sent it.")
         yield

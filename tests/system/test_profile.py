@@ -190,16 +190,34 @@ def test_what_was_kept_can_be_sent_to_tiled_later(engine, devices, line, raw, tm
     assert _kept(tmp_path) == []
 
 
-def test_a_run_that_is_whole_in_tiled_is_not_replaced(engine, devices, line, raw, tmp_path):
+def test_a_file_of_a_run_that_is_whole_in_tiled_is_deleted_and_nothing_else(engine, devices, line, raw, tmp_path):
     line.cut()
-    engine(count([devices.det], 1))
+    (uid,) = engine(count([devices.det], 1))
     (path,) = _kept(tmp_path)
     content = path.read_bytes()
     send_run(path, raw)
-    path.write_bytes(content)
+    raw[uid].update_metadata({"mark": "the same"})
+    path.write_bytes(content)  # as where a session is killed between the two
 
-    with pytest.raises(ConfigurationError, match="already"):
-        send_run(path, raw)
+    assert send_run(path, raw) == uid
+
+    assert raw[uid].metadata["mark"] == "the same"
+    assert _kept(tmp_path) == []
+
+
+def test_a_run_that_its_session_is_writing_is_not_sent(engine, devices, line, raw, tmp_path):
+    refused = []
+
+    def send(name, doc):
+        (path,) = _kept(tmp_path)
+        with pytest.raises(ConfigurationError, match="being written by its session") as caught:
+            send_run(path, raw)
+        refused.append(caught)
+
+    line.cut()
+    engine.subscribe(send, "descriptor")
+    engine(count([devices.det], 1))
+    assert len(refused) == 1
 
 
 def test_a_file_without_the_end_of_its_run_is_not_sent(engine, devices, line, raw, tmp_path):

@@ -5,13 +5,13 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from event_model import RunRouter
 
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import BlueskyPrefectError, TiledUnavailable
-from bluesky_prefect.kept_runs import patches
+from bluesky_prefect.kept_runs import hold, patches
 from bluesky_prefect.private import private_file
 from bluesky_prefect.profile.tiled import TiledConnection
 
@@ -106,35 +106,46 @@ class _Recording:
 
 
 class _Spool:
-    """A file of documents as they come: msgpack, since it keeps numpy arrays and bytes as they are."""
+    """A file of documents as they come: msgpack, since it keeps numpy arrays and bytes as they are.
+
+    It is held while the run goes on, so that nobody takes it to Tiled meanwhile.
+    """
 
     def __init__(self, path: Path):
         self._path = path
+        self._file: IO[bytes] | None = None
         self._broken = False
 
     def write(self, name: str, doc: dict[str, Any]) -> None:
         if self._broken:
             return
         try:
-            if not self._path.exists():
+            if self._file is None:
                 private_file(self._path)
-            with self._path.open("ab") as file:
-                file.write(_pack(name, doc))
+                self._file = self._path.open("ab", buffering=0)
+                hold(self._file)
+            self._file.write(_pack(name, doc))
         except OSError as error:
             self._broken = True
+            self._close()
             logger.error("Documents cannot be kept in %s: %s", self._path, error)
 
     def keep(self) -> Path | None:
         """Make sure the file is on the disk, and return it if it is whole."""
-        if self._broken:
-            return None
-        with self._path.open("rb") as file:
-            os.fsync(file.fileno())
-        return self._path
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+        self._close()
+        return None if self._broken else self._path
 
     def discard(self) -> None:
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _pack(name: str, doc: dict[str, Any]) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bluesky_prefect.exceptions import ConfigurationError
 from bluesky_prefect.flows.catalog import Catalog, explained
-from bluesky_prefect.kept_runs import kept_files, read_documents, send_run
+from bluesky_prefect.kept_runs import in_use, kept_files, read_documents, send_run
 from bluesky_prefect.reconciliation.report import Finding
 from bluesky_prefect.reconciliation.verdict import Verdict
 from bluesky_prefect.reconciliation.window import Window
@@ -20,7 +20,7 @@ def reconcile_kept(
 ) -> Iterator[Finding]:
     """Yield a finding for each run that is in a file and not in Tiled; write it there, if asked to.
 
-    A file that was written to a moment ago belongs to a session at work. However old, what is in a file counts.
+    However old, what is in a file counts, unless a session is at work on it.
 
     Parameters
     ----------
@@ -48,9 +48,9 @@ def reconcile_kept(
 
 def _look(path: Path, settings: Settings, now: float) -> Finding | None:
     try:
-        touched = path.stat().st_mtime
-        if now - touched < settings.settle_s:
+        if in_use(path):
             return None
+        touched = path.stat().st_mtime
         first, last = _ends(path)
     except FileNotFoundError:
         return None  # it has got there meanwhile
