@@ -92,11 +92,7 @@ class Beamline:
         self.exports = root / "exports"
         self.ledger = Ledger(root / "ledger")
         self._report = report
-        # On SQLite, the service that notices a dead worker made the server stand still for a minute; the campaign's
-        # worker is dead most of the time.
-        self._prefect_settings = {"PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false"}
-        if database:
-            self._prefect_settings["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
+        self._prefect_settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}
         self._how_many = executors
         self._executors: list[ChaosProcess] = []
         self._acquisition: AcquisitionProcess | None = None
