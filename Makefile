@@ -7,10 +7,10 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit lint types contract build bench chaos ipython constraints clean
+.PHONY: help venv demo test unit lint types contract build bench bench-backlog bench-reconcile chaos ipython constraints clean
 
 help:  ## Show the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 venv: $(STAMP)  ## Make .venv with everything in it
 
@@ -48,6 +48,12 @@ bench: $(STAMP)  ## What the callback costs the RunEngine, as a table
 
 chaos: $(STAMP)  ## Break everything while scans run, and count at the end: 2,000 runs, most of an hour
 	$(BIN)/python -m tests.chaos
+
+bench-backlog: $(STAMP)  ## What a backlog of 10,000 runs costs: memory, the newest run, scans
+	$(BIN)/python -m benchmarks.backlog
+
+bench-reconcile: $(STAMP)  ## What reconciliation costs as the catalog grows to 100,000 runs
+	$(BIN)/python -m benchmarks.reconcile
 
 ipython: $(STAMP)  ## IPython with the beamline profile on the local stack (started if need be)
 	$(BIN)/bluesky-prefect ipython
