@@ -7,6 +7,7 @@ from tests.chaos.accounts import audit, exported
 from tests.chaos.beamline import Beamline
 from tests.chaos.campaign import Campaign, Outcome
 from tests.chaos.fault import FAULTS
+from tests.services.postgres import empty_database
 
 SCANS = 4
 SMALL = [
@@ -23,7 +24,11 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def beamline(tmp_path_factory):
-    with Beamline(tmp_path_factory.mktemp("chaos"), executors=2, report=print) as beamline:
+    """A beamline with Prefect on PostgreSQL: on SQLite it stands still for a minute now and then."""
+    with (
+        empty_database() as database,
+        Beamline(tmp_path_factory.mktemp("chaos"), executors=2, database=database, report=print) as beamline,
+    ):
         yield beamline
 
 

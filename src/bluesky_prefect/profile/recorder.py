@@ -101,7 +101,8 @@ class _Recording:
             self._spool.discard()
             return
         kept = self._spool.keep()
-        where = f"its documents are kept in {kept}" if kept else "and its documents are lost"
+        mend = "'bluesky-prefect reconcile --submit' writes them to it"
+        where = f"its documents are kept in {kept}; {mend}" if kept else "and its documents are lost"
         self._tell(f"{self._label} is not in Tiled, {where}. Cause: {' '.join(self._problem.split())}")
 
 
