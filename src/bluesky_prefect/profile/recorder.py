@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -124,6 +125,8 @@ class _Spool:
             if self._file is None:
                 private_file(self._path)
                 self._file = self._path.open("ab", buffering=0)
+                # A run may never stop, and its recording be forgotten.
+                weakref.finalize(self, self._file.close)
                 hold(self._file)
             self._file.write(_pack(name, doc))
         except OSError as error:

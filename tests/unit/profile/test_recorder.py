@@ -1,3 +1,4 @@
+import gc
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,7 @@ from bluesky import RunEngine
 from bluesky.plans import count
 from ophyd.sim import det, direct_img
 
-from bluesky_prefect.kept_runs import read_documents
+from bluesky_prefect.kept_runs import in_use, read_documents
 from bluesky_prefect.profile.recorder import TiledRecorder
 from bluesky_prefect.profile.tiled import TiledConnection
 from bluesky_prefect.settings import Settings
@@ -89,3 +90,16 @@ def test_a_disk_that_refuses_is_said_and_stops_no_scan(recorder, told, tmp_path,
 def test_a_document_that_makes_no_sense_raises_nothing(recorder):
     recorder("event", {"descriptor": "of no run"})
     recorder("stop", {})
+
+
+def test_a_run_that_never_stops_lets_go_of_its_file_when_it_is_forgotten(tmp_path):
+    path = tmp_path / "unsaved-runs" / "never-stops.msgpack"
+    settings = Settings(tiled_uri="http://127.0.0.1:1", state_directory=tmp_path)
+    recorder = TiledRecorder(TiledConnection(settings), directory=path.parent, tell=print)
+    recorder("start", {"uid": "never-stops", "time": 0.0})
+    assert in_use(path)
+
+    del recorder
+    gc.collect()
+
+    assert not in_use(path)
