@@ -11,7 +11,7 @@ from urllib.parse import quote
 from event_model import DocumentRouter
 
 from bluesky_prefect.documents import jsonable, uid_text
-from bluesky_prefect.exceptions import ConfigurationError, OutboxError
+from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.forwarder import CLOSE_TIMEOUT_S, Forwarder
 from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.run import Run
@@ -163,7 +163,7 @@ class PrefectCallback(DocumentRouter):
         try:
             if not workflow.when(run):
                 return
-            parameters = _parameters_for(workflow, run)
+            parameters = workflow.parameters_for(run)
         except Exception as error:  # noqa: BLE001 - it is somebody else's code
             # Whether this run was wanted is not known: a person has to see it.
             failed = f"when= or parameters= of workflow {workflow.name!r} failed"
@@ -204,13 +204,3 @@ class PrefectCallback(DocumentRouter):
         else:
             if counts.waiting:
                 logger.info("Left to be sent by earlier sessions: %d (in %s)", counts.waiting, self.outbox.path)
-
-
-def _parameters_for(workflow: Workflow, run: Run) -> dict[str, Any] | None:
-    given = workflow.parameters_for(run)
-    if given is None:
-        return None
-    parameters = jsonable(given)
-    if not isinstance(parameters, dict):
-        raise ConfigurationError(f"parameters= returned a {type(given).__name__} that cannot be read: {parameters}.")
-    return parameters

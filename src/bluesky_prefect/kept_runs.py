@@ -1,5 +1,6 @@
 """Runs that Tiled did not take, kept in files, and how they get there in the end."""
 
+import errno
 import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
 
 SUFFIX = ".msgpack"
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def kept_files(directory: Path) -> list[Path]:
@@ -86,12 +88,18 @@ def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
 def hold(file: IO[bytes]) -> None:
     """Hold an open file against all who do the same, until it is closed.
 
+    On a file system that knows no locks nobody is held off: to refuse it would lose runs.
+
     Raises
     ------
     BlockingIOError
         If somebody else holds it.
     """
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 def patches() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import ConfigurationError
 from bluesky_prefect.run import Run
 
@@ -67,20 +68,25 @@ class Workflow:
         if not self.name:
             object.__setattr__(self, "name", self.deployment)
 
-    def parameters_for(self, run: Run) -> Mapping[str, Any] | None:
-        """Return the parameters given for `run`, or None if the deployment's schema decides.
+    def parameters_for(self, run: Run) -> dict[str, Any] | None:
+        """Return the parameters given for `run` as JSON values, or None if the deployment's schema decides.
 
         Raises
         ------
         ConfigurationError
-            If the callable returned something other than a mapping.
+            If the callable returned something other than a mapping, or one that cannot be read.
         Exception
             Whatever the callable raises.
         """
         given = self.parameters(run) if callable(self.parameters) else self.parameters
         if given is not None and not isinstance(given, Mapping):
             raise ConfigurationError(f"parameters= returned {type(given).__name__}, not a mapping of names to values.")
-        return given
+        parameters = None if given is None else jsonable(given)
+        if not isinstance(parameters, dict | None):
+            raise ConfigurationError(
+                f"parameters= returned a {type(given).__name__} that cannot be read: {parameters}."
+            )
+        return parameters
 
 
 def load_workflows(where: str) -> "tuple[Workflow, ...]":

@@ -16,10 +16,10 @@ from tiled.structures.core import Spec
 
 from bluesky_prefect import Settings, Workflow
 from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.history import History
 from bluesky_prefect.reconciliation.reconciler import Reconciler
-from bluesky_prefect.reconciliation.starter import outbox_of
 from bluesky_prefect.reconciliation.window import Window
 from bluesky_prefect.stack.tiled import RAW_SPEC
 from tests.system.beamline import Beamline
@@ -74,7 +74,7 @@ class Hutch:
     def reconcile(self, *, workflows=WORKFLOWS, clock=time.time, settings=None, **options):
         window = Window(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
         settings = settings or self.settings
-        with PrefectApi(30, asks_again=True) as api, outbox_of(settings) as outbox:
+        with PrefectApi(30, asks_again=True) as api, existing_outbox(settings.outbox_path) as outbox:
             reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock)
             return reconciler.run(window, **options)
 

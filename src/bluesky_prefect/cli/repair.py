@@ -37,15 +37,15 @@ def _places(state_directory: Path | None) -> Iterator[_Places]:
     settings = use_services()
     # Prefect and Tiled read the environment when they are imported.
     from bluesky_prefect.flows.catalog import Catalog
+    from bluesky_prefect.outbox import existing_outbox
     from bluesky_prefect.prefect_api import PrefectApi
-    from bluesky_prefect.reconciliation.starter import outbox_of
     from bluesky_prefect.workflow import load_workflows
 
     with ExitStack() as opened:
         workflows = load_workflows(settings.workflows)
         catalog = opened.enter_context(Catalog.connect(settings))
         api = opened.enter_context(PrefectApi(settings.request_timeout_s, asks_again=True))
-        outbox = opened.enter_context(outbox_of(settings))
+        outbox = opened.enter_context(existing_outbox(settings.outbox_path))
         yield _Places(settings, catalog, api, outbox, workflows)
 
 

@@ -8,10 +8,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.reconciler import Reconciler
 from bluesky_prefect.reconciliation.report import Report
-from bluesky_prefect.reconciliation.starter import outbox_of
 from bluesky_prefect.reconciliation.window import Window, moment, parse_moment
 from bluesky_prefect.settings import get_settings
 from bluesky_prefect.texts import one_line
@@ -37,7 +37,7 @@ def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
     with (
         Catalog.connect(settings) as catalog,
         PrefectApi(settings.request_timeout_s, asks_again=True) as api,
-        outbox_of(settings) as outbox,
+        existing_outbox(settings.outbox_path) as outbox,
     ):
         workflows = load_workflows(settings.workflows)
         report = Reconciler(catalog, api, workflows, settings, outbox=outbox).run(window, submit=submit, patient=True)

@@ -25,6 +25,7 @@ from bluesky_prefect.reconciliation.verdict import Judgement, Verdict, judge
 from bluesky_prefect.reconciliation.window import Window, moment
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.submission import submission_key
+from bluesky_prefect.texts import error_line
 from bluesky_prefect.workflow import Workflow
 
 logger = logging.getLogger(__name__)
@@ -226,7 +227,7 @@ def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:
     try:
         return workflow.when(run.as_run())
     except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
-        return _finding(run, workflow, Verdict.UNDECIDED, run.time_s, f"when= failed: {type(error).__name__}: {error}")
+        return _finding(run, workflow, Verdict.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")
 
 
 def _finding(run: StoredRun, workflow: Workflow | None, verdict: Verdict, since: float, reason: str) -> Finding:

@@ -2,16 +2,15 @@
 
 import logging
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import Any
 
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import ConfigurationError, OutboxError
-from bluesky_prefect.outbox import Outbox, existing_outbox
+from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 from bluesky_prefect.reconciliation.runs import StoredRun
-from bluesky_prefect.settings import Settings
 from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.texts import error_line
 from bluesky_prefect.workflow import Workflow
 
 logger = logging.getLogger(__name__)
@@ -91,17 +90,11 @@ class Starter:
             logger.warning("Run %s was started, and the outbox does not know: %s", submission.run_uid, error)
 
 
-def outbox_of(settings: Settings) -> AbstractContextManager[Outbox | None]:
-    """Open the outbox of this machine, if there is one: looking is no reason to make it."""
-    return existing_outbox(settings.outbox_path)
-
-
 def _parameters(run: StoredRun, workflow: Workflow) -> Mapping[str, Any] | None:
     try:
-        given = workflow.parameters_for(run.as_run())
+        return workflow.parameters_for(run.as_run())
     except Exception as error:
         raise ConfigurationError(
-            f"parameters= of workflow {workflow.name!r} failed for run {run.uid}: {type(error).__name__}: {error}. "
+            f"parameters= of workflow {workflow.name!r} failed for run {run.uid}: {error_line(error)}. "
             "Mend it where BLUESKY_PREFECT_WORKFLOWS says."
         ) from error
-    return None if given is None else jsonable(given)
