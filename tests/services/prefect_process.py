@@ -24,6 +24,25 @@ def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     return answer
 
 
+def post(api_url: str, path: str, *, user: str | None = None, **content: Any) -> Any:
+    """Post to a Prefect API, again where a server on SQLite says that its database is locked, or says it late.
+
+    What is posted here may be posted twice.
+    """
+
+    def answer() -> httpx.Response | None:
+        try:
+            auth = tuple(user.split(":", 1)) if user else None
+            response = httpx.post(api_url + path, json=content, timeout=30, auth=auth)
+        except httpx.ReadTimeout:
+            return None
+        return None if response.status_code == 503 else response
+
+    response = wait_until(answer, timeout_s=120)
+    response.raise_for_status()
+    return response.json()
+
+
 class PrefectProcess:
     """``prefect server start`` on a free port, with its database in `home`.
 
@@ -84,19 +103,7 @@ class PrefectProcess:
         return sorted(found, key=lambda flow_run: flow_run["created"])
 
     def _post(self, path: str, **content: Any) -> Any:
-        def post() -> httpx.Response | None:
-            # What a server on SQLite does while its database is locked: it answers 503, or late. What is posted
-            # here may be posted twice.
-            try:
-                user = tuple(self._user.split(":", 1)) if self._user else None
-                response = httpx.post(self.url + path, json=content, timeout=30, auth=user)
-            except httpx.ReadTimeout:
-                return None
-            return None if response.status_code == 503 else response
-
-        response = wait_until(post, timeout_s=120)
-        response.raise_for_status()
-        return response.json()
+        return post(self.url, path, user=self._user, **content)
 
     def _healthy(self) -> bool:
         assert self._process.poll() is None, (self._home / "server.log").read_text()[-3000:]

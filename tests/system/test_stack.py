@@ -14,8 +14,9 @@ import pytest
 from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack import LocalStack
+from bluesky_prefect.stack.drain import drain
 from bluesky_prefect.stack.process import MARK
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import post, wait_until
 
 PARTS = {"tiled", "prefect", "worker"}
 
@@ -102,6 +103,22 @@ def test_the_prefect_ui_is_there_and_talks_to_this_server(stack):
 def test_the_user_s_own_prefect_is_left_alone(stack):
     assert list(Path(os.environ["PREFECT_HOME"]).glob("prefect.db*")) == []
     assert not (Path(os.environ["PREFECT_HOME"]) / "profiles.toml").exists()
+
+
+def test_a_flow_run_that_its_worker_marks_as_crashed_when_it_stops_is_told_of(stack):
+    api, pool = stack.prefect_api_url, "drained"
+
+    def set_state(kind):
+        post(api, f"/flow_runs/{flow_run['id']}/set_state", state={"type": kind}, force=True)
+
+    post(api, "/work_pools/", name=pool, type="process")
+    flow = post(api, "/flows/", name="drained")["id"]
+    deployment = post(api, "/deployments/", name="local", flow_id=flow, work_pool_name=pool)["id"]
+    flow_run = post(api, f"/deployments/{deployment}/create_flow_run", state={"type": "SCHEDULED"})
+    set_state("RUNNING")
+    said = []
+    drain(api, pool, stop_worker=lambda: set_state("CRASHED"), timeout_s=0.1, report=said.append)
+    assert [line for line in said if flow_run["name"] in line and "was stopped" in line]
 
 
 # Stacks of a test's own, which get hurt.
@@ -206,11 +223,13 @@ def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
     info = hurt.find()
     name = f"{info.prefect_api_url}/deployments/name/my-workflow/local"
     deployment = httpx.get(name).raise_for_status().json()["id"]
-    made = httpx.post(
-        f"{info.prefect_api_url}/deployments/{deployment}/create_flow_run",
-        json={"parameters": {"ref": "00000000-0000-4000-8000-000000000000"}, "state": {"type": "SCHEDULED"}},
-    ).raise_for_status()
-    flow_run = f"{info.prefect_api_url}/flow_runs/{made.json()['id']}"
+    made = post(
+        info.prefect_api_url,
+        f"/deployments/{deployment}/create_flow_run",
+        parameters={"ref": "00000000-0000-4000-8000-000000000000"},
+        state={"type": "SCHEDULED"},
+    )
+    flow_run = f"{info.prefect_api_url}/flow_runs/{made['id']}"
     wait_until(lambda: httpx.get(flow_run).json()["state_type"] == "RUNNING")
     ours = family(hurt.processes())
     assert any("prefect.engine" in process.cmdline() for process in ours)

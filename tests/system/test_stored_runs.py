@@ -129,11 +129,12 @@ def test_files_are_asked_for_when_a_workflow_looks_at_them(catalog, room):
     [(_, run)] = runs_named(catalog, [uid])
     asked = []
     catalog.raw.context.http_client.event_hooks["request"].append(asked.append)
-    workflow = Workflow("a/b", parameters=lambda run: {"files": run.files})
-    assert workflow.when(run.as_run())
-    parameters = workflow.parameters_for(run.as_run())
+    without = Workflow("a/b", parameters=lambda run: {"uid": run.uid})
+    assert without.when(run.as_run())
+    assert without.parameters_for(run.as_run()) == {"uid": uid}
     assert not asked
-    assert jsonable(parameters) == {"files": list(run.files)}
+    looking = Workflow("a/b", parameters=lambda run: {"files": run.files})
+    assert looking.parameters_for(run.as_run()) == {"files": list(run.files)}
     assert asked
     assert len(run.files) == 2
     assert all(uri.startswith(f"file://localhost{room.stack.images}/") for uri in run.files)

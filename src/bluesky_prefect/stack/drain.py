@@ -15,7 +15,8 @@ def drain(
 ) -> None:
     """Let flow runs under way finish for `timeout_s`, stop the worker, and mark those that did not as crashed.
 
-    Flow runs that wait for a worker go on waiting: the next worker takes them.
+    Flow runs that wait for a worker go on waiting: the next worker takes them. A worker that is told to stop may mark
+    its flow runs by itself; they are told of all the same.
 
     Raises
     ------
@@ -36,13 +37,15 @@ def drain(
         state = {"type": "CRASHED", "name": "Crashed", "message": "Stopped with the local stack before it ended."}
         body = {"state": state, "force": True}
         request_json(f"{api_url}/flow_runs/{flow_run['id']}/set_state", body=body)
+        left.append(flow_run)
+    ids = list({flow_run["id"] for flow_run in left})
+    for flow_run in _flow_runs(api_url, {"id": {"any_": ids}, "state": {"type": {"any_": ["CRASHED"]}}}):
         report(f"Flow run {flow_run['name']} was stopped; retry it from the UI when the stack is up again")
 
 
 def _under_way(api_url: str, work_pool: str) -> list[dict[str, Any]]:
-    body = {
-        "work_pools": {"name": {"any_": [work_pool]}},
-        "flow_runs": {"state": {"type": {"any_": _UNDER_WAY}}},
-        "limit": 200,
-    }
-    return request_json(f"{api_url}/flow_runs/filter", body=body)
+    return _flow_runs(api_url, {"state": {"type": {"any_": _UNDER_WAY}}}, work_pools={"name": {"any_": [work_pool]}})
+
+
+def _flow_runs(api_url: str, wanted: dict[str, Any], **others: Any) -> list[dict[str, Any]]:
+    return request_json(f"{api_url}/flow_runs/filter", body={"flow_runs": wanted, "limit": 200, **others})
