@@ -2,7 +2,7 @@
 
 import errno
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -43,11 +43,16 @@ def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     The end of a file that was cut short by a crash is left out.
     """
+    with path.open("rb") as file:
+        yield from documents_in(file)
+
+
+def documents_in(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the documents of an open file; what is cut short at its end is left out."""
     import msgpack
     import msgpack_numpy
 
-    with path.open("rb") as file:
-        yield from msgpack.Unpacker(file, object_hook=msgpack_numpy.decode, strict_map_key=False)
+    yield from msgpack.Unpacker(file, object_hook=msgpack_numpy.decode, strict_map_key=False)
 
 
 def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
@@ -68,20 +73,29 @@ def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
         If the file holds no whole run, or its session is still at work on it, or somebody else is sending it. Nothing
         is changed then.
     """
-    from bluesky_tiled_plugins import TiledWriter
-
     with _alone(path):
         documents = list(read_documents(path))
         if not documents or documents[0][0] != "start" or documents[-1][0] != "stop":
             raise ConfigurationError(f"{path} holds no whole run: it goes on, or its session was killed.")
-        uid = str(documents[0][1]["uid"])
-        if not _is_whole(raw, uid):
-            if uid in raw:
-                raw.delete_contents(uid, recursive=True, external_only=False)
-            writer = TiledWriter(raw, patches=patches())
-            for name, doc in documents:
-                writer(name, doc)
+        uid = write_run(documents, raw)
         path.unlink()
+    return uid
+
+
+def write_run(documents: Sequence[tuple[str, dict[str, Any]]], raw: "CatalogOfBlueskyRuns") -> str:
+    """Write a whole run to Tiled and return its uid.
+
+    What Tiled holds of it in part is replaced; what it holds as a whole is left as it is.
+    """
+    from bluesky_tiled_plugins import TiledWriter
+
+    uid = str(documents[0][1]["uid"])
+    if not _is_whole(raw, uid):
+        if uid in raw:
+            raw.delete_contents(uid, recursive=True, external_only=False)
+        writer = TiledWriter(raw, patches=patches())
+        for name, doc in documents:
+            writer(name, doc)
     return uid
 
 

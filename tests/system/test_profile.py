@@ -27,12 +27,16 @@ from bluesky_prefect.stack import StackInfo
 class Line:
     """A network line to a server that can be cut."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, port: int = 0) -> None:
         self._target = (urlsplit(url).hostname, urlsplit(url).port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self._ends: list[socket.socket] = []
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.port = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self.cut()
 
     def cut(self) -> None:
         """Refuse new connections and break those that are open."""
@@ -188,6 +192,25 @@ def test_what_was_kept_can_be_sent_to_tiled_later(engine, devices, line, raw, tm
     assert primary["image_det"].read().shape == (2, 64, 64)
     assert raw[uid].metadata["stop"]["exit_status"] == "success"
     assert _kept(tmp_path) == []
+
+
+def test_what_neither_tiled_nor_the_disk_took_gets_to_tiled_when_that_is_there_again(
+    stack, connection, devices, line, raw, told, tmp_path
+):
+    (tmp_path / "unsaved-runs").write_text("in the way")
+    recorder = TiledRecorder(connection, directory=tmp_path / "unsaved-runs", tell=told.append)
+    engine = RunEngine()
+    engine.subscribe(recorder)
+    line.cut()
+    (uid,) = engine(count([devices.det, devices.image_det], 2))
+    assert "only this session's memory holds" in told[0]
+
+    with contextlib.closing(Line(stack.tiled_uri, line.port)):
+        recorder.close()
+
+    assert told[1].endswith("is in Tiled now")
+    assert raw[uid]["primary"]["det"].read().tolist() == [1, 1]
+    assert raw[uid].metadata["stop"]["exit_status"] == "success"
 
 
 def test_a_file_of_a_run_that_is_whole_in_tiled_is_deleted_and_nothing_else(engine, devices, line, raw, tmp_path):

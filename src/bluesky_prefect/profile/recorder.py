@@ -1,19 +1,16 @@
 """Runs on their way to Tiled, which no outage turns into a lost run or a stopped scan."""
 
-import contextlib
 import logging
-import os
-import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from event_model import RunRouter
 
-from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import BlueskyPrefectError, TiledUnavailable
-from bluesky_prefect.kept_runs import hold, patches
-from bluesky_prefect.private import private_file
+from bluesky_prefect.kept_runs import patches
+from bluesky_prefect.profile.spool import Spool
+from bluesky_prefect.profile.stranded import MEND, StrandedRuns
 from bluesky_prefect.profile.tiled import TiledConnection
 
 if TYPE_CHECKING:
@@ -29,7 +26,8 @@ class TiledRecorder:
 
     Documents also go to a file, one for each run, which is deleted when the run is in Tiled as a whole. So a run
     that Tiled did not take, or a session killed half-way, leaves its documents in that file; the user is told
-    once for each such run. `kept_runs.send_run` takes the file to Tiled later.
+    once for each such run. `kept_runs.send_run` takes the file to Tiled later. Where the disk refuses too, the run
+    stays in memory until one of the two takes it.
 
     Parameters
     ----------
@@ -45,6 +43,7 @@ class TiledRecorder:
         self._connection = connection
         self._directory = directory
         self._tell = tell
+        self._stranded = StrandedRuns(connection, tell)
         self._router = RunRouter([self._new_run])
 
     def __call__(self, name: str, doc: dict[str, Any]) -> None:
@@ -55,18 +54,30 @@ class TiledRecorder:
             # An exception in a callback aborts the plan.
             logger.exception("A %s document cannot be recorded", name)
 
+    def close(self) -> None:
+        """Bring what only memory holds to Tiled or to the disk, if that is possible; done at exit anyway."""
+        self._stranded.close()
+
     def _new_run(self, name: str, doc: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-        return [_Recording(doc, self._connection, self._directory, self._tell)], []
+        return [_Recording(doc, self._connection, self._directory, self._tell, self._stranded)], []
 
 
 class _Recording:
     """One run, from its start to its stop document."""
 
-    def __init__(self, start: dict[str, Any], connection: TiledConnection, directory: Path, tell: Tell):
+    def __init__(
+        self,
+        start: dict[str, Any],
+        connection: TiledConnection,
+        directory: Path,
+        tell: Tell,
+        stranded: StrandedRuns,
+    ):
         self._uid = start["uid"]
         self._label = f"Run {self._uid[:8]} (scan {start.get('scan_id', '?')})"
         self._tell = tell
-        self._spool = _Spool(directory / f"{self._uid}.msgpack")
+        self._stranded = stranded
+        self._spool = Spool(directory / f"{self._uid}.msgpack")
         self._problem = ""
         self._writer = self._new_writer(connection)
 
@@ -101,63 +112,12 @@ class _Recording:
         if not self._problem:
             self._spool.discard()
             return
-        kept = self._spool.keep()
-        mend = "'bluesky-prefect reconcile --submit' writes them to it"
-        where = f"its documents are kept in {kept}; {mend}" if kept else "and its documents are lost"
-        self._tell(f"{self._label} is not in Tiled, {where}. Cause: {' '.join(self._problem.split())}")
-
-
-class _Spool:
-    """A file of documents as they come: msgpack, since it keeps numpy arrays and bytes as they are.
-
-    It is held while the run goes on, so that nobody takes it to Tiled meanwhile.
-    """
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._file: IO[bytes] | None = None
-        self._broken = False
-
-    def write(self, name: str, doc: dict[str, Any]) -> None:
-        if self._broken:
+        cause = f"Cause: {' '.join(self._problem.split())}"
+        if kept := self._spool.keep():
+            self._tell(f"{self._label} is not in Tiled, its documents are kept in {kept}; {MEND}. {cause}")
             return
-        try:
-            if self._file is None:
-                private_file(self._path)
-                self._file = self._path.open("ab", buffering=0)
-                # A run may never stop, and its recording be forgotten.
-                weakref.finalize(self, self._file.close)
-                hold(self._file)
-            self._file.write(_pack(name, doc))
-        except OSError as error:
-            self._broken = True
-            self._close()
-            logger.error("Documents cannot be kept in %s: %s", self._path, error)
-
-    def keep(self) -> Path | None:
-        """Make sure the file is on the disk, and return it if it is whole."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-        self._close()
-        return None if self._broken else self._path
-
-    def discard(self) -> None:
-        with contextlib.suppress(OSError):
-            self._path.unlink(missing_ok=True)
-        self._close()
-
-    def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-
-def _pack(name: str, doc: dict[str, Any]) -> bytes:
-    import msgpack
-    import msgpack_numpy
-
-    try:
-        packed = msgpack.packb([name, doc], default=msgpack_numpy.encode)
-    except (ValueError, TypeError, OverflowError, RecursionError):  # an object, a cycle, an integer of 65 bits
-        packed = msgpack.packb([name, jsonable(doc)])
-    return packed or b""
+        self._tell(
+            f"{self._label} is not in Tiled, and the disk refuses its documents: only this session's memory holds "
+            f"them. Leave it open; they are saved once Tiled or the disk is there again. {cause}"
+        )
+        self._stranded.add(self._label, self._spool)

@@ -83,8 +83,30 @@ def test_a_disk_that_refuses_is_said_and_stops_no_scan(recorder, told, tmp_path,
 
     engine(count([det], 3))
 
-    assert "documents are lost" in told[0]
+    assert "only this session's memory" in told[0]
     assert len([record for record in caplog.records if "cannot be kept" in record.message]) == 1
+    recorder._stranded.close(timeout_s=0.1)
+    assert told[1].endswith("lost.")
+
+
+def test_what_only_memory_holds_goes_to_the_disk_when_that_is_there_again(recorder, told, tmp_path):
+    blocked = tmp_path / "unsaved-runs"
+    blocked.write_text("in the way")
+    engine = RunEngine()
+    documents: list[tuple[str, dict]] = []
+    engine.subscribe(recorder)
+    engine.subscribe(lambda name, doc: documents.append((name, doc)))
+    uids = [engine(count([det], 2))[0] for _ in range(2)]
+
+    blocked.unlink()
+    recorder.close()
+
+    for uid in uids:
+        kept = list(read_documents(blocked / f"{uid}.msgpack"))
+        assert [name for name, _ in kept] == ["start", "descriptor", "event_page", "event_page", "stop"]
+        assert not in_use(blocked / f"{uid}.msgpack")
+    assert [doc["uid"] for name, doc in documents if name == "start"] == uids
+    assert [line for line in told if "kept in" in line and "now" in line]
 
 
 def test_a_document_that_makes_no_sense_raises_nothing(recorder):
