@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import functools
 import os
 import tempfile
 from pathlib import Path
@@ -220,18 +221,16 @@ class WarmProcessWorker(ProcessWorker):
                 nice=getattr(configuration, "nice", 0),
                 arguments=[str(flow_run.id)],
             )
-            async with self._executors.context() as context:
-                starter = WarmStarter(self._forks, job, context.control_channel)
-                executor = context.create_executor(flow_run, starter, propose_submitting=False, hook_runner=starter)
-                execution: FlowRunExecutionResult | None = None
+            execution: FlowRunExecutionResult | None = None
 
-                async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
-                    nonlocal execution
-                    execution = await executor.submit(task_status=task_status)
+            async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
+                nonlocal execution
+                make_starter = functools.partial(WarmStarter, self._forks, job)
+                execution = await self._executors.execute(flow_run, make_starter, task_status=task_status)
 
-                async with anyio.create_task_group() as tasks:
-                    handle = await tasks.start(execute)
-                    task_status.started(handle.pid)
+            async with anyio.create_task_group() as tasks:
+                handle = await tasks.start(execute)
+                task_status.started(handle.pid)
         if execution is None or execution.status_code is None:
             raise RuntimeError("The flow run's process was not started.")
         return ProcessWorkerResult(status_code=execution.status_code, identifier=str(execution.handle.pid))
