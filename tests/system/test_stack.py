@@ -15,9 +15,11 @@ from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack import LocalStack
 from bluesky_prefect.stack.process import MARK
+from bluesky_prefect.stack.worker import settings_environment
 from tests.services.prefect_process import wait_until
 
 PARTS = {"tiled", "prefect", "worker"}
+FORK_SERVER = "bluesky_prefect.warm.fork_server"
 
 
 def family(processes):
@@ -35,6 +37,22 @@ def family(processes):
 
 def command(*arguments, **environment):
     return [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", *arguments]
+
+
+def start_waiting(info):
+    """Start a flow run on a run that never comes; return its address once it waits for it."""
+    name = f"{info.prefect_api_url}/deployments/name/my-workflow/local"
+    deployment = httpx.get(name).raise_for_status().json()["id"]
+    body = {"parameters": {"ref": "00000000-0000-4000-8000-000000000000"}, "state": {"type": "SCHEDULED"}}
+
+    def made():
+        # What a server on SQLite answers while its database is locked.
+        answer = httpx.post(f"{info.prefect_api_url}/deployments/{deployment}/create_flow_run", json=body, timeout=60)
+        return None if answer.status_code == 503 else answer.raise_for_status()
+
+    flow_run = f"{info.prefect_api_url}/flow_runs/{wait_until(made).json()['id']}"
+    wait_until(lambda: httpx.get(flow_run).json()["state_type"] == "RUNNING")
+    return flow_run
 
 
 def ports(info):
@@ -202,18 +220,30 @@ def test_up_that_was_killed_on_its_way_is_gone_on_with(hurt):
     assert hurt.status().all_up
 
 
+def test_prefect_s_own_worker_is_one_option_away_and_stays_until_the_other_is_asked_for(hurt, hurt_settings):
+    info = hurt.find()
+    up = command("up", "--state-directory", str(hurt.paths.root), "--worker-type", "process")
+    environment = {**os.environ, **settings_environment(hurt_settings[0])}
+    asked = subprocess.run(up, env=environment, capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stderr
+    start_waiting(info)
+    command_lines = [process.cmdline() for process in family(hurt.processes())]
+    assert any("prefect.engine" in line for line in command_lines)
+    assert not any(FORK_SERVER in line for line in command_lines)
+    worker = hurt.processes()["worker"]
+    hurt.up(print)
+    assert hurt.processes()["worker"] == worker
+    values = hurt_settings[0].model_dump(exclude_unset=True)
+    LocalStack(Settings(**values, worker_type="warm-process")).up(print)
+    assert any(FORK_SERVER in process.cmdline() for process in family(hurt.processes()))
+
+
 def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
     info = hurt.find()
-    name = f"{info.prefect_api_url}/deployments/name/my-workflow/local"
-    deployment = httpx.get(name).raise_for_status().json()["id"]
-    made = httpx.post(
-        f"{info.prefect_api_url}/deployments/{deployment}/create_flow_run",
-        json={"parameters": {"ref": "00000000-0000-4000-8000-000000000000"}, "state": {"type": "SCHEDULED"}},
-    ).raise_for_status()
-    flow_run = f"{info.prefect_api_url}/flow_runs/{made.json()['id']}"
-    wait_until(lambda: httpx.get(flow_run).json()["state_type"] == "RUNNING")
+    flow_run = start_waiting(info)
     ours = family(hurt.processes())
-    assert any("prefect.engine" in process.cmdline() for process in ours)
+    [server] = [process for process in ours if FORK_SERVER in process.cmdline() and process.children()]
+    assert set(server.children()) <= set(ours)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         said = []

@@ -1,6 +1,7 @@
 """A forked process: from waiting for its job until it exits as ``python -m prefect.engine`` would."""
 
 import atexit
+import contextlib
 import importlib
 import json
 import logging
@@ -14,6 +15,7 @@ import sys
 import threading
 import traceback
 import weakref
+from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.warm.messages import Job, line, read_line
@@ -36,7 +38,8 @@ def main(channel: socket.socket) -> int:
     job = Job.model_validate_json(received)
     code = _exit_code(job)
     _finish()
-    channel.sendall(line(code=code))
+    with contextlib.suppress(OSError):  # the worker is gone
+        channel.sendall(line(code=code))
     return code
 
 
@@ -90,6 +93,8 @@ def _finish() -> None:
 
 def _settle(job: Job) -> None:
     """Take the job's priority, output, directory, environment, module path and Prefect settings."""
+    # What 'ps -o comm' and 'top' show, to tell it from the fork server.
+    Path("/proc/self/comm").write_text("flow-run")
     if job.nice:
         os.nice(job.nice)
     if not job.output:

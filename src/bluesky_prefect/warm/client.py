@@ -69,7 +69,7 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
     """Call until it succeeds, or fails in a way that waiting does not mend."""
     async for attempt in tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(is_transient),
-        wait=tenacity.wait_exponential_jitter(initial=0.25, max=_LONGEST_WAIT_S),
+        wait=tenacity.wait_random_exponential(multiplier=0.25, max=_LONGEST_WAIT_S),
         stop=tenacity.stop_after_delay(PATIENCE_S),
         reraise=True,
     ):

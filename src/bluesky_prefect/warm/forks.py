@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +31,7 @@ SINGLE_THREADED = {
 # What a child exits with if nobody is left who could know.
 UNKNOWN_CODE = 255
 # How long a child that is told to stop may go on; stopping the local stack waits for ten seconds in all.
-GRACE_S = 7.0
+GRACE_S = 5.0
 # Sooner or later nothing but a bug is behind a fork server that dies each time.
 _ATTEMPTS = 5
 
@@ -83,6 +84,10 @@ class Child:
         with contextlib.suppress(ConnectionError):
             received = await self._reader.readline()
         self.exited(json.loads(received)["code"] if received else UNKNOWN_CODE)
+
+    def abandon(self) -> None:
+        """Let go of it: it ends if it waits for its job, and goes on if it has one."""
+        self._writer.close()
 
     def kill(self, number: int) -> None:
         """Send a signal to it and to all that it started."""
@@ -137,6 +142,7 @@ class ForkServer:
         self._waiting: dict[int, _Waiting] = {}
         self._children: dict[int, Child] = {}
         self._ended: dict[int, int] = {}
+        self._abandoned_at_the_end: weakref.WeakSet[Child] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.retired = False
@@ -197,6 +203,7 @@ class ForkServer:
             del self._waiting[number]
             waiting.future.cancel()
         child = Child(json.loads(said)["pid"], reader, writer)
+        self._abandoned_at_the_end.add(child)
         if number in self._ended:
             child.exited(self._ended.pop(number))
         elif self._socket.fileno() < 0:
@@ -216,6 +223,8 @@ class ForkServer:
         """End it; children that still run go on."""
         self.retire()
         self._gone()
+        for child in self._abandoned_at_the_end:
+            child.abandon()
         self._process.terminate()
         await asyncio.to_thread(self._process.wait)
         for task in self._tasks:

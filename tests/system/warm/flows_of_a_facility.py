@@ -40,6 +40,7 @@ def report(file: str):
         "group": os.getpgid(0),
         "session": os.getsid(0),
         "nice": os.nice(0),
+        "name": Path("/proc/self/comm").read_text().strip(),
         "path": sys.path,
         "stdin": str(Path("/proc/self/fd/0").readlink()),
         "descriptors": _descriptors(),

@@ -2,7 +2,7 @@
 
 import psutil
 
-from tests.system.warm.test_worker import wait_until
+from tests.services.prefect_process import wait_until
 
 RUNS = 20
 
@@ -30,4 +30,7 @@ def test_it_stays_single_threaded_and_leaks_nothing(worker, deployments):
 
 def test_a_module_that_starts_a_thread_is_left_out_and_the_log_says_so(worker):
     assert worker.says("Not preloading starts_a_thread: importing it starts a thread")
+    # Nothing of the default list is.
+    left_out = {line.partition("Not preloading ")[2].split(":")[0] for line in worker.log.read_text().splitlines()}
+    assert left_out == {"", "starts_a_thread"}
     assert worker.says("not installed: not_installed_here")

@@ -49,6 +49,7 @@ def test_a_flow_run_is_a_process_of_its_own_with_nothing_of_its_parent_s(worker,
     assert {one["parent"] for one in seen} == {worker.fork_server}
     for one in seen:
         assert one["pid"] == one["group"] == one["session"]
+        assert one["name"] == "flow-run"
         assert one["stdin"] == os.devnull
         assert one["nice"] == os.nice(0) + 5
         # Clients and event loops of its own, and the socket that its job came by: none of the fork server's.
