@@ -27,11 +27,13 @@ def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
 class PrefectProcess:
     """``prefect server start`` on a free port, with its database in `home`.
 
-    With `user`, given as ``name:password``, it wants basic authentication.
+    With `user`, given as ``name:password``, it wants basic authentication. With `database_url`, its database is there
+    and not in an SQLite file.
     """
 
-    def __init__(self, home: Path, *, user: str | None = None) -> None:
+    def __init__(self, home: Path, *, user: str | None = None, database_url: str | None = None) -> None:
         self._home = home
+        self._database_url = database_url
         self._user = user
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -50,6 +52,8 @@ class PrefectProcess:
         server.prepare()
         command = server.command()
         environment = {**os.environ, **server.environment()}
+        if self._database_url:
+            environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database_url
         if self._user:
             environment["PREFECT_SERVER_API_AUTH_STRING"] = self._user
         with (self._home / "server.log").open("ab") as log:

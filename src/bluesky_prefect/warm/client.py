@@ -65,10 +65,19 @@ class SparingClient:
         return self._flows[flow_id]
 
 
-async def patiently(call: Callable[[], Awaitable[T]]) -> T:
+def is_transient(error: BaseException) -> bool:
+    """Tell whether the server may give another answer later."""
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
+    return isinstance(error, httpx.TransportError)
+
+
+async def patiently(
+    call: Callable[[], Awaitable[T]], *, is_worth_it: Callable[[BaseException], bool] = is_transient
+) -> T:
     """Call until it succeeds, or fails in a way that waiting does not mend."""
     async for attempt in tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(is_transient),
+        retry=tenacity.retry_if_exception(is_worth_it),
         wait=tenacity.wait_random_exponential(multiplier=0.25, max=_LONGEST_WAIT_S),
         stop=tenacity.stop_after_delay(PATIENCE_S),
         reraise=True,
@@ -76,10 +85,3 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
         with attempt:
             return await call()
     raise AssertionError  # not reached
-
-
-def is_transient(error: BaseException) -> bool:
-    """Tell whether the server may give another answer later."""
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
-    return isinstance(error, httpx.TransportError)

@@ -1,5 +1,6 @@
 """Prefect's bookkeeping of the flow runs under way, shared by all of a worker's."""
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,10 +13,13 @@ from prefect.runner._control_channel import ControlChannel
 from prefect.runner._flow_run_executor import FlowRunExecutionResult, FlowRunExecutorContext
 from prefect.runner._process_manager import ProcessHandle
 
+from bluesky_prefect.warm.client import patiently
 from bluesky_prefect.warm.starter import WarmStarter
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
+
+logger = logging.getLogger(f"prefect.{__name__}")
 
 # One that could not connect to the event stream asks for cancelled flow runs instead, each ten seconds. A new one is
 # not tried for each flow run where there are no web sockets at all.
@@ -142,10 +146,26 @@ class Executors:
 
     async def _current(self) -> _Shared:
         old = self._shared
-        if old is not None and (old.listens or time.monotonic() - old.made < _RENEWED_AFTER_S):
-            return old
-        self._shared = shared = _Shared()
+        if old is None:
+            self._shared = await patiently(self._made, is_worth_it=_is_any_error)
+        elif not old.listens and time.monotonic() - old.made > _RENEWED_AFTER_S:
+            try:
+                self._shared = await self._made()
+            except Exception as error:  # noqa: BLE001  # it is only better than the old one
+                logger.debug("No new connections to Prefect's event stream: %r", error)
+                old.made = time.monotonic()
+            else:
+                if old.users == 0:
+                    old.close()
+        assert self._shared is not None  # noqa: S101  # made above
+        return self._shared
+
+    async def _made(self) -> _Shared:
+        shared = _Shared()
         await self._tasks.start(shared.keep)
-        if old is not None and old.users == 0:
-            old.close()
         return shared
+
+
+def _is_any_error(error: BaseException) -> bool:
+    # Whatever a server that is away, or a proxy in between, makes of a handshake.
+    return isinstance(error, Exception)

@@ -7,8 +7,10 @@ import signal
 import psutil
 import pytest
 
-from bluesky_prefect.warm.forks import UNKNOWN_CODE, Forks, ForkServerGone
+from bluesky_prefect.warm.forked import UNKNOWN_CODE
+from bluesky_prefect.warm.forks import Forks
 from bluesky_prefect.warm.messages import Job
+from bluesky_prefect.warm.server_process import ForkServerGone
 
 
 def run(test, tmp_path, *modules, **environment):
@@ -62,7 +64,7 @@ def test_a_child_whose_job_never_comes_ends_with_the_worker(tmp_path):
 
 
 def test_a_child_that_does_not_stop_when_it_is_told_to_is_killed(tmp_path, monkeypatch):
-    monkeypatch.setattr("bluesky_prefect.warm.forks.GRACE_S", 0.2)
+    monkeypatch.setattr("bluesky_prefect.warm.forked.GRACE_S", 0.2)
 
     async def test(forks):
         child = await forks.fork()
