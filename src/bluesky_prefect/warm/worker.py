@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _LAST_WORD_S = 5.0
 # How many flow runs are remembered to have been taken: more than a list of scheduled ones holds.
 _TAKEN_MOST = 1000
+# When to look again for a flow run that could not be taken.
+_LOOK_AGAIN_S = 2.0
 # Flow runs that are due this soon are due.
 _SOON = datetime.timedelta(milliseconds=50)
 
@@ -171,6 +173,9 @@ class WarmProcessWorker(ProcessWorker):
             self._taken[flow_run.id] = flow_run.state and flow_run.state.id
             while len(self._taken) > _TAKEN_MOST:
                 del self._taken[next(iter(self._taken))]
+        else:
+            # Somebody else has it; or the server could not be asked, and it still waits.
+            self._wake.call_in(_LOOK_AGAIN_S)
         return ready
 
     async def _propose_submitting_state(self, flow_run: "FlowRun") -> None:

@@ -4,7 +4,7 @@ import psutil
 
 from tests.services.prefect_process import wait_until
 
-RUNS = 20
+RUNS = 8
 
 
 def test_it_stays_single_threaded_and_leaks_nothing(worker, deployments):

@@ -41,6 +41,22 @@ def test_a_child_ends_as_its_engine_does_and_several_do_so_at_once(tmp_path):
     run(test, tmp_path, "prefect.engine")
 
 
+def test_many_children_leave_nothing_behind(tmp_path):
+    async def test(forks):
+        async def descriptors():
+            for _ in range(15):
+                children = [await forks.fork() for _ in range(2)]
+                await asyncio.gather(*(child.run(refused(tmp_path)) for child in children))
+            server = psutil.Process(forks.pid)
+            assert server.children() == []
+            assert server.num_threads() == 1
+            return server.num_fds(), psutil.Process().num_fds()
+
+        assert await descriptors() == await descriptors()
+
+    run(test, tmp_path, "prefect.engine")
+
+
 def test_a_child_needs_no_fork_server_any_more(tmp_path):
     async def test(forks):
         waiting, killed = await forks.fork(), await forks.fork()
