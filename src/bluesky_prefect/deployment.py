@@ -86,7 +86,7 @@ async def deploy(
     except ObjectNotFound as error:
         raise ConfigurationError(
             f"Prefect at {without_secrets(url)} has no work pool {work_pool!r}. Make it first, for example with "
-            f"'prefect work-pool create {work_pool} --type process'."
+            f"'prefect work-pool create {work_pool} --type warm-process'."
         ) from error
     except httpx.HTTPStatusError as error:
         # Not the error's own text, which holds the address as it is set.

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import platformdirs
 from pydantic import AliasChoices, Field, SecretStr
@@ -153,6 +153,11 @@ class Settings(BaseSettings):
         default=4200, description="Port of the local stack's Prefect server; 0 takes any free one."
     )
     work_pool: str = Field(default="bluesky-local", description="Work pool of the local stack.")
+    worker_type: Literal["warm-process", "process"] = Field(
+        default="warm-process",
+        description="Type of the local stack's worker: 'warm-process' forks flow runs from a process that has imported "
+        "what they need; 'process' is Prefect's own, which starts an interpreter for each.",
+    )
     worker_limit: int = Field(
         default=2,
         ge=1,

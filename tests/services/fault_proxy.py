@@ -2,10 +2,11 @@
 
 import asyncio
 import contextlib
+import re
 import threading
 from typing import Literal
 
-Mode = Literal["pass", "refuse", "500", "503", "429", "slow", "black-hole", "lose-answer"]
+Mode = Literal["pass", "refuse", "500", "503", "429", "slow", "black-hole", "lose-answer", "no-web-sockets"]
 
 _SLOW_S = 2.0
 _CHUNK = 65536
@@ -27,8 +28,8 @@ class FaultProxy:
     mode : str
         ``pass``; ``refuse`` (nobody listens); ``500``, ``503``, ``429`` (that answer to everything); ``slow`` (each
         request is held for 2 s); ``black-hole`` (accepts, never answers); ``lose-answer`` (Prefect creates the flow
-        run, the client never hears of it). Connections that are open when it changes are cut; a black hole swallows
-        them instead.
+        run, the client never hears of it); ``no-web-sockets`` (whoever asks for one is refused it). Connections that
+        are open when it changes are cut; a black hole swallows them instead.
     struck : int
         How many requests it has misbehaved on; those that it refused are not known to it.
     """
@@ -145,6 +146,10 @@ class _Passing:
                 self._proxy.struck += 1
                 await asyncio.sleep(_SLOW_S)
             self._asked = True
+            if self._proxy.mode == "no-web-sockets":
+                # No server knows the protocol: it answers as to any request that it does not understand.
+                chunk, upgrades = re.subn(rb"(?i)upgrade: websocket", b"Upgrade: unknown", chunk)
+                self._proxy.struck += upgrades
             self._lost |= self._proxy.mode == "lose-answer" and b"/create_flow_run" in chunk[:500]
             writer.write(chunk)
             await writer.drain()

@@ -46,11 +46,13 @@ def post(api_url: str, path: str, *, user: str | None = None, **content: Any) ->
 class PrefectProcess:
     """``prefect server start`` on a free port, with its database in `home`.
 
-    With `user`, given as ``name:password``, it wants basic authentication.
+    With `user`, given as ``name:password``, it wants basic authentication. With `database_url`, its database is there
+    and not in an SQLite file.
     """
 
-    def __init__(self, home: Path, *, user: str | None = None) -> None:
+    def __init__(self, home: Path, *, user: str | None = None, database_url: str | None = None) -> None:
         self._home = home
+        self._database_url = database_url
         self._user = user
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -69,6 +71,8 @@ class PrefectProcess:
         server.prepare()
         command = server.command()
         environment = {**os.environ, **server.environment()}
+        if self._database_url:
+            environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database_url
         if self._user:
             environment["PREFECT_SERVER_API_AUTH_STRING"] = self._user
         with (self._home / "server.log").open("ab") as log:

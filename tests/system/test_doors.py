@@ -131,7 +131,8 @@ def watched(stack: StackInfo, stack_settings: Settings, tmp_path_factory: pytest
 
 def test_the_stack_and_its_flow_runs_listen_on_loopback_only(stack: StackInfo, watched):
     watch, _ = watched
-    assert any("prefect.engine" in line for line in watch.command_lines)
+    # Flow runs are forked from it, and watched as it is.
+    assert any("bluesky_prefect.warm.fork_server" in line for line in watch.command_lines)
     assert {address for address, _ in watch.listening} == {"127.0.0.1"}
     assert {port for _, port in watch.listening} >= {
         httpx.URL(url).port for url in (stack.tiled_uri, stack.prefect_api_url)

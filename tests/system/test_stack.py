@@ -16,9 +16,11 @@ from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack import LocalStack
 from bluesky_prefect.stack.drain import drain
 from bluesky_prefect.stack.process import MARK
+from bluesky_prefect.stack.worker import settings_environment
 from tests.services.prefect_process import post, wait_until
 
 PARTS = {"tiled", "prefect", "worker"}
+FORK_SERVER = "bluesky_prefect.warm.fork_server"
 
 
 def family(processes):
@@ -36,6 +38,21 @@ def family(processes):
 
 def command(*arguments, **environment):
     return [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", *arguments]
+
+
+def start_waiting(info):
+    """Start a flow run on a run that never comes; return its address once it waits for it."""
+    name = f"{info.prefect_api_url}/deployments/name/my-workflow/local"
+    deployment = httpx.get(name).raise_for_status().json()["id"]
+    made = post(
+        info.prefect_api_url,
+        f"/deployments/{deployment}/create_flow_run",
+        parameters={"ref": "00000000-0000-4000-8000-000000000000"},
+        state={"type": "SCHEDULED"},
+    )
+    flow_run = f"{info.prefect_api_url}/flow_runs/{made['id']}"
+    wait_until(lambda: httpx.get(flow_run).json()["state_type"] == "RUNNING")
+    return flow_run
 
 
 def ports(info):
@@ -219,20 +236,30 @@ def test_up_that_was_killed_on_its_way_is_gone_on_with(hurt):
     assert hurt.status().all_up
 
 
+def test_prefect_s_own_worker_is_one_option_away_and_stays_until_the_other_is_asked_for(hurt, hurt_settings):
+    info = hurt.find()
+    up = command("up", "--state-directory", str(hurt.paths.root), "--worker-type", "process")
+    environment = {**os.environ, **settings_environment(hurt_settings[0])}
+    asked = subprocess.run(up, env=environment, capture_output=True, text=True)
+    assert asked.returncode == 0, asked.stderr
+    start_waiting(info)
+    command_lines = [process.cmdline() for process in family(hurt.processes())]
+    assert any("prefect.engine" in line for line in command_lines)
+    assert not any(FORK_SERVER in line for line in command_lines)
+    worker = hurt.processes()["worker"]
+    hurt.up(print)
+    assert hurt.processes()["worker"] == worker
+    values = hurt_settings[0].model_dump(exclude_unset=True)
+    LocalStack(Settings(**values, worker_type="warm-process")).up(print)
+    assert any(FORK_SERVER in process.cmdline() for process in family(hurt.processes()))
+
+
 def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
     info = hurt.find()
-    name = f"{info.prefect_api_url}/deployments/name/my-workflow/local"
-    deployment = httpx.get(name).raise_for_status().json()["id"]
-    made = post(
-        info.prefect_api_url,
-        f"/deployments/{deployment}/create_flow_run",
-        parameters={"ref": "00000000-0000-4000-8000-000000000000"},
-        state={"type": "SCHEDULED"},
-    )
-    flow_run = f"{info.prefect_api_url}/flow_runs/{made['id']}"
-    wait_until(lambda: httpx.get(flow_run).json()["state_type"] == "RUNNING")
+    flow_run = start_waiting(info)
     ours = family(hurt.processes())
-    assert any("prefect.engine" in process.cmdline() for process in ours)
+    [server] = [process for process in ours if FORK_SERVER in process.cmdline() and process.children()]
+    assert set(server.children()) <= set(ours)
     bystander = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     try:
         said = []

@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -33,6 +33,14 @@ PrefectPort = Annotated[
         min=0,
         max=65535,
         help="Port of the Prefect server; 0 takes any free one. Default: BLUESKY_PREFECT_PREFECT_PORT, or 4200.",
+        show_default=False,
+    ),
+]
+WorkerType = Annotated[
+    Literal["warm-process", "process"] | None,
+    typer.Option(
+        help="Type of the worker: 'warm-process' forks flow runs, which starts them within a second; 'process' is "
+        "Prefect's own. Default: BLUESKY_PREFECT_WORKER_TYPE, or warm-process.",
         show_default=False,
     ),
 ]

@@ -18,7 +18,7 @@ from bluesky_prefect.stack.startup import START_TIMEOUT_S, Report, Startup
 from bluesky_prefect.stack.status import StackStatus, read_status
 from bluesky_prefect.stack.tiled import TiledServer, load_key, load_or_make_key, make_containers
 from bluesky_prefect.stack.tiled_app import index_times
-from bluesky_prefect.stack.worker import Worker
+from bluesky_prefect.stack.worker import WORKER_TYPE, Worker
 
 STOP_TIMEOUT_S = 10.0
 PORT_TIMEOUT_S = 3.0
@@ -149,6 +149,9 @@ class LocalStack:
         if "worker" in running and (moved or running["worker"].variable("TILED_API_KEY") != key):
             del running["worker"]
             report(f"{_TITLES['worker']}: starting anew, since an address or Tiled's key has changed")
+        elif "worker" in running and self._wants_another_worker(running["worker"]):
+            del running["worker"]
+            report(f"{_TITLES['worker']}: starting anew, as {self._settings.worker_type}")
         info = self._info(ports, key)
         services: list[Service] = [
             TiledServer(self._paths, ports["tiled"], key),
@@ -161,6 +164,11 @@ class LocalStack:
             return info
         self._start(missing, known, running, info, report)
         return info
+
+    def _wants_another_worker(self, worker: ManagedProcess) -> bool:
+        """Tell whether another type is asked for; who asks for none takes what there is."""
+        asked = "worker_type" in self._settings.model_fields_set
+        return asked and worker.variable(WORKER_TYPE) != self._settings.worker_type
 
     def _start(
         self,

@@ -13,9 +13,11 @@ from bluesky_prefect.stack.info import StackInfo, StackPaths
 from bluesky_prefect.stack.prefect import client_environment
 
 DEPLOYMENT = "my-workflow/local"
+# By this variable of its process a worker's type is known.
+WORKER_TYPE = "BLUESKY_PREFECT_WORKER_TYPE"
 
-# How often the worker asks for work. The question costs the server about 10 ms; the default of 10 s is what a
-# person at a beamline would wait for.
+# How often Prefect's own worker asks for work. The question costs the server about 10 ms; the default of 10 s is what
+# a person at a beamline would wait for. The warm worker is told of it, and asks in case it was not.
 QUERY_SECONDS = 1
 # The shortest that Prefect takes, so that a flow run that was killed is noticed within minutes.
 HEARTBEAT_SECONDS = 30
@@ -23,7 +25,7 @@ HEARTBEAT_SECONDS = 30
 
 @dataclass(frozen=True)
 class Worker:
-    """A process worker on the stack's work pool, with the deployment it is there for."""
+    """A worker on the stack's work pool, with the deployment it is there for."""
 
     paths: StackPaths
     info: StackInfo
@@ -50,7 +52,8 @@ class Worker:
             **settings_environment(self.settings),
             **client_environment(self.paths),
             **self.info.environment(),
-            "PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS),
+            WORKER_TYPE: self.settings.worker_type,
+            **({"PREFECT_WORKER_QUERY_SECONDS": str(QUERY_SECONDS)} if self.settings.worker_type == "process" else {}),
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
             "MPLBACKEND": "agg",
         }

@@ -21,19 +21,25 @@ from bluesky_prefect.reconciliation.flow import reconcile
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.worker import DEPLOYMENT
+from bluesky_prefect.warm.worker import WarmProcessWorker
+
+WORKERS: dict[str, type[ProcessWorker]] = {worker.type: worker for worker in (WarmProcessWorker, ProcessWorker)}
 
 
 async def set_up(settings: Settings) -> None:
     """Make the work pool and the deployment, or bring those that exist up to date."""
+    worker = WORKERS[settings.worker_type]
     async with get_client() as client:
-        template = ProcessWorker.get_default_base_job_template()
-        pool = WorkPoolCreate(name=settings.work_pool, type=ProcessWorker.type, base_job_template=template)
+        template = worker.get_default_base_job_template()
+        # One that another type was made for keeps that in its name, which is harmless: the template is what counts.
+        pool = WorkPoolCreate(name=settings.work_pool, type=worker.type, base_job_template=template)
         await client.create_work_pool(pool, overwrite=True)
         # 'down' pauses the pool while it waits for the last flow runs.
         await client.update_work_pool(settings.work_pool, WorkPoolUpdate(is_paused=False))
-    # Stated, the command spares each flow run a supervisor process that prepares a workspace and imports Prefect.
-    command = shlex.join([sys.executable, "-m", "prefect.engine"])
-    name, job_variables = DEPLOYMENT.partition("/")[2], {"command": command}
+    name, job_variables = DEPLOYMENT.partition("/")[2], None
+    if settings.worker_type == "process":
+        # Stated, the command spares each flow run a supervisor process that prepares a workspace and imports Prefect.
+        job_variables = {"command": shlex.join([sys.executable, "-m", "prefect.engine"])}
     deployed = await deploy(my_workflow, name, settings.work_pool, job_variables=job_variables)
     if deployed != DEPLOYMENT:
         raise StackError(f"The deployment is called {deployed!r}; {DEPLOYMENT!r} is promised.")
@@ -48,7 +54,8 @@ async def work(worker_name: str, settings: Settings) -> None:
         await anyio.sleep(0.2)
     await set_up(settings)
     setup_signal_handlers_worker(os.getpid(), f"worker {worker_name}", print)
-    worker = ProcessWorker(work_pool_name=settings.work_pool, name=worker_name, limit=settings.worker_limit)
+    make_worker = WORKERS[settings.worker_type]
+    worker = make_worker(work_pool_name=settings.work_pool, name=worker_name, limit=settings.worker_limit)
     await worker.start()
 
 

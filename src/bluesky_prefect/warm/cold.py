@@ -1,0 +1,32 @@
+"""Which flow runs need an interpreter of their own."""
+
+from collections.abc import Mapping
+
+from prefect.workers.process import ProcessJobConfiguration
+
+# What an interpreter, or a library that flow runs find loaded, reads when it starts and never again.
+_READ_AT_START = ("PYTHON", "LD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "NUMBA_", "MALLOC_", "MPL")
+# What a child takes over after all.
+_TAKEN_OVER = {"PYTHONPATH", "PYTHONSAFEPATH"}
+_INSTALLS = "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES"
+
+
+def reason_for_a_new_interpreter(configuration: ProcessJobConfiguration, environment: Mapping[str, str]) -> str | None:
+    """Return why a flow run cannot be forked, or None if it can.
+
+    Parameters
+    ----------
+    configuration : ProcessJobConfiguration
+        The flow run's job.
+    environment : mapping
+        What the fork server was started with.
+    """
+    if configuration._command_configured:
+        return "the job has a command of its own"
+    own = configuration.env
+    if (own.get(_INSTALLS) or "").lower() in ("1", "true", "yes", "on", "t", "y"):
+        return f"{_INSTALLS} is set"
+    for name in sorted({*own, *environment}):
+        if name.startswith(_READ_AT_START) and name not in _TAKEN_OVER and own.get(name) != environment.get(name):
+            return f"{name} is read when an interpreter starts"
+    return None

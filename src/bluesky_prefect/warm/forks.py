@@ -1,0 +1,101 @@
+"""Where a worker's forked processes come from."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Mapping, Sequence
+
+from bluesky_prefect.warm.forked import Child
+from bluesky_prefect.warm.server_process import ForkServerGone, ServerProcess
+
+logger = logging.getLogger(f"prefect.{__name__}")
+
+# Sooner or later nothing but a bug is behind a fork server that dies each time.
+_ATTEMPTS = 5
+
+
+class Forks:
+    """Children from a fork server that is always there, with the modules as they are on disk.
+
+    Parameters
+    ----------
+    environment : mapping
+        What a fork server is started with; flow runs have it too, their own variables apart.
+    """
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = dict(environment)
+        self._modules: list[str] = []
+        self._excluded: set[str] = set()
+        self._server: ServerProcess | None = None
+        self._lock = asyncio.Lock()
+        self._retired: list[ServerProcess] = []
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of the fork server, if there is one."""
+        return self._server and self._server.pid
+
+    async def preload(self, modules: Sequence[str]) -> None:
+        """Have a fork server with these modules; one with others forks no more."""
+        async with self._lock:
+            if modules != self._modules and self._server is not None:
+                self._server.retire()
+            self._modules = list(modules)
+        with contextlib.suppress(ForkServerGone):
+            await self._current()
+
+    async def fork(self) -> Child:
+        """Return a new child, which waits for its job.
+
+        Raises
+        ------
+        ForkServerGone
+            If fork servers die one after the other.
+        """
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await (await self._current()).fork()
+            except ForkServerGone:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+        raise AssertionError  # not reached
+
+    async def close(self) -> None:
+        """End all fork servers."""
+        for server in (*self._retired, *filter(None, [self._server])):
+            await server.close()
+
+    async def _current(self) -> ServerProcess:
+        async with self._lock:
+            if self._server is not None and self._server.retired:
+                self._retired = [server for server in self._retired if not server.ended] + [self._server]
+                self._server = None
+            if self._server is None:
+                self._server = await self._start()
+            return self._server
+
+    async def _start(self) -> ServerProcess:
+        while True:
+            modules = [module for module in self._modules if module not in self._excluded]
+            server = ServerProcess(modules, self.environment)
+            try:
+                outcome = await server.ready()
+            except BaseException:
+                await server.close()
+                raise
+            threaded = outcome["threaded"]
+            if threaded is None:
+                break
+            logger.warning("Not preloading %s: importing it starts a thread, which forbids forking.", threaded)
+            self._excluded.add(threaded)
+            await server.close()
+        for module, reason in outcome["failed"].items():
+            logger.warning("Not preloading %s: %s", module, reason)
+        logger.info(
+            "Fork server %s has imported its modules in %.1f s; not installed: %s",
+            server.pid,
+            outcome["took_s"],
+            ", ".join(outcome["missing"]) or "none",
+        )
+        return server

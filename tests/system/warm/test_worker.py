@@ -1,0 +1,204 @@
+"""The worker type ``warm-process``: everything that a process worker gives."""
+
+import json
+import os
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.services.prefect_process import wait_until
+from tests.system.warm.conftest import FLOWS
+
+
+def reported(worker, deployment, file):
+    """Run the flow `report` and return what it has seen."""
+    flow_run = worker.submit(deployment, file=str(file))
+    assert worker.wait(flow_run)["state_type"] == "COMPLETED", worker.messages(flow_run)
+    return json.loads(file.read_text())
+
+
+def start_waiting(worker, deployment, file):
+    """Start the flow `waits`; return the flow run and its process once it waits."""
+    flow_run = worker.submit(deployment, file=str(file))
+    wait_until(lambda: file.exists() and file.read_text())
+    return flow_run, int(file.read_text())
+
+
+def alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_plain_prefect_command_makes_its_work_pool_and_another_starts_it(worker):
+    assert worker.ask("GET", f"/work_pools/{worker.pool}")["type"] == "warm-process"
+    signed_in = worker.ask("POST", f"/work_pools/{worker.pool}/workers/filter")
+    assert [one["status"] for one in signed_in] == ["ONLINE"]
+
+
+def test_a_flow_run_is_a_process_of_its_own_with_nothing_of_its_parent_s(worker, deployments, tmp_path):
+    with ThreadPoolExecutor() as both:
+        files = [tmp_path / "one.json", tmp_path / "two.json"]
+        seen = list(both.map(lambda file: reported(worker, deployments["report"], file), files))
+    assert {one["parent"] for one in seen} == {worker.fork_server}
+    for one in seen:
+        assert one["pid"] == one["group"] == one["session"]
+        assert one["name"] == "flow-run"
+        assert one["stdin"] == os.devnull
+        assert one["nice"] == os.nice(0) + 5
+        # Clients and event loops of its own, and the socket that its job came by: none of the fork server's.
+        assert not [target for target in one["descriptors"].values() if "pidfd" in target or target.endswith(".json")]
+    # Neither Python's random numbers, numpy's, unique ids nor temporary files are the same twice.
+    for first, second in zip(*(one["random"] for one in seen), strict=True):
+        assert first != second
+
+
+def test_environment_directory_and_settings_are_the_flow_run_s_own(worker, tmp_path):
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    environment = {"SAMPLE": "Fe₂O₃", "PREFECT_LOGGING_LEVEL": "DEBUG", "PYTHONPATH": str(modules)}
+    deployment = worker.deploy(f"{FLOWS}:report", None, env=environment, working_dir=str(tmp_path), nice=7)
+    seen = reported(worker, deployment, tmp_path / "seen.json")
+    assert seen["environment"]["SAMPLE"] == "Fe₂O₃"
+    assert seen["log_level"] == "DEBUG"
+    assert str(modules) in seen["path"]
+    assert seen["directory"] == str(tmp_path)
+    assert seen["nice"] == os.nice(0) + 7
+    assert (
+        "SAMPLE" not in reported(worker, worker.deploy(f"{FLOWS}:report", None), tmp_path / "next.json")["environment"]
+    )
+
+
+def test_a_flow_run_without_a_directory_gets_one_that_is_gone_afterwards(worker, tmp_path):
+    seen = reported(worker, worker.deploy(f"{FLOWS}:report", None), tmp_path / "seen.json")
+    directory = Path(seen["directory"])
+    assert directory.name.endswith("prefect")
+    wait_until(lambda: not directory.exists())
+
+
+def test_the_log_is_complete_to_the_last_line(worker, deployments):
+    flow_run = worker.submit(deployments["lines"], count=300)
+    worker.wait(flow_run)
+    expected = [f"line {number}" for number in range(300)]
+    wait_until(lambda: [one for one in worker.messages(flow_run) if one.startswith("line ")] == expected)
+    assert any("Finished in state" in message for message in worker.messages(flow_run))
+    assert "line 299" in worker.log.read_text()
+
+
+def test_a_flow_that_fails_has_failed_and_one_that_hangs_has_timed_out(worker, deployments):
+    failed, timed_out = worker.submit(deployments["fails"]), worker.submit(deployments["hangs"])
+    assert worker.wait(failed)["state"]["message"].endswith("the sample fell off")
+    assert worker.wait(timed_out)["state"]["name"] == "TimedOut"
+
+
+@pytest.mark.parametrize(("how", "code"), [("kill", -9), ("segfault", -11), ("exit", 3)])
+def test_a_flow_run_whose_process_dies_has_crashed_and_its_hook_runs(worker, deployments, tmp_path, how, code):
+    flow_run = worker.submit(deployments["dies"], file=str(tmp_path / "it"), how=how)
+    crashed = worker.wait(flow_run)
+    assert crashed["state_type"] == "CRASHED"
+    assert f"status code: {code}." in crashed["state"]["message"]
+    hook = tmp_path / "it.hook"
+    wait_until(lambda: hook.exists() and hook.read_text())
+    assert hook.read_text().split()[0] == "CRASHED"
+
+
+def test_a_flow_run_that_is_cancelled_stops_and_its_hook_runs_in_a_process_of_its_own(worker, deployments, tmp_path):
+    flow_run, pid = start_waiting(worker, deployments["waits"], tmp_path / "it")
+    worker.cancel(flow_run)
+    assert worker.wait(flow_run)["state_type"] == "CANCELLED"
+    assert not alive(pid)
+    hook = tmp_path / "it.hook"
+    wait_until(lambda: hook.exists() and hook.read_text())
+    state, hook_pid = hook.read_text().split()
+    assert state == "CANCELLING"
+    assert int(hook_pid) not in (pid, worker.process.pid)
+
+
+def test_no_more_than_the_limit_run_at_once_and_the_next_starts_when_there_is_room(worker, deployments, tmp_path):
+    files = [tmp_path / name for name in ("first", "second")]
+    running = [start_waiting(worker, deployments["waits"], file)[0] for file in files]
+    third = worker.submit(deployments["waits"], file=str(tmp_path / "third"))
+    # An answer to somebody else, made and read after the third was submitted.
+    worker.messages(running[0])
+    assert worker.flow_run(third)["state_type"] == "SCHEDULED"
+    files[0].unlink()
+    wait_until((tmp_path / "third").exists)
+    for file in (files[1], tmp_path / "third"):
+        file.unlink()
+    for flow_run in (*running, third):
+        assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+
+
+def test_a_flow_run_that_is_due_later_starts_when_it_is_due_and_takes_no_room_before(worker, deployments):
+    due = datetime.now(UTC) + timedelta(seconds=3)
+    flow_run = worker.wait(worker.submit(deployments["lines"], scheduled=due.isoformat(), count=1))
+    states = worker.ask("GET", f"/flow_run_states/?flow_run_id={flow_run['id']}")
+    pending = min(datetime.fromisoformat(state["timestamp"]) for state in states if state["type"] == "PENDING")
+    assert pending >= due - timedelta(milliseconds=100)
+
+
+def test_code_that_changed_is_what_the_next_flow_run_executes(worker, facility, deployments, tmp_path):
+    flows = tmp_path / "theirs.py"
+    flows.write_text("from prefect import flow\n@flow(log_prints=True)\ndef theirs():\n    print('as it was')\n")
+    deployment = worker.deploy("theirs.py:theirs", tmp_path)
+    first = worker.submit(deployment)
+    wait_until(lambda: "as it was" in worker.messages(first))
+    flows.write_text(flows.read_text().replace("as it was", "changed"))
+    second = worker.submit(deployment)
+    wait_until(lambda: "changed" in worker.messages(second))
+    # The same for what the fork server has imported.
+    before = reported(worker, deployments["report"], tmp_path / "before.json")
+    (facility / "facility_code.py").write_text("VALUE = 'changed'\n")
+    after = reported(worker, deployments["report"], tmp_path / "after.json")
+    assert (before["facility"], after["facility"]) == ("old", "changed")
+    assert before["parent"] != after["parent"]
+
+
+def test_a_fork_server_that_is_killed_is_replaced_and_no_flow_run_suffers(worker, deployments, tmp_path):
+    running, _ = start_waiting(worker, deployments["waits"], tmp_path / "it")
+    killed = worker.fork_server
+    os.kill(killed, signal.SIGKILL)
+    after = reported(worker, deployments["report"], tmp_path / "seen.json")
+    assert after["parent"] not in (killed, 1)
+    (tmp_path / "it").unlink()
+    assert worker.wait(running)["state_type"] == "COMPLETED"
+
+
+def test_a_job_with_a_command_of_its_own_gets_an_interpreter_of_its_own(worker, tmp_path):
+    command = f"{sys.executable} -m prefect.engine"
+    deployment = worker.deploy(FLOWS.name + ":report", FLOWS.parent, command=command)
+    assert reported(worker, deployment, tmp_path / "seen.json")["parent"] == worker.process.pid
+    # So does one with variables that are read by an interpreter, or a library, when it starts.
+    deployment = worker.deploy(FLOWS.name + ":report", FLOWS.parent, env={"OPENBLAS_NUM_THREADS": "2"})
+    assert reported(worker, deployment, tmp_path / "next.json")["parent"] != worker.fork_server
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_worker_that_is_stopped_leaves_no_process_and_says_what_became_of_its_flow_run(
+    another_worker, tmp_path, number
+):
+    another_worker.start()
+    deployment = another_worker.deploy(f"{FLOWS.name}:waits", FLOWS.parent)
+    flow_run, pid = start_waiting(another_worker, deployment, tmp_path / "it")
+    servers = another_worker.fork_server
+    another_worker.stop(number)
+    assert not alive(pid)
+    assert not alive(servers)
+    assert another_worker.flow_run(flow_run)["state_type"] == "CRASHED"
+
+
+def test_a_worker_that_is_killed_takes_no_flow_run_with_it(another_worker, tmp_path):
+    another_worker.start()
+    deployment = another_worker.deploy(f"{FLOWS.name}:waits", FLOWS.parent)
+    flow_run, _ = start_waiting(another_worker, deployment, tmp_path / "it")
+    server = another_worker.fork_server
+    another_worker.stop(signal.SIGKILL)
+    (tmp_path / "it").unlink()
+    assert another_worker.wait(flow_run)["state_type"] == "COMPLETED"
+    wait_until(lambda: not alive(server))
