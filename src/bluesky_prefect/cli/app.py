@@ -8,7 +8,14 @@ import typer
 
 from bluesky_prefect import __version__
 from bluesky_prefect.cli import outbox, render, repair, terminal
-from bluesky_prefect.cli.options import PrefectPort, StateDirectory, TiledPort, settings_from, state_option
+from bluesky_prefect.cli.options import (
+    DatabaseUrl,
+    PrefectPort,
+    StateDirectory,
+    TiledPort,
+    settings_from,
+    state_option,
+)
 from bluesky_prefect.exceptions import BlueskyPrefectError
 
 app = typer.Typer(
@@ -57,7 +64,12 @@ def bluesky_prefect(
 
 
 @app.command()
-def up(tiled_port: TiledPort = None, prefect_port: PrefectPort = None, state_directory: StateDirectory = None) -> None:
+def up(
+    tiled_port: TiledPort = None,
+    prefect_port: PrefectPort = None,
+    database_url: DatabaseUrl = None,
+    state_directory: StateDirectory = None,
+) -> None:
     """Start the local stack: Tiled server, Prefect server and worker.
 
     They run in the background on this machine only (127.0.0.1), and go on after this terminal is closed.
@@ -65,7 +77,12 @@ def up(tiled_port: TiledPort = None, prefect_port: PrefectPort = None, state_dir
     """
     from bluesky_prefect.stack import LocalStack
 
-    settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    settings = settings_from(
+        tiled_port=tiled_port,
+        prefect_port=prefect_port,
+        prefect_database_url=database_url,
+        state_directory=state_directory,
+    )
     with terminal.Progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
     render.stack_info(info, options=state_option(state_directory))
