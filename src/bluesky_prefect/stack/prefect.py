@@ -21,6 +21,8 @@ class PrefectServer:
     name = "prefect"
     title = "Prefect server"
     umask = 0o077
+    # The RunEngine beside it goes first: it never waits for Prefect.
+    niceness = 5
 
     def command(self) -> list[str]:
         """Return the command line."""

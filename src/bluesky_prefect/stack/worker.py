@@ -34,6 +34,8 @@ class Worker:
     name = "worker"
     title = "Prefect worker"
     port = None
+    # Flow runs inherit it: a scan beside them, and the server that serves all of them, go first.
+    niceness = 10
 
     @property
     def umask(self) -> int:
