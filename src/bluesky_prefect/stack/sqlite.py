@@ -9,7 +9,7 @@ from sqlalchemy.engine import CreateEnginePlugin
 from sqlalchemy.exc import OperationalError
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import URL, Connection, Engine
+    from sqlalchemy.engine import URL, Connection, Engine, ExceptionContext
     from sqlalchemy.pool import ConnectionPoolEntry
 
 # Longer than any transaction that is not stuck, shorter than a client of Prefect waits for an answer (60 s).
@@ -62,6 +62,10 @@ class WriteTurns(CreateEnginePlugin):
             if connection.info.get(_TURN) == "statement":
                 give(connection.info)
 
+        def failed(context: "ExceptionContext") -> None:
+            if context.connection is not None:
+                after(context.connection)
+
         def checkin(_: Any, record: "ConnectionPoolEntry") -> None:
             # The pool has ended the transaction, however it went, also if its request was cancelled.
             if _TURN in record.info:
@@ -73,4 +77,5 @@ class WriteTurns(CreateEnginePlugin):
 
         event.listen(engine, "before_cursor_execute", before, retval=True)
         event.listen(engine, "after_cursor_execute", after)
+        event.listen(engine, "handle_error", failed)
         event.listen(engine, "checkin", checkin)
