@@ -7,7 +7,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit lint types contract build bench bench-backlog bench-reconcile chaos ipython constraints clean
+.PHONY: help venv demo test unit lint types contract build bench bench-backlog bench-reconcile bench-worker chaos ipython constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -51,6 +51,9 @@ chaos: $(STAMP)  ## Break everything while scans run, and count at the end: 2,00
 
 bench-backlog: $(STAMP)  ## What a backlog of 10,000 runs costs: memory, the newest run, scans
 	$(BIN)/python -m benchmarks.backlog
+
+bench-worker: $(STAMP)  ## From creation to Completed: stock and warm worker, SQLite and PostgreSQL (half an hour)
+	$(BIN)/python -m benchmarks.worker
 
 bench-reconcile: $(STAMP)  ## What reconciliation costs as the catalog grows to 100,000 runs
 	$(BIN)/python -m benchmarks.reconcile

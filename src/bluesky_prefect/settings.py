@@ -162,7 +162,12 @@ class Settings(BaseSettings):
         default=2,
         ge=1,
         le=64,
-        description="Flow runs at once; Prefect on SQLite meets 'database is locked' above two.",
+        description="Flow runs at once in the local stack.",
+    )
+    prefect_database_url: SecretStr | None = Field(
+        default=None,
+        description="Database of the local stack's Prefect server, as postgresql+asyncpg://user@host/database, or "
+        "'sqlite'; if not set, the one of the last start, and SQLite at first.",
     )
 
     @property

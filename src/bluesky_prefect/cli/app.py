@@ -8,7 +8,15 @@ import typer
 
 from bluesky_prefect import __version__
 from bluesky_prefect.cli import outbox, render, repair, terminal
-from bluesky_prefect.cli.options import PrefectPort, StateDirectory, TiledPort, WorkerType, settings_from, state_option
+from bluesky_prefect.cli.options import (
+    DatabaseUrl,
+    PrefectPort,
+    StateDirectory,
+    TiledPort,
+    WorkerType,
+    settings_from,
+    state_option,
+)
 from bluesky_prefect.exceptions import BlueskyPrefectError
 
 app = typer.Typer(
@@ -61,6 +69,7 @@ def up(
     tiled_port: TiledPort = None,
     prefect_port: PrefectPort = None,
     worker_type: WorkerType = None,
+    database_url: DatabaseUrl = None,
     state_directory: StateDirectory = None,
 ) -> None:
     """Start the local stack: Tiled server, Prefect server and worker.
@@ -70,8 +79,13 @@ def up(
     """
     from bluesky_prefect.stack import LocalStack
 
-    ports = {"tiled_port": tiled_port, "prefect_port": prefect_port}
-    settings = settings_from(**ports, worker_type=worker_type, state_directory=state_directory)
+    settings = settings_from(
+        tiled_port=tiled_port,
+        prefect_port=prefect_port,
+        prefect_database_url=database_url,
+        worker_type=worker_type,
+        state_directory=state_directory,
+    )
     with terminal.Progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
     render.stack_info(info, options=state_option(state_directory))

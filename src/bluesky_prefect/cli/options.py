@@ -44,6 +44,15 @@ WorkerType = Annotated[
         show_default=False,
     ),
 ]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        help="Database of the Prefect server: postgresql+asyncpg://user@host:5432/database, or sqlite. "
+        "Remembered for the next start. A password is better kept in BLUESKY_PREFECT_PREFECT_DATABASE_URL or "
+        "~/.pgpass: others can see the command line. Default: the last one used; at first sqlite.",
+        show_default=False,
+    ),
+]
 
 
 def settings_from(**options: Any) -> Settings:

@@ -48,11 +48,12 @@ def status(status: "StackStatus") -> None:
         state = "up" if part.up else f"down: {part.detail}"
         parts.add_row(part.title, state, str(part.pid or ""), part.url or "", style=None if part.up else "red")
     out.print(parts)
+    terminal.show(out, f"\nPrefect's database: {status.prefect_database}")
     counts = status.outbox
     if counts is None:
         terminal.show(out, f"Outbox: cannot be read: {status.outbox_problem}")
     else:
-        terminal.show(out, f"\nOutbox: {counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead")
+        terminal.show(out, f"Outbox: {counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead")
     if status.flow_runs_problem:
         terminal.show(out, f"\nFlow runs: Prefect does not tell: {status.flow_runs_problem}")
         return

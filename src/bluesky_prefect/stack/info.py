@@ -111,6 +111,11 @@ class StackPaths:
         return self.root / "tiled-api-key"
 
     @property
+    def database_url(self) -> Path:
+        """The address of Prefect's database, if it is not the stack's own file."""
+        return self.root / "prefect-database-url"
+
+    @property
     def tiled(self) -> Path:
         """Catalog and data of the Tiled server."""
         return self.root / "tiled"

@@ -3,6 +3,7 @@
 import sys
 from dataclasses import dataclass
 
+from bluesky_prefect.stack.database import PrefectDatabase, sqlite_database
 from bluesky_prefect.stack.files import private_directory
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import StackPaths
@@ -11,14 +12,17 @@ from bluesky_prefect.stack.ports import HOST
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """Prefect's API and UI on SQLite, apart from any other Prefect of the user."""
+    """Prefect's API and UI, apart from any other Prefect of the user; on SQLite unless a database is given."""
 
     paths: StackPaths
     port: int
+    database: PrefectDatabase | None = None
 
     name = "prefect"
     title = "Prefect server"
     umask = 0o077
+    # The RunEngine beside it goes first: it never waits for Prefect.
+    niceness = 5
 
     def command(self) -> list[str]:
         """Return the command line."""
@@ -37,7 +41,7 @@ class PrefectServer:
             # By default any page that somebody on this machine has open in a browser could read it and start flows.
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{self.port},http://localhost:{self.port}",
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{self.paths.prefect / 'prefect.db'}",
+            **(self.database or sqlite_database(self.paths)).environment(),
             # Rewrites the state of every flow run that waits for more than 15 s, as one does when scans come fast;
             # its transactions were behind each "database is locked" of the server itself, and half of those that
             # clients met (measured: 10 flow runs, 11 answers of 503 with it, 5 without).

@@ -79,6 +79,7 @@ def start_process(
     log: Path,
     port: int | None,
     umask: int = -1,
+    niceness: int = 0,
 ) -> ManagedProcess:
     """Start a process in a session of its own, with its output in a log file.
 
@@ -108,6 +109,7 @@ def start_process(
         raise StackError(f"Cannot start {command[0]}: {error}.") from error
     finally:
         os.close(descriptor)
+    _be_nice(child.pid, niceness)
     # Should it end before this process does, somebody has to take note of it, or it stays as a zombie.
     threading.Thread(target=child.wait, name=f"reap-{child.pid}", daemon=True).start()
     try:
@@ -115,6 +117,25 @@ def start_process(
     except psutil.NoSuchProcess:
         created = time.time()
     return ManagedProcess(pid=child.pid, created=created, mark=mark, log=log, port=port)
+
+
+def _be_nice(pid: int, niceness: int) -> None:
+    """Lower the priority of a process that has just started, and so that of its children, if the system lets us."""
+    if not niceness:
+        return
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
+    # Where Linux shares the processor between sessions first ("autogroup"), priorities count within a session only,
+    # and the session has one of its own. It may be set ten times a second.
+    for _ in range(3):
+        try:
+            Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
+        except BlockingIOError:
+            time.sleep(0.15)
+        except OSError:
+            return
+        else:
+            return
 
 
 def inherited_environment() -> dict[str, str]:

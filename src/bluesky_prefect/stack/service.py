@@ -22,6 +22,11 @@ class Service(Protocol):
         """The umask it runs with; -1 keeps the user's."""
         ...
 
+    @property
+    def niceness(self) -> int:
+        """How much lower its priority is than that of the process that starts it, 0 to 19."""
+        ...
+
     def command(self) -> list[str]:
         """Return the command line; it holds no secret, since everybody can list processes."""
         ...

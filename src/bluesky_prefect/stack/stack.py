@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.settings import Settings
+from bluesky_prefect.stack.database import choose_database, present_database
 from bluesky_prefect.stack.drain import drain
 from bluesky_prefect.stack.files import exclusive, private_directory
 from bluesky_prefect.stack.info import StackInfo, StackPaths, StackState, stack_info
@@ -67,7 +68,9 @@ class LocalStack:
 
     def status(self, *, flow_runs: int = 10) -> StackStatus:
         """Return how each part is, what the outbox holds, and the last `flow_runs` flow runs."""
-        return read_status(self._settings, self._paths, self._known(), _TITLES, flow_runs=flow_runs)
+        known = self._known()
+        database = present_database(self._paths, known.get("prefect")).title
+        return read_status(self._settings, self._paths, known, _TITLES, database=database, flow_runs=flow_runs)
 
     def up(self, report: Report = _silent, *, any_port: bool = False) -> StackInfo:
         """Start what is not running, wait until all of it works, and return the addresses.
@@ -138,6 +141,7 @@ class LocalStack:
             private_directory(directory)
         known = self._known()
         running = {name: one for name, one in known.items() if one.ready and one.is_alive()}
+        database = choose_database(self._settings.prefect_database_url, self._paths, running.get("prefect"), report)
         key = load_or_make_key(self._paths)
         self._drop_unresponsive(running, key, report)
         for name in _SERVERS:
@@ -155,7 +159,7 @@ class LocalStack:
         info = self._info(ports, key)
         services: list[Service] = [
             TiledServer(self._paths, ports["tiled"], key),
-            PrefectServer(self._paths, ports["prefect"]),
+            PrefectServer(self._paths, ports["prefect"], database),
             Worker(self._paths, info, self._settings),
         ]
         missing = [service for service in services if service.name not in running]

@@ -60,6 +60,7 @@ class Startup:
             log=log,
             port=service.port,
             umask=service.umask,
+            niceness=service.niceness,
         )
         self._remember(service, process)
         self._report(f"{service.title}: starting (log: {log})")

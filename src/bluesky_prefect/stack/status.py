@@ -43,6 +43,8 @@ class StackStatus:
     ----------
     parts : tuple of PartStatus
         The services.
+    prefect_database : str
+        What Prefect's server keeps its flow runs in, in words.
     outbox : OutboxCounts or None
         What waits, was sent, or is dead; None if the outbox cannot be read.
     outbox_problem : str or None
@@ -54,6 +56,7 @@ class StackStatus:
     """
 
     parts: tuple[PartStatus, ...]
+    prefect_database: str
     outbox: OutboxCounts | None
     outbox_problem: str | None
     flow_runs: tuple[FlowRunStatus, ...]
@@ -71,6 +74,7 @@ def read_status(
     known: dict[str, ManagedProcess],
     titles: dict[str, str],
     *,
+    database: str,
     flow_runs: int,
 ) -> StackStatus:
     """Ask every part how it is; one that does not answer is told of, never an error."""
@@ -85,7 +89,8 @@ def read_status(
     outbox, outbox_problem = _outbox(settings)
     prefect_up = any(part.name == "prefect" and part.up for part in parts)
     runs, runs_problem = _flow_runs(info.prefect_api_url, info.prefect_ui_url, flow_runs) if prefect_up else ((), None)
-    return StackStatus(parts, outbox, outbox_problem, runs, runs_problem or (None if prefect_up else "not running"))
+    runs_problem = runs_problem or (None if prefect_up else "not running")
+    return StackStatus(parts, database, outbox, outbox_problem, runs, runs_problem)
 
 
 def _part(

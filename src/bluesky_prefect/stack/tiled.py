@@ -28,6 +28,8 @@ class TiledServer:
     name = "tiled"
     title = "Tiled server"
     umask = 0o077
+    # The RunEngine waits for each document to be written.
+    niceness = 0
 
     @property
     def catalog(self) -> Path:

@@ -36,6 +36,8 @@ class Worker:
     name = "worker"
     title = "Prefect worker"
     port = None
+    # Flow runs inherit it: a scan beside them, and the server that serves all of them, go first.
+    niceness = 10
 
     @property
     def umask(self) -> int:
@@ -83,6 +85,6 @@ class Worker:
 
 def settings_environment(settings: Settings) -> dict[str, str]:
     """Return the variables that give another process the settings that were set here, secrets excepted."""
-    secret = {"tiled_api_key"}
+    secret = {"tiled_api_key", "prefect_database_url"}
     values = settings.model_dump(mode="json", include=settings.model_fields_set - secret, exclude_none=True)
     return {f"BLUESKY_PREFECT_{name.upper()}": str(value) for name, value in values.items()}

@@ -56,6 +56,7 @@ def test_status_shows_parts_outbox_and_flow_runs(capsys):
                 PartStatus("tiled", "Tiled server", True, 12, "http://127.0.0.1:8000", ""),
                 PartStatus("worker", "Prefect worker", False, None, None, "gone, see /logs/worker.log"),
             ),
+            prefect_database="PostgreSQL, database prefect at db:5432",
             outbox=OutboxCounts(waiting=3, sent=2, dead=1),
             outbox_problem=None,
             flow_runs=(FlowRunStatus("scan-1-count-12345678", "Completed", "2026-01-02T03:04:05Z", 4.25, LINK),),
@@ -64,6 +65,7 @@ def test_status_shows_parts_outbox_and_flow_runs(capsys):
     )
     out = capsys.readouterr().out
     assert "down: gone, see /logs/worker.log" in out
+    assert "Prefect's database: PostgreSQL, database prefect at db:5432" in out
     assert "Outbox: 3 waiting, 2 sent, 1 dead" in out
     assert "scan-1-count-12345678" in out
     assert LINK in out

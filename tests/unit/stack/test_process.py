@@ -123,6 +123,14 @@ def test_settings_of_other_installations_do_not_reach_the_stack(monkeypatch):
     assert inherited_environment()["LANG"] == "C.UTF-8"
 
 
+def test_a_process_that_is_to_be_nice_has_a_lower_priority_and_so_have_its_children(tmp_path):
+    code = "import os; print(os.nice(0), os.popen('nice').read(), flush=True)"
+    command = [sys.executable, "-c", "import sys; sys.stdin.read(); " + code]
+    process = start_process(command, {}, directory=tmp_path, log=tmp_path / "a.log", port=None, niceness=3)
+    lower = min(os.nice(0) + 3, 19)
+    assert first_line(process).split() == [str(lower), str(lower)]
+
+
 def test_a_proxy_is_kept_away_from_loopback_addresses():
     environment = {"HTTP_PROXY": "http://proxy:3128", "no_proxy": "example.org"}
     assert without_proxy(environment)["no_proxy"] == "example.org,127.0.0.1,localhost"
