@@ -1,5 +1,6 @@
 """Runs of every kind, from Tiled to files and back, through a real Prefect and a real Tiled server."""
 
+import asyncio
 import json
 import threading
 import time
@@ -66,6 +67,10 @@ def exported(room, uids):
         return folders[kind]
 
     return folder
+
+
+def finished_run(catalog, ref, *, timeout_s):
+    return asyncio.run(catalog.finished_run(ref, timeout_s=timeout_s))
 
 
 def lines_of(room, folder):
@@ -212,7 +217,7 @@ def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
 def test_a_run_is_found_by_scan_id_index_and_uid(catalog, uids, ref, kind):
     if isinstance(ref, str):
         ref = ref.format(uid=uids[kind], partial=uids[kind][:9])
-    found = catalog.finished_run(ref, timeout_s=0)
+    found = finished_run(catalog, ref, timeout_s=0)
     assert found.metadata["start"]["uid"] == uids[kind]
 
 
@@ -220,27 +225,27 @@ def test_the_newest_run_is_meant_by_a_scan_id_that_repeats(catalog, beamline):
     first = beamline.run(count([beamline.devices.det], 1), scan_id=1000)
     second = beamline.run(count([beamline.devices.det], 1), scan_id=1000)
     assert first != second
-    assert catalog.finished_run(1000, timeout_s=0).metadata["start"]["uid"] == second[0]
+    assert finished_run(catalog, 1000, timeout_s=0).metadata["start"]["uid"] == second[0]
 
 
 @pytest.mark.parametrize("ref", [987654321, "987654321", -98765, "abcdef", "%%%%%", "_____"])
 def test_an_unknown_run_is_an_error_that_names_it_and_the_catalog(room, catalog, uids, ref):
     with pytest.raises(RunNotFound, match=rf"catalog 'raw' of Tiled at {room.stack.tiled_uri}.*holds no run '?{ref}"):
-        catalog.finished_run(ref, timeout_s=60)
+        finished_run(catalog, ref, timeout_s=60)
 
 
 def test_a_run_that_never_comes_is_waited_for_by_its_full_uid(catalog):
     uid = "00000000-0000-0000-0000-000000000000"
     begun = time.monotonic()
     with pytest.raises(RunNotFound, match=r"after 0\.5 s of waiting"):
-        catalog.finished_run(uid, timeout_s=0.5)
+        finished_run(catalog, uid, timeout_s=0.5)
     assert time.monotonic() - begun >= 0.5
 
 
 @pytest.mark.parametrize("ref", ["", "a/b", "abc", 1.5, True, None])
 def test_what_cannot_name_a_run_is_refused_before_any_work(ref):
     with settings_from({"BLUESKY_PREFECT_TILED_URI": "http://127.0.0.1:9"}), pytest.raises(FlowInputError):
-        export.fn(ref)
+        asyncio.run(export.fn(ref))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +283,7 @@ def test_a_run_that_does_not_end_is_an_error_that_says_what_to_do(room, catalog)
     start = {"uid": uid, "time": 1777651200.25, "scan_id": 78, "plan_name": "endless"}
     node = room.tiled["raw"].create_container(uid, metadata={"start": start}, specs=[Spec("BlueskyRun", "3.0")])
     with pytest.raises(RunIncomplete, match=rf"Run {uid} has no stop document .* after 0.3 s: .*STOP_TIMEOUT_S"):
-        catalog.finished_run(78, timeout_s=0.3)
+        finished_run(catalog, 78, timeout_s=0.3)
     node.delete()
 
 
@@ -295,14 +300,14 @@ def test_a_broken_cache_file_is_not_fatal(room, uids):
         "source": f"{room.weather.url}/v1/archive", "timeout_s": 5.0,
     }  # fmt: skip
     before = set(room.cache.iterdir())
-    first = get_weather(**asked)
+    first = asyncio.run(get_weather(**asked))
     [file] = set(room.cache.iterdir()) - before
     requests = len(room.weather.requests)
-    assert get_weather(**asked) == first
+    assert asyncio.run(get_weather(**asked)) == first
     assert len(room.weather.requests) == requests
     for broken in (b"", file.read_bytes()[:-20], b"\0" * 100):
         file.write_bytes(broken)
-        assert get_weather(**asked) == first
+        assert asyncio.run(get_weather(**asked)) == first
         requests += 1
         assert len(room.weather.requests) == requests
         assert len(file.read_bytes()) > 100
@@ -314,7 +319,7 @@ def test_the_api_key_can_come_from_a_secret_block(room, uids):
     Secret(value=room.stack.tiled_api_key.get_secret_value()).save("tiled-key", overwrite=True)
     environment = {"TILED_API_KEY": None, "BLUESKY_PREFECT_TILED_API_KEY_BLOCK": "tiled-key"}
     with settings_from(environment), Catalog.connect(get_settings()) as catalog:
-        assert catalog.finished_run(uids["count"], timeout_s=0) is not None
+        assert finished_run(catalog, uids["count"], timeout_s=0) is not None
 
 
 def test_tiled_can_be_named_by_a_profile(room, uids):
@@ -323,7 +328,7 @@ def test_tiled_can_be_named_by_a_profile(room, uids):
     (profiles / "flows.yml").write_text(f"beamline:\n  uri: {room.stack.tiled_uri}\n")
     environment = {"BLUESKY_PREFECT_TILED_URI": None, "BLUESKY_PREFECT_TILED_PROFILE": "beamline"}
     with settings_from(environment), Catalog.connect(get_settings()) as catalog:
-        assert catalog.finished_run(uids["count"], timeout_s=0) is not None
+        assert finished_run(catalog, uids["count"], timeout_s=0) is not None
     environment["BLUESKY_PREFECT_TILED_PROFILE"] = "absent"
     with settings_from(environment), pytest.raises(ConfigurationError, match="no Tiled profile 'absent'"):
         Catalog.connect(get_settings())

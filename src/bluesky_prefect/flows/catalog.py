@@ -1,8 +1,9 @@
 """The Tiled server, as the flows see it: runs are found in one container, results go to another."""
 
+import asyncio
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
@@ -153,15 +154,17 @@ class Catalog:
         """Return the error that says that no run has such a name."""
         return RunNotFound(f"T{self._place[1:]} holds no run {ref!r}.")
 
-    def finished_run(
+    async def finished_run(
         self,
         ref: Ref,
         *,
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> "Container":
         """Find a run and wait until its stop document is there.
+
+        A coroutine, so that Ctrl-C ends the wait; Tiled is asked in another thread.
 
         Parameters
         ----------
@@ -182,11 +185,11 @@ class Catalog:
         """
         deadline = clock() + timeout_s
         pause_s = _FIRST_POLL_S
-        raw = self.raw
         key: Ref = checked_ref(ref)
+        raw = await asyncio.to_thread(lambda: self.raw)
         while True:
             with explained(self.name):
-                run = find(raw, key)
+                run = await asyncio.to_thread(find, raw, key)
             if run is not None and run.metadata.get("stop"):
                 return run
             if run is not None:
@@ -195,7 +198,7 @@ class Catalog:
                 raise self.no_run(ref)
             if clock() >= deadline:
                 raise self._gave_up(ref, run, timeout_s)
-            sleep(min(pause_s, max(deadline - clock(), 0.0)))
+            await sleep(min(pause_s, max(deadline - clock(), 0.0)))
             pause_s = min(pause_s * 2, _MOST_POLL_S)
 
     def _gave_up(self, ref: Ref, run: "Container | None", timeout_s: float) -> RunNotFound | RunIncomplete:
@@ -261,7 +264,8 @@ def _api_key(settings: "Settings") -> str | None:
     from prefect.blocks.system import Secret
 
     try:
-        block: Any = Secret.load(settings.tiled_api_key_block)
+        # Said, because within an asynchronous flow it would be a coroutine.
+        block: Any = Secret.load(settings.tiled_api_key_block, _sync=True)  # pyright: ignore[reportCallIssue]
     except ValueError as error:
         raise ConfigurationError(
             f"Prefect has no Secret block {settings.tiled_api_key_block!r}: create it, or set TILED_API_KEY."

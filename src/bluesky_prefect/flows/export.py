@@ -1,10 +1,11 @@
 """Export a run: a summary, its data as CSV, plots, and the weather of its day."""
 
+import asyncio
 import datetime
 from pathlib import Path
 from typing import Any
 
-from prefect import flow, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
@@ -13,6 +14,7 @@ from bluesky_prefect.flows import open_meteo
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.flows.files import claim_folder, remove, whole_file, write_whole
 from bluesky_prefect.flows.naming import distinct, names_the_run, render
+from bluesky_prefect.flows.plain_flow import plain_flow, together
 from bluesky_prefect.flows.references import checked_ref
 from bluesky_prefect.flows.streams import Run, read_run
 from bluesky_prefect.flows.summary import summary
@@ -23,32 +25,30 @@ from bluesky_prefect.texts import is_number, one_line
 
 
 @task(name="get_tiled_data", cache_policy=NO_CACHE)
-def get_tiled_data(ref: int | str) -> Run:
+async def get_tiled_data(ref: int | str, catalog: Catalog, timeout_s: float) -> Run:
     """Wait until a run is finished, then read it from Tiled."""
-    settings = get_settings()
-    with Catalog.connect(settings) as catalog:
-        return read_run(catalog.finished_run(ref, timeout_s=settings.stop_timeout_s), catalog.name)
+    node = await catalog.finished_run(ref, timeout_s=timeout_s)
+    return await asyncio.to_thread(read_run, node, catalog.name)
 
 
 @task(name="save_temp_plot", cache_policy=NO_CACHE)
-def save_temp_plot(weather: dict[str, Any], path: Path) -> None:
+async def save_temp_plot(weather: dict[str, Any], path: Path) -> None:
     """Draw the temperatures of a day into a file."""
     from bluesky_prefect.flows.plots import temperature_plot
 
-    write_whole(path, temperature_plot(weather))
+    write_whole(path, await asyncio.to_thread(temperature_plot, weather))
 
 
 @task(name="write_data_to_tiled", cache_policy=NO_CACHE)
-def write_data_to_tiled(run: dict[str, Any], weather: dict[str, Any]) -> str:
+async def write_data_to_tiled(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
     """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
     from bluesky_prefect.flows.results import metadata_of, write_temperatures
 
-    with Catalog.connect(get_settings()) as catalog:
-        return write_temperatures(catalog, metadata_of(run, weather), weather)
+    return await asyncio.to_thread(write_temperatures, catalog, metadata_of(run, weather), weather)
 
 
-@flow(name="export", log_prints=True)
-def export(
+@plain_flow(name="export", log_prints=True)
+async def export(
     ref: int | str,
     lat: float = 40.86,
     lon: float = -72.87,
@@ -90,25 +90,42 @@ def export(
     checked_ref(ref)
     settings = get_settings()
 
-    run = get_tiled_data(ref)
-    weather = weather_of(
-        place,
-        day or start_day(run, place),
-        archive_url=settings.weather_archive_url,
-        forecast_url=settings.weather_forecast_url,
-        timeout_s=settings.weather_timeout_s,
-    )
-    if isinstance(weather, str):
-        get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
-    folder, files = _write_files(run, place, weather, settings)
+    with await asyncio.to_thread(Catalog.connect, settings) as catalog:
+        run = await get_tiled_data(ref, catalog, settings.stop_timeout_s)
+        folder, stem = _folder_of(run, place, settings)
+        # The files are written while the weather service is asked, and the plot is drawn while Tiled writes.
+        files, weather = await together(
+            asyncio.to_thread(_write_streams, run, folder, stem),
+            weather_of(
+                place,
+                day or start_day(run, place),
+                archive_url=settings.weather_archive_url,
+                forecast_url=settings.weather_forecast_url,
+                timeout_s=settings.weather_timeout_s,
+            ),
+        )
+        temperatures = folder / f"{stem}_temperature.png"
+        message = ""
+        if isinstance(weather, str):
+            get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
+            message = f"; no weather: {weather}"
+            block = f"not available: {weather}"
+            # An earlier export may have had weather; its picture must not stand beside a summary that has none.
+            remove(temperatures)
+        else:
+            block, path, _ = await together(
+                format_weather(weather),
+                write_data_to_tiled(catalog, _identity(run), weather),
+                save_temp_plot(weather, temperatures),
+            )
+            files.append(temperatures.name)
+            print(f"Wrote the temperatures to {one_line(path)} in Tiled")
+    # The summary comes last, so that where it is, all is.
+    write_whole(folder / f"{stem}.txt", summary(run, block, place.zone, files).encode())
+    files = [f"{stem}.txt", *files]
     print(f"Wrote {len(files)} files to {folder}")
-    message = f"{one_line(f'{run.label}, run {run.uid[:8]}')}: {len(files)} files in {folder}"
-    if isinstance(weather, str):
-        message += f"; no weather: {weather}"
-    else:
-        path = write_data_to_tiled(_identity(run), weather)
-        print(f"Wrote the temperatures to {one_line(path)} in Tiled")
-    return Completed(message=message, data=str(folder))
+    about = one_line(f"{run.label}, run {run.uid[:8]}")
+    return Completed(message=f"{about}: {len(files)} files in {folder}{message}", data=str(folder))
 
 
 def start_day(run: Run, place: open_meteo.Place) -> datetime.date:
@@ -118,18 +135,19 @@ def start_day(run: Run, place: open_meteo.Place) -> datetime.date:
     return datetime.datetime.fromtimestamp(moment, place.zone).date()
 
 
-def _write_files(
-    run: Run, place: open_meteo.Place, weather: dict[str, Any] | str, settings: Settings
-) -> tuple[Path, list[str]]:
-    """Write everything; the summary comes last, so that where it is, all is."""
-    from bluesky_prefect.flows.plots import run_plot
-
+def _folder_of(run: Run, place: open_meteo.Place, settings: Settings) -> tuple[Path, str]:
+    """Return the folder that belongs to a run, made if need be, and the stem of the names of its files."""
     fields = {**run.start, "date": start_day(run, place).isoformat(), "short_uid": run.uid[:8]}
     template = settings.folder_template
     if not names_the_run(template):
         template = f"{template.rstrip('/')}_{{short_uid}}"
     folder = claim_folder(settings.exports_path, render(template, fields), run.uid)
-    stem = render(settings.file_template.replace("/", "_"), fields).name
+    return folder, render(settings.file_template.replace("/", "_"), fields).name
+
+
+def _write_streams(run: Run, folder: Path, stem: str) -> list[str]:
+    """Write a run's streams and their plot; return the names of the files."""
+    from bluesky_prefect.flows.plots import run_plot
 
     files: list[str] = []
     for stream, safe in zip(run.streams, distinct([stream.name for stream in run.streams]).values(), strict=True):
@@ -138,17 +156,7 @@ def _write_files(
             write_csv(stream, file)
     files.append(f"{stem}_plot.png")
     write_whole(folder / files[-1], run_plot(run))
-    temperatures = f"{stem}_temperature.png"
-    if isinstance(weather, str):
-        block = f"not available: {weather}"
-        # An earlier export may have had weather; its picture must not stand beside a summary that has none.
-        remove(folder / temperatures)
-    else:
-        block = format_weather(weather)
-        files.append(temperatures)
-        save_temp_plot(weather, folder / temperatures)
-    write_whole(folder / f"{stem}.txt", summary(run, block, place.zone, files).encode())
-    return folder, [f"{stem}.txt", *files]
+    return files
 
 
 def _identity(run: Run) -> dict[str, Any]:
