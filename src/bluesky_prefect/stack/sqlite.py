@@ -52,28 +52,29 @@ class WriteTurns(CreateEnginePlugin):
             connection: "Connection", _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
         ) -> tuple[str, Any]:
             begins = statement in _BEGIN
-            # Prefect writes events and task runs without a transaction: each statement is one.
-            if (begins or context.isinsert or context.isupdate or context.isdelete) and _TURN not in connection.info:
+            # Prefect writes events and task runs without a BEGIN of its own.
+            writes = begins or context.isinsert or context.isupdate or context.isdelete
+            if (writes or statement.startswith("SAVEPOINT ")) and _TURN not in connection.info:
                 connection.connection.dbapi_connection.run_async(take)  # type: ignore[reportOptionalMemberAccess]
-                connection.info[_TURN] = "transaction" if begins else "statement"
+                connection.info[_TURN] = True
             return "BEGIN IMMEDIATE" if begins else statement, parameters
 
         def after(connection: "Connection", *_: Any) -> None:
-            if connection.info.get(_TURN) == "statement":
+            # Each of those may be a transaction by itself, or have begun one: only SQLite knows.
+            if not connection.connection.driver_connection.in_transaction:  # type: ignore[reportOptionalMemberAccess]
                 give(connection.info)
 
         def failed(context: "ExceptionContext") -> None:
-            if context.connection is not None:
+            if context.connection is not None and not context.is_disconnect:
                 after(context.connection)
 
         def checkin(_: Any, record: "ConnectionPoolEntry") -> None:
             # The pool has ended the transaction, however it went, also if its request was cancelled.
-            if _TURN in record.info:
-                give(record.info)
+            give(record.info)
 
         def give(info: dict[Any, Any]) -> None:
-            del info[_TURN]
-            turn.release()
+            if info.pop(_TURN, False):
+                turn.release()
 
         event.listen(engine, "before_cursor_execute", before, retval=True)
         event.listen(engine, "after_cursor_execute", after)

@@ -89,6 +89,22 @@ def test_a_write_outside_of_a_transaction_waits_too_and_then_gives_the_turn_away
     assert asyncio.run(main()) == 8
 
 
+def test_a_savepoint_outside_of_a_transaction_is_one(tmp_path):
+    async def main():
+        async with engine(tmp_path / "a.db") as made, made.connect() as first:
+            await first.exec_driver_sql("SAVEPOINT one")
+            await first.execute(update(COUNTER).values(value=7))
+            waiting = asyncio.create_task(count_up(made))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            await first.execute(update(COUNTER).values(value=8))
+            await first.exec_driver_sql("RELEASE one")
+            await waiting
+            return await value(made)
+
+    assert asyncio.run(main()) == 9
+
+
 def test_who_only_reads_waits_for_nobody(tmp_path):
     async def main():
         async with engine(tmp_path / "a.db") as made, made.connect() as writer:

@@ -85,6 +85,9 @@ def test_a_child_that_does_not_stop_when_it_is_told_to_is_killed(tmp_path, monke
     async def test(forks):
         child = await forks.fork()
         os.kill(child.pid, signal.SIGSTOP)
+        # Of two signals that wait, the system delivers SIGTERM first.
+        while psutil.Process(child.pid).status() != psutil.STATUS_STOPPED:
+            await asyncio.sleep(0.01)
         job = asyncio.ensure_future(child.run(refused(tmp_path)))
         await asyncio.sleep(0)
         job.cancel()
