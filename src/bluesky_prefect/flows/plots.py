@@ -32,7 +32,7 @@ def run_plot(run: "Run") -> bytes:
     """
     figure = _figure()
     figure.suptitle(_text(f"{run.label}  {run.uid[:8]}"), parse_math=False)
-    stream, motors = _scanned(run)
+    stream, motors = scanned(run)
     detectors = _detectors(stream, motors) if stream is not None else []
     if stream is None or not detectors or not stream.rows:
         axes = figure.subplots()
@@ -128,7 +128,7 @@ def _panel(figure: "Figure", axes: "Axes", stream: "Stream", detector: str, moto
     axes.set_ylabel(_text(detector), parse_math=False)
 
 
-def _scanned(run: "Run") -> "tuple[Stream | None, list[str]]":
+def scanned(run: "Run") -> "tuple[Stream | None, list[str]]":
     """Return the stream to draw and one motor per dimension of the scan (none: it is drawn against time)."""
     hints = run.start.get("hints")
     dimensions = hints.get("dimensions") if isinstance(hints, dict) else None
