@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from bluesky_prefect.settings import Settings
 
 _KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
+# Answers that tell of the server, or of who asks, and not of what was asked for.
+SERVER_TROUBLE = REFUSED | {502, 503, 504}
 _FIRST_POLL_S = 0.1
 _MOST_POLL_S = 2.0
 

@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from bluesky_prefect.flows.artifacts import shown
-from bluesky_prefect.flows.catalog import Catalog, explained
+from bluesky_prefect.flows.catalog import SERVER_TROUBLE, Catalog, explained
 from bluesky_prefect.flows.checks import Check, missing_streams, stream_checks
 from bluesky_prefect.flows.external_data import array_checks
 from bluesky_prefect.flows.markdown import literal
@@ -67,8 +67,8 @@ def _checked(node: "Container") -> tuple[Run, list[Check]]:
         try:
             streams.append((read_stream(child), child))
         except httpx.HTTPStatusError as error:
-            if error.response.status_code in {401, 403, 502, 503, 504}:
-                raise  # that tells of the server
+            if error.response.status_code in SERVER_TROUBLE:
+                raise
             checks.append(Check(name, "reading", "broken", f"Tiled cannot read it ({error.response.status_code})"))
         except (pyarrow.ArrowException, ValueError, KeyError) as error:
             checks.append(Check(name, "reading", "broken", error_line(error)))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+from bluesky_prefect.flows.catalog import SERVER_TROUBLE
 from bluesky_prefect.flows.checks import Check
 from bluesky_prefect.texts import counted, error_line
 
@@ -58,8 +59,8 @@ def _read_through(stream: str, array: "ExternalArray", node: Any) -> Check:
             if shape != (end - begin, *array.shape[1:]):
                 return Check(stream, what, "broken", f"from {begin} on it has the shape {list(shape)}")
     except httpx.HTTPStatusError as error:
-        if error.response.status_code in {401, 403, 502, 503, 504}:
-            raise  # that tells of the server
+        if error.response.status_code in SERVER_TROUBLE:
+            raise
         return Check(stream, what, "broken", f"Tiled cannot read it from {begin} on ({error.response.status_code})")
     except (ValueError, TypeError, KeyError) as error:
         return Check(stream, what, "broken", f"from {begin} on: {error_line(error)}")
