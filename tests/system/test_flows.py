@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas
 import pytest
@@ -22,6 +23,7 @@ from bluesky_prefect.exceptions import (
 )
 from bluesky_prefect.flows import export
 from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.flows.markdown import literal
 from bluesky_prefect.flows.results import metadata_of, write_temperatures
 from bluesky_prefect.flows.weather import get_weather
 from bluesky_prefect.settings import get_settings
@@ -73,6 +75,13 @@ def finished_run(catalog, ref, *, timeout_s):
     return asyncio.run(catalog.finished_run(ref, timeout_s=timeout_s))
 
 
+def artifact(room, key, *, about):
+    """Return what the newest artifact of a key that is about a run holds."""
+    asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+    response = httpx.post(f"{room.stack.prefect_api_url}/artifacts/filter", json=asked, timeout=30)
+    return next(one["data"] for one in response.raise_for_status().json() if literal(about) in one["description"])
+
+
 def lines_of(room, folder):
     [text] = [content.decode() for name, content in room.files(folder).items() if name.endswith(".txt")]
     return text.splitlines()
@@ -101,6 +110,32 @@ def test_a_run_of_any_kind_is_exported_and_its_csv_is_what_tiled_holds(room, uid
     assert f"run uid:      {uids[kind]}" in lines
     assert f"exit status:  {run.metadata['stop']['exit_status']}" in lines
     assert "mean temperature: 61.5 °F" in lines
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(room, uids, exported, kind):
+    folder = exported(kind)
+    page = artifact(room, "run-summary", about=uids[kind])
+    assert len(page) < 100_000
+    assert "](data:image/png;base64," in page
+    assert f"({room.stack.tiled_uri}/ui/browse/raw/{uids[kind]})" in page
+    assert f"| weather | {literal('50.0 to 73.0 °F, 61.5 °F on average,')}" in page
+    for name in room.files(folder):
+        assert f"| {literal(name)} | " in page
+    rows = json.loads(artifact(room, "run-columns", about=uids[kind]))
+    held = room.tiled["raw"][uids[kind]]
+    assert {row["stream"] for row in rows} == set(held)
+    for row in rows:
+        if row["min"] is not None and not row["column"].startswith(("ts_", "time")):
+            values = held[row["stream"]].base["internal"].read()[row["column"]]
+            assert (row["min"], row["max"], row["points"]) == (values.min(), values.max(), len(values))
+
+
+def test_an_export_is_found_by_scan_id_plan_and_uid(room, uids):
+    state = export(uids["scan"], return_state=True)
+    assert state.message == "scan 2 scan: 11 points, 4 files"
+    flow_run = httpx.get(f"{room.stack.prefect_api_url}/flow_runs/{state.state_details.flow_run_id}", timeout=30)
+    assert flow_run.json()["name"] == f"scan-2-scan-{uids['scan'][:8]}-export"
 
 
 def test_images_are_referred_to(room, uids, exported):

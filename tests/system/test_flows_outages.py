@@ -89,8 +89,7 @@ def test_without_a_fun_fact_the_run_is_exported_and_the_message_says_what_failed
     room.cats.mode = "500"
     state = my_workflow(uid, return_state=True)
     assert state.is_completed()
-    assert f"run {uid[:8]}: 4 files in " in state.message
-    assert state.message.endswith("; fun-fact failed: no fun fact: 127.0.0.1: HTTP status 500")
+    assert state.message == "scan 1 count: 2 points, 4 files, no fun fact: 127.0.0.1: HTTP status 500"
     assert len(room.files(state.result())) == 4
     assert len(room.cats.requests) >= 2  # it was tried again
 

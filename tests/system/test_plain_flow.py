@@ -8,7 +8,7 @@ import pytest
 from prefect import flow, task
 from prefect.context import SyncClientContext
 
-from bluesky_prefect.flows import export, fun_fact, my_workflow
+from bluesky_prefect.flows import data_validation, export, fun_fact, my_workflow
 from bluesky_prefect.flows.plain_flow import plain_flow, together
 from bluesky_prefect.reconciliation.flow import reconcile
 from tests.services.prefect_process import wait_until
@@ -115,7 +115,9 @@ def test_work_done_together_is_done_when_its_error_is_raised():
     assert done == ["slow"]
 
 
-@pytest.mark.parametrize("each", [my_workflow, export, fun_fact, reconcile], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "each", [my_workflow, export, fun_fact, data_validation, reconcile], ids=lambda each: each.name
+)
 def test_no_flow_waits_for_its_heartbeats_when_it_ends(each):
     # What Prefect does for the flows that are coroutines.
     assert each.isasync

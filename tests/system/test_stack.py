@@ -110,6 +110,8 @@ def test_the_deployment_loads_the_installed_package_and_pulls_nothing(stack):
     assert not found["pull_steps"]
     assert found["work_pool_name"] == "bluesky-local"
     assert "ref" in found["parameter_openapi_schema"]["properties"]
+    other = httpx.get(f"{stack.prefect_api_url}/deployments/name/data-validation/local").raise_for_status().json()
+    assert other["entrypoint"] == "bluesky_prefect.flows.data_validation.data_validation"
 
 
 def test_the_prefect_ui_is_there_and_talks_to_this_server(stack):

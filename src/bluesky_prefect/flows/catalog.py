@@ -6,6 +6,7 @@ from collections import ChainMap
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from bluesky_prefect.credentials import REFUSED, require_tiled_login, tiled_address, without_secrets
 from bluesky_prefect.exceptions import (
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from bluesky_prefect.settings import Settings
 
 _KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
+# Answers that tell of the server, or of who asks, and not of what was asked for.
+SERVER_TROUBLE = REFUSED | {502, 503, 504}
 _FIRST_POLL_S = 0.1
 _MOST_POLL_S = 2.0
 
@@ -100,6 +103,11 @@ class Catalog:
     def raw(self) -> "Container":
         """The container of Bluesky runs."""
         return self._container(self._raw_path)
+
+    def page_of(self, path: str) -> str:
+        """Return the address of what is at a path, in Tiled's own web UI; without any key."""
+        parts = "/".join(quote(part, safe="") for part in path.split("/"))
+        return f"{without_secrets(str(self._root.context.api_uri)).partition('/api/v')[0]}/ui/browse/{parts}"
 
     def raw_for_writing(self) -> Any:
         """Return the container of Bluesky runs as ``TiledWriter`` wants it; imports its package, for seconds."""

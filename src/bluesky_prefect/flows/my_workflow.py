@@ -4,6 +4,7 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from bluesky_prefect.flows.export import export
@@ -29,12 +30,14 @@ async def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
     """
     print("Getting fun fact...")
     print("Now exporting a file...")
-    fact, exported = await together(fun_fact(return_state=True), export(ref, date=date, return_state=True))
+    name = f"{flow_run.get_name()}-fun-fact"
+    named_fact = fun_fact.with_options(flow_run_name=lambda: name)
+    fact, exported = await together(named_fact(return_state=True), export(ref, date=date, return_state=True))
     if not fact.is_completed():
         get_run_logger().warning("Done without a fun fact: %s", fact.message)
     folder = await exported.aresult()  # raises what the export raised
     print("Done!")
     message = exported.message or "exported"
     if not fact.is_completed():
-        message += f"; fun-fact failed: {fact.message}"
+        message += f", {fact.message}"
     return Completed(message=message, data=folder)

@@ -112,6 +112,13 @@ class Run:
         return str(self.start["uid"])
 
     @property
+    def points(self) -> int:
+        """Number of events of the primary stream; where there is none, of the longest but for the baseline."""
+        rows = {stream.name: stream.rows for stream in self.streams}
+        others = [count for name, count in rows.items() if name != "baseline"]
+        return rows.get("primary", max(others, default=0))
+
+    @property
     def label(self) -> str:
         """What a person calls the run."""
         return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"
@@ -127,10 +134,16 @@ def read_run(node: "Container", server: str) -> Run:
     server : str
         What messages call the server.
     """
+    run = run_without_streams(node)
     with explained(server):
-        streams = [_read_stream(stream) for stream in _stream_nodes(node)]
+        run.streams = [read_stream(stream) for stream in stream_nodes(node)]
+    return run
+
+
+def run_without_streams(node: "Container") -> Run:
+    """Return a run, its streams left to be read."""
     metadata = _plain(node.metadata)
-    return Run(metadata["start"], metadata["stop"], streams, "/".join(node.path_parts))
+    return Run(metadata["start"], metadata["stop"], [], "/".join(node.path_parts))
 
 
 def _plain(value: Any) -> Any:
@@ -142,7 +155,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _stream_nodes(run: "Container") -> list["Container"]:
+def stream_nodes(run: "Container") -> list["Container"]:
+    """Return the streams of a run as they are in Tiled."""
     children = [(key, child) for key, child in run.items() if _family(child) == "container"]
     if [key for key, _ in children] == ["streams"] and not children[0][1].specs:
         # An older layout, which bluesky-tiled-plugins still reads: the streams are one level down.
@@ -150,7 +164,8 @@ def _stream_nodes(run: "Container") -> list["Container"]:
     return [child for _, child in children]
 
 
-def _read_stream(node: "Container") -> Stream:
+def read_stream(node: "Container") -> Stream:
+    """Read a stream: its tables, and where its external arrays are."""
     import pyarrow
 
     metadata = _plain(node.metadata)

@@ -1,0 +1,72 @@
+"""Files of arrays are looked at where they can be seen, and read through Tiled in any case."""
+
+import httpx
+import numpy as np
+import pytest
+
+from bluesky_prefect.flows.external_data import array_checks
+from bluesky_prefect.flows.streams import ExternalArray
+
+
+class Node:
+    """What Tiled's client gives of an array."""
+
+    dtype = np.dtype("float64")
+
+    def __init__(self, shape, status=200):
+        self.array = np.zeros(shape)
+        self.status = status
+        self.read = []
+
+    def __getitem__(self, frames):
+        if self.status != 200:
+            request = httpx.Request("GET", "http://t")
+            raise httpx.HTTPStatusError("x", request=request, response=httpx.Response(self.status, request=request))
+        self.read.append((frames.start, frames.stop))
+        return self.array[frames]
+
+
+def checked(node, shape, files=()):
+    array = ExternalArray("img", "raw/u/primary/img", shape, "float64", [str(file) for file in files])
+    return [(check.what, check.result, check.detail) for check in array_checks("primary", array, node)]
+
+
+def test_all_of_an_array_is_read_in_parts_that_memory_holds():
+    node = Node((5, 1000, 2000))
+    assert checked(node, (5, 1000, 2000)) == [("img: reading", "passed", "all of it")]
+    assert node.read == [(0, 2), (2, 4), (4, 5)]
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3)])
+def test_an_array_without_values_is_read(shape):
+    assert checked(Node((0, 3)), shape)[-1][1] == "passed"
+
+
+def test_a_part_of_another_shape_is_broken():
+    [(_, result, detail)] = checked(Node((2, 3)), (2, 4))
+    assert (result, detail) == ("broken", "from 0 on it has the shape [2, 3]")
+
+
+def test_what_tiled_cannot_read_is_broken_and_a_server_in_trouble_is_not():
+    assert checked(Node((1,), status=500), (2, 3))[0][1] == "broken"
+    for status in (401, 403, 502, 503, 504):
+        with pytest.raises(httpx.HTTPStatusError):
+            checked(Node((1,), status=status), (2, 3))
+
+
+def test_files_that_are_elsewhere_are_left_to_tiled():
+    files = ["file://elsewhere/a.npy", "s3://bucket/a.npy", "file://localhost/no/such/folder/a.npy"]
+    assert checked(Node((2, 3)), (2, 3), files)[0] == (
+        "img: files",
+        "passed",
+        "0 files there, 3 out of sight from here",
+    )
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a b%20.tif", "ä.h5"])
+def test_a_file_that_is_here_is_looked_at(tmp_path, name):
+    path = tmp_path / name
+    [(_, result, detail)] = checked(Node((2, 3)), (2, 3), [path.as_uri()])
+    assert (result, detail) == ("broken", f"{path} is not there")
+    path.touch()
+    assert checked(Node((2, 3)), (2, 3), [path.as_uri()])[0][2] == f"{path} is empty"
