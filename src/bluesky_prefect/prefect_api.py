@@ -12,7 +12,7 @@ from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, Su
 from bluesky_prefect.notifications import Notifications, notification_tags
 from bluesky_prefect.parameters import parameters_for
 from bluesky_prefect.submission import Submission
-from bluesky_prefect.texts import one_line
+from bluesky_prefect.texts import one_line, printable, run_name
 
 if TYPE_CHECKING:
     import httpx
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 # A deployment may be changed at any time; a burst of runs need not ask for it each time.
 _DEPLOYMENT_AGE_S = 30.0
-_NAME_LENGTH = 60
 _TAG_LENGTH = 200
 _LATER = {408, 425, 429, 502, 503, 504}
 
@@ -223,22 +222,16 @@ def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
 def flow_run_name(submission: Submission) -> str:
     """Return the name that a person finds the flow run by: scan id, plan, start of the uid, and which time it is."""
     run = submission.run
-    scan = "run" if run.scan_id is None else f"scan-{run.scan_id}"
-    again = f"again-{submission.generation}" if submission.generation else None
-    parts = [scan, run.plan_name, run.uid[:8], again]
-    return "-".join(_printable(part)[:_NAME_LENGTH] for part in parts if part)
+    name = run_name(run.scan_id, run.plan_name, run.uid)
+    return f"{name}-again-{submission.generation}" if submission.generation else name
 
 
 def flow_run_tags(submission: Submission) -> list[str]:
     """Return the tags of the flow run: ``scan_id:12``, ``plan_name:count``, ``uid:...``, as known, and its notices."""
     run = submission.run
     known = {"scan_id": run.scan_id, "plan_name": run.plan_name, "uid": run.uid}
-    tags = [_printable(f"{name}:{value}")[:_TAG_LENGTH] for name, value in known.items() if value is not None]
+    tags = [printable(f"{name}:{value}")[:_TAG_LENGTH] for name, value in known.items() if value is not None]
     return tags + notification_tags(submission.notify)
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "_" for character in text)
 
 
 def _user_apart() -> dict[Any, Any]:

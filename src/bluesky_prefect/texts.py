@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any, TypeGuard
 
 _MOST_CALLS = 8
+_NAME_LENGTH = 60
 # Control and format characters (bidirectional overrides among them) and the line separators of Unicode.
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -55,6 +56,22 @@ def error_and_place(error: BaseException) -> str:
     frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-_MOST_CALLS:]
     calls = [f"{PurePath(code.co_filename).name}:{line} in {code.co_name}" for code, line in reversed(frames)]
     return one_line(f"{error_line(error)} (at {' < '.join(calls)})", 2000)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number and what it counts: ``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def run_name(scan_id: Any, plan_name: Any, uid: str) -> str:
+    """Return what flow runs about a run are called, for a person to find them: scan id, plan, start of the uid."""
+    parts = ["run" if scan_id is None else f"scan-{scan_id}", str(plan_name or ""), uid[:8]]
+    return "-".join(printable(part)[:_NAME_LENGTH] for part in parts if part)
+
+
+def printable(text: str) -> str:
+    """Return text with ``_`` in place of what cannot be printed."""
+    return "".join(character if character.isprintable() else "_" for character in text)
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:

@@ -4,6 +4,7 @@ What it executes is the flow as it is, on flow runs as Prefect has them. Several
 from Scheduled to Pending has it.
 """
 
+import asyncio
 import logging
 import os
 import sys
@@ -18,7 +19,7 @@ from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId,
 from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import Abort, ObjectNotFound, PrefectException
-from prefect.flow_engine import run_flow
+from prefect.flow_engine import run_flow_async
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Pending
 
@@ -52,12 +53,13 @@ class Executor:
         with self._at_work():
             for flow_run in [] if self._paused.exists() else self._scheduled():
                 if self._claim(flow_run):
-                    run_flow(
+                    run = run_flow_async(
                         my_workflow,
                         flow_run=self._client.read_flow_run(flow_run.id),
                         parameters=flow_run.parameters,
                         return_type="state",
                     )
+                    asyncio.run(run)
                     return True
         return False
 
@@ -84,7 +86,7 @@ class Executor:
 
 
 def main(directory: Path) -> None:
-    # Each flow, and each subflow, waits up to a second at its end for the thread that sends heartbeats.
+    # Heartbeats are 30 s apart at least: the campaign's reconciliation, which is impatient, would miss the next one.
     with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}), get_client(sync_client=True) as client:
         executor: Executor | None = None
         while True:

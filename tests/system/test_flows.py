@@ -1,10 +1,12 @@
 """Runs of every kind, from Tiled to files and back, through a real Prefect and a real Tiled server."""
 
+import asyncio
 import json
 import threading
 import time
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pandas
 import pytest
@@ -21,6 +23,7 @@ from bluesky_prefect.exceptions import (
 )
 from bluesky_prefect.flows import export
 from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.flows.markdown import literal
 from bluesky_prefect.flows.results import metadata_of, write_temperatures
 from bluesky_prefect.flows.weather import get_weather
 from bluesky_prefect.settings import get_settings
@@ -68,6 +71,17 @@ def exported(room, uids):
     return folder
 
 
+def finished_run(catalog, ref, *, timeout_s):
+    return asyncio.run(catalog.finished_run(ref, timeout_s=timeout_s))
+
+
+def artifact(room, key, *, about):
+    """Return what the newest artifact of a key that is about a run holds."""
+    asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
+    response = httpx.post(f"{room.stack.prefect_api_url}/artifacts/filter", json=asked, timeout=30)
+    return next(one["data"] for one in response.raise_for_status().json() if literal(about) in one["description"])
+
+
 def lines_of(room, folder):
     [text] = [content.decode() for name, content in room.files(folder).items() if name.endswith(".txt")]
     return text.splitlines()
@@ -96,6 +110,32 @@ def test_a_run_of_any_kind_is_exported_and_its_csv_is_what_tiled_holds(room, uid
     assert f"run uid:      {uids[kind]}" in lines
     assert f"exit status:  {run.metadata['stop']['exit_status']}" in lines
     assert "mean temperature: 61.5 °F" in lines
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(room, uids, exported, kind):
+    folder = exported(kind)
+    page = artifact(room, "run-summary", about=uids[kind])
+    assert len(page) < 100_000
+    assert "](data:image/png;base64," in page
+    assert f"({room.stack.tiled_uri}/ui/browse/raw/{uids[kind]})" in page
+    assert f"| weather | {literal('50.0 to 73.0 °F, 61.5 °F on average,')}" in page
+    for name in room.files(folder):
+        assert f"| {literal(name)} | " in page
+    rows = json.loads(artifact(room, "run-columns", about=uids[kind]))
+    held = room.tiled["raw"][uids[kind]]
+    assert {row["stream"] for row in rows} == set(held)
+    for row in rows:
+        if row["min"] is not None and not row["column"].startswith(("ts_", "time")):
+            values = held[row["stream"]].base["internal"].read()[row["column"]]
+            assert (row["min"], row["max"], row["points"]) == (values.min(), values.max(), len(values))
+
+
+def test_an_export_is_found_by_scan_id_plan_and_uid(room, uids):
+    state = export(uids["scan"], return_state=True)
+    assert state.message == "scan 2 scan: 11 points, 4 files"
+    flow_run = httpx.get(f"{room.stack.prefect_api_url}/flow_runs/{state.state_details.flow_run_id}", timeout=30)
+    assert flow_run.json()["name"] == f"scan-2-scan-{uids['scan'][:8]}-export"
 
 
 def test_images_are_referred_to(room, uids, exported):
@@ -212,7 +252,7 @@ def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
 def test_a_run_is_found_by_scan_id_index_and_uid(catalog, uids, ref, kind):
     if isinstance(ref, str):
         ref = ref.format(uid=uids[kind], partial=uids[kind][:9])
-    found = catalog.finished_run(ref, timeout_s=0)
+    found = finished_run(catalog, ref, timeout_s=0)
     assert found.metadata["start"]["uid"] == uids[kind]
 
 
@@ -220,27 +260,27 @@ def test_the_newest_run_is_meant_by_a_scan_id_that_repeats(catalog, beamline):
     first = beamline.run(count([beamline.devices.det], 1), scan_id=1000)
     second = beamline.run(count([beamline.devices.det], 1), scan_id=1000)
     assert first != second
-    assert catalog.finished_run(1000, timeout_s=0).metadata["start"]["uid"] == second[0]
+    assert finished_run(catalog, 1000, timeout_s=0).metadata["start"]["uid"] == second[0]
 
 
 @pytest.mark.parametrize("ref", [987654321, "987654321", -98765, "abcdef", "%%%%%", "_____"])
 def test_an_unknown_run_is_an_error_that_names_it_and_the_catalog(room, catalog, uids, ref):
     with pytest.raises(RunNotFound, match=rf"catalog 'raw' of Tiled at {room.stack.tiled_uri}.*holds no run '?{ref}"):
-        catalog.finished_run(ref, timeout_s=60)
+        finished_run(catalog, ref, timeout_s=60)
 
 
 def test_a_run_that_never_comes_is_waited_for_by_its_full_uid(catalog):
     uid = "00000000-0000-0000-0000-000000000000"
     begun = time.monotonic()
     with pytest.raises(RunNotFound, match=r"after 0\.5 s of waiting"):
-        catalog.finished_run(uid, timeout_s=0.5)
+        finished_run(catalog, uid, timeout_s=0.5)
     assert time.monotonic() - begun >= 0.5
 
 
 @pytest.mark.parametrize("ref", ["", "a/b", "abc", 1.5, True, None])
 def test_what_cannot_name_a_run_is_refused_before_any_work(ref):
     with settings_from({"BLUESKY_PREFECT_TILED_URI": "http://127.0.0.1:9"}), pytest.raises(FlowInputError):
-        export.fn(ref)
+        asyncio.run(export.fn(ref))
 
 
 @pytest.mark.parametrize(
@@ -278,7 +318,7 @@ def test_a_run_that_does_not_end_is_an_error_that_says_what_to_do(room, catalog)
     start = {"uid": uid, "time": 1777651200.25, "scan_id": 78, "plan_name": "endless"}
     node = room.tiled["raw"].create_container(uid, metadata={"start": start}, specs=[Spec("BlueskyRun", "3.0")])
     with pytest.raises(RunIncomplete, match=rf"Run {uid} has no stop document .* after 0.3 s: .*STOP_TIMEOUT_S"):
-        catalog.finished_run(78, timeout_s=0.3)
+        finished_run(catalog, 78, timeout_s=0.3)
     node.delete()
 
 
@@ -295,14 +335,14 @@ def test_a_broken_cache_file_is_not_fatal(room, uids):
         "source": f"{room.weather.url}/v1/archive", "timeout_s": 5.0,
     }  # fmt: skip
     before = set(room.cache.iterdir())
-    first = get_weather(**asked)
+    first = asyncio.run(get_weather(**asked))
     [file] = set(room.cache.iterdir()) - before
     requests = len(room.weather.requests)
-    assert get_weather(**asked) == first
+    assert asyncio.run(get_weather(**asked)) == first
     assert len(room.weather.requests) == requests
     for broken in (b"", file.read_bytes()[:-20], b"\0" * 100):
         file.write_bytes(broken)
-        assert get_weather(**asked) == first
+        assert asyncio.run(get_weather(**asked)) == first
         requests += 1
         assert len(room.weather.requests) == requests
         assert len(file.read_bytes()) > 100
@@ -314,7 +354,7 @@ def test_the_api_key_can_come_from_a_secret_block(room, uids):
     Secret(value=room.stack.tiled_api_key.get_secret_value()).save("tiled-key", overwrite=True)
     environment = {"TILED_API_KEY": None, "BLUESKY_PREFECT_TILED_API_KEY_BLOCK": "tiled-key"}
     with settings_from(environment), Catalog.connect(get_settings()) as catalog:
-        assert catalog.finished_run(uids["count"], timeout_s=0) is not None
+        assert finished_run(catalog, uids["count"], timeout_s=0) is not None
 
 
 def test_tiled_can_be_named_by_a_profile(room, uids):
@@ -323,7 +363,7 @@ def test_tiled_can_be_named_by_a_profile(room, uids):
     (profiles / "flows.yml").write_text(f"beamline:\n  uri: {room.stack.tiled_uri}\n")
     environment = {"BLUESKY_PREFECT_TILED_URI": None, "BLUESKY_PREFECT_TILED_PROFILE": "beamline"}
     with settings_from(environment), Catalog.connect(get_settings()) as catalog:
-        assert catalog.finished_run(uids["count"], timeout_s=0) is not None
+        assert finished_run(catalog, uids["count"], timeout_s=0) is not None
     environment["BLUESKY_PREFECT_TILED_PROFILE"] = "absent"
     with settings_from(environment), pytest.raises(ConfigurationError, match="no Tiled profile 'absent'"):
         Catalog.connect(get_settings())

@@ -1,10 +1,12 @@
 """The Tiled server, as the flows see it: runs are found in one container, results go to another."""
 
+import asyncio
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
 
 from bluesky_prefect.credentials import REFUSED, require_tiled_login, tiled_address, without_secrets
 from bluesky_prefect.exceptions import (
@@ -100,6 +102,11 @@ class Catalog:
         """The container of Bluesky runs."""
         return self._container(self._raw_path)
 
+    def page_of(self, path: str) -> str:
+        """Return the address of what is at a path, in Tiled's own web UI; without any key."""
+        parts = "/".join(quote(part, safe="") for part in path.split("/"))
+        return f"{without_secrets(str(self._root.context.api_uri)).partition('/api/v')[0]}/ui/browse/{parts}"
+
     def raw_for_writing(self) -> Any:
         """Return the container of Bluesky runs as ``TiledWriter`` wants it; imports its package, for seconds."""
         from tiled.client import from_context
@@ -153,15 +160,17 @@ class Catalog:
         """Return the error that says that no run has such a name."""
         return RunNotFound(f"T{self._place[1:]} holds no run {ref!r}.")
 
-    def finished_run(
+    async def finished_run(
         self,
         ref: Ref,
         *,
         timeout_s: float,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> "Container":
         """Find a run and wait until its stop document is there.
+
+        A coroutine, so that Ctrl-C ends the wait; Tiled is asked in another thread.
 
         Parameters
         ----------
@@ -182,11 +191,11 @@ class Catalog:
         """
         deadline = clock() + timeout_s
         pause_s = _FIRST_POLL_S
-        raw = self.raw
         key: Ref = checked_ref(ref)
+        raw = await asyncio.to_thread(lambda: self.raw)
         while True:
             with explained(self.name):
-                run = find(raw, key)
+                run = await asyncio.to_thread(find, raw, key)
             if run is not None and run.metadata.get("stop"):
                 return run
             if run is not None:
@@ -195,7 +204,7 @@ class Catalog:
                 raise self.no_run(ref)
             if clock() >= deadline:
                 raise self._gave_up(ref, run, timeout_s)
-            sleep(min(pause_s, max(deadline - clock(), 0.0)))
+            await sleep(min(pause_s, max(deadline - clock(), 0.0)))
             pause_s = min(pause_s * 2, _MOST_POLL_S)
 
     def _gave_up(self, ref: Ref, run: "Container | None", timeout_s: float) -> RunNotFound | RunIncomplete:
@@ -261,7 +270,8 @@ def _api_key(settings: "Settings") -> str | None:
     from prefect.blocks.system import Secret
 
     try:
-        block: Any = Secret.load(settings.tiled_api_key_block)
+        # Said, because within an asynchronous flow it would be a coroutine.
+        block: Any = Secret.load(settings.tiled_api_key_block, _sync=True)  # pyright: ignore[reportCallIssue]
     except ValueError as error:
         raise ConfigurationError(
             f"Prefect has no Secret block {settings.tiled_api_key_block!r}: create it, or set TILED_API_KEY."

@@ -1,54 +1,61 @@
 """Export a run: a summary, its data as CSV, plots, and the weather of its day."""
 
-import datetime
-from pathlib import Path
+import asyncio
 from typing import Any
+from uuid import UUID
 
-from prefect import flow, get_run_logger, task
+from prefect import get_client, get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from bluesky_prefect.flows import open_meteo
+from bluesky_prefect.flows.artifacts import shown
 from bluesky_prefect.flows.catalog import Catalog
-from bluesky_prefect.flows.files import claim_folder, remove, whole_file, write_whole
-from bluesky_prefect.flows.naming import distinct, names_the_run, render
+from bluesky_prefect.flows.markdown import literal
+from bluesky_prefect.flows.plain_flow import plain_flow, together
+from bluesky_prefect.flows.progress import Progress
 from bluesky_prefect.flows.references import checked_ref
+from bluesky_prefect.flows.run_folder import RunFolder, start_day
+from bluesky_prefect.flows.run_page import run_page
+from bluesky_prefect.flows.statistics import column_statistics
 from bluesky_prefect.flows.streams import Run, read_run
 from bluesky_prefect.flows.summary import summary
-from bluesky_prefect.flows.tables import write_csv
 from bluesky_prefect.flows.weather import format_weather, weather_of
 from bluesky_prefect.settings import Settings, get_settings
-from bluesky_prefect.texts import is_number, one_line
+from bluesky_prefect.texts import counted, one_line, run_name
+
+# With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
+MOST_PLOT_BYTES = 80_000
 
 
 @task(name="get_tiled_data", cache_policy=NO_CACHE)
-def get_tiled_data(ref: int | str) -> Run:
+async def get_tiled_data(ref: int | str, catalog: Catalog, timeout_s: float) -> Run:
     """Wait until a run is finished, then read it from Tiled."""
-    settings = get_settings()
-    with Catalog.connect(settings) as catalog:
-        return read_run(catalog.finished_run(ref, timeout_s=settings.stop_timeout_s), catalog.name)
+    node = await catalog.finished_run(ref, timeout_s=timeout_s)
+    return await asyncio.to_thread(read_run, node, catalog.name)
 
 
 @task(name="save_temp_plot", cache_policy=NO_CACHE)
-def save_temp_plot(weather: dict[str, Any], path: Path) -> None:
+async def save_temp_plot(weather: dict[str, Any], folder: RunFolder) -> None:
     """Draw the temperatures of a day into a file."""
     from bluesky_prefect.flows.plots import temperature_plot
 
-    write_whole(path, temperature_plot(weather))
+    folder.write("_temperature.png", await asyncio.to_thread(temperature_plot, weather))
 
 
 @task(name="write_data_to_tiled", cache_policy=NO_CACHE)
-def write_data_to_tiled(run: dict[str, Any], weather: dict[str, Any]) -> str:
+async def write_data_to_tiled(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
     """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
     from bluesky_prefect.flows.results import metadata_of, write_temperatures
 
-    with Catalog.connect(get_settings()) as catalog:
-        return write_temperatures(catalog, metadata_of(run, weather), weather)
+    return await asyncio.to_thread(write_temperatures, catalog, metadata_of(run, weather), weather)
 
 
-@flow(name="export", log_prints=True)
-def export(
+@plain_flow(name="export", log_prints=True)
+async def export(
     ref: int | str,
     lat: float = 40.86,
     lon: float = -72.87,
@@ -90,65 +97,88 @@ def export(
     checked_ref(ref)
     settings = get_settings()
 
-    run = get_tiled_data(ref)
-    weather = weather_of(
+    async with Progress("export-progress") as progress:
+        with await asyncio.to_thread(Catalog.connect, settings) as catalog:
+            run = await get_tiled_data(ref, catalog, settings.stop_timeout_s)
+            progress.percent = 40.0
+            folder = RunFolder.of(run, place.zone, settings)
+            # The files are written while the weather service is asked, then more of them while Tiled writes.
+            plot, weather, _ = await together(
+                asyncio.to_thread(_write_data, run, folder, progress),
+                _weather(run, place, day or start_day(run, place.zone), settings),
+                _name_flow_run(run),
+            )
+            page = catalog.page_of(run.path)
+            await together(
+                _write_summary(run, folder, place, weather, plot, page), _write_temperatures(catalog, run, weather)
+            )
+    print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
+    message = f"scan {run.start.get('scan_id', '?')} {run.start.get('plan_name', '?')}: {counted(run.points, 'point')}"
+    message = f"{one_line(message, 200)}, {counted(len(folder.files), 'file')}"
+    if isinstance(weather, str):
+        message += f", no weather: {weather}"
+    return Completed(message=message, data=str(folder.path))
+
+
+def _write_data(run: Run, folder: RunFolder, progress: Progress) -> bytes:
+    """Write a run's streams and their plot; return the plot."""
+    from bluesky_prefect.flows.plots import run_plot
+
+    folder.write_data(run, progress, upto=80.0)
+    plot = run_plot(run)
+    folder.write("_plot.png", plot)
+    progress.percent = 90.0
+    return plot
+
+
+async def _weather(run: Run, place: open_meteo.Place, day: Any, settings: Settings) -> dict[str, Any] | str:
+    """Return the weather of a day, or why there is none."""
+    weather = await weather_of(
         place,
-        day or start_day(run, place),
+        day,
         archive_url=settings.weather_archive_url,
         forecast_url=settings.weather_forecast_url,
         timeout_s=settings.weather_timeout_s,
     )
     if isinstance(weather, str):
         get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
-    folder, files = _write_files(run, place, weather, settings)
-    print(f"Wrote {len(files)} files to {folder}")
-    message = f"{one_line(f'{run.label}, run {run.uid[:8]}')}: {len(files)} files in {folder}"
-    if isinstance(weather, str):
-        message += f"; no weather: {weather}"
-    else:
-        path = write_data_to_tiled(_identity(run), weather)
-        print(f"Wrote the temperatures to {one_line(path)} in Tiled")
-    return Completed(message=message, data=str(folder))
+    return weather
 
 
-def start_day(run: Run, place: open_meteo.Place) -> datetime.date:
-    """Return the local day on which a run started."""
-    time_s = run.start.get("time")
-    moment = float(time_s) if is_number(time_s) else 0.0  # bluesky's schema requires it; a run without is dated 1970
-    return datetime.datetime.fromtimestamp(moment, place.zone).date()
+async def _name_flow_run(run: Run) -> None:
+    """Have people find the flow run by what they know of the run."""
+    name = f"{run_name(run.start.get('scan_id'), run.start.get('plan_name'), run.uid)}-export"
+    async with get_client() as client:
+        await shown(client.set_flow_run_name(UUID(flow_run.get_id()), name), "name of the flow run")
 
 
-def _write_files(
-    run: Run, place: open_meteo.Place, weather: dict[str, Any] | str, settings: Settings
-) -> tuple[Path, list[str]]:
-    """Write everything; the summary comes last, so that where it is, all is."""
-    from bluesky_prefect.flows.plots import run_plot
+async def _write_summary(
+    run: Run, folder: RunFolder, place: open_meteo.Place, weather: dict[str, Any] | str, plot: bytes, page: str
+) -> None:
+    """Write what is about all the rest: the summary comes last, so that where it is, all is; then the artifacts."""
+    from bluesky_prefect.flows.plots import data_address
 
-    fields = {**run.start, "date": start_day(run, place).isoformat(), "short_uid": run.uid[:8]}
-    template = settings.folder_template
-    if not names_the_run(template):
-        template = f"{template.rstrip('/')}_{{short_uid}}"
-    folder = claim_folder(settings.exports_path, render(template, fields), run.uid)
-    stem = render(settings.file_template.replace("/", "_"), fields).name
-
-    files: list[str] = []
-    for stream, safe in zip(run.streams, distinct([stream.name for stream in run.streams]).values(), strict=True):
-        files.append(f"{stem}_{safe}.csv")
-        with whole_file(folder / files[-1]) as file:
-            write_csv(stream, file)
-    files.append(f"{stem}_plot.png")
-    write_whole(folder / files[-1], run_plot(run))
-    temperatures = f"{stem}_temperature.png"
     if isinstance(weather, str):
         block = f"not available: {weather}"
         # An earlier export may have had weather; its picture must not stand beside a summary that has none.
-        remove(folder / temperatures)
+        folder.remove("_temperature.png")
     else:
-        block = format_weather(weather)
-        files.append(temperatures)
-        save_temp_plot(weather, folder / temperatures)
-    write_whole(folder / f"{stem}.txt", summary(run, block, place.zone, files).encode())
-    return folder, [f"{stem}.txt", *files]
+        block = await format_weather(weather)
+        await save_temp_plot(weather, folder)
+    names = [path.name for path in folder.files]
+    folder.write(".txt", summary(run, block, place.zone, names).encode())
+    picture = await asyncio.to_thread(data_address, plot, MOST_PLOT_BYTES)
+    text = run_page(run, plot=picture, weather=weather, zone=place.zone, files=folder.files, tiled=page)
+    about = literal(f"{run.label}, run {run.uid}")
+    await shown(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary")
+    columns = await asyncio.to_thread(column_statistics, run)
+    await shown(acreate_table_artifact(columns, key="run-columns", description=about), "run-columns")
+
+
+async def _write_temperatures(catalog: Catalog, run: Run, weather: dict[str, Any] | str) -> None:
+    if isinstance(weather, dict):
+        path = await write_data_to_tiled(catalog, _identity(run), weather)
+        print(f"Wrote the temperatures to {one_line(path)} in Tiled")
 
 
 def _identity(run: Run) -> dict[str, Any]:

@@ -1,18 +1,21 @@
 """A fact about cats."""
 
-from prefect import flow, task
+import asyncio
+
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from bluesky_prefect.exceptions import ServiceUnavailable
 from bluesky_prefect.flows.outside import ask, is_unavailable, unavailable
+from bluesky_prefect.flows.plain_flow import plain_flow
 from bluesky_prefect.settings import get_settings
 from bluesky_prefect.texts import one_line
 
 
 @task(name="get_cat_fact", cache_policy=NO_CACHE)
-def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
+async def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
     """Ask for a fact; a state named ``Unavailable`` says why there is none.
 
     Parameters
@@ -23,7 +26,7 @@ def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
         All the time it may take, in seconds.
     """
     try:
-        answer = ask(url, timeout_s=timeout_s)
+        answer = await asyncio.to_thread(ask, url, timeout_s=timeout_s)
     except ServiceUnavailable as error:
         return unavailable(str(error))
     fact = answer.get("fact") if isinstance(answer, dict) else None
@@ -32,8 +35,8 @@ def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
     return one_line(fact, 1000)
 
 
-@flow(name="fun-fact", log_prints=True)
-def fun_fact() -> str | State[str]:
+@plain_flow(name="fun-fact", log_prints=True)
+async def fun_fact() -> str | State[str]:
     """Print a fact about cats, or fail with a message that says why there is none.
 
     Returns
@@ -42,9 +45,10 @@ def fun_fact() -> str | State[str]:
         The fact.
     """
     settings = get_settings()
-    state = get_cat_fact(settings.cat_fact_url, settings.cat_fact_timeout_s, return_state=True)
+    # Prefect's overloads take an asynchronous task that returns its state for a plain one.
+    state: State[str] = await get_cat_fact(settings.cat_fact_url, settings.cat_fact_timeout_s, return_state=True)  # pyright: ignore[reportGeneralTypeIssues]
     if is_unavailable(state) or not state.is_completed():
         return Failed(message=one_line(f"no fun fact: {state.message}"))
-    fact = state.result()
+    fact = await state.aresult()
     print(fact)
     return fact

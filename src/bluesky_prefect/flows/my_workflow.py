@@ -2,17 +2,19 @@
 
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from bluesky_prefect.flows.export import export
 from bluesky_prefect.flows.fun_fact import fun_fact
+from bluesky_prefect.flows.plain_flow import plain_flow, together
 
 
-@flow(name="my-workflow", log_prints=True)
-def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
-    """Get a fun fact, then export a run; without the fact, the export is done all the same.
+@plain_flow(name="my-workflow", log_prints=True)
+async def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
+    """Get a fun fact and export a run, at once; without the fact, the export is done all the same.
 
     Parameters
     ----------
@@ -27,14 +29,15 @@ def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
         The folder that the run was exported to.
     """
     print("Getting fun fact...")
-    fact = fun_fact(return_state=True)
-    if not fact.is_completed():
-        get_run_logger().warning("Going on without a fun fact: %s", fact.message)
     print("Now exporting a file...")
-    exported = export(ref, date=date, return_state=True)
-    folder = exported.result()  # raises what the export raised
+    name = f"{flow_run.get_name()}-fun-fact"
+    named_fact = fun_fact.with_options(flow_run_name=lambda: name)
+    fact, exported = await together(named_fact(return_state=True), export(ref, date=date, return_state=True))
+    if not fact.is_completed():
+        get_run_logger().warning("Done without a fun fact: %s", fact.message)
+    folder = await exported.aresult()  # raises what the export raised
     print("Done!")
     message = exported.message or "exported"
     if not fact.is_completed():
-        message += f"; fun-fact failed: {fact.message}"
+        message += f", {fact.message}"
     return Completed(message=message, data=folder)

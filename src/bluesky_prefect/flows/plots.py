@@ -1,5 +1,6 @@
 """Pictures, drawn without a display and safe in any thread (matplotlib's object API; never pyplot)."""
 
+import base64
 import datetime
 import io
 import warnings
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
     from bluesky_prefect.flows.streams import Run, Stream
 
 _MOST_PANELS = 6
+_DATA = "data:image/png;base64,"
+# Scales of each side, and colours, in the order tried to make a picture small. Sixty-four do for letters with smooth
+# edges and a colour map; the last is four bits a dot, 52 kB of the largest plot whatever it shows.
+_SMALLER = ((1.0, 64), (0.7, 64), (0.5, 64), (0.35, 32), (0.3, 16))
 _BOOKKEEPING = {"seq_num", "time"}
 
 
@@ -42,6 +47,29 @@ def run_plot(run: "Run") -> bytes:
     if len(detectors) > len(shown):
         figure.supxlabel(f"{len(detectors) - len(shown)} more detectors are in the CSV only", fontsize=8)
     return _png(figure)
+
+
+def data_address(png: bytes, most_bytes: int) -> str:
+    """Return a picture as a ``data:`` address of so many bytes at most, with fewer colours and dots if need be.
+
+    Returns
+    -------
+    str
+        The address; empty if even the smallest picture does not fit.
+    """
+    from PIL import Image
+
+    most_bytes = (most_bytes - len(_DATA)) // 4 * 3
+    if len(png) <= most_bytes:
+        return _DATA + base64.b64encode(png).decode()
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    for scale, colours in _SMALLER:
+        size = (round(picture.width * scale), round(picture.height * scale))
+        buffer = io.BytesIO()
+        picture.resize(size, Image.Resampling.LANCZOS).quantize(colours).save(buffer, format="png", optimize=True)
+        if buffer.tell() <= most_bytes:
+            return _DATA + base64.b64encode(buffer.getvalue()).decode()
+    return ""
 
 
 def temperature_plot(weather: dict[str, Any]) -> bytes:

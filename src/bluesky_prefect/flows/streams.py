@@ -112,6 +112,13 @@ class Run:
         return str(self.start["uid"])
 
     @property
+    def points(self) -> int:
+        """Number of events of the primary stream; where there is none, of the longest but for the baseline."""
+        rows = {stream.name: stream.rows for stream in self.streams}
+        others = [count for name, count in rows.items() if name != "baseline"]
+        return rows.get("primary", max(others, default=0))
+
+    @property
     def label(self) -> str:
         """What a person calls the run."""
         return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from bluesky_prefect.texts import as_json
@@ -17,7 +17,7 @@ _NEEDS_QUOTES = re.compile(r'[,"\r\n]|^\s|\s$')
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
-def write_csv(stream: "Stream", file: BinaryIO) -> None:
+def write_csv(stream: "Stream", file: BinaryIO, wrote: Callable[[int], None] = lambda rows: None) -> None:
     """Write all events of a stream, one row each, with a header.
 
     Numbers are written so that they read back to the very same bits; ``NaN`` is a number, an empty cell is a value
@@ -30,6 +30,8 @@ def write_csv(stream: "Stream", file: BinaryIO) -> None:
         What to write.
     file : file object
         Open for writing bytes.
+    wrote : callable, optional
+        Called with the number of rows that have been written since it was last.
     """
     references = [array.cells(stream.rows) for array in stream.arrays]
     header = [*stream.table.column_names, *(array.key for array in stream.arrays)]
@@ -40,6 +42,7 @@ def write_csv(stream: "Stream", file: BinaryIO) -> None:
         columns += [[cell(text) for text in cells[done : done + batch.num_rows]] for cells in references]
         file.write(_lines(zip(*columns, strict=True)))
         done += batch.num_rows
+        wrote(batch.num_rows)
 
 
 def _lines(rows: Iterable[Iterable[str]]) -> bytes:

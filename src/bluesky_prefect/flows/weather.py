@@ -1,5 +1,6 @@
 """The weather on the day of a run: asked once per place, day and unit, then remembered."""
 
+import asyncio
 import datetime
 import hashlib
 import json
@@ -37,7 +38,7 @@ def _cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
     result_serializer="json",
     task_run_name="get_weather {date}",
 )
-def get_weather(
+async def get_weather(
     latitude: float, longitude: float, timezone: str, unit: str, date: str, source: str, timeout_s: float
 ) -> dict[str, Any] | State[Any]:
     """Ask Open-Meteo for the hourly temperatures, sunrise and sunset of a day.
@@ -65,7 +66,7 @@ def get_weather(
     place = open_meteo.checked_place(latitude, longitude, timezone, unit)
     day = open_meteo.checked_date(date)
     try:
-        answer = ask(source, open_meteo.query(place, day), timeout_s=timeout_s)
+        answer = await asyncio.to_thread(ask, source, open_meteo.query(place, day), timeout_s=timeout_s)
         # What is kept, shown and written to Tiled; a customer of Open-Meteo has a key in the address.
         return open_meteo.parse(answer, place, day, without_secrets(source))
     except ServiceUnavailable as error:
@@ -74,7 +75,7 @@ def get_weather(
 
 
 @task(name="format_weather", cache_policy=NO_CACHE)
-def format_weather(weather: dict[str, Any]) -> str:
+async def format_weather(weather: dict[str, Any]) -> str:
     """Return the weather as the lines of a summary."""
     temperatures = open_meteo.known(weather)
     hours = len(weather["hours"])
@@ -96,7 +97,7 @@ def format_weather(weather: dict[str, Any]) -> str:
     return "\n".join(f"{name + ':':<18}{value}" for name, value in values.items())
 
 
-def weather_of(
+async def weather_of(
     place: open_meteo.Place,
     day: datetime.date,
     *,
@@ -123,7 +124,8 @@ def weather_of(
     today = (now or datetime.datetime.now(datetime.UTC)).astimezone(place.zone).date()
     archived = open_meteo.is_archived(day, today)
     asked = get_weather if archived else get_weather.with_options(cache_expiration=_FORECAST_KEPT)
-    state: State[Any] = asked(
+    # Prefect's overloads take an asynchronous task that returns its state for a plain one.
+    state: State[Any] = await asked(  # pyright: ignore[reportGeneralTypeIssues]
         latitude=place.latitude,
         longitude=place.longitude,
         timezone=place.timezone,
@@ -134,7 +136,7 @@ def weather_of(
         return_state=True,
     )
     if state.is_completed() and not is_unavailable(state):
-        return state.result()
+        return await state.aresult()
     return state.message or "the weather service failed"
 
 

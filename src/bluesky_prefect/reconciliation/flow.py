@@ -1,13 +1,15 @@
 """Reconciliation as a Prefect flow, to be run on a schedule."""
 
+import asyncio
 import time
 from typing import Any
 
-from prefect import flow, get_run_logger
+from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.flows.plain_flow import plain_flow
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.reconciler import Reconciler
@@ -18,8 +20,8 @@ from bluesky_prefect.texts import one_line
 from bluesky_prefect.workflow import load_workflows
 
 
-@flow(name="reconcile", log_prints=True)
-def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
+@plain_flow(name="reconcile", log_prints=True)
+async def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
     """Compare Tiled's runs with Prefect's flow runs, and start what is missing or has crashed.
 
     Ends as failed while there is something that it cannot mend by itself, so that somebody sees it.
@@ -31,6 +33,10 @@ def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
     submit : bool
         Whether to start what is missing; else it only looks.
     """
+    return _state(await asyncio.to_thread(_compare, since, submit))
+
+
+def _compare(since: str, submit: bool) -> Report:
     settings = get_settings()
     now = time.time()
     window = Window(since=parse_moment(since, now), until=now)
@@ -40,8 +46,8 @@ def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
         existing_outbox(settings.outbox_path) as outbox,
     ):
         workflows = load_workflows(settings.workflows)
-        report = Reconciler(catalog, api, workflows, settings, outbox=outbox).run(window, submit=submit, patient=True)
-    return _state(report)
+        reconciler = Reconciler(catalog, api, workflows, settings, outbox=outbox)
+        return reconciler.run(window, submit=submit, patient=True)
 
 
 def _state(report: Report) -> State[Any]:

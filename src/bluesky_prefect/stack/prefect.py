@@ -64,4 +64,6 @@ def client_environment(paths: StackPaths) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # A process that cannot reach the server must say so, not start a second one in the background.
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        # The server asks for no such tokens; each new client would ask it whether it does.
+        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
     }

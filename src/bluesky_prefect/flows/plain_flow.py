@@ -1,0 +1,83 @@
+"""Flows that Prefect runs as coroutines, and people call like any function."""
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from prefect.context import SyncClientContext, TaskRunContext, get_run_context
+from prefect.exceptions import MissingContextError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class PlainFlow(Flow[P, R]):
+    """A flow written as a coroutine function, whose call returns the result wherever it is made.
+
+    A flow that is a plain function waits at its end for its heartbeat thread, which looks up once a second whether it
+    is still wanted (Prefect 3.8), and so does each flow within it; one that is a coroutine does not wait, and its
+    heartbeats are the same. At a prompt and in a script nobody wants to write ``await``, though, and the loop that
+    it takes may be there already (Jupyter has one, plain IPython does not).
+
+    Within an asynchronous flow or task the call is to be awaited, as that of any asynchronous flow.
+    """
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the flow; return its result, or its state with ``return_state=True``."""
+        run = super().__call__(*args, **kwargs)
+        return run if _is_awaited() or not asyncio.iscoroutine(run) else _outcome(run)
+
+    def with_options(self, **options: Any) -> "PlainFlow[P, R]":
+        """Return a flow like this one, but for some options: those of `prefect.Flow.with_options`."""
+        changed = PlainFlow.__new__(PlainFlow)
+        changed.__dict__.update(super().with_options(**options).__dict__)
+        return changed
+
+
+def plain_flow(**options: Any) -> Callable[[Callable[P, R]], PlainFlow[P, R]]:
+    """Make a `PlainFlow` of a coroutine function, with the options of `prefect.flow`."""
+    return partial(PlainFlow, **options)
+
+
+async def together(*work: Awaitable[Any]) -> list[Any]:
+    """Wait until all of it is done, then raise the first error, if any: nothing goes on behind one's back."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+def _is_awaited() -> bool:
+    """Tell whether the caller is the coroutine of a flow or task."""
+    try:
+        asyncio.get_running_loop()
+        context = get_run_context()
+    except (MissingContextError, RuntimeError):
+        return False
+    caller = context.task if isinstance(context, TaskRunContext) else context.flow
+    return caller is not None and caller.isasync
+
+
+def _outcome(run: Coroutine[Any, Any, R]) -> R:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _run(run)
+    # This thread's loop cannot run it while it waits for it.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, _run, run).result()
+
+
+def _run(run: Coroutine[Any, Any, R]) -> R:
+    # Not asyncio.run, which leaves the thread without the event loop that it had.
+    with (
+        # Prefect's asynchronous engine takes a synchronous client too, which it would leave open.
+        SyncClientContext.get_or_create(),
+        asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,
+    ):
+        return runner.run(run)

@@ -1,0 +1,134 @@
+"""The flows are called like functions wherever somebody stands, and waste no time at their end."""
+
+import asyncio
+import inspect
+
+import httpx
+import pytest
+from prefect import flow, task
+from prefect.context import SyncClientContext
+
+from bluesky_prefect.flows import export, fun_fact, my_workflow
+from bluesky_prefect.flows.plain_flow import plain_flow, together
+from bluesky_prefect.reconciliation.flow import reconcile
+from tests.services.prefect_process import wait_until
+from tests.system.flow_room import room_for
+
+FACT = "A cat can jump up to six times its length."
+
+
+@pytest.fixture(scope="module", autouse=True)
+def room(stack, tmp_path_factory):
+    with room_for(stack, tmp_path_factory.mktemp("plain")) as room:
+        yield room
+
+
+@plain_flow(name="doubled")
+async def doubled(number: int) -> int:
+    await asyncio.sleep(0)
+    if number < 0:
+        raise ArithmeticError("negative")
+    return 2 * number
+
+
+def plainly():
+    return doubled(2)
+
+
+def while_a_loop_runs():
+    # As in Jupyter, or in a callback of a RunEngine.
+    async def cell():
+        return doubled(2)
+
+    return asyncio.run(cell())
+
+
+def within_a_plain_flow():
+    return flow(lambda: doubled(2), name="plain")()
+
+
+def within_a_plain_task():
+    return flow(lambda: task(lambda: doubled(2), name="plain-task")(), name="plain")()
+
+
+def awaited_within_an_asynchronous_flow():
+    async def parent():
+        return await doubled(2)
+
+    # Without this, Prefect's asynchronous engine leaves a client open.
+    with SyncClientContext.get_or_create():
+        return asyncio.run(flow(parent, name="asynchronous")())
+
+
+def within_another():
+    async def parent():
+        return await doubled(2)
+
+    return plain_flow(name="parent")(parent)()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        plainly,
+        while_a_loop_runs,
+        within_a_plain_flow,
+        within_a_plain_task,
+        awaited_within_an_asynchronous_flow,
+        within_another,
+    ],
+    ids=lambda call: call.__name__,
+)
+def test_a_call_returns_the_result(call):
+    assert call() == 4
+
+
+def test_a_call_raises_what_the_flow_raised_or_returns_its_state():
+    with pytest.raises(ArithmeticError, match="negative"):
+        doubled(-1)
+    assert doubled.with_options(name="twice")(-1, return_state=True).is_failed()
+
+
+def test_a_call_leaves_the_thread_the_event_loop_that_it_had():
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        assert doubled(3) == 6
+        assert asyncio.get_event_loop() is loop
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
+
+
+def test_work_done_together_is_done_when_its_error_is_raised():
+    done = []
+
+    async def slow():
+        await asyncio.sleep(0.05)
+        done.append("slow")
+
+    async def broken():
+        raise ArithmeticError("broken")
+
+    with pytest.raises(ArithmeticError, match="broken"):
+        asyncio.run(together(broken(), slow()))
+    assert done == ["slow"]
+
+
+@pytest.mark.parametrize("each", [my_workflow, export, fun_fact, reconcile], ids=lambda each: each.name)
+def test_no_flow_waits_for_its_heartbeats_when_it_ends(each):
+    # What Prefect does for the flows that are coroutines.
+    assert each.isasync
+    assert inspect.iscoroutinefunction(each.fn)
+
+
+def test_the_flows_give_signs_of_life(stack):
+    state = fun_fact(return_state=True)
+    assert state.result() == FACT
+    flow_run = f"prefect.flow-run.{state.state_details.flow_run_id}"
+    asked = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [flow_run]}}}
+
+    def events():
+        return httpx.post(f"{stack.prefect_api_url}/events/filter", json=asked, timeout=30).json().get("events")
+
+    assert wait_until(events)
