@@ -117,7 +117,7 @@ class PrefectUi:
 
     def open_flow_run(self, name: str) -> None:
         """Go from the list to a flow run."""
-        self._click(self._page.get_by_role("link", name=name))
+        self._click(self._page.get_by_role("link", name=name, exact=True).first)
         self._tab("Job Variables").wait_for()
 
     def state(self) -> str:

@@ -17,20 +17,16 @@ from bluesky_prefect.stack import LocalStack
 IMAGES = Path(__file__).parent / "images"
 
 
-def take(ui: PrefectUi, plot_url: str) -> None:
-    """Take the pictures.
-
-    Parameters
-    ----------
-    ui : PrefectUi
-        Of a stack with some scans.
-    plot_url : str
-        The page with the plot of a scan.
-    """
+def flow_runs(ui: PrefectUi) -> None:
+    """Show the list of runs with the scans' flow runs in it."""
     ui.open_runs()
     ui.hide_subflows()
     ui.keep("prefect-ui")
-    ui.open(plot_url)
+
+
+def plot(ui: PrefectUi, url: str) -> None:
+    """Show the page with the plot of a scan, whose address the demo has printed."""
+    ui.open_page(url)
     ui.pixels()
     ui.keep("run-summary")
 
@@ -48,7 +44,8 @@ def main() -> None:
     )
     [*_, plot_url] = re.findall(r"its plot: (\S+)", demo.stdout)
     with open_browser(arguments.browser) as page:
-        take(PrefectUi(page, info.prefect_ui_url, IMAGES), plot_url)
+        flow_runs(PrefectUi(page, info.prefect_ui_url, IMAGES))
+        plot(PrefectUi(page, info.prefect_ui_url, IMAGES, version=2), plot_url)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ class Printed:
     runs_url: str
     flow_run: str
     scan_id: int
+    plot_url: str
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,8 @@ def printed(demo_on_stack):
     assert done.returncode == 0, done.stdout + done.stderr
     [runs_url] = re.findall(r"Prefect UI +(\S+)", done.stdout)
     flow_run = re.findall(r"^ +(scan-\S+)  http", done.stdout, re.MULTILINE)[-1]
-    return Printed(runs_url, flow_run, int(flow_run.split("-")[1]))
+    plot_url = re.findall(r"its plot: (\S+)", done.stdout)[-1]
+    return Printed(runs_url, flow_run, int(flow_run.split("-")[1]), plot_url)
 
 
 # Nothing in this file may use Prefect's client: while Playwright is at work, this thread has a running event loop.
@@ -58,3 +60,21 @@ def test_a_flow_run_is_found_by_the_scan_s_id_and_shows_its_state_and_subflows(u
     ui.keep("flow-run")
     assert set(subflows) == {"export", "fun-fact"}
     assert subflows["export"] == "Completed"
+
+
+def test_the_plot_that_the_demo_links_to_has_pixels(ui, printed):
+    ui.open_page(printed.plot_url)
+    pixels = ui.pixels()
+    ui.keep("run-summary")
+    assert pixels.width > 100
+    assert pixels.height > 100
+    assert pixels.colours > 3
+
+
+def test_a_newcomer_finds_their_scan_and_its_plot_within_three_clicks(page, stack, printed):
+    ui = PrefectUi(page, stack.prefect_ui_url, PICTURES)
+    ui.open(printed.runs_url)
+    ui.open_flow_run(f"{printed.flow_run}-export")
+    ui.open_artifact("run-summary")
+    assert ui.pixels().colours > 3
+    assert ui.clicks <= 3
