@@ -1,43 +1,51 @@
 """Take the README's pictures of the Prefect UI from a running local stack, in a real browser.
 
-Needs the extra "screenshots" and Chromium. Leave a stack up first: ``bluesky-prefect demo --keep``.
+Needs Chromium. Leave a stack up first, ``bluesky-prefect demo --keep``, then: ``python -m docs.take_screenshots``.
 """
 
 import argparse
+import re
+import subprocess
+import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from docs.prefect_ui import BROWSER, PrefectUi, open_browser
 
 from bluesky_prefect.settings import get_settings
 from bluesky_prefect.stack import LocalStack
 
 IMAGES = Path(__file__).parent / "images"
-BROWSER_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-SIZE = {"width": 1280, "height": 1000}
 
 
-def flow_runs(page: Page, ui_url: str) -> None:
+def flow_runs(ui: PrefectUi) -> None:
     """Show the list of runs with the scans' flow runs in it."""
-    page.goto(f"{ui_url}/runs", wait_until="networkidle")
-    page.get_by_text("Hide subflows").click()
-    page.get_by_text("scan-").first.wait_for(timeout=30_000)
-    page.wait_for_timeout(2_000)  # the chart above the list is drawn with an animation
-    page.screenshot(path=IMAGES / "prefect-ui.png")
+    ui.open_runs()
+    ui.hide_subflows()
+    ui.keep("prefect-ui")
+
+
+def plot(ui: PrefectUi, url: str) -> None:
+    """Show the page with the plot of a scan, whose address the demo has printed."""
+    ui.open_page(url)
+    ui.pixels()
+    ui.keep("run-summary")
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Take the pictures of the stack that is running."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--browser", default="/usr/bin/chromium", help="path of the browser")
+    parser.add_argument("--browser", default=BROWSER, help="path of the browser")
     arguments = parser.parse_args()
     info = LocalStack(get_settings()).find()
     if info is None:
         parser.error("no local stack is running; start one with: bluesky-prefect demo --keep")
-    IMAGES.mkdir(exist_ok=True)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=arguments.browser, args=BROWSER_OPTIONS)
-        flow_runs(browser.new_page(viewport=SIZE), info.prefect_ui_url)
-        browser.close()
+    demo = subprocess.run(
+        [sys.executable, "-m", "bluesky_prefect", "demo", "--plans", "2"], capture_output=True, text=True, check=True
+    )
+    [*_, plot_url] = re.findall(r"its plot: (\S+)", demo.stdout)
+    with open_browser(arguments.browser) as page:
+        flow_runs(PrefectUi(page, info.prefect_ui_url, IMAGES))
+        plot(PrefectUi(page, info.prefect_ui_url, IMAGES, version=2), plot_url)
 
 
 if __name__ == "__main__":

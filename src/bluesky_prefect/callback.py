@@ -79,7 +79,8 @@ class PrefectCallback(DocumentRouter):
         }
         self._check_outbox()
         deployments = [workflow.deployment for workflow in self.workflows]
-        self._forwarder = Forwarder([self.outbox, self._memory], settings, deployments=deployments)
+        notices = [notice for workflow in self.workflows for notice in workflow.notices]
+        self._forwarder = Forwarder([self.outbox, self._memory], settings, deployments=deployments, notices=notices)
         self._forwarder.start()
 
     def __call__(self, name: str, doc: Any, validate: bool = False) -> tuple[str, Any]:
@@ -179,6 +180,7 @@ class PrefectCallback(DocumentRouter):
                 stop=run.stop,
                 parameters=parameters,
                 undecided=dead is not None,
+                notify=workflow.notices,
             ),
             dead,
         )

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -15,7 +15,7 @@ from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.http import request_json
 from bluesky_prefect.stack.info import StackInfo
-from bluesky_prefect.stack.status import flow_run_url
+from bluesky_prefect.stack.status import artifact_url, flow_run_url
 from bluesky_prefect.stack.worker import DEPLOYMENT
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ Report = Callable[[str], None]
 
 # So long may nothing at all change before the rest is given up.
 PATIENCE_S = 180.0
+SUMMARY = "run-summary"
+"""Key of the artifact that shows what a run was, and its plot."""
 _ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -47,6 +49,7 @@ class DemoRow:
     running_after_s: float | None = None
     done_after_s: float | None = None
     url: str | None = None
+    summary_url: str | None = None
     files: tuple[Path, ...] = ()
 
     @property
@@ -176,6 +179,16 @@ class Demo:
             url=flow_run_url(self._info.prefect_ui_url, found["id"]),
         )
 
+    def _summary_url(self, flow_run_id: str | None) -> str | None:
+        """Return the page with the run's plot, which belongs to the flow run or to one within it; None without one."""
+        wanted = {"key": {"any_": [SUMMARY]}}
+        for relation in ("id", "parent_flow_run_id"):
+            body = {"artifacts": wanted, "flow_runs": {relation: {"any_": [flow_run_id]}}, "sort": "CREATED_DESC"}
+            with suppress(StackError):
+                for found in request_json(f"{self._info.prefect_api_url}/artifacts/filter", body=body):
+                    return artifact_url(self._info.prefect_ui_url, found["id"])
+        return None
+
     def _check(self, result: DemoResult, raw: "Container", report: Report) -> None:
         report("Comparing the exported files with Tiled")
         for index, row in enumerate(result.rows):
@@ -186,6 +199,7 @@ class Demo:
             if folder is None:
                 result.problems.append(f"{row.label}: no files of it in {self._info.exports}")
                 continue
+            result.rows[index] = row = replace(row, summary_url=self._summary_url(row.flow_run_id))
             files = tuple(sorted(file for file in folder.iterdir() if not file.name.startswith(".")))
             result.rows[index] = replace(row, files=files)
             before = len(result.comparison.differences)

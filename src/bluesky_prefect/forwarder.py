@@ -50,6 +50,10 @@ class FlowRunApi(Protocol):
         """Raise what would keep the submissions of a deployment waiting."""
         ...
 
+    def prepare_notifications(self, notices: Sequence[str]) -> None:
+        """Have people told of the ends of flow runs, as far as possible; raise nothing."""
+        ...
+
 
 class Forwarder:
     """Takes submissions from outboxes to Prefect, on a thread of its own.
@@ -67,6 +71,8 @@ class Forwarder:
         Time-outs and waits.
     deployments : sequence of str, optional
         Asked for once, a few seconds after the start: what would keep their first runs waiting is logged then.
+    notices : sequence of str, optional
+        What Prefect is to tell people of; seen to a few seconds after the start, and now and then.
     connect : callable, optional
         Makes the context manager whose value creates flow runs.
     clock : callable, optional
@@ -79,11 +85,13 @@ class Forwarder:
         settings: Settings,
         *,
         deployments: Sequence[str] = (),
+        notices: Sequence[str] = (),
         connect: Callable[[], AbstractContextManager[FlowRunApi]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outboxes = outboxes
         self._unchecked = list(dict.fromkeys(deployments))
+        self._notices = notices
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
         self._clock = clock
@@ -165,6 +173,8 @@ class Forwarder:
                 self._wake.wait(wait_s)
             if (self._api is None or self._unchecked) and self._clock() - idle_since > _WARM_UP_S:
                 self._warm_up()
+            elif self._api is not None and not self._outage.under_way:
+                self._api.prepare_notifications(self._notices)
         self._drain()
         self._resources.close()
 
@@ -208,6 +218,7 @@ class Forwarder:
                     api.check(deployment)
                 except DeploymentMissing as error:
                     self._remind(deployment, logging.WARNING, "Runs will wait: %s", error)
+            api.prepare_notifications(self._notices)
         except PrefectUnavailable as error:
             level = logging.INFO if error.passing else logging.ERROR
             self._remind("start", level, "Runs will wait in the outbox: %s", error)

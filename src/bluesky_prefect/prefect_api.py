@@ -1,7 +1,7 @@
 """Flow runs, asked of Prefect's API."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, user_of, without_secrets, without_user
 from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
+from bluesky_prefect.notifications import Notifications, notification_tags
 from bluesky_prefect.parameters import parameters_for
 from bluesky_prefect.submission import Submission
 from bluesky_prefect.texts import one_line, printable, run_name
@@ -51,6 +52,7 @@ class PrefectApi:
         self._timeout_s = timeout_s
         self._asks_again = asks_again
         self._client: SyncPrefectClient | None = None
+        self._notifications: Notifications | None = None
         self._deployments: dict[str, tuple[float, DeploymentResponse]] = {}
         self._resources = ExitStack()
 
@@ -72,6 +74,8 @@ class PrefectApi:
     def create_flow_run(self, submission: Submission) -> FlowRunRef:
         """Create the flow run of `submission`, or find it, if an earlier try has created it.
 
+        People who are to be told of its end are told, if they can be: that never keeps it from being created.
+
         Raises
         ------
         DeploymentMissing
@@ -86,7 +90,7 @@ class PrefectApi:
 
         try:
             with explained():
-                return self._create(submission)
+                flow_run = self._create(submission)
         except ObjectNotFound as error:
             raise DeploymentMissing(_explain_missing(submission.deployment)) from error
         except httpx.HTTPStatusError as error:
@@ -96,6 +100,8 @@ class PrefectApi:
             raise SubmissionRefused(
                 f"Prefect refuses to start {submission.deployment} ({error.response.status_code}): {_said(error)}"
             ) from error
+        self.prepare_notifications(submission.notify)
+        return flow_run
 
     def check(self, deployment: str) -> None:
         """Ask Prefect for a deployment, so that what would keep its submissions waiting is known before the first.
@@ -115,6 +121,12 @@ class PrefectApi:
                 self._deployment(self.client, deployment)
         except (ObjectNotFound, httpx.HTTPStatusError) as error:
             raise DeploymentMissing(_explain_missing(deployment)) from error
+
+    def prepare_notifications(self, notices: Sequence[str]) -> None:
+        """Have Prefect tell people of the ends of flow runs, once it was reached; see `Notifications.prepare`."""
+        if notices and self._client is not None:
+            self._notifications = self._notifications or Notifications(self._client)
+            self._notifications.prepare(notices)
 
     def _create(self, submission: Submission) -> FlowRunRef:
         client = self.client
@@ -215,10 +227,11 @@ def flow_run_name(submission: Submission) -> str:
 
 
 def flow_run_tags(submission: Submission) -> list[str]:
-    """Return the tags of the flow run: ``scan_id:12``, ``plan_name:count``, ``uid:...``, as far as known."""
+    """Return the tags of the flow run: ``scan_id:12``, ``plan_name:count``, ``uid:...``, as known, and its notices."""
     run = submission.run
     known = {"scan_id": run.scan_id, "plan_name": run.plan_name, "uid": run.uid}
-    return [printable(f"{name}:{value}")[:_TAG_LENGTH] for name, value in known.items() if value is not None]
+    tags = [printable(f"{name}:{value}")[:_TAG_LENGTH] for name, value in known.items() if value is not None]
+    return tags + notification_tags(submission.notify)
 
 
 def _user_apart() -> dict[Any, Any]:

@@ -1,6 +1,6 @@
 """What is handed from the callback to Prefect: one workflow for one run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,6 +33,8 @@ class Submission:
     undecided : bool
         True if the workflow's ``when`` or ``parameters`` raised: whether the run is wanted and with which parameters
         is not known, so it is kept as a dead letter only, and never sent as it is.
+    notify : Sequence of str
+        Who is told of the end of its flow run; see `Workflow.notices`.
     """
 
     key: str
@@ -45,6 +47,10 @@ class Submission:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     generation: int = 0
     undecided: bool = False
+    notify: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "notify", tuple(self.notify))  # JSON makes a list of it
 
     @property
     def run(self) -> Run:

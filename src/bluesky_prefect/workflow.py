@@ -1,13 +1,19 @@
 """Which deployment a finished run starts."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Any, Literal
 
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import ConfigurationError
 from bluesky_prefect.run import Run
+
+FAILURE, SUCCESS = "failure", "success"
+_BLOCK = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")
+
+End = Literal["failure", "success"]
 
 
 def always(run: Run) -> bool:
@@ -35,11 +41,16 @@ class Workflow:
         its deployment's parameter schema asks for (``ref``, ``uid``, ``stop_doc`` and so on).
     name : str, optional
         Tells two workflows of one deployment apart. The deployment's name by default.
+    notify : str or iterable of str, optional
+        Prefect notification blocks through which people are told how the flow run ended, each named as its type and
+        its own name: ``"slack/mon-beamline"``. Prefect knows the address; it never stands here.
+    notify_on : {'failure', 'success'} or iterable of these, optional
+        Which ends they are told of: that it failed or crashed (by default), or that it completed.
 
     Raises
     ------
     ConfigurationError
-        If `deployment` is not of the form ``flow-name/deployment-name``, or `when` or `parameters` is of no use.
+        If `deployment` is not of the form ``flow-name/deployment-name``, or another argument is of no use.
 
     Notes
     -----
@@ -51,6 +62,8 @@ class Workflow:
     when: Callable[[Run], bool] = always
     parameters: Callable[[Run], Mapping[str, Any]] | Mapping[str, Any] | None = None
     name: str = ""
+    notify: str | Iterable[str] = ()
+    notify_on: End | Iterable[End] = FAILURE
 
     def __post_init__(self) -> None:
         flow, _, deployment = str(self.deployment).partition("/")
@@ -67,6 +80,23 @@ class Workflow:
             )
         if not self.name:
             object.__setattr__(self, "name", self.deployment)
+        for name in ("notify", "notify_on"):
+            object.__setattr__(self, name, _texts(getattr(self, name), f"{name}= of {self.deployment}"))
+        if not all(map(_BLOCK.fullmatch, self.notify)):
+            # What was given is not repeated here: it may be the address itself, which is a secret.
+            raise ConfigurationError(
+                f"notify= of {self.deployment} names Prefect notification blocks, each as 'type/name', for example "
+                "'slack/mon-beamline' (see: prefect block ls). Addresses belong into the block."
+            )
+        if not self.notify_on or not set(self.notify_on) <= {FAILURE, SUCCESS}:
+            raise ConfigurationError(
+                f"notify_on={self.notify_on!r} of {self.deployment}: write 'failure' or 'success'."
+            )
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """Who is told of which end, as ``"failure:slack/mon-beamline"``."""
+        return tuple(dict.fromkeys(f"{end}:{block}" for block in self.notify for end in self.notify_on))
 
     def parameters_for(self, run: Run) -> dict[str, Any] | None:
         """Return the parameters given for `run` as JSON values, or None if the deployment's schema decides.
@@ -87,6 +117,13 @@ class Workflow:
                 f"parameters= returned a {type(given).__name__} that cannot be read: {parameters}."
             )
         return parameters
+
+
+def _texts(given: Any, what: str) -> tuple[str, ...]:
+    listed = tuple(given) if isinstance(given, Iterable) and not isinstance(given, str) else (given,)
+    if not all(isinstance(one, str) for one in listed):
+        raise ConfigurationError(f"{what} is neither text nor a list of texts.")
+    return listed
 
 
 def load_workflows(where: str) -> "tuple[Workflow, ...]":

@@ -2,15 +2,16 @@
 
 import datetime
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.services.loopback import Loopback
 
 SYMBOLS = {"fahrenheit": "°F", "celsius": "°C"}
 
 
-class Outside:
+class Outside(Loopback):
     """A service on loopback.
 
     Parameters
@@ -33,7 +34,6 @@ class Outside:
         self.mode = "well"
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.on_request: Any = lambda: None
-        self.release = threading.Event()
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,19 +47,11 @@ class Outside:
             def log_message(self, *args: Any) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._server.block_on_close = False
-        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        super().__init__(Handler)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
-
-    def close(self) -> None:
-        self.release.set()
-        self._server.shutdown()
-        self._server.server_close()
+        return f"http://{self.address}"
 
     def respond(self, handler: Any, path: str, query: dict[str, str], answer: Any) -> None:
         status, body = 200, b""

@@ -2,6 +2,7 @@
 
 Lines: ``count N`` runs N plans and prints a uid each, ``opt-out`` and ``hostile`` run one with metadata of that kind,
 ``counts`` prints how much is in the outbox, ``end`` ends as a script does. Runs go to Tiled if one is set.
+Its arguments are the deployments to start; without any, it starts those that the setting names.
 """
 
 import sys
@@ -39,7 +40,7 @@ def subscribe_tiled(engine: RunEngine) -> None:
 
 def main() -> None:
     RE = RunEngine(context_managers=[])  # noqa: N806 - the name that everybody gives it
-    callback = PrefectCallback(sys.argv[1:])
+    callback = PrefectCallback(sys.argv[1:] or None)
     subscribe_tiled(RE)
     RE.subscribe(callback)
     print("ready", flush=True)

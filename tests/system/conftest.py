@@ -8,6 +8,7 @@ import pytest
 
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack import LocalStack, StackInfo
+from tests.system.demo_command import demo
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +41,13 @@ def stack(stack_settings: Settings) -> Iterator[StackInfo]:
         yield local.up(print)
     finally:
         local.down(print)
+
+
+@pytest.fixture(scope="session")
+def demo_on_stack(stack: StackInfo, stack_settings: Settings, outside_services: dict[str, str]) -> tuple[Any, Any]:
+    """The demo of two plans, run on the session's stack: the stack's processes before that, and what it printed."""
+    before = LocalStack(stack_settings).processes()
+    return before, demo(outside_services, "--keep", "--plans", "2", "--state-directory", str(stack.state_directory))
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ def test_up_ends_with_addresses_and_how_to_go_on(stack):
     assert done.returncode == 0, done.stderr
     assert done.stderr == "The stack is already running.\n"
     for line in (
-        f"  Prefect UI   {stack.prefect_ui_url}",
+        f"  Prefect UI   {stack.prefect_ui_url}/runs",
         f"  export PREFECT_API_URL={stack.prefect_api_url}",
         f"To stop it:     bluesky-prefect down --state-directory {stack.state_directory}",
     ):

@@ -1,23 +1,15 @@
 """The demo end to end, as a newcomer runs it."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack import LocalStack
+from tests.system.demo_command import demo
 
 PLANS = ["count", "scan", "grid_scan", "list_scan", "find_peak", "scan", *["two_runs_interleaved"] * 2, "failing_scan"]
-
-
-def demo(outside_services, *arguments):
-    environment = {f"BLUESKY_PREFECT_{name.upper()}": value for name, value in outside_services.items()}
-    command = [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", "demo", *arguments]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.timeout(400)
@@ -39,9 +31,8 @@ def test_the_demo_brings_every_run_from_a_scan_to_checked_files_and_cleans_up(tm
     assert LocalStack(Settings(state_directory=tmp_path)).processes() == {}
 
 
-def test_the_demo_uses_a_stack_that_runs_and_leaves_it_up(stack, stack_settings, outside_services):
-    before = LocalStack(stack_settings).processes()
-    done = demo(outside_services, "--plans", "1", "--state-directory", str(stack.state_directory))
+def test_the_demo_uses_a_stack_that_runs_and_leaves_it_up(stack, stack_settings, demo_on_stack):
+    before, done = demo_on_stack
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The stack is already running." in done.stderr
     assert "The local stack is up." in done.stdout

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import cached_property
 from pathlib import Path
-from urllib.parse import quote
 
 import httpx
 import psutil
@@ -26,6 +25,7 @@ from bluesky_prefect.stack import LocalStack, StackInfo
 from bluesky_prefect.stack.process import MARK
 from tests.services.outside import open_meteo
 from tests.services.prefect_process import PrefectProcess, wait_until
+from tests.system.secret_search import found_in
 
 _SESSION = Path(__file__).with_name("beamline_session.py")
 _USER = "ada:5ecret0fPrefect"
@@ -182,18 +182,6 @@ def test_the_key_is_on_no_command_line_and_in_no_file_but_its_own(stack: StackIn
 
 
 # A Prefect server and a Tiled server with credentials, such as a facility has them.
-
-
-def forms(secret: str) -> set[bytes]:
-    """Return what a secret may look like on disk."""
-    plain = secret.encode()
-    return {plain, plain.hex().encode(), base64.b64encode(plain), quote(secret).encode(), json.dumps(secret).encode()}
-
-
-def found_in(root: Path, *secrets: str) -> list[tuple[Path, bytes]]:
-    """Return the files below a directory that hold one of these, and in which form."""
-    contents = ((path, path.read_bytes()) for path in root.rglob("*") if path.is_file())
-    return [(path, form) for path, content in contents for one in secrets for form in forms(one) if form in content]
 
 
 class Facility:

@@ -3,6 +3,7 @@
 import logging
 import sqlite3
 import threading
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import pytest
@@ -23,6 +24,7 @@ class ToldApi:
         self.troubles: dict[str, Exception] = {}
         self.accepted: list[str] = []
         self.checked: list[str] = []
+        self.prepared: list[list[str]] = []
         self.asked = 0
         self.arrived = threading.Condition()
 
@@ -32,6 +34,9 @@ class ToldApi:
             self.arrived.notify_all()
             if trouble := self.troubles.get(deployment):
                 raise trouble
+
+    def prepare_notifications(self, notices: Sequence[str]) -> None:
+        self.prepared.append(list(notices))
 
     def create_flow_run(self, submission: Submission) -> FlowRunRef:
         with self.arrived:
@@ -425,6 +430,7 @@ def warmed_up(disk, api, clock, tmp_path):
             [disk],
             Settings(state_directory=tmp_path),
             deployments=["flow/one", "flow/two", "flow/one"],
+            notices=["failure:slack/mon-beamline"],
             connect=lambda: nullcontext(api),
             clock=clock,
         )
@@ -455,6 +461,12 @@ def test_a_missing_deployment_is_told_at_the_start(warmed_up, api, caplog):
     [record] = caplog.records
     assert "has no deployment 'flow/one'" in record.getMessage()
     assert api.checked == ["flow/one", "flow/two"]
+
+
+def test_whoever_is_to_be_told_is_seen_to_at_the_start(warmed_up, api):
+    warmed_up()
+    assert api.prepared
+    assert {tuple(notices) for notices in api.prepared} == {("failure:slack/mon-beamline",)}
 
 
 def test_an_outage_at_the_start_is_not_told_while_nothing_waits_for_its_end(warmed_up, api, caplog):

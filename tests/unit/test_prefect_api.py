@@ -233,3 +233,20 @@ def test_a_password_in_the_address_is_in_no_log_of_a_request(check, caplog):
         check(404)
     assert "HTTP Request: GET" in caplog.text
     assert "s3cret" not in caplog.text
+
+
+def test_without_an_address_people_are_told_of_nothing_and_nothing_is_raised():
+    with temporary_settings({PREFECT_API_URL: None}), PrefectApi(1) as api:
+        api.prepare_notifications(["failure:slack/mon-beamline"])
+
+
+@pytest.mark.parametrize("status", [403, 404, 500, 503])
+def test_a_server_that_refuses_automations_is_a_line_in_the_log(server, caplog, status):
+    server.answer = (status, {}, b"{}")
+    url = f"http://127.0.0.1:{server.server_port}/api"
+    with temporary_settings({PREFECT_API_URL: url}), PrefectApi(5) as api:
+        assert api.client is not None
+        for _ in range(2):
+            api.prepare_notifications(["failure:slack/mon-beamline"])
+    [said] = [record.getMessage() for record in caplog.records if record.name == "bluesky_prefect.notifications"]
+    assert said.startswith("slack/mon-beamline is not told of each failure (the flow runs go on): ")

@@ -23,6 +23,37 @@ def test_parameters_that_are_no_mapping_are_refused():
         Workflow("a/b", parameters=["x"])  # type: ignore[arg-type]  # the mistake under test
 
 
+def test_people_are_told_of_failures_unless_something_else_is_asked_for():
+    assert Workflow("a/b").notices == ()
+    assert Workflow("a/b", notify="slack/mon-beamline").notices == ("failure:slack/mon-beamline",)
+    both = Workflow("a/b", notify=["slack/mon-beamline", "email/shift"], notify_on=["success", "failure"])
+    assert both.notices == (
+        "success:slack/mon-beamline",
+        "failure:slack/mon-beamline",
+        "success:email/shift",
+        "failure:email/shift",
+    )
+    assert Workflow("a/b", notify=["x/y"], notify_on="success").notices == ("success:x/y",)
+
+
+@pytest.mark.parametrize("notify", ["mon-beamline", "slack/", "a/b/c", "Slack/Mon", 3, ["slack/mon", None], ""])
+def test_what_cannot_be_a_notification_block_is_refused(notify):
+    with pytest.raises(ConfigurationError, match="notify= of a/b"):
+        Workflow("a/b", notify=notify)
+
+
+@pytest.mark.parametrize("notify_on", ["crash", (), 3, ["failure", "never"]])
+def test_an_end_that_is_none_is_refused(notify_on):
+    with pytest.raises(ConfigurationError, match="notify_on="):
+        Workflow("a/b", notify="slack/mon", notify_on=notify_on)
+
+
+def test_an_address_given_by_mistake_is_not_repeated_in_the_error():
+    with pytest.raises(ConfigurationError, match="Addresses belong into the block") as refused:
+        Workflow("a/b", notify="https://hooks.slack.com/services/T0/B0/s3cret")
+    assert "s3cret" not in str(refused.value)
+
+
 def test_two_workflows_of_one_name_are_refused_unless_told_apart():
     with pytest.raises(ConfigurationError, match="name="):
         as_workflows(["a/b", Workflow("a/b", parameters={"x": 1})])

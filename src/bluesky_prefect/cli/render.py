@@ -18,7 +18,8 @@ def stack_info(info: "StackInfo", *, options: str = "") -> None:
     """Show where the stack is, and how to use and stop it."""
     lines = [
         "The local stack is up.",
-        f"  Prefect UI   {info.prefect_ui_url}",
+        # Where the scans are, not Prefect's own overview of the machine.
+        f"  Prefect UI   {info.prefect_ui_url}/runs",
         f"  Tiled        {info.tiled_ui_url}   (in a browser add, once, ?api_key= and the key that is in",
         f"               {info.tiled_api_key_path})",
         f"  Files        {info.exports}",
@@ -96,6 +97,8 @@ def demo(result: "DemoResult") -> None:
     for row in result.rows:
         terminal.show(out, f"Scan {row.scan_id}, run {row.run_uid}")
         terminal.show(out, f"    {row.flow_run_name or 'no flow run'}  {row.url or ''}".rstrip())
+        if row.summary_url:
+            terminal.show(out, f"    its plot: {row.summary_url}")
         if row.files:
             terminal.show(out, f"    {row.files[0].parent}")
             terminal.show(out, f"        {', '.join(file.name for file in row.files)}")

@@ -75,6 +75,7 @@ class Starter:
             parameters=_parameters(run, workflow) if parameters is None else parameters,
             overrides=overrides or {},
             generation=generation,
+            notify=workflow.notices,
         )
         flow_run = self._api.create_flow_run(submission)
         self._tell_outbox(submission, flow_run)

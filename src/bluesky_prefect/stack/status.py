@@ -142,3 +142,8 @@ def _flow_run(found: dict[str, Any], ui_url: str) -> FlowRunStatus:
 def flow_run_url(ui_url: str, flow_run_id: str) -> str:
     """Return the page of a flow run in Prefect's UI."""
     return f"{ui_url}/runs/flow-run/{flow_run_id}"
+
+
+def artifact_url(ui_url: str, artifact_id: str) -> str:
+    """Return the page of an artifact in Prefect's UI."""
+    return f"{ui_url}/artifacts/artifact/{artifact_id}"

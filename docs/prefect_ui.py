@@ -1,0 +1,172 @@
+"""What a person does in Prefect's UI, in a real browser: for the README's pictures, and for the tests."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, expect, sync_playwright
+
+BROWSER = "/usr/bin/chromium"
+_OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+_SIZE = {"width": 1280, "height": 1000}
+_STATE = re.compile("^(Completed|Failed|Crashed|Running|Pending|Scheduled|Late)$")
+# A machine with other things to do.
+_PATIENCE_MS = 60_000
+# The chart above the list of runs is drawn with an animation.
+_ANIMATION_MS = 2_000
+_PIXELS = """
+async image => {
+    await image.decode();
+    const canvas = document.createElement("canvas");
+    canvas.width = image.naturalWidth;
+    canvas.height = image.naturalHeight;
+    const drawing = canvas.getContext("2d");
+    drawing.drawImage(image, 0, 0);
+    const values = new Uint32Array(drawing.getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+    return [image.naturalWidth, image.naturalHeight, new Set(values).size];
+}
+"""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What an image that was drawn consists of: width and height in pixels, and how many colours."""
+
+    width: int
+    height: int
+    colours: int
+
+
+@contextmanager
+def open_browser(executable: str | Path = BROWSER) -> Iterator[Page]:
+    """Open a page in a browser of its own, until the end of the block."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=_OPTIONS)
+        page = browser.new_page(viewport=_SIZE)
+        page.set_default_timeout(_PATIENCE_MS)
+        try:
+            yield page
+        finally:
+            browser.close()
+
+
+class PrefectUi:
+    """One of Prefect's two UIs.
+
+    Parameters
+    ----------
+    page : Page
+        The browser's.
+    url : str
+        Where the UI is.
+    pictures : Path
+        Directory for pictures of the page.
+    version : {1, 2}
+        The UI that most links lead to, or the one that the server's bare address leads to.
+
+    Attributes
+    ----------
+    clicks : int
+        How often something was clicked.
+    """
+
+    def __init__(self, page: Page, url: str, pictures: Path, *, version: int = 1) -> None:
+        self._page = page
+        self._first = url
+        self._root = url if version == 1 else f"{url}/v{version}"
+        self._pictures = pictures
+        self._version = version
+        self.clicks = 0
+
+    def open(self, url: str) -> None:
+        """Open an address that somebody was told."""
+        self._page.goto(url)
+
+    def open_page(self, url: str) -> None:
+        """Open an address of the first UI in this one."""
+        self.open(url.replace(self._first, self._root, 1))
+
+    def open_runs(self) -> None:
+        """Show the list of flow runs."""
+        self.open(f"{self._root}/runs")
+        self._rows.first.wait_for()
+
+    def search(self, text: str) -> list[str]:
+        """Search by the name of the flow run; return the names that are listed then."""
+        self._page.get_by_placeholder("Search by flow run name").last.fill(text)
+        return self._listed(text)
+
+    def filter_by_tag(self, tag: str) -> list[str]:
+        """Show the flow runs with a tag; return the names that are listed then."""
+        if self._version == 1:
+            self._page.get_by_text("All tags").last.click()
+            self._page.keyboard.type(tag)
+            self._page.get_by_role("option").filter(has=self._page.get_by_text(tag, exact=True)).first.click()
+            self._page.keyboard.press("Escape")
+        else:
+            self._page.get_by_placeholder("All tags").fill(tag)
+            self._page.keyboard.press("Enter")
+        return self._listed(tag)
+
+    def hide_subflows(self) -> None:
+        """Leave the flow runs in the list that are within no other."""
+        self._page.get_by_text("Hide subflows").click()
+        expect(self._rows.filter(has_text="export")).to_have_count(0, timeout=_PATIENCE_MS)
+
+    def open_flow_run(self, name: str) -> None:
+        """Go from the list to a flow run."""
+        self._click(self._page.get_by_role("link", name=name, exact=True).first)
+        self._tab("Job Variables").wait_for()
+
+    def state(self) -> str:
+        """Return the state that the page of a flow run shows for it."""
+        return self._page.get_by_text(_STATE).first.inner_text()
+
+    def subflows(self) -> dict[str, str]:
+        """Return the flows within a flow run, with their states."""
+        self._click(self._tab("Subflow Runs"))
+        self._rows.first.wait_for()
+        flows = {}
+        for row in self._rows.all():
+            row.get_by_role("link").nth(1).wait_for()  # before that, the first is the flow run's
+            flows[row.get_by_role("link").first.inner_text()] = row.get_by_text(_STATE).first.inner_text()
+        return flows
+
+    def open_artifact(self, key: str) -> None:
+        """Go from a flow run to its artifact."""
+        self._click(self._tab("Artifacts"))
+        self._click(self._page.get_by_role("link", name=key).first)
+
+    def pixels(self) -> Pixels:
+        """Draw the first image of the page and return what it consists of."""
+        image = self._page.locator("img[src^='data:image/png']").first
+        image.wait_for()
+        return Pixels(*image.evaluate(_PIXELS))
+
+    def keep(self, name: str) -> Path:
+        """Take a picture of the page."""
+        self._page.wait_for_timeout(_ANIMATION_MS)
+        path = self._pictures / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._page.screenshot(path=path)
+        return path
+
+    @property
+    def _rows(self) -> Locator:
+        """The flow runs that are listed, in either UI."""
+        return self._page.locator(".state-list-item, li:has(> [class*='bg-card'])")
+
+    def _listed(self, text: str) -> list[str]:
+        """Wait until every flow run that is listed shows a text; return their names."""
+        expect(self._rows.filter(has_not_text=text)).to_have_count(0, timeout=_PATIENCE_MS)
+        self._rows.first.wait_for()
+        return [row.get_by_role("link").nth(1).inner_text() for row in self._rows.all()]
+
+    def _tab(self, name: str) -> Locator:
+        return self._page.get_by_role("tab", name=name).or_(self._page.get_by_text(name, exact=True)).last
+
+    def _click(self, what: Locator) -> None:
+        what.click()
+        self.clicks += 1

@@ -1,0 +1,80 @@
+"""What a person sees in Prefect's UI, in a real browser; the pictures are kept in test-output."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from docs.prefect_ui import BROWSER, PrefectUi, open_browser
+
+from tests.conftest import missing_service
+
+PICTURES = Path(__file__).parents[2] / "test-output" / "prefect-ui"
+
+
+@dataclass(frozen=True)
+class Printed:
+    """What the demo has printed of its last scan."""
+
+    runs_url: str
+    flow_run: str
+    scan_id: int
+    plot_url: str
+
+
+@pytest.fixture(scope="module")
+def printed(demo_on_stack):
+    _, done = demo_on_stack
+    assert done.returncode == 0, done.stdout + done.stderr
+    [runs_url] = re.findall(r"Prefect UI +(\S+)", done.stdout)
+    flow_run = re.findall(r"^ +(scan-\S+)  http", done.stdout, re.MULTILINE)[-1]
+    plot_url = re.findall(r"its plot: (\S+)", done.stdout)[-1]
+    return Printed(runs_url, flow_run, int(flow_run.split("-")[1]), plot_url)
+
+
+# Nothing in this file may use Prefect's client: while Playwright is at work, this thread has a running event loop.
+@pytest.fixture(scope="module")
+def page():
+    if not Path(BROWSER).exists():
+        missing_service("Chromium, with: apt-get install chromium")
+    with open_browser() as page:
+        yield page
+
+
+@pytest.fixture(params=[1, 2], ids=["v1", "v2"])
+def ui(request, page, stack):
+    return PrefectUi(page, stack.prefect_ui_url, PICTURES / f"v{request.param}", version=request.param)
+
+
+def test_a_flow_run_is_found_by_the_scan_s_id_and_shows_its_state_and_subflows(ui, printed):
+    ui.open_runs()
+    found = ui.search(f"scan-{printed.scan_id}-")
+    ui.keep("search")
+    assert printed.flow_run in found
+    ui.open_runs()
+    assert printed.flow_run in ui.filter_by_tag(f"scan_id:{printed.scan_id}")
+    ui.keep("tag")
+    ui.open_flow_run(printed.flow_run)
+    assert ui.state() == "Completed"
+    subflows = ui.subflows()
+    ui.keep("flow-run")
+    assert set(subflows) == {"export", "fun-fact"}
+    assert subflows["export"] == "Completed"
+
+
+def test_the_plot_that_the_demo_links_to_has_pixels(ui, printed):
+    ui.open_page(printed.plot_url)
+    pixels = ui.pixels()
+    ui.keep("run-summary")
+    assert pixels.width > 100
+    assert pixels.height > 100
+    assert pixels.colours > 3
+
+
+def test_a_newcomer_finds_their_scan_and_its_plot_within_three_clicks(page, stack, printed):
+    ui = PrefectUi(page, stack.prefect_ui_url, PICTURES)
+    ui.open(printed.runs_url)
+    ui.open_flow_run(f"{printed.flow_run}-export")
+    ui.open_artifact("run-summary")
+    assert ui.pixels().colours > 3
+    assert ui.clicks <= 3
