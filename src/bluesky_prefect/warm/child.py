@@ -96,7 +96,7 @@ def _settle(job: Job) -> None:
     # What 'ps -o comm' and 'top' show, to tell it from the fork server.
     Path("/proc/self/comm").write_text("flow-run")
     if job.nice:
-        os.nice(job.nice)
+        _set_priority(os.nice(job.nice))
     if not job.output:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -109,6 +109,15 @@ def _settle(job: Job) -> None:
     _set_path(before.get("PYTHONPATH", ""), job.environment)
     if _prefect_settings(before) != _prefect_settings(job.environment) or any(map(os.path.exists, _SETTINGS_FILES)):
         _read_settings()
+
+
+def _set_priority(niceness: int) -> None:
+    """Give this session the priority of its process.
+
+    Where Linux shares the processor between sessions first ("autogroup"), a new session has the share of any other.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness))
 
 
 def _set_path(before: str, environment: dict[str, str]) -> None:

@@ -25,6 +25,11 @@ def _descriptors():
     return found
 
 
+def _autogroup() -> str:
+    path = Path("/proc/self/autogroup")
+    return path.read_text().strip() if path.exists() else ""
+
+
 @flow
 def report(file: str):
     """Write what can be seen from inside."""
@@ -40,6 +45,7 @@ def report(file: str):
         "group": os.getpgid(0),
         "session": os.getsid(0),
         "nice": os.nice(0),
+        "autogroup": _autogroup(),
         "name": Path("/proc/self/comm").read_text().strip(),
         "path": sys.path,
         "stdin": str(Path("/proc/self/fd/0").readlink()),
