@@ -111,16 +111,15 @@ def _below(listing: "Listing", out: Console) -> list[str]:
 
 def _table(workflows: "Sequence[WorkflowStatus]", out: Console) -> "Table":
     wide = out.width >= _WITH_LINKS
-    table = terminal.table("Scan", "Plan", "Flow run", "State", "Seconds", *(["Link"] if wide else []))
+    # Flow runs of several workflows on one run have one name.
+    several = len({one.workflow for one in workflows}) > 1
+    columns = ["Scan", "Plan", *(["Workflow"] if several else []), "Flow run", "State", "Seconds"]
+    table = terminal.table(*columns, *(["Link"] if wide else []))
     for one in workflows:
+        run = [str(one.scan_id or ""), one_line(one.plan_name or "", 40)]
+        workflow = [one_line(one.workflow, _CELL)] if several else []
         name = Text(_name(one), style=f"link {one.url}" if one.url and out.is_terminal else "")
-        cells = [
-            str(one.scan_id or ""),
-            one_line(one.plan_name or "", 40),
-            name,
-            one_line(one.state, _CELL),
-            _seconds(one),
-        ]
+        cells = [*run, *workflow, name, one_line(one.state, _CELL), _seconds(one)]
         table.add_row(*cells, *([one.url or ""] if wide else []), style="red" if one.failed else None)
     return table
 

@@ -1,5 +1,6 @@
 """How the flow runs of runs look."""
 
+import dataclasses
 import json
 
 import pytest
@@ -32,6 +33,13 @@ def test_a_row_says_scan_plan_flow_run_state_seconds_and_link(capsys):
     render_flows.listing(Listing((status(),)))
     row = capsys.readouterr().out.splitlines()[1]
     assert row.split() == ["12", "count", "scan-12-count", "Completed", "4.2", f"{LINK}2"]
+
+
+def test_several_workflows_are_told_apart(capsys):
+    render_flows.listing(Listing((status(), dataclasses.replace(status(), workflow="find-peak/local"))))
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert "Workflow" in header
+    assert ["my-workflow/local" in rows[0], "find-peak/local" in rows[1]] == [True, True]
 
 
 def test_where_links_have_no_room_those_of_failures_stand_below_unbroken(capsys, narrow):
