@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from bluesky_prefect.callback import PrefectCallback
     from bluesky_prefect.exceptions import BlueskyPrefectError, FlowFailed, FlowTimeout
     from bluesky_prefect.outbox import Outbox
+    from bluesky_prefect.plan_stubs import FlowResult, wait_for_flow
     from bluesky_prefect.prompt import load_ipython_extension, unload_ipython_extension
     from bluesky_prefect.run import Run
     from bluesky_prefect.settings import Settings, get_settings
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BlueskyPrefectError",
     "FlowFailed",
+    "FlowResult",
     "FlowTimeout",
     "Outbox",
     "PrefectCallback",
@@ -33,6 +35,7 @@ __all__ = [
     "load_workflows",
     "succeeded",
     "unload_ipython_extension",
+    "wait_for_flow",
     "wait_for_flow_runs",
 ]
 
@@ -40,6 +43,7 @@ __all__ = [
 _HOMES = {
     "BlueskyPrefectError": "exceptions",
     "FlowFailed": "exceptions",
+    "FlowResult": "plan_stubs",
     "FlowTimeout": "exceptions",
     "Outbox": "outbox",
     "PrefectCallback": "callback",
@@ -54,6 +58,7 @@ _HOMES = {
     "load_workflows": "workflow",
     "succeeded": "workflow",
     "unload_ipython_extension": "prompt",
+    "wait_for_flow": "plan_stubs",
     "wait_for_flow_runs": "watch",
 }
 

@@ -20,8 +20,10 @@ from prefect.client.orchestration import get_client
 from prefect.states import Crashed
 
 from bluesky_prefect.profile.ipython import ipython_command, startup_files
+from bluesky_prefect.run import Run
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.workflows import WORKFLOWS
 from tests.services.prefect_process import wait_until
 from tests.system.hutch import idle_deployment
 
@@ -45,10 +47,10 @@ class Terminal:
         )
         self.greeting = self._until_prompt(_LOAD_TIMEOUT_S)
 
-    def type(self, line: str) -> str:
+    def type(self, line: str, *, timeout_s: float = _RUN_TIMEOUT_S) -> str:
         """Type a line; return what appears until the next prompt."""
         self._child.sendline(line)
-        return self._until_prompt(_RUN_TIMEOUT_S)
+        return self._until_prompt(timeout_s)
 
     def type_to_death(self, line: str) -> int:
         """Type a line that ends the process; return the signal that did it."""
@@ -155,6 +157,54 @@ def test_export_can_be_called_at_the_prompt(stack: StackInfo, terminal: Terminal
     assert "Completed" in output
     assert _exported(stack, uid)
     assert _flow_runs(stack, uid) == []
+
+
+def test_a_plan_closes_the_loop_over_a_flow(stack: StackInfo, terminal: Terminal):
+    output = terminal.type("RE(close_in_on_peak(det2, motor2, -12, 10), purpose='loop')", timeout_s=170)
+
+    uids = re.findall(r"Persistent Unique Scan ID: '([^']+)'", output)
+    assert len(uids) >= 2, output
+    position = float(re.search(r"POSITION (\S+)", terminal.type("print('POSITION', motor2.position)"))[1])
+    assert position == pytest.approx(1.0, abs=0.05), "where the detector's peak is"
+    fwhm = terminal.type(f"tiled_client['processed']['peak-{uids[-1]}'].metadata['fwhm']")
+    assert float(re.search(r"\d+\.\d+", fwhm)[0]) == pytest.approx(2.355 * 2, rel=0.05)
+    # Each was also exported as any run is.
+    assert all(len(_flow_runs(stack, uid)) == 2 for uid in uids)
+
+
+_WAITING = Path(__file__).parents[2] / "docs" / "how-to" / "wait-for-a-flow-in-a-plan.md"
+_KEEP = """
+kept = []
+
+def keep(uid):
+    kept.append((yield from wait_for_flow(uid, workflow="my-workflow/local", timeout_s=120)))
+"""
+
+
+def test_the_plan_of_the_how_to_waits_and_gets_files_and_results(stack: StackInfo, terminal: Terminal, tmp_path: Path):
+    plan, _ = re.findall(r"```python\n(.*?)```", _WAITING.read_text(), re.DOTALL)
+    script = tmp_path / "plan.py"
+    script.write_text(plan + _KEEP)
+    terminal.type(f"%run -i {script}")
+
+    output = terminal.type("RE(scan_twice(det2, motor2, -12, 10))", timeout_s=170)
+    uids = re.findall(r"Persistent Unique Scan ID: '([^']+)'", output)
+    assert len(uids) == 2, output
+    terminal.type(f"_ = RE(keep('{uids[0]}'))", timeout_s=170)
+    files = terminal.type("print(*kept[0].files)").split()[1:]
+    assert {Path(file).suffix for file in files if Path(file).is_file()} == {".txt", ".csv", ".png"}
+    assert f"processed/peak-{uids[0]}" in terminal.type("print(*kept[0].processed)")
+    assert "()" in terminal.type("kept[0].problems")
+
+
+def test_the_list_that_the_how_to_shows_is_that_of_the_stack():
+    _, subscription = re.findall(r"```python\n(.*?)```", _WAITING.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(subscription.partition("RE.subscribe")[0], _WAITING.name, "exec"), names)
+    for metadata, wanted in (({}, [True, False]), ({"find_peak": True}, [True, True])):
+        run = Run(uid="u", start=metadata, stop={})
+        assert [one.when(run) for one in names["workflows"]] == [one.when(run) for one in WORKFLOWS] == wanted
+    assert [one.deployment for one in names["workflows"]] == [one.deployment for one in WORKFLOWS]
 
 
 def test_the_last_run_is_at_hand(terminal: Terminal):

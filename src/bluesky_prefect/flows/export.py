@@ -11,6 +11,7 @@ from prefect.states import Completed
 
 from bluesky_prefect.flows import open_meteo
 from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.flows.exported_files import note_files
 from bluesky_prefect.flows.files import claim_folder, remove, whole_file, write_whole
 from bluesky_prefect.flows.naming import distinct, names_the_run, render
 from bluesky_prefect.flows.references import checked_ref
@@ -101,6 +102,7 @@ def export(
     if isinstance(weather, str):
         get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
     folder, files = _write_files(run, place, weather, settings)
+    note_files(folder, files)
     print(f"Wrote {len(files)} files to {folder}")
     message = f"{one_line(f'{run.label}, run {run.uid[:8]}')}: {len(files)} files in {folder}"
     if isinstance(weather, str):

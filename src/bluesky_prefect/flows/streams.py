@@ -129,16 +129,16 @@ def read_run(node: "Container", server: str) -> Run:
     """
     with explained(server):
         streams = [_read_stream(stream) for stream in _stream_nodes(node)]
-    metadata = _plain(node.metadata)
+    metadata = plain(node.metadata)
     return Run(metadata["start"], metadata["stop"], streams, "/".join(node.path_parts))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return metadata as plain dictionaries and lists (Tiled hands out read-only views)."""
     if hasattr(value, "items"):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple) or type(value).__name__ == "ListView":
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -153,7 +153,7 @@ def _stream_nodes(run: "Container") -> list["Container"]:
 def _read_stream(node: "Container") -> Stream:
     import pyarrow
 
-    metadata = _plain(node.metadata)
+    metadata = plain(node.metadata)
     data_keys = metadata.get("data_keys") or {}
     columns: dict[str, Any] = {}
     arrays: list[Any] = []

@@ -1,0 +1,27 @@
+"""Which files an export has written, left in Prefect as an artifact: for people to see and plans to use."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+# The artifact's key.
+EXPORTED_FILES = "exported-files"
+
+
+def note_files(folder: Path, files: list[str]) -> None:
+    """Leave an artifact with the files' paths and sizes, at the flow run that this is called in."""
+    from prefect.artifacts import create_table_artifact
+
+    table = [{"file": str(folder / name), "bytes": (folder / name).stat().st_size} for name in files]
+    create_table_artifact(table, key=EXPORTED_FILES, description="The files that this export has written.")
+
+
+def paths_in(data: Any) -> list[str]:
+    """Return the paths that stand in such an artifact; none, if it is somebody else's of the same name."""
+    try:
+        rows = json.loads(data) if isinstance(data, str) else data
+    except ValueError:
+        return []
+    if not isinstance(rows, list):
+        return []
+    return [row["file"] for row in rows if isinstance(row, dict) and isinstance(row.get("file"), str)]
