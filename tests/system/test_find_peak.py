@@ -40,8 +40,8 @@ def test_a_scan_s_peak_is_found_and_written_once(room, beamline):
     assert path == f"processed/peak-{uid}"
     assert metadata["quantity"] == "peak"
     assert metadata["fwhm"] == found["fwhm"] == pytest.approx(2.355, rel=0.02)
-    assert list(room.tiled["processed"][f"peak-{uid}"].read()["det"]) == pytest.approx(
-        list(room.tiled["raw"][uid]["primary"].read()["det"])
+    assert room.tiled["processed"][f"peak-{uid}"].read()["det"].to_list() == pytest.approx(
+        room.tiled["raw"][uid]["primary"].read()["det"].values.tolist()
     )
 
 

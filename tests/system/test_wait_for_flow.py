@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import bluesky.plan_stubs as bps
@@ -30,6 +31,7 @@ from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.stopped_runs import StoppedRuns, stopped_runs
 from bluesky_prefect.submission import Submission, submission_key
 from bluesky_prefect.watch.listing import flow_runs_of
+from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
 from tests.system.hutch import DEPLOYMENT, idle_deployment
 
@@ -318,3 +320,33 @@ def test_a_suspender_holds_the_plan_not_the_flow(beamline):
     assert states == [None], "it was known, and the plan held"
     assert beamline.result.message == "in the dark"
     assert beamline.events == 2
+
+
+def test_an_outage_of_prefect_is_waited_out_and_told_if_it_is_too_long(stack, prefect, settings, monkeypatch):
+    proxy = FaultProxy(urlsplit(stack.prefect_api_url).port)
+    proxy.mode = "refuse"
+    monkeypatch.setenv("PREFECT_API_URL", f"{proxy.url}/api")
+    refresh_global_settings_context()
+    beamline = Beamline(settings)
+
+    def plan():
+        uid = yield from bp.count([det], 1)
+        try:
+            yield from wait_for_flow(uid, timeout_s=5)
+        except FlowTimeout as error:
+            told = str(error)
+        proxy.mode = "pass"
+        thread = threading.Thread(target=lambda: end(uid, Running(), Completed()))
+        thread.start()
+        result = yield from wait_for_flow(uid, timeout_s=60)
+        thread.join()
+        return told, result
+
+    beamline.run(plan())
+    told, result = beamline.result
+    assert "cannot be reached" in told
+    assert result.state == "Completed"
+    beamline.callback.close()
+    proxy.close()
+    monkeypatch.undo()
+    refresh_global_settings_context()

@@ -6,12 +6,11 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from bluesky_prefect.flows import peak
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.flows.plots import detectors_of, numbers_of, scanned
 from bluesky_prefect.flows.references import checked_ref
 from bluesky_prefect.flows.results import write_peak
-from bluesky_prefect.flows.streams import Run, read_run
+from bluesky_prefect.flows.streams import Run, Stream, read_run
 from bluesky_prefect.settings import get_settings
 from bluesky_prefect.texts import one_line
 
@@ -54,8 +53,10 @@ def find_peak(ref: int | str) -> State[Any]:
 
 def _found(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what is to be told of the peak, and the points."""
+    from bluesky_prefect.flows import peak  # numpy comes with it
+
     stream, motors = scanned(run)
-    if stream is None or len(motors) != 1 or not (detectors := detectors_of(stream, motors)):
+    if stream is None or len(motors) != 1 or not (detectors := _detectors(stream, motors)):
         return {"found": False, "reason": "not a scan of one motor with a detector that gives numbers"}, {"points": [0]}
     [motor], detector = motors, detectors[0]
     positions, readings = numbers_of(stream, motor), numbers_of(stream, detector)
@@ -63,3 +64,11 @@ def _found(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
     names = {"motor": motor, "detector": detector}
     told = {"reason": result} if isinstance(result, str) else result.as_metadata()
     return {"found": not isinstance(result, str), **names, **told}, {motor: positions, detector: readings}
+
+
+def _detectors(stream: Stream, motors: list[str]) -> list[str]:
+    """Return the detectors; what a motor tells of itself beside its position is none."""
+    data_keys = stream.metadata.get("data_keys") or {}
+    devices = {key: (data_keys.get(key) or {}).get("object_name", key) for key in stream.table.column_names}
+    moved = {devices.get(motor) for motor in motors}
+    return [key for key in detectors_of(stream, motors) if devices.get(key) not in moved]

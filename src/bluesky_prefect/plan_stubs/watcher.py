@@ -63,7 +63,7 @@ class FlowWatcher:
         self._timeout_s = timeout_s
         self._settings = settings
         self._results: Results = {}
-        self._problem = "nothing was heard of it"
+        self._problem = "Prefect has not answered yet"
         self._began = time.monotonic()
         self._finish = threading.Event()
         self.deadline = self._began + timeout_s
