@@ -7,38 +7,59 @@ from bluesky_prefect._version import __version__
 
 if TYPE_CHECKING:
     from bluesky_prefect.callback import PrefectCallback
-    from bluesky_prefect.exceptions import BlueskyPrefectError
+    from bluesky_prefect.exceptions import BlueskyPrefectError, FlowFailed, FlowTimeout
     from bluesky_prefect.outbox import Outbox
+    from bluesky_prefect.plan_stubs import FlowResult, wait_for_flow
+    from bluesky_prefect.prompt import load_ipython_extension, unload_ipython_extension
     from bluesky_prefect.run import Run
     from bluesky_prefect.settings import Settings, get_settings
+    from bluesky_prefect.watch import WorkflowStatus, list_flow_runs, wait_for_flow_runs
     from bluesky_prefect.workflow import Workflow, always, load_workflows, succeeded
 
 __all__ = [
     "BlueskyPrefectError",
+    "FlowFailed",
+    "FlowResult",
+    "FlowTimeout",
     "Outbox",
     "PrefectCallback",
     "Run",
     "Settings",
     "Workflow",
+    "WorkflowStatus",
     "__version__",
     "always",
     "get_settings",
+    "list_flow_runs",
+    "load_ipython_extension",
     "load_workflows",
     "succeeded",
+    "unload_ipython_extension",
+    "wait_for_flow",
+    "wait_for_flow_runs",
 ]
 
 # Each name is imported when it is first asked for: a beamline's start-up pays for what it uses.
 _HOMES = {
     "BlueskyPrefectError": "exceptions",
+    "FlowFailed": "exceptions",
+    "FlowResult": "plan_stubs",
+    "FlowTimeout": "exceptions",
     "Outbox": "outbox",
     "PrefectCallback": "callback",
     "Run": "run",
     "Settings": "settings",
     "Workflow": "workflow",
+    "WorkflowStatus": "watch",
     "always": "workflow",
     "get_settings": "settings",
+    "list_flow_runs": "watch",
+    "load_ipython_extension": "prompt",
     "load_workflows": "workflow",
     "succeeded": "workflow",
+    "unload_ipython_extension": "prompt",
+    "wait_for_flow": "plan_stubs",
+    "wait_for_flow_runs": "watch",
 }
 
 

@@ -16,6 +16,7 @@ from bluesky_prefect.forwarder import CLOSE_TIMEOUT_S, Forwarder
 from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.run import Run
 from bluesky_prefect.settings import Settings, get_settings
+from bluesky_prefect.stopped_runs import stopped_runs
 from bluesky_prefect.submission import Submission, submission_key
 from bluesky_prefect.texts import error_and_place, error_line, one_line
 from bluesky_prefect.workflow import Workflow, as_workflows, load_workflows
@@ -122,13 +123,17 @@ class PrefectCallback(DocumentRouter):
             stop = {"document": stop}
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))
         opened = self._open_runs.pop(uid, None) or _OpenRun({})
-        if opened.start.get("prefect") is False:
+        opted_out = opened.start.get("prefect") is False
+        started: list[str] = []
+        if opted_out:
             logger.debug("Run %s opted out", uid)
-            return
-        run = Run(uid=uid, start=opened.start, stop=stop, files=tuple(opened.files))
-        for workflow in self.workflows:
-            self._submit(workflow, run)
-        self._forwarder.wake()
+        else:
+            run = Run(uid=uid, start=opened.start, stop=stop, files=tuple(opened.files))
+            started = [workflow.name for workflow in self.workflows if self._submit(workflow, run)]
+            self._forwarder.wake()
+        known = [workflow.name for workflow in self.workflows]
+        outboxes = [self.outbox, self._memory]
+        stopped_runs.note(uid, opted_out=opted_out, started=started, known=known, outboxes=outboxes)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Send what can be sent now and end the background thread.
@@ -158,12 +163,13 @@ class PrefectCallback(DocumentRouter):
         if opened is not None:
             opened.files[jsonable(uri)] = None
 
-    def _submit(self, workflow: Workflow, run: Run) -> None:
+    def _submit(self, workflow: Workflow, run: Run) -> bool:
+        """Put a workflow's submission in the outbox; return False if the workflow does not want the run."""
         dead: str | None = None
         parameters: Mapping[str, Any] | None = None
         try:
             if not workflow.when(run):
-                return
+                return False
             parameters = workflow.parameters_for(run)
         except Exception as error:  # noqa: BLE001 - it is somebody else's code
             # Whether this run was wanted is not known: a person has to see it.
@@ -184,6 +190,7 @@ class PrefectCallback(DocumentRouter):
             ),
             dead,
         )
+        return True
 
     def _keep(self, submission: Submission, dead: str | None) -> None:
         try:

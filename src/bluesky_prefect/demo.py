@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.comparison import Comparison, compare_run, run_folder
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.prefect_ui import artifact_url, flow_run_url
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.http import request_json
 from bluesky_prefect.stack.info import StackInfo
-from bluesky_prefect.stack.status import artifact_url, flow_run_url
 from bluesky_prefect.stack.worker import DEPLOYMENT
 
 if TYPE_CHECKING:

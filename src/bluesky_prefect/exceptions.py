@@ -76,3 +76,33 @@ class TiledUnavailable(BlueskyPrefectError):
 
 class StackError(BlueskyPrefectError):
     """The local stack cannot be started, found or stopped."""
+
+
+class WaitError(BlueskyPrefectError):
+    """Base of what waiting for flow runs may end with: `FlowFailed` and `FlowTimeout`."""
+
+
+class FlowFailed(WaitError):
+    """A flow run that was waited for failed, crashed or was cancelled, or will never be.
+
+    Parameters
+    ----------
+    message : str
+        What became of it, and why.
+    run_uid : str
+        The run.
+    state : str
+        Name of the state it ended in, such as ``Crashed``.
+    flow_run_id : str, optional
+        The flow run, if there was one.
+    """
+
+    def __init__(self, message: str, *, run_uid: str, state: str, flow_run_id: str | None = None) -> None:
+        super().__init__(message)
+        self.run_uid = run_uid
+        self.state = state
+        self.flow_run_id = flow_run_id
+
+
+class FlowTimeout(WaitError):
+    """Flow runs that were waited for have not ended in time; they go on."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 import orjson
 
@@ -85,3 +86,15 @@ def submission_key(run_uid: str, workflow: str, generation: int = 0) -> str:
     # A uid may be any text; these two characters must not make it the key of another run.
     uid = run_uid.replace("%", "%25").replace("#", "%23").replace(":", "%3A")
     return f"{uid}#{generation}:{workflow}" if generation else f"{uid}:{workflow}"
+
+
+def key_parts(key: str) -> tuple[str, str, int] | None:
+    """Return the run's uid, the workflow's name and the generation that `submission_key` made a key of.
+
+    None if it did not make this one.
+    """
+    head, colon, workflow = key.partition(":")
+    uid, _, generation = head.partition("#")
+    if not colon or not uid or not (generation or "0").isdecimal():
+        return None
+    return unquote(uid), workflow, int(generation or 0)

@@ -12,14 +12,20 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pexpect
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Crashed
 
 from bluesky_prefect.profile.ipython import ipython_command, startup_files
+from bluesky_prefect.run import Run
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.workflows import WORKFLOWS
 from tests.services.prefect_process import wait_until
+from tests.system.hutch import idle_deployment
 
 _PROMPT = re.compile(r"In \[\d+\]: ")
 _LOAD_TIMEOUT_S = 90
@@ -41,10 +47,10 @@ class Terminal:
         )
         self.greeting = self._until_prompt(_LOAD_TIMEOUT_S)
 
-    def type(self, line: str) -> str:
+    def type(self, line: str, *, timeout_s: float = _RUN_TIMEOUT_S) -> str:
         """Type a line; return what appears until the next prompt."""
         self._child.sendline(line)
-        return self._until_prompt(_RUN_TIMEOUT_S)
+        return self._until_prompt(timeout_s)
 
     def type_to_death(self, line: str) -> int:
         """Type a line that ends the process; return the signal that did it."""
@@ -153,6 +159,54 @@ def test_export_can_be_called_at_the_prompt(stack: StackInfo, terminal: Terminal
     assert _flow_runs(stack, uid) == []
 
 
+def test_a_plan_closes_the_loop_over_a_flow(stack: StackInfo, terminal: Terminal):
+    output = terminal.type("RE(close_in_on_peak(det2, motor2, -12, 10), purpose='loop')", timeout_s=170)
+
+    uids = re.findall(r"Persistent Unique Scan ID: '([^']+)'", output)
+    assert len(uids) >= 2, output
+    position = float(re.search(r"POSITION (\S+)", terminal.type("print('POSITION', motor2.position)"))[1])
+    assert position == pytest.approx(1.0, abs=0.05), "where the detector's peak is"
+    fwhm = terminal.type(f"tiled_client['processed']['peak-{uids[-1]}'].metadata['fwhm']")
+    assert float(re.search(r"\d+\.\d+", fwhm)[0]) == pytest.approx(2.355 * 2, rel=0.05)
+    # Each was also exported as any run is.
+    assert all(len(_flow_runs(stack, uid)) == 2 for uid in uids)
+
+
+_WAITING = Path(__file__).parents[2] / "docs" / "how-to" / "wait-for-a-flow-in-a-plan.md"
+_KEEP = """
+kept = []
+
+def keep(uid):
+    kept.append((yield from wait_for_flow(uid, workflow="my-workflow/local", timeout_s=120)))
+"""
+
+
+def test_the_plan_of_the_how_to_waits_and_gets_files_and_results(stack: StackInfo, terminal: Terminal, tmp_path: Path):
+    plan, _ = re.findall(r"```python\n(.*?)```", _WAITING.read_text(), re.DOTALL)
+    script = tmp_path / "plan.py"
+    script.write_text(plan + _KEEP)
+    terminal.type(f"%run -i {script}")
+
+    output = terminal.type("RE(scan_twice(det2, motor2, -12, 10))", timeout_s=170)
+    uids = re.findall(r"Persistent Unique Scan ID: '([^']+)'", output)
+    assert len(uids) == 2, output
+    terminal.type(f"_ = RE(keep('{uids[0]}'))", timeout_s=170)
+    files = terminal.type("print(*kept[0].files)").split()[1:]
+    assert {Path(file).suffix for file in files if Path(file).is_file()} == {".txt", ".csv", ".png"}
+    assert f"processed/peak-{uids[0]}" in terminal.type("print(*kept[0].processed)")
+    assert "()" in terminal.type("kept[0].problems")
+
+
+def test_the_list_that_the_how_to_shows_is_that_of_the_stack():
+    _, subscription = re.findall(r"```python\n(.*?)```", _WAITING.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(subscription.partition("RE.subscribe")[0], _WAITING.name, "exec"), names)
+    for metadata, wanted in (({}, [True, False]), ({"find_peak": True}, [True, True])):
+        run = Run(uid="u", start=metadata, stop={})
+        assert [one.when(run) for one in names["workflows"]] == [one.when(run) for one in WORKFLOWS] == wanted
+    assert [one.deployment for one in names["workflows"]] == [one.deployment for one in WORKFLOWS]
+
+
 def test_the_last_run_is_at_hand(terminal: Terminal):
     uid = terminal.run("count([noisy_det], 2), prefect=False")
 
@@ -204,10 +258,66 @@ def test_with_no_service_the_profile_loads_and_scans_run(open_terminal, plain_ip
     (line,) = [line for line in terminal.greeting.splitlines() if "Tiled" in line or "Prefect" in line]
     assert line.strip().endswith("Start with: bluesky-prefect up")
     uid = terminal.run("count([det], 3)")
+    listed = terminal.type("%flows")
+    assert "Waits to be sent" in listed
+    assert "cannot be reached" in listed
+    assert "cannot be reached" in terminal.type("%wait_flows 0")
+    told = wait_until(lambda: _told(terminal, "submission waits"))
+    assert told.count("submission waits to be sent") == 1
+    assert "submission" not in terminal.type("0")
     assert uid in terminal.type("[entry.run_uid for entry in session.prefect_callback.outbox.entries()]")
     assert "Start a local one with: bluesky-prefect up" in terminal.type("tiled_client")
     assert "Traceback" not in terminal.leave()
     assert took_s < 30  # seconds on an idle machine; importing bluesky, ophyd and matplotlib is most of it
+
+
+def _told(terminal: Terminal, what: str) -> str:
+    """Return what appears before the next prompt, if it says so."""
+    said = terminal.type("0")
+    return said if what in said else ""
+
+
+def test_a_failure_is_told_before_the_next_prompt_once(stack: StackInfo, open_terminal, plain_ipython, no_services):
+    with idle_deployment(stack.prefect_api_url), get_client(sync_client=True) as client:
+        workflows = {"BLUESKY_PREFECT_WORKFLOWS": "tests.system.hutch:WORKFLOWS"}
+        terminal = open_terminal(plain_ipython, {**stack.environment(), **no_services, **workflows})
+        uid = terminal.run("count([det], 1)")
+        [flow_run] = wait_until(lambda: _flow_runs(stack, uid))
+        link = f"{stack.prefect_ui_url}/runs/flow-run/{flow_run['id']}"
+        assert "Scheduled" in terminal.type("%flows --scan 1")
+
+        client.set_flow_run_state(UUID(flow_run["id"]), Crashed(message="killed"), force=True)
+
+        told = wait_until(lambda: _told(terminal, "crashed"))
+        assert f"Scan 1 (count): flow run {flow_run['name']} crashed: killed  {link}" in told
+        assert "crashed" not in terminal.type("0")
+        assert link in terminal.type("%flows --failed")
+        assert "Nothing is under way." in terminal.type("%wait_flows 30")
+
+
+_PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "see-what-became-of-a-run.md"
+_LINES = [
+    line
+    for block in re.findall(r"```(?:ipython|python)\n(.*?)```", _PAGE.read_text(), re.DOTALL)
+    for line in block.splitlines()
+    if line and not line.startswith(" ") and "--watch" not in line
+]
+
+
+def test_each_line_of_the_how_to_works_at_the_prompt(terminal: Terminal):
+    assert len(_LINES) > 8
+    for line in _LINES:
+        said = terminal.type(line)
+        assert "Error" not in said, f"{line}: {said}"
+        assert "Traceback" not in said, f"{line}: {said}"
+
+
+def test_the_magics_say_what_they_take(terminal: Terminal):
+    assert "UsageError" in terminal.type("%flows -n 0")
+    said = terminal.type("%flows nonsense")
+    assert "UsageError" in said
+    assert "Traceback" not in said
+    assert "No flow runs." in terminal.type("%flows 987654321")
 
 
 def test_scan_ids_go_on_in_the_next_session(open_terminal, plain_ipython, no_services):

@@ -34,6 +34,7 @@ def listed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 def test_the_queue_server_lists_the_plans_and_nothing_else(listed):
     assert set(listed["existing_plans"]) == {
+        "close_in_on_peak",
         "count",
         "failing_scan",
         "find_peak",

@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 
-from bluesky_prefect.submission import Submission, submission_key
+import pytest
+
+from bluesky_prefect.submission import Submission, key_parts, submission_key
 
 
 def test_the_same_run_workflow_and_generation_always_give_the_same_key():
@@ -39,3 +41,15 @@ def test_what_is_written_is_read_back():
     submission = Submission("k", "w", "a/b", "u", {"x": 1}, {"y": [2]}, {"p": 3}, overrides={"q": 4}, generation=5)
     submission = replace(submission, notify=("failure:slack/mon-beamline",))
     assert Submission.from_json(submission.to_json()) == submission
+
+
+@pytest.mark.parametrize("uid", ["c0ffee", "a:b#1%3A", "%25", "ü"])
+@pytest.mark.parametrize("generation", [0, 1, 12])
+def test_a_key_can_be_taken_apart_again(uid, generation):
+    key = submission_key(uid, "flow/with:colon#2", generation)
+    assert key_parts(key) == (uid, "flow/with:colon#2", generation)
+
+
+@pytest.mark.parametrize("key", ["", "no-colon", ":workflow", "uid#x:workflow"])
+def test_what_is_no_key_is_none(key):
+    assert key_parts(key) is None

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bluesky_prefect import __version__
-from bluesky_prefect.cli import outbox, render, repair, terminal
+from bluesky_prefect.cli import flows, outbox, render, repair, terminal
 from bluesky_prefect.cli.options import (
     DatabaseUrl,
     PrefectPort,
@@ -51,6 +51,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+app.command()(flows.flows)
 app.command()(repair.reconcile)
 app.command()(repair.submit)
 

@@ -125,6 +125,17 @@ class Catalog:
             with explained(self.name):
                 return self._container(parent).create_container(key)
 
+    def processed_by_uid(self, run_uid: str) -> "list[Container]":
+        """Return what was written about a run to the container of results; nothing where there is no container."""
+        from tiled.queries import Eq
+
+        try:
+            container = self._container(self._processed_path)
+        except ConfigurationError:
+            return []
+        with explained(self.name):
+            return list(container.search(Eq("raw_uid", run_uid)).values())
+
     def _container(self, path: str) -> "Container":
         with explained(self.name):
             try:

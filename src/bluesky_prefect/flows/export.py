@@ -14,6 +14,7 @@ from prefect.states import Completed
 from bluesky_prefect.flows import open_meteo
 from bluesky_prefect.flows.artifacts import shown
 from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.flows.exported_files import EXPORTED_FILES, files_table
 from bluesky_prefect.flows.markdown import literal
 from bluesky_prefect.flows.plain_flow import plain_flow, together
 from bluesky_prefect.flows.progress import Progress
@@ -170,9 +171,13 @@ async def _write_summary(
     picture = await asyncio.to_thread(data_address, plot, MOST_PLOT_BYTES)
     text = run_page(run, plot=picture, weather=weather, zone=place.zone, files=folder.files, tiled=page)
     about = literal(f"{run.label}, run {run.uid}")
-    await shown(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary")
     columns = await asyncio.to_thread(column_statistics, run)
-    await shown(acreate_table_artifact(columns, key="run-columns", description=about), "run-columns")
+    files = files_table(folder.files)
+    await together(
+        shown(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary"),
+        shown(acreate_table_artifact(columns, key="run-columns", description=about), "run-columns"),
+        shown(acreate_table_artifact(files, key=EXPORTED_FILES, description=about), EXPORTED_FILES),
+    )
 
 
 async def _write_temperatures(catalog: Catalog, run: Run, weather: dict[str, Any] | str) -> None:

@@ -33,7 +33,7 @@ def run_plot(run: "Run") -> bytes:
     figure = _figure()
     figure.suptitle(_text(f"{run.label}  {run.uid[:8]}"), parse_math=False)
     stream, motors = scanned(run)
-    detectors = _detectors(stream, motors) if stream is not None else []
+    detectors = detectors_of(stream, motors) if stream is not None else []
     if stream is None or not detectors or not stream.rows:
         axes = figure.subplots()
         axes.text(0.5, 0.5, "no numeric data to plot", ha="center", va="center", transform=axes.transAxes)
@@ -111,16 +111,16 @@ def _clock(axes: "Axes") -> None:
 
 
 def _panel(figure: "Figure", axes: "Axes", stream: "Stream", detector: str, motors: list[str]) -> None:
-    values = _numbers(stream, detector)
+    values = numbers_of(stream, detector)
     if len(motors) > 1:
         slow, fast = motors[0], motors[1]
-        points = axes.scatter(_numbers(stream, fast), _numbers(stream, slow), c=values)
+        points = axes.scatter(numbers_of(stream, fast), numbers_of(stream, slow), c=values)
         figure.colorbar(points, ax=axes).set_label(_text(detector), parse_math=False)
         axes.set_xlabel(_text(fast), parse_math=False)
         axes.set_ylabel(_text(slow), parse_math=False)
         return
     if motors:
-        x, label = _numbers(stream, motors[0]), motors[0]
+        x, label = numbers_of(stream, motors[0]), motors[0]
     else:
         x, label = _seconds(stream), "time since the first point (s)"
     axes.plot(x, values, marker="o", markersize=3)
@@ -150,7 +150,7 @@ def scanned(run: "Run") -> "tuple[Stream | None, list[str]]":
     return stream, named[:2]
 
 
-def _detectors(stream: "Stream", motors: list[str]) -> list[str]:
+def detectors_of(stream: "Stream", motors: list[str]) -> list[str]:
     """Return what the devices ask to be plotted, or else every number."""
     numeric = _numeric(stream)
     hinted = [key for key in stream.hinted if key in numeric and key not in motors]
@@ -168,14 +168,15 @@ def _numeric(stream: "Stream") -> list[str]:
     ]
 
 
-def _numbers(stream: "Stream", key: str) -> list[float]:
+def numbers_of(stream: "Stream", key: str) -> list[float]:
+    """Return a column as numbers; what is missing is NaN."""
     return [float("nan") if value is None else float(value) for value in stream.table[key].to_pylist()]
 
 
 def _seconds(stream: "Stream") -> list[float]:
     if "time" not in stream.table.column_names:
         return [float(row) for row in range(stream.rows)]
-    times = _numbers(stream, "time")
+    times = numbers_of(stream, "time")
     return [time - times[0] for time in times]
 
 

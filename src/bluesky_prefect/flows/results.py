@@ -6,12 +6,15 @@ from typing import TYPE_CHECKING, Any
 from bluesky_prefect._version import __version__
 from bluesky_prefect.flows import open_meteo
 from bluesky_prefect.flows.catalog import Catalog, explained
+from bluesky_prefect.flows.streams import plain
 from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
 
 _TRIES = 8
+# The quantity that a peak's entry names.
+PEAK = "peak"
 
 
 def metadata_of(run: dict[str, Any], weather: dict[str, Any]) -> dict[str, Any]:
@@ -26,9 +29,7 @@ def metadata_of(run: dict[str, Any], weather: dict[str, Any]) -> dict[str, Any]:
     """
     temperatures = open_meteo.known(weather)
     return {
-        "raw_uid": run["uid"],
-        "scan_id": run["scan_id"],
-        "plan_name": one_line(run["plan_name"], 200),
+        **_origin(run),
         "quantity": "temperature_2m",
         "place": {name: weather[name] for name in ("latitude", "longitude", "timezone")},
         "date": weather["date"],
@@ -39,8 +40,6 @@ def metadata_of(run: dict[str, Any], weather: dict[str, Any]) -> dict[str, Any]:
         "sunrise": weather["sunrise"],
         "sunset": weather["sunset"],
         "source_url": weather["source"],
-        "software": {"name": "bluesky-prefect", "version": __version__},
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
 
@@ -61,6 +60,47 @@ def write_temperatures(catalog: Catalog, metadata: dict[str, Any], weather: dict
     with explained(catalog.name):
         _replace(container, key, table, metadata)
     return "/".join([*container.path_parts, key])
+
+
+def write_peak(catalog: Catalog, run: dict[str, Any], peak: dict[str, Any], table: dict[str, Any]) -> str:
+    """Write the peak that a run shows, with the points it was found in; one that the run already has is replaced.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Where to.
+    run : dict
+        ``uid``, ``scan_id`` and ``plan_name`` of the run.
+    peak : dict
+        What was found, for the metadata.
+    table : dict
+        Columns of the points.
+
+    Returns
+    -------
+    str
+        Its path in Tiled.
+    """
+    container = catalog.processed()
+    key = f"peak-{run['uid']}"
+    with explained(catalog.name):
+        _replace(container, key, table, {**_origin(run), "quantity": PEAK, **peak})
+    return "/".join([*container.path_parts, key])
+
+
+def results_of(catalog: Catalog, run_uid: str) -> dict[str, dict[str, Any]]:
+    """Return what any flow has written to Tiled about a run: paths there, and the metadata of each."""
+    return {"/".join(node.path_parts): plain(node.metadata) for node in catalog.processed_by_uid(run_uid)}
+
+
+def _origin(run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "raw_uid": run["uid"],
+        "scan_id": run["scan_id"],
+        "plan_name": one_line(run["plan_name"], 200),
+        "software": {"name": "bluesky-prefect", "version": __version__},
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
 
 
 def _replace(container: "Container", key: str, table: dict[str, Any], metadata: dict[str, Any]) -> None:

@@ -142,16 +142,16 @@ def read_run(node: "Container", server: str) -> Run:
 
 def run_without_streams(node: "Container") -> Run:
     """Return a run, its streams left to be read."""
-    metadata = _plain(node.metadata)
+    metadata = plain(node.metadata)
     return Run(metadata["start"], metadata["stop"], [], "/".join(node.path_parts))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Return metadata as plain dictionaries and lists (Tiled hands out read-only views)."""
     if hasattr(value, "items"):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple) or type(value).__name__ == "ListView":
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
 
 
@@ -168,7 +168,7 @@ def read_stream(node: "Container") -> Stream:
     """Read a stream: its tables, and where its external arrays are."""
     import pyarrow
 
-    metadata = _plain(node.metadata)
+    metadata = plain(node.metadata)
     data_keys = metadata.get("data_keys") or {}
     columns: dict[str, Any] = {}
     arrays: list[Any] = []

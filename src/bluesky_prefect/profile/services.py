@@ -84,6 +84,8 @@ def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings
     settings = get_settings()
     stack = _stack_environment(settings)
     kept = {name for name in ("BLUESKY_PREFECT_OUTPUT_DIRECTORY",) if name in environment}
+    if "workflows" in settings.model_fields_set:
+        kept.add("BLUESKY_PREFECT_WORKFLOWS")
     if settings.tiled_uri is not None or settings.tiled_profile is not None:
         kept |= _TILED_VARIABLES
     if names_prefect := bool(prefect_url(environment)):

@@ -72,6 +72,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     # Tiled before Prefect: when a flow run starts, its run is there to be read.
     run_engine.subscribe(TiledRecorder(tiled, directory=settings.kept_runs_path, tell=tell))
     run_engine.subscribe(prefect_callback)
+    _extend_prompt()
     return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(tiled.raw))
 
 
@@ -86,6 +87,14 @@ def _tiled_service(tiled: TiledConnection) -> Service:
         except Exception as error:  # noqa: BLE001 - whatever it is, the session starts
             problem = " ".join(str(error).split()) or type(error).__name__
     return Service("Tiled", tiled.url, problem, consequence="runs are kept in files", mend=mend)
+
+
+def _extend_prompt() -> None:
+    """Give the prompt ``%flows`` and what goes with it, if there is a prompt; a queue server has none."""
+    from IPython import get_ipython
+
+    if (shell := get_ipython()) is not None:
+        shell.extension_manager.load_extension("bluesky_prefect")  # type: ignore[union-attr]  # made with the shell
 
 
 def _best_effort_callback() -> "BestEffortCallback":

@@ -41,6 +41,12 @@ class PastFlowRun:
         When it came into that state (where it is scheduled: when it was due), in seconds since the epoch.
     parameters : Mapping
         What it was started with.
+    tags : tuple of str
+        By which people find it; see `bluesky_prefect.prefect_api.flow_run_tags`.
+    created : float
+        When it was made, in seconds since the epoch.
+    run_s : float
+        How long it has been running, in seconds.
     """
 
     generation: int
@@ -51,6 +57,9 @@ class PastFlowRun:
     message: str
     changed: float
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    created: float = 0.0
+    run_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -167,8 +176,7 @@ class History:
         for page in _pages(list(keys)):
             for flow_run in self._by_keys(page, since_s):
                 one, generation = keys[flow_run.idempotency_key or ""]
-                past = _past(flow_run, generation)
-                found[one][generation] = past
+                found[one][generation] = past_flow_run(flow_run, generation)
 
     def _by_keys(self, keys: list[str], since_s: float) -> "list[FlowRun]":
         from prefect.client.schemas.filters import (
@@ -187,7 +195,8 @@ class History:
             return self._api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
 
 
-def _past(flow_run: "FlowRun", generation: int) -> PastFlowRun:
+def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
+    """Return what is known of a flow run that Prefect's client has read."""
     state = flow_run.state
     changed = (state.timestamp if state else None) or flow_run.expected_start_time or flow_run.created
     if state and state.is_scheduled() and state.state_details.scheduled_time:
@@ -201,6 +210,9 @@ def _past(flow_run: "FlowRun", generation: int) -> PastFlowRun:
         message=(state.message if state else None) or "",
         changed=changed.timestamp() if changed else 0.0,
         parameters=flow_run.parameters,
+        tags=tuple(flow_run.tags),
+        created=flow_run.created.timestamp() if flow_run.created else 0.0,
+        run_s=flow_run.estimated_run_time.total_seconds(),
     )
 
 

@@ -2,11 +2,12 @@
 
 from .devices import SimulatedDevices, make_devices
 from .image import ImageDetector
-from .plans import failing_scan, find_peak, two_runs_interleaved
+from .plans import close_in_on_peak, failing_scan, find_peak, two_runs_interleaved
 
 __all__ = [
     "ImageDetector",
     "SimulatedDevices",
+    "close_in_on_peak",
     "failing_scan",
     "find_peak",
     "make_devices",

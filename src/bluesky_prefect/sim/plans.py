@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import bluesky.plan_stubs as bps
+import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 from bluesky.protocols import NamedMovable, Readable
 from bluesky.utils import MsgGenerator
+
+from bluesky_prefect.plan_stubs import wait_for_flow
 
 
 def find_peak(
@@ -135,3 +138,66 @@ def failing_scan(
         raise RuntimeError("This plan fails on purpose.")
 
     yield from run()
+
+
+def close_in_on_peak(
+    detector: Readable,
+    motor: NamedMovable,
+    start: float,
+    stop: float,
+    num: int = 21,
+    *,
+    tolerance: float = 0.05,
+    most_scans: int = 6,
+    timeout_s: float = 120.0,
+    md: dict[str, Any] | None = None,
+) -> MsgGenerator[float]:
+    """Scan, let a flow find the peak, scan again around it, until its width no longer changes; then go there.
+
+    The flow is ``find-peak`` of the local stack; each run asks for it in its metadata.
+
+    Parameters
+    ----------
+    detector : Readable
+        Detector; its first hinted field is looked at.
+    motor : NamedMovable
+        Motor to scan.
+    start : float
+        First position of the first scan.
+    stop : float
+        Last position of the first scan.
+    num : int
+        Number of positions of each scan.
+    tolerance : float
+        The width may change by this part of it from one scan to the next.
+    most_scans : int
+        How many scans at most.
+    timeout_s : float
+        How long to wait for each flow, in seconds.
+    md : dict
+        Metadata.
+
+    Returns
+    -------
+    float
+        The middle of the peak, where the motor is left.
+
+    Raises
+    ------
+    RuntimeError
+        If a scan shows no peak, or the width still changes in the end.
+    """
+    last_width = width = 0.0
+    for _ in range(most_scans):
+        uid = yield from bp.scan([detector], motor, start, stop, num, md={**(md or {}), "find_peak": True})
+        result = yield from wait_for_flow(uid, workflow="find-peak/local", timeout_s=timeout_s)
+        peak = result.found("peak")
+        if peak is None or not peak["found"]:
+            raise RuntimeError(f"{result.message}. {'; '.join(result.problems)}".strip())
+        center, last_width, width = peak["center"], width, peak["fwhm"]
+        if abs(width - last_width) <= tolerance * width:
+            yield from bps.mv(motor, center)
+            return center
+        # Twice the width to either side: the peak, and where there is none of it left.
+        start, stop = center - 2 * width, center + 2 * width
+    raise RuntimeError(f"After {most_scans} scans the width of the peak still changes: {last_width:g}, {width:g}.")

@@ -14,6 +14,8 @@ from bluesky_prefect.stack.process import ManagedProcess, without_proxy
 
 # Five heartbeats of its flow runs: a busy machine may be late with some.
 _SILENT_AFTER_S = 150.0
+# What it has deployments for.
+_WORKFLOWS = "bluesky_prefect.stack.workflows:WORKFLOWS"
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class StackInfo:
     state_directory: Path
     prefect_home: Path
     silent_after_s: float = _SILENT_AFTER_S
+    workflows: str = _WORKFLOWS
 
     @property
     def tiled_api_key_path(self) -> Path:
@@ -55,6 +58,7 @@ class StackInfo:
             "BLUESKY_PREFECT_TILED_API_KEY": key,
             "TILED_API_KEY": key,
             "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(self.exports),
+            "BLUESKY_PREFECT_WORKFLOWS": self.workflows,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.state_directory),
             "BLUESKY_PREFECT_SILENT_AFTER_S": str(self.silent_after_s),
             **without_proxy(dict(os.environ)),
@@ -151,4 +155,5 @@ def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, key: s
         state_directory=paths.root,
         prefect_home=paths.prefect,
         silent_after_s=settings.silent_after_s if "silent_after_s" in settings.model_fields_set else _SILENT_AFTER_S,
+        workflows=settings.workflows if "workflows" in settings.model_fields_set else _WORKFLOWS,
     )

@@ -6,6 +6,7 @@ from typing import Any
 from bluesky_prefect.entry import OutboxCounts
 from bluesky_prefect.exceptions import BlueskyPrefectError, StackError
 from bluesky_prefect.outbox import existing_outbox
+from bluesky_prefect.prefect_ui import flow_run_url
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.http import answers, request_json
 from bluesky_prefect.stack.info import StackPaths, stack_info
@@ -137,13 +138,3 @@ def _flow_run(found: dict[str, Any], ui_url: str) -> FlowRunStatus:
         run_s=found["total_run_time"],
         url=flow_run_url(ui_url, found["id"]),
     )
-
-
-def flow_run_url(ui_url: str, flow_run_id: str) -> str:
-    """Return the page of a flow run in Prefect's UI."""
-    return f"{ui_url}/runs/flow-run/{flow_run_id}"
-
-
-def artifact_url(ui_url: str, artifact_id: str) -> str:
-    """Return the page of an artifact in Prefect's UI."""
-    return f"{ui_url}/artifacts/artifact/{artifact_id}"

@@ -16,7 +16,7 @@ from prefect.workers.process import ProcessWorker
 
 from bluesky_prefect.deployment import deploy
 from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.flows import data_validation, my_workflow
+from bluesky_prefect.flows import data_validation, find_peak, my_workflow
 from bluesky_prefect.reconciliation.flow import reconcile
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stack.http import answers
@@ -43,7 +43,8 @@ async def set_up(settings: Settings) -> None:
     deployed = await deploy(my_workflow, name, settings.work_pool, job_variables=job_variables)
     if deployed != DEPLOYMENT:
         raise StackError(f"The deployment is called {deployed!r}; {DEPLOYMENT!r} is promised.")
-    await deploy(data_validation, name, settings.work_pool, job_variables=job_variables)
+    for flow in (data_validation, find_peak):
+        await deploy(flow, name, settings.work_pool, job_variables=job_variables)
     every_s = settings.reconcile_every_s
     await deploy(reconcile, name, settings.work_pool, job_variables=job_variables, every_s=every_s)
 

@@ -5,6 +5,7 @@ from bluesky_prefect.stack import LocalStack
 from bluesky_prefect.stack.info import StackState, stack_info
 from bluesky_prefect.stack.process import ManagedProcess
 from bluesky_prefect.stack.worker import settings_environment
+from bluesky_prefect.workflow import load_workflows
 
 
 def info(tmp_path, **values):
@@ -21,6 +22,12 @@ def test_the_environment_points_a_process_to_both_servers(tmp_path, monkeypatch)
     assert settings.tiled_api_key.get_secret_value() == "s3cret"
     assert settings.state_directory == tmp_path
     assert settings.exports_path == tmp_path / "exports"
+
+
+def test_the_environment_names_what_the_stack_has_deployments_for_or_what_the_user_has_named(tmp_path):
+    names = [workflow.name for workflow in load_workflows(info(tmp_path).environment()["BLUESKY_PREFECT_WORKFLOWS"])]
+    assert names == ["my-workflow/local", "find-peak/local"]
+    assert info(tmp_path, workflows="mine:w").environment()["BLUESKY_PREFECT_WORKFLOWS"] == "mine:w"
 
 
 def test_a_printed_stack_does_not_show_the_key(tmp_path):
