@@ -2,6 +2,10 @@
 
 import asyncio
 import inspect
+import os
+import signal
+import subprocess
+import sys
 
 import httpx
 import pytest
@@ -134,3 +138,20 @@ def test_the_flows_give_signs_of_life(stack):
         return httpx.post(f"{stack.prefect_api_url}/events/filter", json=asked, timeout=30).json().get("events")
 
     assert wait_until(events)
+
+
+def test_ctrl_c_ends_the_wait_for_a_run_and_the_flow_run_says_so(room):
+    # As at a terminal; whoever is started in the background ignores the signal.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from bluesky_prefect.flows import export; export('00000000-0000-0000-0000-000000000000')"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**os.environ, **room.environment(), "BLUESKY_PREFECT_STOP_TIMEOUT_S": "600"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert any("Beginning flow run" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        last_words = process.stderr.read()
+    assert "Finished in state Crashed" in last_words
+    assert last_words.rstrip().endswith("KeyboardInterrupt")
