@@ -20,6 +20,7 @@ MARK = "BLUESKY_PREFECT_STACK_MARK"
 
 _FOREIGN = ("PREFECT_", "TILED_", "BLUESKY_PREFECT_")
 _LOG_TAIL = 15
+_MARKED_WITHIN_S = 1.0
 
 
 class ManagedProcess(BaseModel):
@@ -110,6 +111,7 @@ def start_process(
     finally:
         os.close(descriptor)
     _be_nice(child.pid, niceness)
+    _wait_until_marked(child, mark)
     # Should it end before this process does, somebody has to take note of it, or it stays as a zombie.
     threading.Thread(target=child.wait, name=f"reap-{child.pid}", daemon=True).start()
     try:
@@ -117,6 +119,16 @@ def start_process(
     except psutil.NoSuchProcess:
         created = time.time()
     return ManagedProcess(pid=child.pid, created=created, mark=mark, log=log, port=port)
+
+
+def _wait_until_marked(child: subprocess.Popen[bytes], mark: str) -> None:
+    """Return once the system shows the variables of a new process, which it does a moment after its start."""
+    deadline = time.monotonic() + _MARKED_WITHIN_S
+    while child.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(psutil.Error, OSError):
+            if psutil.Process(child.pid).environ().get(MARK) == mark:
+                return
+        time.sleep(0.001)
 
 
 def _be_nice(pid: int, niceness: int) -> None:

@@ -63,6 +63,11 @@ def test_a_process_is_known_again(start):
     assert type(process).model_validate_json(process.model_dump_json()).is_alive()
 
 
+def test_a_process_is_known_as_soon_as_it_is_there(start):
+    # Linux shows the variables of a new process a moment late.
+    assert all(start(SLEEP).is_alive() for _ in range(40))
+
+
 def test_a_pid_that_went_to_another_process_is_not_ours(start):
     process = start(SLEEP)
     impostor = process.model_copy(update={"mark": "0" * 32})
