@@ -102,7 +102,7 @@ def export(
     if isinstance(weather, str):
         get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
     folder, files = _write_files(run, place, weather, settings)
-    note_files(folder, files)
+    note_files(folder / name for name in files)
     print(f"Wrote {len(files)} files to {folder}")
     message = f"{one_line(f'{run.label}, run {run.uid[:8]}')}: {len(files)} files in {folder}"
     if isinstance(weather, str):

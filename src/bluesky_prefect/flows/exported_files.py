@@ -1,6 +1,7 @@
 """Which files an export has written, left in Prefect as an artifact: for people to see and plans to use."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +9,16 @@ from typing import Any
 EXPORTED_FILES = "exported-files"
 
 
-def note_files(folder: Path, files: list[str]) -> None:
+def note_files(files: Iterable[Path]) -> None:
     """Leave an artifact with the files' paths and sizes, at the flow run that this is called in."""
     from prefect.artifacts import create_table_artifact
 
-    table = [{"file": str(folder / name), "bytes": (folder / name).stat().st_size} for name in files]
-    create_table_artifact(table, key=EXPORTED_FILES, description="The files that this export has written.")
+    create_table_artifact(table_of(files), key=EXPORTED_FILES, description="The files that this export has written.")
+
+
+def table_of(files: Iterable[Path]) -> list[dict[str, Any]]:
+    """Return what stands in the artifact."""
+    return [{"file": str(path), "bytes": path.stat().st_size} for path in files]
 
 
 def paths_in(data: Any) -> list[str]:
