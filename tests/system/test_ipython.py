@@ -317,6 +317,7 @@ def test_the_magics_say_what_they_take(terminal: Terminal):
     said = terminal.type("%flows nonsense")
     assert "UsageError" in said
     assert "Traceback" not in said
+    assert "Error" not in terminal.type("%reload_ext bluesky_prefect")
     assert "No flow runs." in terminal.type("%flows 987654321")
 
 

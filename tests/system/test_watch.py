@@ -10,6 +10,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
+import bluesky_prefect.watch.notices
 from bluesky_prefect import FlowTimeout, Outbox, Settings, list_flow_runs, wait_for_flow_runs
 from bluesky_prefect.exceptions import PrefectUnavailable
 from bluesky_prefect.prefect_api import PrefectApi
@@ -173,6 +174,19 @@ def test_a_failure_of_this_outbox_is_told_once_with_its_link(desk, stack, tmp_pa
         [line] = notices.take()
         assert line.startswith("2 flow runs failed or crashed")
         assert line.endswith(other)
+
+
+def test_an_old_failure_that_moves_up_in_the_list_is_no_news(desk, monkeypatch):
+    monkeypatch.setattr(bluesky_prefect.watch.notices, "_FAILURES", 2)
+    old = [desk.send()[1] for _ in range(3)]
+    for flow_run_id in old:
+        desk.end(flow_run_id, Running(), Failed())
+    notices = Notices(desk.settings)
+    with PrefectApi(30, asks_again=True) as api:
+        notices.look(api)
+        api.client.delete_flow_run(UUID(old[-1]))
+        notices.look(api)
+    assert notices.take() == []
 
 
 def test_the_command_keeps_up_until_interrupted(desk, stack):

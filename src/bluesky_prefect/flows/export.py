@@ -14,7 +14,7 @@ from prefect.states import Completed
 from bluesky_prefect.flows import open_meteo
 from bluesky_prefect.flows.artifacts import shown
 from bluesky_prefect.flows.catalog import Catalog
-from bluesky_prefect.flows.exported_files import EXPORTED_FILES, files_table
+from bluesky_prefect.flows.exported_files import EXPORTED_FILES, table_of
 from bluesky_prefect.flows.markdown import literal
 from bluesky_prefect.flows.plain_flow import plain_flow, together
 from bluesky_prefect.flows.progress import Progress
@@ -172,7 +172,7 @@ async def _write_summary(
     text = run_page(run, plot=picture, weather=weather, zone=place.zone, files=folder.files, tiled=page)
     about = literal(f"{run.label}, run {run.uid}")
     columns = await asyncio.to_thread(column_statistics, run)
-    files = files_table(folder.files)
+    files = table_of(folder.files)
     await together(
         shown(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary"),
         shown(acreate_table_artifact(columns, key="run-columns", description=about), "run-columns"),

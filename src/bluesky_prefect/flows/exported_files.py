@@ -1,6 +1,7 @@
 """Which files an export has written, left in Prefect as an artifact: for people to see and plans to use."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from typing import Any
 EXPORTED_FILES = "exported-files"
 
 
-def files_table(files: list[Path]) -> list[dict[str, Any]]:
+def table_of(files: Iterable[Path]) -> list[dict[str, Any]]:
     """Return the rows of such an artifact: paths, and sizes in bytes."""
     return [{"file": str(path), "bytes": path.stat().st_size} for path in files]
 

@@ -18,6 +18,9 @@ from bluesky_prefect.watch.workflow_status import WorkflowStatus
 logger = logging.getLogger(__name__)
 
 POLL_S = 3.0
+# Sessions are left open for days, and long scans have no prompt.
+_IDLE_AFTER_S = 300.0
+_IDLE_POLL_S = 30.0
 # The session's start-up is over by then, and its forwarder has imported Prefect.
 _FIRST_LOOK_S = 8.0
 # A shorter outage is nobody's business.
@@ -49,6 +52,8 @@ class Notices:
         self._clock = clock
         self._began = clock()
         self._seen: set[str] | None = None  # the failures known already; None before Prefect was first asked
+        self._oldest = 0.0
+        self._taken = time.monotonic()
         self._failures: list[WorkflowStatus] = []
         self._waiting = ""
         self._told_of_waiting = False
@@ -66,6 +71,7 @@ class Notices:
 
     def take(self) -> list[str]:
         """Return what is to be told now, a line each, and forget it. Asks nobody, so it takes no time."""
+        self._taken = time.monotonic()
         with self._lock:
             failures, self._failures = self._failures, []
             waiting, self._waiting = self._waiting, ""
@@ -89,7 +95,7 @@ class Notices:
         with ExitStack() as opened:
             api: PrefectApi | None = None
             while not self._finish.wait(wait_s):
-                wait_s = POLL_S
+                wait_s = POLL_S if time.monotonic() - self._taken < _IDLE_AFTER_S else _IDLE_POLL_S
                 try:
                     api = api or opened.enter_context(PrefectApi(self._settings.request_timeout_s))
                 except Exception as error:  # noqa: BLE001 - importing Prefect reads its settings, and packages of all kinds
@@ -120,8 +126,10 @@ class Notices:
         if self._seen is None:
             # What had failed before this session began was told to the one before, or is no news.
             self._seen = {str(one.flow_run_id) for one, failed_at in found if failed_at < self._began}
-        new = [one for one, _ in found if str(one.flow_run_id) not in self._seen]
-        self._seen = {str(one.flow_run_id) for one, _ in found} | (self._seen if new else set())
+            # Where somebody deletes a flow run, an older one than all of these takes its place in the list.
+            self._oldest = min((failed_at for _, failed_at in found), default=0.0)
+        new = [one for one, at in found if str(one.flow_run_id) not in self._seen and at >= self._oldest]
+        self._seen.update(str(one.flow_run_id) for one in new)
         ours = [one for one in new if outbox.named(submission_key(one.run_uid, one.workflow), limit=1)]
         with self._lock:
             self._failures += reversed(ours)
