@@ -1,7 +1,10 @@
-"""The Tiled server's application, with an index on when runs started and stopped.
+"""The Tiled server's application, with an index on when runs started and stopped, and tables used in turn.
 
 Tiled hands the name of a key to SQLite apart from the query, where no index can be chosen by it: each search by time
 would read every run. On PostgreSQL an index is enough, see `runs_between`.
+
+Tiled 0.2.20 lets all threads use one connection to DuckDB at once. That ends the transaction of another one, corrupts
+memory, or hangs in a commit for ever, with the catalog locked.
 """
 
 import operator
@@ -20,16 +23,31 @@ _EXPRESSIONS = {
     "stop.time": """json_extract(metadata, '$."stop"."time"')""",
 }
 _BUSY_S = 30.0
+# Longer than the tables of any run take, shorter than clients of Tiled wait.
+_TURN_S = 20.0
 
 
 def app_factory() -> "FastAPI":
-    """Return Tiled's own application, which searches by time as the index is made."""
+    """Return Tiled's own application, which searches by time as the index is made, and uses its tables in turn."""
     from tiled.catalog.adapter import CatalogNodeAdapter
     from tiled.queries import Comparison
     from tiled.server.app import app_factory as tiled_app_factory
+    from tiled.storage import _STORAGE
 
     CatalogNodeAdapter.register_query(Comparison, compared)
-    return tiled_app_factory()
+    app = tiled_app_factory()
+    for storage in _STORAGE.values():
+        if getattr(storage, "dialect", "") == "duckdb":
+            take_turns(storage)
+    return app
+
+
+def take_turns(storage: Any) -> None:
+    """Have threads wait for each other's use of a DuckDB storage of Tiled's, which nobody has used yet."""
+    from sqlalchemy.pool import QueuePool
+
+    pool = QueuePool(storage._adbc_connection.adbc_clone, pool_size=1, max_overflow=0, timeout=_TURN_S)
+    storage.__dict__["_connection_pool"] = pool  # in place of the one that Tiled makes at the first use
 
 
 def index_times(catalog: Path) -> None:
