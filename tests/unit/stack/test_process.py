@@ -19,10 +19,11 @@ from bluesky_prefect.stack.process import (
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP
-# A child in a session of its own, as Prefect starts flow runs.
+# A child in a session of its own, as Prefect starts flow runs; what it prints would come before or after.
 PARENT = (
     "import subprocess, sys, time; "
-    f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}], start_new_session=True).pid, flush=True); "
+    "options = dict(start_new_session=True, stdout=subprocess.DEVNULL); "
+    f"print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}], **options).pid, flush=True); "
     "time.sleep(600)"
 )
 
