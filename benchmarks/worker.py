@@ -127,7 +127,7 @@ def worker(info: StackInfo, settings: Settings, kind: str, limit: int | None) ->
     ours.prepare()
     environment = ours.environment()
     # The stack's own worker asks for work more often than by default.
-    del environment["PREFECT_WORKER_QUERY_SECONDS"]
+    environment.pop("PREFECT_WORKER_QUERY_SECONDS", None)
     prefect = [sys.executable, "-m", "prefect"]
     make_pool = [*prefect, "work-pool", "create", pool, "--type", kind]
     made = subprocess.run(make_pool, env={**os.environ, **environment}, capture_output=True, text=True)

@@ -28,6 +28,8 @@ from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
 
 # Closed, so that the services on the internet refuse at once.
+# What the stack's worker forks flow runs from.
+_FORK_SERVER = "bluesky_prefect.warm.fork_server"
 _REFUSING = "http://127.0.0.1:9"
 _FLOW_SETTINGS = {
     "stop_timeout_s": 3.0,
@@ -214,8 +216,10 @@ class Beamline:
         _ = self.acquisition  # somebody has to be there to send what waits
 
     def flow_processes(self) -> list[psutil.Process]:
-        """Return the processes in which the stock worker executes flow runs."""
-        return psutil.Process(self.pid("worker")).children(recursive=True)
+        """Return the processes in which the stack's worker executes flow runs."""
+        worker = psutil.Process(self.pid("worker"))
+        servers = [child for child in worker.children() if _FORK_SERVER in child.cmdline()]
+        return [child for child in worker.children(recursive=True) if child not in servers]
 
     def copy_prefect_database(self) -> Path:
         """Return a copy of Prefect's database, as a backup of this moment."""

@@ -1,4 +1,4 @@
-"""Faults of what executes flow runs: the stock worker and its processes, and the campaign's own executors."""
+"""Faults of what executes flow runs: the stack's worker and its processes, and the campaign's own executors."""
 
 import resource
 from random import Random
@@ -13,7 +13,7 @@ _FEW = (2, 4)
 
 
 def _flow_process_of_worker(beamline: Beamline, chance: Random, runs: int) -> psutil.Process:
-    """Start the stock worker, do scans, and return a process that starts to execute a flow run of theirs, or does."""
+    """Start the stack's worker, do scans, and return a process that starts to execute a flow run of theirs, or does."""
     beamline.start("worker")
     beamline.acquisition.count(runs)
     [process, *_] = wait_until(beamline.flow_processes)
