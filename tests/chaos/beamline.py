@@ -212,6 +212,8 @@ class Beamline:
         for service in ("tiled", "prefect"):
             if service not in self.stack.processes():
                 self.start(service)
+        if "worker" in self.stack.processes():  # a fault that could not be injected has left it behind, hurt
+            self.kill("worker")
         self.keep_executing()
         _ = self.acquisition  # somebody has to be there to send what waits
 
