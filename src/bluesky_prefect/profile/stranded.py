@@ -1,6 +1,7 @@
 """Runs that neither Tiled nor the disk took: they wait in this session's memory until one of the two does."""
 
 import atexit
+import contextlib
 import logging
 import threading
 import time
@@ -60,7 +61,9 @@ class StrandedRuns:
             self._tell(f"{label}: neither Tiled nor the disk took its documents before this session ended: lost.")
 
     def _work(self) -> None:
-        import bluesky_tiled_plugins  # noqa: F401  # at the end of the session it could not be imported any more
+        with contextlib.suppress(ImportError):  # the disk may take them all the same
+            # At the end of the session it could not be imported any more.
+            import bluesky_tiled_plugins  # noqa: F401
 
         while not self._closing.wait(RETRY_S):
             self._rescue()

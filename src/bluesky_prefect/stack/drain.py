@@ -38,6 +38,8 @@ def drain(
         body = {"state": state, "force": True}
         request_json(f"{api_url}/flow_runs/{flow_run['id']}/set_state", body=body)
         left.append(flow_run)
+    if not left:
+        return
     ids = list({flow_run["id"] for flow_run in left})
     for flow_run in _flow_runs(api_url, {"id": {"any_": ids}, "state": {"type": {"any_": ["CRASHED"]}}}):
         report(f"Flow run {flow_run['name']} was stopped; retry it from the UI when the stack is up again")
