@@ -2,8 +2,10 @@
 
 ``my-workflow`` on real runs in a real Tiled, with a real Prefect server as the local stack runs it, and weather and cat
 facts from a server on loopback. The workers are started as people start them: ``prefect worker start --pool ...``, with
-their default settings. Times are Prefect's own, from the state history of the flow runs. The last columns are what a
-scan on simulated devices takes beside a worker that waits, and beside one with a burst of flow runs to do.
+their default settings. Times are Prefect's own, from the state history of the flow runs. One burst has the machine for
+itself; beside another one scans go on, and a column is what such a scan on simulated devices takes beside a worker that
+waits, and beside that burst. Processor time is that of the first burst; "worker" has its flow runs in it. A shared
+machine is faster at one moment than at another: a loop of five million additions is timed before and after each row.
 """
 
 import argparse
@@ -55,6 +57,7 @@ STOCK, WARM = "process", "warm-process"
 SCANS = 15
 POINTS = 21
 POINT_S = 0.02
+LOOK_EVERY_S = 0.5
 # Nothing takes this long: what is not done by then is not going to be.
 LONGEST_S = 900.0
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
@@ -68,7 +71,10 @@ class Result:
     completed: list[float] = field(default_factory=list)
     creates: list[float] = field(default_factory=list)
     burst: float = 0.0
+    busy_burst: float = 0.0
     failed: int = 0
+    loops: list[float] = field(default_factory=list)
+    cpu: dict[str, float] = field(default_factory=dict)
     scan_idle: float = 0.0
     scan_busy: float = 0.0
 
@@ -78,8 +84,8 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def servers(home: Path, url: str, outside: dict[str, str]) -> Iterator[tuple[StackInfo, Settings]]:
-    """Run Tiled and Prefect as the local stack does, with its priorities, but without its worker."""
+def servers(home: Path, url: str, outside: dict[str, str]) -> Iterator[tuple[StackInfo, Settings, dict[str, int]]]:
+    """Run Tiled and Prefect as the local stack does, with its priorities, but without its worker; give their pids."""
     settings = Settings(state_directory=home, prefect_database_url=SecretStr(url), **outside)
     paths = StackPaths(home)
     for directory in (paths.logs, paths.images):
@@ -96,7 +102,7 @@ def servers(home: Path, url: str, outside: dict[str, str]) -> Iterator[tuple[Sta
             wait_until(service.is_ready, timeout_s=180)
         info = stack_info(settings, tiled_port=tiled.port, prefect_port=prefect.port, key=tiled.key)
         make_containers(info, settings)
-        yield info, settings
+        yield info, settings, {service.name: process.pid for service, process in zip(services, started, strict=True)}
     finally:
         stop_processes(started)
 
@@ -120,8 +126,8 @@ def start(paths: StackPaths, name: str, command: list[str], environment: dict[st
 
 
 @contextlib.contextmanager
-def worker(info: StackInfo, settings: Settings, kind: str, limit: int | None) -> Iterator[str]:
-    """Run a worker of this type on a work pool of its own; give the id of the deployment there."""
+def worker(info: StackInfo, settings: Settings, kind: str, limit: int | None) -> Iterator[tuple[str, int]]:
+    """Run a worker of this type on a work pool of its own; give the id of the deployment there, and the pid."""
     paths, pool = StackPaths(info.state_directory), f"bench-{kind}"
     ours = Worker(paths, info, settings)
     ours.prepare()
@@ -143,7 +149,7 @@ def worker(info: StackInfo, settings: Settings, kind: str, limit: int | None) ->
         wait_until(lambda: request_json(f"{api}/work_pools/{pool}/workers/filter", body={}) or not process.is_alive())
         if not process.is_alive():
             raise SystemExit(f"The worker ended:\n{process.log_tail()}")
-        yield request_json(f"{api}/deployments/name/{name}")["id"]
+        yield request_json(f"{api}/deployments/name/{name}")["id"], process.pid
     finally:
         stop_processes([process])
 
@@ -200,36 +206,60 @@ class Bench:
         result.running.append(moment(found["start_time"]) - created)
         result.completed.append(moment(found["end_time"]) - created)
 
-    def burst(self, deployment: str, number: int, result: Result) -> None:
-        """Create flow runs at once, scan while they are processed, and note how long all of it took."""
+    def burst(self, deployment: str, number: int, result: Result, *, scanning: bool) -> float:
+        """Create flow runs at once and return how long all of them took; scan meanwhile, or leave the machine alone."""
         uids = [self.take_run() for _ in range(number)]
         flow_runs = [self.create(deployment, uid, result) for uid in uids]
         deadline, busy, found = time.monotonic() + LONGEST_S, [], None
         while not (found := self.ended(flow_runs)) and time.monotonic() < deadline:
-            busy.append(self.scan_s())
+            if scanning:
+                busy.append(self.scan_s())
+            else:
+                time.sleep(LOOK_EVERY_S)
         if not found:
             raise SystemExit(f"A burst of {number} flow runs was not done after {LONGEST_S:.0f} s")
         result.failed += sum(one["state_type"] != "COMPLETED" for one in found)
+        if scanning:
+            # The first and the last may have been beside less work.
+            result.scan_busy = statistics.median(busy[1:-1] or busy or [0.0])
         ends = [moment(one["end_time"]) for one in found if one["end_time"]]
-        result.burst = max(ends) - min(moment(one["created"]) for one in found)
-        # The first and the last may have been beside less work.
-        result.scan_busy = statistics.median(busy[1:-1] or busy or [0.0])
+        return max(ends) - min(moment(one["created"]) for one in found)
+
+
+def loop_s() -> float:
+    """Return the processor time that a loop takes: how fast this machine is at the moment."""
+    began, total = time.process_time(), 0
+    for number in range(5_000_000):
+        total += number
+    return time.process_time() - began
 
 
 def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def measured(bench: Bench, deployment: str, runs: int, burst: int) -> Result:
-    result = Result()
+def cpu_s(pid: int) -> float:
+    """Return the processor time of a process and of all that it has started, in seconds."""
+    process = psutil.Process(pid)
+    times = process.cpu_times()
+    ended = times.children_user + times.children_system
+    return times.user + times.system + ended + sum(cpu_s(child.pid) for child in process.children())
+
+
+def measured(bench: Bench, deployment: str, runs: int, burst: int, pids: dict[str, int]) -> Result:
+    result = Result(loops=[loop_s()])
     bench.single(deployment, Result())  # what is slow but once
     result.scan_idle = statistics.median(bench.scan_s() for _ in range(SCANS))
     for _ in range(runs):
         bench.single(deployment, result)
     say(f"  creation to Completed: {spread(result.completed)} s")
     if burst:
-        bench.burst(deployment, burst, result)
-        say(f"  burst: {result.burst:.1f} s, {result.failed} not completed")
+        before = {name: cpu_s(pid) for name, pid in pids.items()}
+        result.burst = bench.burst(deployment, burst, result, scanning=False)
+        result.cpu = {name: (cpu_s(pid) - before[name]) / burst for name, pid in pids.items()}
+        result.busy_burst = bench.burst(deployment, burst, result, scanning=True)
+        say(f"  bursts: {result.burst:.1f} s, {result.busy_burst:.1f} s beside scans; {result.failed} not completed")
+    result.loops.append(loop_s())
     return result
 
 
@@ -254,12 +284,13 @@ def on_database(kind: str, arguments: argparse.Namespace) -> dict[tuple[str, str
             say("No PostgreSQL server on this machine: left out")
             return {}
         say(f"{kind}: starting the servers")
-        info, settings = stack.enter_context(servers(home / "state", url, outside))
+        info, settings, pids = stack.enter_context(servers(home / "state", url, outside))
         bench = Bench(info)
         for name in arguments.workers:
             say(f"{kind}, {name}: starting the worker")
-            with worker(info, settings, name, arguments.limit) as deployment:
-                results[name, kind] = measured(bench, deployment, arguments.runs, arguments.burst)
+            with worker(info, settings, name, arguments.limit) as (deployment, pid):
+                everybody = {**pids, "worker": pid}
+                results[name, kind] = measured(bench, deployment, arguments.runs, arguments.burst, everybody)
     return results
 
 
@@ -269,10 +300,12 @@ def show(results: dict[tuple[str, str], Result], burst: int) -> None:
         "database",
         "creation to RUNNING",
         "creation to Completed",
-        f"burst of {burst}",
+        f"burst of {burst} (beside scans)",
         "not completed",
         "to create: median, most",
         "scan beside it: idle, busy (ratio)",
+        "processor time a flow run",
+        "loop",
         title="Seconds; medians (and ranges)",
     )
     for (name, kind), result in results.items():
@@ -282,10 +315,12 @@ def show(results: dict[tuple[str, str], Result], burst: int) -> None:
             kind,
             spread(result.running),
             spread(result.completed),
-            f"{result.burst:.1f}" if burst else "-",
+            f"{result.burst:.1f} ({result.busy_burst:.1f})" if burst else "-",
             str(result.failed),
             f"{statistics.median(result.creates):.3f}, {max(result.creates):.2f}",
             busy if burst else f"{result.scan_idle:.2f}",
+            ", ".join(f"{who} {used:.2f}" for who, used in result.cpu.items()),
+            " to ".join(f"{loop:.2f}" for loop in sorted(result.loops)),
         )
     console = Console(width=170)
     console.print(table)

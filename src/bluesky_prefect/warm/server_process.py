@@ -18,11 +18,12 @@ from bluesky_prefect.warm.messages import PACKET_BYTES
 
 logger = logging.getLogger(f"prefect.{__name__}")
 
-# Libraries that start threads when they are imported, and what keeps each from it: OpenBLAS (numpy), numexpr (pandas),
-# the allocator inside pyarrow.
+# Libraries that start threads when they are imported, and what keeps each from it: OpenBLAS (numpy), numexpr (which
+# blosc2 has start them), the allocator inside pyarrow.
 SINGLE_THREADED = {
     "OPENBLAS_NUM_THREADS": "1",
     "NUMEXPR_NUM_THREADS": "1",
+    "NUMEXPR_MAX_THREADS": "1",
     "JE_ARROW_MALLOC_CONF": "background_thread:false",
 }
 # A fork takes milliseconds; on a machine that is busy beyond that, nothing is gained by more of them.

@@ -1,6 +1,7 @@
 """Faults of what executes flow runs: the stack's worker and its processes, and the campaign's own executors."""
 
 import resource
+from contextlib import suppress
 from random import Random
 
 import psutil
@@ -10,6 +11,8 @@ from tests.chaos.fault import fault
 from tests.services.prefect_process import wait_until
 
 _FEW = (2, 4)
+# Most processes without memory die of it at once.
+_WITHOUT_MEMORY_S = 10.0
 
 
 def _flow_process_of_worker(beamline: Beamline, chance: Random, runs: int) -> psutil.Process:
@@ -68,6 +71,11 @@ def flow_out_of_memory(beamline: Beamline, chance: Random, runs: int) -> None:
         process = _flow_process_of_worker(beamline, chance, runs)
         size = process.memory_info().vms
         resource.prlimit(process.pid, resource.RLIMIT_AS, (size, size))
+        # Prefect's client may ask again and again for lack of memory to read an answer: then the kernel would end it.
+        with suppress(psutil.TimeoutExpired):
+            process.wait(_WITHOUT_MEMORY_S)
+        if process.is_running():
+            process.kill()
         _finish_with_worker(beamline, process)
 
 

@@ -1,0 +1,48 @@
+"""What the default list of modules leaves for a flow run to import."""
+
+import json
+import os
+import subprocess
+import sys
+
+from bluesky_prefect.warm.server_process import SINGLE_THREADED
+from tests.services.outside import cat_facts, open_meteo
+from tests.system.session import Acquisition
+
+PROCESS = """
+import json, sys
+from bluesky_prefect.warm.configuration import PRELOAD
+from bluesky_prefect.warm.preload import preload
+
+preload(PRELOAD)
+before = set(sys.modules)
+from bluesky_prefect.flows import data_validation, my_workflow
+
+my_workflow(sys.argv[1])
+data_validation(sys.argv[1])
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+# A few are found by name alone, and are a millisecond each.
+MOST = 15
+
+
+def test_the_flows_of_this_project_find_everything_imported(stack, tmp_path):
+    weather, facts = open_meteo(), cat_facts()
+    outside = {
+        "BLUESKY_PREFECT_WEATHER_ARCHIVE_URL": weather.url,
+        "BLUESKY_PREFECT_WEATHER_FORECAST_URL": weather.url,
+        "BLUESKY_PREFECT_CAT_FACT_URL": facts.url,
+        "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(tmp_path / "exports"),
+    }
+    session = Acquisition(tmp_path / "session", stack.environment(), "my-workflow/local")
+    try:
+        command = [sys.executable, "-c", PROCESS, session.run("opt-out")]
+        environment = {**os.environ, **SINGLE_THREADED, **stack.environment(), **outside}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    finally:
+        session.kill()
+        weather.close()
+        facts.close()
+    assert done.returncode == 0, done.stderr
+    imported = json.loads(done.stdout.splitlines()[-1])
+    assert len(imported) <= MOST, imported
