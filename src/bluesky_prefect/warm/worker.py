@@ -129,6 +129,12 @@ class WarmProcessWorker(ProcessWorker):
         async with self._looking:
             return await super().get_and_submit_flow_runs()
 
+    async def _get_scheduled_flow_runs(self) -> "list[WorkerFlowRunResponse]":
+        """Ask for them, unless there is no place for any: when one becomes free, it looks."""
+        if self._limiter is not None and self._limiter.available_tokens <= 0:
+            return []
+        return await super()._get_scheduled_flow_runs()
+
     async def _submit_scheduled_flow_runs(self, flow_run_response: "list[WorkerFlowRunResponse]") -> "list[FlowRun]":
         """Submit what is due, and come back for what is due soon: a flow run that waits would take a place."""
         now = datetime.datetime.now(datetime.UTC)
