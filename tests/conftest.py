@@ -1,6 +1,7 @@
 """What every test stands on: homes of its own, and a skip that CI does not forgive."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -21,6 +22,8 @@ _FOREIGN = ("PREFECT_", "TILED_", "BLUESKY_")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Isolate the session before anything reads the environment (Prefect does so at import)."""
+    # A shell that starts this in the background has it ignored, and all processes of the tests would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     scratch = Path(tempfile.mkdtemp(prefix="bluesky-prefect-tests-"))
     for name in [name for name in os.environ if name.startswith(_FOREIGN)]:
         del os.environ[name]
