@@ -27,9 +27,9 @@ from tests.chaos.processes import PAUSED, ROOT, AcquisitionProcess, ChaosProcess
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
 
-# Closed, so that the services on the internet refuse at once.
 # What the stack's worker forks flow runs from.
 _FORK_SERVER = "bluesky_prefect.warm.fork_server"
+# Closed, so that the services on the internet refuse at once.
 _REFUSING = "http://127.0.0.1:9"
 _FLOW_SETTINGS = {
     "stop_timeout_s": 3.0,

@@ -300,6 +300,18 @@ def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
     assert httpx.get(flow_run).json()["state_type"] == "CRASHED"
 
 
+def test_a_stack_started_in_the_background_of_a_script_stops_its_worker_when_told(own_stack):
+    local = own_stack()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it starts with '&'
+    try:
+        local.up(print)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    worker = psutil.Process(local.processes()["worker"].pid)
+    worker.terminate()
+    assert psutil.wait_procs([worker], timeout=20)[1] == []
+
+
 @pytest.mark.parametrize("part", ["tiled", "prefect"])
 def test_a_busy_port_is_an_error_and_nothing_is_started(own_stack, part):
     with socket.socket() as other:

@@ -76,7 +76,7 @@ def client_environment(paths: StackPaths) -> dict[str, str]:
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         # The server is of this installation, and each flow run would ask twice.
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
-        # It is asked without TLS. A client reads the certificates of all the world's authorities all the same: 20 ms,
-        # nine times in a flow run (measured: a sixth of the processor time of its process).
+        # It is asked without TLS. Each client reads the certificates of all the world's authorities all the same, which
+        # was an eighth of the processor time of a flow run's process (bursts of 20, by turns).
         "PREFECT_API_SSL_CERT_FILE": str(_NOBODY),
     }

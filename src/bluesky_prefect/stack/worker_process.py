@@ -5,6 +5,7 @@ One process does both, because each further one would pay for importing Prefect 
 
 import os
 import shlex
+import signal
 import sys
 
 import anyio
@@ -63,6 +64,8 @@ async def work(worker_name: str, settings: Settings) -> None:
 
 def main(worker_name: str) -> None:
     """Run the worker process."""
+    # What a script starts in the background has it ignored, and Prefect's handler makes it of SIGTERM.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         anyio.run(work, worker_name, get_settings())
     except KeyboardInterrupt:

@@ -16,10 +16,11 @@ from bluesky_prefect.warm.preload import preload
 
 preload(PRELOAD)
 before = set(sys.modules)
-from bluesky_prefect.flows import data_validation, my_workflow
+from bluesky_prefect.flows import data_validation, find_peak, my_workflow
 
 my_workflow(sys.argv[1])
 data_validation(sys.argv[1])
+find_peak(sys.argv[1])
 print(json.dumps(sorted(set(sys.modules) - before)))
 """
 # A few are found by name alone, and are a millisecond each.
