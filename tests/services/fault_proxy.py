@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import re
 import threading
+from collections import Counter
 from typing import Literal
 
 Mode = Literal["pass", "refuse", "500", "503", "429", "slow", "black-hole", "lose-answer", "no-web-sockets"]
 
 _SLOW_S = 2.0
 _CHUNK = 65536
+_REQUEST = re.compile(rb"[A-Z]+ (\S+) HTTP/1")
 _REASONS = {"500": "Internal Server Error", "503": "Service Unavailable", "429": "Too Many Requests"}
 
 
@@ -32,6 +34,8 @@ class FaultProxy:
         are open when it changes are cut; a black hole swallows them instead.
     struck : int
         How many requests it has misbehaved on; those that it refused are not known to it.
+    passed : Counter of str
+        How many requests it has passed on, by path.
     """
 
     def __init__(self, target: int) -> None:
@@ -42,6 +46,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self.port = 0
         self.struck = 0
+        self.passed: Counter[str] = Counter()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
         self._wait_for(self._listen())
@@ -151,6 +156,8 @@ class _Passing:
                 chunk, upgrades = re.subn(rb"(?i)upgrade: websocket", b"Upgrade: unknown", chunk)
                 self._proxy.struck += upgrades
             self._lost |= self._proxy.mode == "lose-answer" and b"/create_flow_run" in chunk[:500]
+            if request := _REQUEST.match(chunk):
+                self._proxy.passed[request[1].decode()] += 1
             writer.write(chunk)
             await writer.drain()
 

@@ -137,6 +137,22 @@ def test_no_more_than_the_limit_run_at_once_and_the_next_starts_when_there_is_ro
         assert worker.wait(flow_run)["state_type"] == "COMPLETED"
 
 
+def test_a_worker_with_no_room_left_does_not_ask_for_flow_runs(worker, proxy, deployments, tmp_path):
+    def looks():
+        return sum(count for path, count in proxy.passed.items() if path.endswith("/get_scheduled_flow_runs"))
+
+    files = [tmp_path / name for name in ("first", "second")]
+    running = [start_waiting(worker, deployments["waits"], file)[0] for file in files]
+    before = looks()
+    waiting = [worker.submit(deployments["lines"], count=1) for _ in range(6)]
+    for file in files:
+        file.unlink()
+    for flow_run in (*running, *waiting):
+        assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+    # Each flow run is told of when it is made; it looks when one ends that left no room.
+    assert looks() - before <= len(waiting) + 1
+
+
 def test_a_flow_run_that_is_due_later_starts_when_it_is_due_and_takes_no_room_before(worker, deployments):
     due = datetime.now(UTC) + timedelta(seconds=3)
     flow_run = worker.wait(worker.submit(deployments["lines"], scheduled=due.isoformat(), count=1))

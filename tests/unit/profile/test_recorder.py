@@ -1,4 +1,5 @@
 import gc
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,11 @@ from bluesky.plans import count
 from ophyd.sim import det, direct_img
 
 from bluesky_prefect.kept_runs import in_use, read_documents
+from bluesky_prefect.profile import stranded
 from bluesky_prefect.profile.recorder import TiledRecorder
 from bluesky_prefect.profile.tiled import TiledConnection
 from bluesky_prefect.settings import Settings
+from tests.services.prefect_process import wait_until
 
 
 @pytest.fixture
@@ -107,6 +110,22 @@ def test_what_only_memory_holds_goes_to_the_disk_when_that_is_there_again(record
         assert not in_use(blocked / f"{uid}.msgpack")
     assert [doc["uid"] for name, doc in documents if name == "start"] == uids
     assert [line for line in told if "kept in" in line and "now" in line]
+
+
+def test_where_tiled_cannot_be_imported_the_disk_gets_them_all_the_same(recorder, told, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bluesky_tiled_plugins", None)
+    monkeypatch.setattr(stranded, "RETRY_S", 0.05)
+    blocked = tmp_path / "unsaved-runs"
+    blocked.write_text("in the way")
+    engine = RunEngine()
+    engine.subscribe(recorder)
+    (uid,) = engine(count([det], 2))
+
+    blocked.unlink()
+
+    wait_until((blocked / f"{uid}.msgpack").exists)
+    recorder.close()
+    assert not [line for line in told if line.endswith("lost.")]
 
 
 def test_a_document_that_makes_no_sense_raises_nothing(recorder):
