@@ -137,6 +137,7 @@ def demo(
     ] = None,
     tiled_port: TiledPort = None,
     prefect_port: PrefectPort = None,
+    worker_type: WorkerType = None,
     state_directory: StateDirectory = None,
 ) -> None:
     """Take simulated scans and show the flow runs that they start.
@@ -147,7 +148,12 @@ def demo(
     """
     from bluesky_prefect.stack import LocalStack
 
-    settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    settings = settings_from(
+        tiled_port=tiled_port,
+        prefect_port=prefect_port,
+        worker_type=worker_type,
+        state_directory=state_directory,
+    )
     local = LocalStack(settings)
     running = local.find() is not None
     with terminal.Progress("Starting the local stack") as report:
@@ -223,7 +229,12 @@ def ipython(
     from bluesky_prefect.profile import open_ipython
     from bluesky_prefect.stack import LocalStack
 
-    settings = settings_from(tiled_port=tiled_port, prefect_port=prefect_port, state_directory=state_directory)
+    settings = settings_from(
+        tiled_port=tiled_port,
+        prefect_port=prefect_port,
+        worker_type=worker_type,
+        state_directory=state_directory,
+    )
     with terminal.Progress("Starting the local stack") as report:
         LocalStack(settings).up(report)
     open_ipython(context.args, settings=settings, report=report)
