@@ -30,7 +30,7 @@ from tests.system.hutch import idle_deployment
 _PROMPT = re.compile(r"In \[\d+\]: ")
 _LOAD_TIMEOUT_S = 90
 _RUN_TIMEOUT_S = 60
-_OPEN = "from bluesky_prefect.profile import open_ipython; open_ipython(['--simple-prompt', '--colors=NoColor'])"
+_COMMAND = [str(Path(sys.executable).with_name("bluesky-prefect")), "ipython", "--simple-prompt", "--colors=NoColor"]
 
 
 class Terminal:
@@ -98,8 +98,8 @@ def open_terminal() -> Iterator[Callable[..., Terminal]]:
 
 @pytest.fixture(scope="module")
 def terminal(stack: StackInfo) -> Iterator[Terminal]:
-    """IPython as ``bluesky-prefect ipython`` opens it: it finds the stack by its state directory."""
-    opened = Terminal([sys.executable, "-c", _OPEN], {"BLUESKY_PREFECT_STATE_DIRECTORY": str(stack.state_directory)})
+    """``bluesky-prefect ipython``: it finds the stack by its state directory."""
+    opened = Terminal(_COMMAND, {"BLUESKY_PREFECT_STATE_DIRECTORY": str(stack.state_directory)})
     try:
         yield opened
     finally:

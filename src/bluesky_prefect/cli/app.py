@@ -220,6 +220,7 @@ def ipython(
     context: typer.Context,
     tiled_port: TiledPort = None,
     prefect_port: PrefectPort = None,
+    worker_type: WorkerType = None,
     state_directory: StateDirectory = None,
 ) -> None:
     """Open IPython with the beamline profile, on the local stack (started if need be).
