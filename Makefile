@@ -23,8 +23,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## The main job: local stack, simulated scans, flow runs, a table of what came out
 	$(BIN)/bluesky-prefect demo
 
+# Two at once: most of them wait for servers. A file's tests share what it starts.
 test: $(STAMP)  ## All tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 unit: $(STAMP)  ## The tests that need no service
 	$(BIN)/python -m pytest tests/unit

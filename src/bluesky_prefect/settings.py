@@ -59,7 +59,8 @@ class Settings(BaseSettings):
         default=120.0,
         ge=1,
         le=3600,
-        description="After this time a submission taken by a dead process is free again.",
+        description="After this time a submission that another process has taken, and not sent, is free again; at once "
+        "if that was a process of this machine and is dead.",
     )
     keep_sent_days: float = Field(
         default=30.0, gt=0, description="Sent submissions are deleted from the outbox after this."

@@ -41,7 +41,7 @@ def hutch(stack, tmp_path):
 
 
 def run(hutch, stack, command):
-    words = shlex.split(command)
+    words = [DEPLOYMENT if word == "my-workflow/local" else word for word in shlex.split(command)]
     if words[0] == "status":  # of the stack itself, whose state directory is not the hutch's
         words += ["--state-directory", str(stack.state_directory)]
     environment = {**os.environ, **hutch.environment}

@@ -69,8 +69,9 @@ def test_deploying_to_a_server_of_ones_own_is_one_command(stack, stack_settings)
     done = subprocess.run([*command, stack_settings.work_pool], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert 'PrefectCallback("my-workflow/again")' in done.stderr
-    found = httpx.get(f"{stack.prefect_api_url}/deployments/name/my-workflow/again", timeout=30).json()
-    assert found["entrypoint"].startswith("bluesky_prefect.flows")
+    for flow in ("my-workflow", "data-validation", "find-peak"):
+        found = httpx.get(f"{stack.prefect_api_url}/deployments/name/{flow}/again", timeout=30).json()
+        assert found["entrypoint"].startswith("bluesky_prefect.flows")
     refused = subprocess.run([*command, "no-such-pool"], env=environment, capture_output=True, text=True)
     assert refused.returncode == 1
     assert "prefect work-pool create no-such-pool" in refused.stderr

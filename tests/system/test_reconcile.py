@@ -276,7 +276,7 @@ def test_submit_leaves_alone_what_has_been_processed_and_says_so(hutch):
 def test_submit_again_makes_a_new_generation_with_the_parameters_given(hutch):
     uid = hutch.count()
     hutch.cli("submit", "1")
-    done = hutch.cli("submit", "--again", "--parameters", '{"date": "2026-01-01"}', "--json", "--", "-1")
+    done = hutch.cli("submit", "--again", "--parameters", '{"date": "2026-01-01"}', "--json", "-1")
     [outcome] = json.loads(done.stdout)
     assert outcome["flow_run_name"].endswith("-again-1")
     assert [one.parameters for one in hutch.flow_runs(uid)] == [{"ref": uid}, {"ref": uid, "date": "2026-01-01"}]

@@ -53,7 +53,8 @@ def _version(asked: bool) -> None:
 
 app.command()(flows.flows)
 app.command()(repair.reconcile)
-app.command()(repair.submit)
+# A negative index is no option.
+app.command(context_settings={"ignore_unknown_options": True})(repair.submit)
 
 
 @app.callback()
@@ -190,22 +191,23 @@ def deploy_(
         ),
     ] = None,
 ) -> None:
-    """Deploy my-workflow and data-validation to a Prefect server of your own.
+    """Deploy my-workflow, data-validation and find-peak to a Prefect server of your own.
 
     The server is the one that PREFECT_API_URL or the active Prefect profile names. Its workers need this package
-    installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has its
-    deployment already.
+    installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has these
+    deployments already.
     """
     import anyio
 
     from bluesky_prefect.deployment import deploy, tiled_problem
-    from bluesky_prefect.flows import data_validation, my_workflow
+    from bluesky_prefect.flows import data_validation, find_peak, my_workflow
     from bluesky_prefect.reconciliation.flow import reconcile
 
     with terminal.Progress("Deploying") as report:
         deployed = anyio.run(deploy, my_workflow, name, work_pool)
         report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
-        report(f"Deployed {anyio.run(deploy, data_validation, name, work_pool)}, to be subscribed beside it.")
+        for flow in (data_validation, find_peak):
+            report(f"Deployed {anyio.run(deploy, flow, name, work_pool)}, to be subscribed beside it if wanted.")
         # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
         os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
         if problem := tiled_problem(settings_from()):

@@ -58,7 +58,9 @@ def reconcile(
     ] = None,
     plan: Annotated[str | None, typer.Option(help="Runs of this plan only.", show_default=False)] = None,
     scan_id: Annotated[int | None, typer.Option(help="Runs with this scan id only.", show_default=False)] = None,
-    submit: Annotated[bool, typer.Option("--submit", help="Start what is missing, and again what crashed.")] = False,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Start what is missing, and again what crashed or failed.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     state_directory: StateDirectory = None,
 ) -> None:
@@ -92,7 +94,7 @@ def submit(
         typer.Argument(
             metavar="REF...",
             help="Runs: scan ids, uids (or how they begin), negative indexes (-1 is the newest run), ranges such as "
-            "1200..1250 or -10..-1. Put -- before the first negative one.",
+            "1200..1250 or -10..-1.",
         ),
     ],
     workflow: Annotated[
@@ -120,6 +122,9 @@ def submit(
     A run that has been processed, or is being processed, is left alone, unless --again is given. Ends with 0 if
     nothing was refused, with 1 otherwise.
     """
+    for ref in refs:
+        if ref.startswith("-") and not ref[1:2].isdigit():
+            raise typer.BadParameter(f"There is no option {ref}.")
     overrides = _overrides(parameters)
     with _places(state_directory) as places:
         from bluesky_prefect.reconciliation import resubmission

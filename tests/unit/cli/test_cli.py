@@ -115,6 +115,19 @@ def test_an_argument_that_cannot_be_used_is_told_before_anything_is_asked(argume
     assert said in done.stderr
 
 
+@pytest.mark.parametrize("ref", ["-1", "-10..-1"])
+def test_a_negative_index_is_a_run_and_no_option(tmp_path, ref):
+    done = cli("submit", ref, "--state-directory", str(tmp_path))
+    assert done.returncode == 1
+    assert "No Tiled server is named" in done.stderr
+
+
+def test_an_option_that_submit_does_not_have_is_no_run(tmp_path):
+    done = cli("submit", "1", "--agian", "--state-directory", str(tmp_path))
+    assert done.returncode == 2
+    assert "There is no option --agian" in done.stderr
+
+
 def test_reconcile_without_servers_says_which_one_is_not_there(tmp_path):
     done = cli("reconcile", "--state-directory", str(tmp_path))
     assert done.returncode == 1
