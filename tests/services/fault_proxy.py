@@ -34,6 +34,10 @@ class FaultProxy:
         are open when it changes are cut; a black hole swallows them instead.
     struck : int
         How many requests it has misbehaved on; those that it refused are not known to it.
+    hidden : str or None
+        Requests whose path ends so find nothing, in mode ``pass``.
+    held : str or None
+        Requests whose path ends so are passed on, and their answers once this is None again.
     passed : Counter of str
         How many requests it has passed on, by path.
     """
@@ -47,6 +51,8 @@ class FaultProxy:
         self.port = 0
         self.struck = 0
         self.passed: Counter[str] = Counter()
+        self.hidden: str | None = None
+        self.held: str | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
         self._wait_for(self._listen())
@@ -143,6 +149,7 @@ class _Passing:
         self._proxy = proxy
         self._asked = False
         self._lost = False
+        self._held = False
 
     async def requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(_CHUNK):
@@ -157,7 +164,13 @@ class _Passing:
                 self._proxy.struck += upgrades
             self._lost |= self._proxy.mode == "lose-answer" and b"/create_flow_run" in chunk[:500]
             if request := _REQUEST.match(chunk):
-                self._proxy.passed[request[1].decode()] += 1
+                path = request[1].decode()
+                self._proxy.passed[path] += 1
+                self._held = bool(self._proxy.held) and path.endswith(self._proxy.held)
+                self._proxy.struck += self._held
+                if self._proxy.hidden and path.endswith(self._proxy.hidden):
+                    self._proxy.struck += 1
+                    chunk = chunk.replace(request[1], request[1][:-1] + b"/hidden", 1)
             writer.write(chunk)
             await writer.drain()
 
@@ -167,6 +180,8 @@ class _Passing:
             if self._lost:
                 self._proxy.struck += 1
                 return
+            while self._held and self._proxy.held:
+                await asyncio.sleep(0.05)
             self._asked = False
             writer.write(chunk)
             await writer.drain()

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import ctypes
 import importlib
 import json
 import logging
@@ -13,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 import weakref
 from pathlib import Path
@@ -22,6 +24,8 @@ from bluesky_prefect.warm.messages import Job, line, read_line
 
 # Files in the working directory that Prefect reads settings from.
 _SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
+# What the fork server was started with; modules that it imports may change that, for themselves.
+_STARTED_WITH = dict(os.environ)
 
 
 def main(channel: socket.socket) -> int:
@@ -84,11 +88,17 @@ def _finish() -> None:
     # Prefect's log and event threads send what they still hold upon this.
     threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
+    write_out()
+
+
+def write_out() -> None:
+    """Write what Python and C hold back of the output."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
             continue
+    ctypes.CDLL(None).fflush(None)
 
 
 def _settle(job: Job) -> None:
@@ -105,10 +115,21 @@ def _settle(job: Job) -> None:
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update(job.environment)
+    os.environ.update(_set_by_modules(before, job.environment))
+    time.tzset()
     os.chdir(job.directory)
     _set_path(before.get("PYTHONPATH", ""), job.environment)
     if _prefect_settings(before) != _prefect_settings(job.environment) or any(map(os.path.exists, _SETTINGS_FILES)):
         _read_settings()
+
+
+def _set_by_modules(now: dict[str, str], job: dict[str, str]) -> dict[str, str]:
+    """Return variables that imported modules have set, and that the job leaves as the fork server had them."""
+    return {
+        name: value
+        for name, value in now.items()
+        if value != _STARTED_WITH.get(name) and job.get(name) == _STARTED_WITH.get(name)
+    }
 
 
 def _set_priority(niceness: int) -> None:

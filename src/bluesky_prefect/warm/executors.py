@@ -34,25 +34,42 @@ class _Shared:
         self.made = time.monotonic()
         self.users = 0
         self.context = FlowRunExecutorContext()
+        self.ended = False
         self._unused = anyio.Event()
         self._cancelling: dict[UUID, anyio.Event] = {}
 
     async def keep(self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        async with self.context as context:
-            manager = context._cancellation_manager
-            cancel = manager.cancel_by_id
+        is_open = False
+        try:
+            async with self.context as context:
+                self._extend(context)
+                is_open = True
+                task_status.started()
+                await self._unused.wait()
+        except Exception:
+            if not is_open:
+                raise
+            # The worker goes on, with another one.
+            logger.exception("The bookkeeping of flow runs under way has failed.")
+        finally:
+            self.ended = True
 
-            async def cancel_by_id(flow_run_id: UUID) -> None:
-                over = self._cancelling.setdefault(flow_run_id, anyio.Event())
-                try:
-                    await cancel(flow_run_id)
-                finally:
-                    over.set()
-                    self._cancelling.pop(flow_run_id, None)
+    def _extend(self, context: FlowRunExecutorContext) -> None:
+        """Have cancellations waited for; one that fails concerns no other flow run."""
+        manager = context._cancellation_manager
+        cancel = manager.cancel_by_id
 
-            manager.cancel_by_id = cancel_by_id
-            task_status.started()
-            await self._unused.wait()
+        async def cancel_by_id(flow_run_id: UUID) -> None:
+            over = self._cancelling.setdefault(flow_run_id, anyio.Event())
+            try:
+                await patiently(lambda: cancel(flow_run_id))
+            except Exception:
+                logger.exception("Flow run %s cannot be cancelled.", flow_run_id)
+            finally:
+                over.set()
+                self._cancelling.pop(flow_run_id, None)
+
+        manager.cancel_by_id = cancel_by_id
 
     def close(self) -> None:
         self._unused.set()
@@ -131,6 +148,7 @@ class Executors:
         self._closing = True
         if self._shared is not None and self._shared.users == 0:
             self._shared.close()
+            self._shared = None
 
     @asynccontextmanager
     async def _use(self) -> AsyncIterator[_Shared]:
@@ -143,10 +161,12 @@ class Executors:
             shared.users -= 1
             if shared.users == 0 and (self._closing or shared is not self._shared):
                 shared.close()
+                if shared is self._shared:
+                    self._shared = None
 
     async def _current(self) -> _Shared:
         old = self._shared
-        if old is None:
+        if old is None or old.ended:
             self._shared = await patiently(self._made, is_worth_it=_is_any_error)
         elif not old.listens and time.monotonic() - old.made > _RENEWED_AFTER_S:
             try:

@@ -26,15 +26,17 @@ class ForkServer:
     ----------
     worker : socket.socket
         Packets to and from the worker. Each request brings the child's own socket with it.
+    sources : Sources
+        The files of what was imported.
     """
 
-    def __init__(self, worker: socket.socket) -> None:
+    def __init__(self, worker: socket.socket, sources: Sources) -> None:
         self._worker = worker
         self._poll = select.poll()
         self._poll.register(worker, select.POLLIN)
         # By a descriptor that becomes readable when the child ends.
         self._children: dict[int, tuple[int, int]] = {}
-        self._sources = Sources()
+        self._sources = sources
 
     def serve(self) -> None:
         """Work until the worker closes its side, then until the last child has ended."""
@@ -106,8 +108,12 @@ def main(descriptor: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker = socket.socket(fileno=descriptor)
     worker.set_inheritable(False)
-    outcome: Preloaded = preload(worker.recv(PACKET_BYTES).decode().split())
-    server = ForkServer(worker)
+    sources = Sources()
+    with sources.followed():
+        outcome: Preloaded = preload(worker.recv(PACKET_BYTES).decode().split())
+    # Or each child would write again what the modules have.
+    child.write_out()
+    server = ForkServer(worker, sources)
     worker.send(packet(ready=asdict(outcome), threads=threads()))
     if outcome.threaded is None:
         server.serve()

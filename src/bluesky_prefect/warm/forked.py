@@ -78,4 +78,7 @@ class Child:
             with anyio.move_on_after(GRACE_S):
                 await self._exited.wait()
             self.kill(signal.SIGKILL)
-            await self._exited.wait()
+            # A fork server that is stopped does not tell.
+            with anyio.move_on_after(GRACE_S):
+                await self._exited.wait()
+            self.exited(-signal.SIGKILL)

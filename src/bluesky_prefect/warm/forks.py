@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bluesky_prefect.warm.forked import Child
 from bluesky_prefect.warm.server_process import ForkServerGone, ServerProcess
@@ -12,6 +13,8 @@ logger = logging.getLogger(f"prefect.{__name__}")
 
 # Sooner or later nothing but a bug is behind a fork server that dies each time.
 _ATTEMPTS = 5
+# Imports that take longer are told of.
+_LONG_S = 30.0
 
 
 class Forks:
@@ -80,7 +83,7 @@ class Forks:
             modules = [module for module in self._modules if module not in self._excluded]
             server = ServerProcess(modules, self.environment)
             try:
-                outcome = await server.ready()
+                outcome = await _ready(server, modules)
             except BaseException:
                 await server.close()
                 raise
@@ -99,3 +102,16 @@ class Forks:
             ", ".join(outcome["missing"]) or "none",
         )
         return server
+
+
+async def _ready(server: ServerProcess, modules: Sequence[str]) -> dict[str, Any]:
+    while True:
+        try:
+            return await asyncio.wait_for(server.ready(), _LONG_S)
+        except TimeoutError:
+            logger.warning(
+                "Fork server %s is still importing, and flow runs wait for it. If one of these modules hangs, take it "
+                "out of the work pool's variable 'preload': %s",
+                server.pid,
+                ", ".join(modules),
+            )

@@ -8,10 +8,16 @@ import site
 import sys
 import sysconfig
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 from bluesky_prefect.warm.messages import threads
+
+# All reasons together have to fit into one packet.
+_LONGEST_REASON = 300
 
 
 @dataclass
@@ -50,9 +56,9 @@ def preload(modules: Iterable[str]) -> Preloaded:
             if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
                 outcome.missing.append(module)
             else:
-                outcome.failed[module] = repr(error)
-        except Exception as error:  # noqa: BLE001  # whatever a facility's module raises, the others are of use
-            outcome.failed[module] = repr(error)
+                outcome.failed[module] = shorten(repr(error))
+        except BaseException as error:  # noqa: BLE001  # whatever a facility's module raises, the others are of use
+            outcome.failed[module] = shorten(repr(error))
         if threads() > before:
             outcome.threaded = module
             break
@@ -64,11 +70,41 @@ def preload(modules: Iterable[str]) -> Preloaded:
     return outcome
 
 
-class Sources:
-    """The files of all modules that are loaded, those of the standard library apart."""
+def shorten(text: str) -> str:
+    """Return the beginning of a text: some errors quote a whole file."""
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+
+
+class Sources(MetaPathFinder):
+    """The files of all modules that are loaded, those of the standard library apart, as they were when loaded."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, int] | None] = {file: _identity(file) for file in _files()}
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[None]:
+        """Look at the file of each module that is imported meanwhile before it is read."""
+        sys.meta_path.insert(0, self)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(self)
+            found, self._known = self._known, {}
+            for file in _files():
+                self._known[file] = found[file] if file in found else _identity(file)
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Find a module as all others would, and note what its file is."""
+        for finder in tuple(sys.meta_path):
+            find = getattr(finder, "find_spec", None)
+            if finder is self or find is None or (spec := find(fullname, path, target)) is None:
+                continue
+            if spec.has_location and isinstance(spec.origin, str):
+                self._known[spec.origin] = _identity(spec.origin)
+            return spec
+        return None
 
     def changed(self) -> list[str]:
         """Return the files that are not what they were."""

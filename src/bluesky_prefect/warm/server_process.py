@@ -28,6 +28,10 @@ SINGLE_THREADED = {
 }
 # A fork takes milliseconds; on a machine that is busy beyond that, nothing is gained by more of them.
 _FORK_TIMEOUT_S = 60.0
+# How many forks may be asked for at once: more of them would not fit into the socket.
+_FORKS_AT_ONCE = 32
+# How long a fork server may take to end.
+_CLOSE_TIMEOUT_S = 5.0
 
 
 class ForkServerGone(Exception):
@@ -68,6 +72,7 @@ class ServerProcess:
                 start_new_session=True,
             )
         self._numbers = itertools.count()
+        self._asking = asyncio.Semaphore(_FORKS_AT_ONCE)
         self._waiting: dict[int, _Waiting] = {}
         self._children: dict[int, Child] = {}
         self._ended: dict[int, int] = {}
@@ -107,6 +112,10 @@ class ServerProcess:
             If it is dead, or a module has changed on disk; no child has been given a job then.
         """
         await self.ready()
+        async with self._asking:
+            return await self._fork()
+
+    async def _fork(self) -> Child:
         if self.retired:
             raise ForkServerGone
         number = next(self._numbers)
@@ -160,7 +169,11 @@ class ServerProcess:
         for child in self._abandoned_at_the_end:
             child.abandon()
         self._process.terminate()
-        await asyncio.to_thread(self._process.wait)
+        try:
+            await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            await asyncio.to_thread(self._process.wait)
         for task in self._tasks:
             task.cancel()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime
 import functools
 import os
@@ -16,6 +17,8 @@ import httpx
 from prefect.runner._flow_run_executor import FlowRunExecutionResult
 from prefect.runner._process_manager import ProcessHandle
 from prefect.settings import get_current_settings
+from prefect.states import Scheduled
+from prefect.utilities.engine import propose_state
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from bluesky_prefect.warm.client import SparingClient, begin_submission
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun, WorkPool
     from prefect.client.schemas.responses import WorkerFlowRunResponse
+    from prefect.workers.base import BaseWorkerResult
     from prefect.workers.process import ProcessJobConfiguration
 
 # How long the last word on flow runs that a stopping worker stops may take.
@@ -41,6 +45,22 @@ _TAKEN_MOST = 1000
 _LOOK_AGAIN_S = 2.0
 # Flow runs that are due this soon are due.
 _SOON = datetime.timedelta(milliseconds=50)
+
+
+@dataclasses.dataclass
+class _Submission:
+    """A flow run on its way from the list of scheduled ones to its process.
+
+    Attributes
+    ----------
+    pending : asyncio.Task
+        Makes it pending; returns whether it is.
+    is_executing : bool
+        Whether it has got that far.
+    """
+
+    pending: asyncio.Task[bool]
+    is_executing: bool = False
 
 
 class WarmProcessWorker(ProcessWorker):
@@ -68,8 +88,17 @@ class WarmProcessWorker(ProcessWorker):
         self._preloading: asyncio.Task[None] | None = None
         # The scheduled state in which each flow run was last taken: a list that was made before that is out of date.
         self._taken: dict[UUID, UUID | None] = {}
+        self._submissions: dict[UUID, _Submission] = {}
+        # Flow runs whose process has not ended, and those of them that are scheduled again already.
+        self._executing: set[UUID] = set()
+        self._again: set[UUID] = set()
         self._sparing: SparingClient | None = None
-        self._pending: dict[UUID, asyncio.Task[bool]] = {}
+        self._runs_once = False
+
+    async def start(self, run_once: bool = False, *args: Any, **kwargs: Any) -> None:
+        """Work until it is told to stop, or once through what is due."""
+        self._runs_once = run_once
+        await super().start(run_once, *args, **kwargs)
 
     async def setup(self) -> None:
         """Prepare to work, with a fork server and an ear for new flow runs."""
@@ -78,7 +107,8 @@ class WarmProcessWorker(ProcessWorker):
         await super().setup()
         self._executors = Executors(self._tasks)
         self._scope = anyio.CancelScope()
-        self._tasks.start_soon(self._be_awake)
+        if not self._runs_once:
+            self._tasks.start_soon(self._be_awake)
 
     @property
     def client(self) -> "PrefectClient":
@@ -141,7 +171,11 @@ class WarmProcessWorker(ProcessWorker):
         due = []
         for entry in flow_run_response:
             flow_run = entry.flow_run
-            if flow_run.id in self._taken and self._taken[flow_run.id] == (flow_run.state and flow_run.state.id):
+            if flow_run.id in self._taken and self._taken[flow_run.id] == flow_run.state_id:
+                continue
+            if flow_run.id in self._executing:
+                # It is to be retried, or resumed, and the process of its last attempt has not ended.
+                self._again.add(flow_run.id)
                 continue
             start = flow_run.next_scheduled_start_time or flow_run.expected_start_time or now
             if start <= now + _SOON:
@@ -161,9 +195,18 @@ class WarmProcessWorker(ProcessWorker):
     async def _submit_run(self, flow_run: "FlowRun") -> None:
         """Submit a flow run; the deployment is read while the flow run becomes pending."""
         begin_submission()
-        pending = self._pending[flow_run.id] = asyncio.ensure_future(super()._propose_pending_state(flow_run))
+        pending = asyncio.ensure_future(super()._propose_pending_state(flow_run))
+        submission = self._submissions[flow_run.id] = _Submission(pending)
         try:
             await super()._submit_run(flow_run)
+            if not submission.is_executing:
+                # Where there is no such deployment any more, Prefect's own worker keeps its place.
+                self._release_limit_slot(flow_run.id)
+        except asyncio.CancelledError:
+            if not submission.is_executing:
+                with anyio.move_on_after(_LAST_WORD_S, shield=True):
+                    await self._put_back(flow_run, pending)
+            raise
         except httpx.HTTPError as error:
             # Prefect's own worker ends here.
             self._submitting_flow_run_ids.discard(flow_run.id)
@@ -171,12 +214,18 @@ class WarmProcessWorker(ProcessWorker):
             await self._propose_crashed_state(flow_run, f"Its deployment cannot be read: {error!r}")
         finally:
             pending.cancel()
-            del self._pending[flow_run.id]
+            del self._submissions[flow_run.id]
+
+    async def _put_back(self, flow_run: "FlowRun", pending: asyncio.Task[bool]) -> None:
+        """Leave a flow run to another worker, if this one has made it pending."""
+        if await pending:
+            await propose_state(self.client, Scheduled(), flow_run_id=flow_run.id)
 
     async def _propose_pending_state(self, flow_run: "FlowRun") -> bool:
-        ready = await self._pending[flow_run.id]
+        # If this worker stops meanwhile, it has to know what came of it.
+        ready = await asyncio.shield(self._submissions[flow_run.id].pending)
         if ready:
-            self._taken[flow_run.id] = flow_run.state and flow_run.state.id
+            self._taken[flow_run.id] = flow_run.state_id
             while len(self._taken) > _TAKEN_MOST:
                 del self._taken[next(iter(self._taken))]
         else:
@@ -199,6 +248,25 @@ class WarmProcessWorker(ProcessWorker):
 
     # How a flow run is executed.
 
+    async def _submit_run_and_capture_errors(
+        self, flow_run: "FlowRun", task_status: "anyio.abc.TaskStatus[int | Exception] | None" = None
+    ) -> "BaseWorkerResult | Exception":
+        """Execute a flow run, whose state is honest if the worker is stopped meanwhile."""
+        if submission := self._submissions.get(flow_run.id):
+            submission.is_executing = True
+        self._executing.add(flow_run.id)
+        try:
+            return await super()._submit_run_and_capture_errors(flow_run, task_status)
+        except asyncio.CancelledError:
+            with anyio.move_on_after(_LAST_WORD_S, shield=True):
+                await self._propose_crashed_state(flow_run, "The worker was stopped.")
+            raise
+        finally:
+            self._executing.discard(flow_run.id)
+            if flow_run.id in self._again:
+                self._again.discard(flow_run.id)
+                self._wake.call()
+
     async def run(
         self,
         flow_run: "FlowRun",
@@ -210,12 +278,7 @@ class WarmProcessWorker(ProcessWorker):
         if reason is not None:
             self.get_flow_run_logger(flow_run).debug("Starting a new interpreter: %s", reason)
             return await super().run(flow_run, configuration, task_status)
-        try:
-            return await self._run_warm(flow_run, configuration, task_status or anyio.TASK_STATUS_IGNORED)
-        except asyncio.CancelledError:
-            with anyio.move_on_after(_LAST_WORD_S, shield=True):
-                await self._propose_crashed_state(flow_run, "The worker was stopped.")
-            raise
+        return await self._run_warm(flow_run, configuration, task_status or anyio.TASK_STATUS_IGNORED)
 
     async def _run_warm(
         self,

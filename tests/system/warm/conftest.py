@@ -32,7 +32,9 @@ def proxy(prefect_server: PrefectProcess) -> Iterator[FaultProxy]:
 def facility(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where a facility keeps modules of its own, which the worker is to import beforehand."""
     folder = tmp_path_factory.mktemp("facility")
-    (folder / "facility_code.py").write_text("VALUE = 'old'\n")
+    (folder / "facility_code.py").write_text(
+        "import os\nVALUE = 'old'\nos.environ['FACILITY'] = 'as a module has it'\n"
+    )
     thread = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
     (folder / "starts_a_thread.py").write_text(thread)
     return folder
@@ -46,7 +48,7 @@ def worker(
     url = f"{proxy.url}/api"
     worker = WorkerProcess(prefect_server.url, tmp_path_factory.mktemp("worker"), "beamline", worker_api_url=url)
     worker.make_pool(preload=["starts_a_thread", "facility_code", "not_installed_here"])
-    worker.start("--limit", "2", PYTHONPATH=str(facility), PREFECT_WORKER_QUERY_SECONDS="3600")
+    worker.start("--limit", "2", PYTHONPATH=str(facility), PREFECT_WORKER_QUERY_SECONDS="3600", PYTHONUNBUFFERED="")
     yield worker
     worker.close()
 
@@ -54,7 +56,7 @@ def worker(
 @pytest.fixture(scope="session")
 def deployments(worker: WorkerProcess) -> dict[str, str]:
     """Deployments of the flows, by the flow's name."""
-    names = ("report", "lines", "fails", "hangs", "waits", "dies")
+    names = ("report", "lines", "speaks_c", "suspends", "fails", "fails_slowly", "hangs", "waits", "dies")
     return {name: worker.deploy(f"{FLOWS.name}:{name}", FLOWS.parent) for name in names}
 
 

@@ -11,7 +11,7 @@ import time
 import uuid
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, suspend_flow_run
 from prefect.settings import get_current_settings
 
 
@@ -53,6 +53,7 @@ def report(file: str):
         "log_level": get_current_settings().logging.level,
         "random": [random.random(), float(numpy.random.random()), str(uuid.uuid4()), temporary],
         "facility": getattr(sys.modules.get("facility_code"), "VALUE", None),
+        "zone": time.tzname[0],
     }
     Path(file).write_text(json.dumps(seen))
 
@@ -61,6 +62,36 @@ def report(file: str):
 def lines(count: int):
     for number in range(count):
         print(f"line {number}")
+
+
+@flow
+def speaks_c():
+    ctypes.CDLL(None).puts(b"said in C")
+
+
+@flow
+def suspends(file: str):
+    """Write how far it is; suspend the first time."""
+    if not Path(file).exists():
+        Path(file).write_text("before")
+        suspend_flow_run(timeout=60)
+    Path(file).write_text("after")
+
+
+def _wait_while_it_is_there(file: str):
+    Path(file).write_text(str(os.getpid()))
+    while Path(file).exists():
+        time.sleep(0.05)
+
+
+def _wait(flow, flow_run, state):
+    _wait_while_it_is_there(flow_run.parameters["file"])
+
+
+@flow(on_failure=[_wait])
+def fails_slowly(file: str):
+    """Fail, then write the process id and wait until the file is gone."""
+    raise ValueError("the sample fell off")
 
 
 @flow
@@ -80,9 +111,7 @@ def _noted(flow, flow_run, state):
 @flow(on_crashed=[_noted], on_cancellation=[_noted])
 def waits(file: str):
     """Write the process id, then wait until the file is gone."""
-    Path(file).write_text(str(os.getpid()))
-    while Path(file).exists():
-        time.sleep(0.05)
+    _wait_while_it_is_there(file)
 
 
 @flow(on_crashed=[_noted])

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.services.prefect_process import wait_until
+from tests.services.worker_process import WorkerProcess
 from tests.system.warm.conftest import FLOWS
 
 
@@ -62,11 +63,18 @@ def test_a_flow_run_is_a_process_of_its_own_with_nothing_of_its_parent_s(worker,
 def test_environment_directory_and_settings_are_the_flow_run_s_own(worker, tmp_path):
     modules = tmp_path / "modules"
     modules.mkdir()
-    environment = {"SAMPLE": "Fe₂O₃", "PREFECT_LOGGING_LEVEL": "DEBUG", "PYTHONPATH": str(modules)}
+    environment = {
+        "SAMPLE": "Fe₂O₃",
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "PYTHONPATH": str(modules),
+        "TZ": "Asia/Tokyo",
+    }
     deployment = worker.deploy(f"{FLOWS}:report", None, env=environment, working_dir=str(tmp_path), nice=7)
     seen = reported(worker, deployment, tmp_path / "seen.json")
     assert seen["environment"]["SAMPLE"] == "Fe₂O₃"
+    assert seen["environment"]["FACILITY"] == "as a module has it"
     assert seen["log_level"] == "DEBUG"
+    assert seen["zone"] == "JST"
     assert str(modules) in seen["path"]
     assert seen["directory"] == str(tmp_path)
     assert seen["nice"] == os.nice(0) + 7
@@ -91,12 +99,73 @@ def test_the_log_is_complete_to_the_last_line(worker, deployments):
     wait_until(lambda: [one for one in worker.messages(flow_run) if one.startswith("line ")] == expected)
     assert any("Finished in state" in message for message in worker.messages(flow_run))
     assert "line 299" in worker.log.read_text()
+    worker.wait(worker.submit(deployments["speaks_c"]))
+    wait_until(lambda: worker.says("said in C"))
 
 
 def test_a_flow_that_fails_has_failed_and_one_that_hangs_has_timed_out(worker, deployments):
     failed, timed_out = worker.submit(deployments["fails"]), worker.submit(deployments["hangs"])
     assert worker.wait(failed)["state"]["message"].endswith("the sample fell off")
     assert worker.wait(timed_out)["state"]["name"] == "TimedOut"
+
+
+def retry(worker, flow_run):
+    """Do what the button in the UI does."""
+    worker.ask("POST", f"/flow_runs/{flow_run}/set_state", state={"type": "SCHEDULED", "name": "AwaitingRetry"})
+
+
+def test_a_flow_run_that_is_retried_is_executed_again(worker, deployments):
+    flow_run = worker.submit(deployments["fails"])
+    assert worker.wait(flow_run)["run_count"] == 1
+    retry(worker, flow_run)
+    wait_until(lambda: worker.flow_run(flow_run)["run_count"] == 2)
+    assert worker.wait(flow_run)["state_type"] == "FAILED"
+
+
+def test_a_retry_waits_until_the_process_of_the_attempt_before_it_has_ended(worker, deployments, tmp_path):
+    file = tmp_path / "it"
+    flow_run, first = start_waiting(worker, deployments["fails_slowly"], file)
+    assert worker.flow_run(flow_run)["state_type"] == "FAILED"
+    retry(worker, flow_run)
+    # Another one is looked for, found, and executed meanwhile.
+    assert worker.wait(worker.submit(deployments["lines"], count=1))["state_type"] == "COMPLETED"
+    assert worker.flow_run(flow_run)["state_name"] == "AwaitingRetry"
+    file.unlink()
+    wait_until(lambda: file.exists() and file.read_text())
+    assert int(file.read_text()) != first
+    file.unlink()
+    assert worker.flow_run(flow_run)["run_count"] == 2
+
+
+def test_a_flow_run_that_was_suspended_goes_on_when_it_is_resumed(worker, deployments, tmp_path):
+    file = tmp_path / "it"
+    flow_run = worker.submit(deployments["suspends"], file=str(file))
+    worker.wait(flow_run, "PAUSED")
+    worker.ask("POST", f"/flow_runs/{flow_run}/resume")
+    assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+    assert file.read_text() == "after"
+
+
+def test_a_cancellation_that_fails_hurts_no_other_flow_run(worker, proxy, deployments, tmp_path):
+    other, _ = start_waiting(worker, deployments["waits"], tmp_path / "other")
+    cancelled, _ = start_waiting(worker, deployments["waits"], tmp_path / "it")
+    struck, proxy.hidden = proxy.struck, f"/flow_runs/{cancelled}"
+    worker.cancel(cancelled)
+    wait_until(lambda: proxy.struck > struck)
+    wait_until(lambda: worker.says(f"Flow run {cancelled} cannot be cancelled"))
+    proxy.hidden = None
+    for file in (tmp_path / "other", tmp_path / "it"):
+        file.unlink()
+    assert worker.wait(other)["state_type"] == "COMPLETED"
+    assert worker.wait(worker.submit(deployments["lines"], count=1))["state_type"] == "COMPLETED"
+
+
+def test_flow_runs_whose_deployment_is_gone_take_no_room(worker, proxy, deployments):
+    proxy.hidden = f"/deployments/{deployments['lines']}"
+    gone = [worker.submit(deployments["lines"], count=1) for _ in range(2)]
+    assert {worker.wait(flow_run)["state_type"] for flow_run in gone} == {"CANCELLED"}
+    proxy.hidden = None
+    assert worker.wait(worker.submit(deployments["lines"], count=1))["state_type"] == "COMPLETED"
 
 
 @pytest.mark.parametrize(("how", "code"), [("kill", -9), ("segfault", -11), ("exit", 3)])
@@ -172,7 +241,8 @@ def test_code_that_changed_is_what_the_next_flow_run_executes(worker, facility, 
     wait_until(lambda: "changed" in worker.messages(second))
     # The same for what the fork server has imported.
     before = reported(worker, deployments["report"], tmp_path / "before.json")
-    (facility / "facility_code.py").write_text("VALUE = 'changed'\n")
+    code = facility / "facility_code.py"
+    code.write_text(code.read_text().replace("old", "changed"))
     after = reported(worker, deployments["report"], tmp_path / "after.json")
     assert (before["facility"], after["facility"]) == ("old", "changed")
     assert before["parent"] != after["parent"]
@@ -197,18 +267,50 @@ def test_a_job_with_a_command_of_its_own_gets_an_interpreter_of_its_own(worker, 
     assert reported(worker, deployment, tmp_path / "next.json")["parent"] != worker.fork_server
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+OWN_INTERPRETER = {"command": f"{sys.executable} -m prefect.engine"}
+
+
+@pytest.mark.parametrize(
+    ("number", "job"), [(signal.SIGINT, {}), (signal.SIGTERM, {}), (signal.SIGTERM, OWN_INTERPRETER)]
+)
 def test_a_worker_that_is_stopped_leaves_no_process_and_says_what_became_of_its_flow_run(
-    another_worker, tmp_path, number
+    another_worker, tmp_path, number, job
 ):
     another_worker.start()
-    deployment = another_worker.deploy(f"{FLOWS.name}:waits", FLOWS.parent)
+    deployment = another_worker.deploy(f"{FLOWS.name}:waits", FLOWS.parent, **job)
     flow_run, pid = start_waiting(another_worker, deployment, tmp_path / "it")
     servers = another_worker.fork_server
     another_worker.stop(number)
     assert not alive(pid)
     assert not alive(servers)
     assert another_worker.flow_run(flow_run)["state_type"] == "CRASHED"
+
+
+def test_a_worker_that_is_stopped_before_it_has_started_a_flow_run_leaves_it_to_another(
+    prefect_server, proxy, another_worker, tmp_path
+):
+    behind = WorkerProcess(prefect_server.url, tmp_path, another_worker.pool, worker_api_url=f"{proxy.url}/api")
+    behind.start()
+    deployment = behind.deploy(f"{FLOWS.name}:lines", FLOWS.parent)
+    proxy.held = "/set_state"
+    flow_run = behind.submit(deployment, count=1)
+    behind.wait(flow_run, "PENDING")
+    behind.process.send_signal(signal.SIGTERM)
+    wait_until(lambda: "Received SIGTERM" in behind.log.read_text())
+    proxy.held = None
+    behind.process.wait(30)
+    behind.close()
+    assert another_worker.flow_run(flow_run)["state_type"] == "SCHEDULED"
+
+
+def test_a_worker_that_works_once_takes_what_it_has_room_for_and_reports_how_it_ended(another_worker, tmp_path):
+    deployment = another_worker.deploy(f"{FLOWS.name}:dies", FLOWS.parent)
+    files = [tmp_path / name for name in ("first", "second")]
+    flow_runs = [another_worker.submit(deployment, file=str(file), how="exit") for file in files]
+    once = another_worker.command("worker", "start", "--pool", another_worker.pool, "--run-once", "--limit", "1")
+    assert once.returncode == 0, once.stderr
+    assert sorted(another_worker.flow_run(one)["state_type"] for one in flow_runs) == ["CRASHED", "SCHEDULED"]
+    assert [file.with_suffix(".hook").exists() for file in files].count(True) == 1
 
 
 def test_a_worker_that_is_killed_takes_no_flow_run_with_it(another_worker, tmp_path):

@@ -108,14 +108,73 @@ def test_a_fork_server_that_dies_of_a_module_each_time_is_given_up(tmp_path):
     run(test, tmp_path, "deadly")
 
 
-def test_a_module_that_starts_a_thread_is_left_out_and_one_that_fails_hurts_no_other(tmp_path, caplog):
-    thread = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-    (tmp_path / "threaded.py").write_text(thread)
-    (tmp_path / "failing.py").write_text("raise RuntimeError('no licence')\n")
+def test_more_forks_than_fit_into_a_socket_wait_for_one_another(tmp_path):
+    async def test(forks):
+        children = await asyncio.gather(*(forks.fork() for _ in range(350)))
+        assert len({child.pid for child in children}) == 350
+
+    run(test, tmp_path)
+
+
+def test_a_fork_server_that_does_not_react_is_ended_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr("bluesky_prefect.warm.server_process._CLOSE_TIMEOUT_S", 0.2)
+    servers = []
+
+    async def test(forks):
+        servers.append(psutil.Process(forks.pid))
+        os.kill(forks.pid, signal.SIGSTOP)
+
+    run(test, tmp_path)
+    assert not servers[0].is_running()
+
+
+def test_a_file_that_changes_while_others_are_imported_is_noticed(tmp_path):
+    (tmp_path / "first.py").write_text("VALUE = 'as it was'\n")
+    change = "from pathlib import Path\nimport first\nPath(first.__file__).write_text(\"VALUE = 'changed'\\n\")\n"
+    (tmp_path / "second.py").write_text(f"import first\nif first.VALUE == 'as it was':\n    exec({change!r})\n")
+
+    async def test(forks):
+        before = forks.pid
+        await forks.fork()
+        assert forks.pid != before
+
+    run(test, tmp_path, "first", "second")
+
+
+def test_what_a_module_writes_is_written_once(tmp_path, monkeypatch, capfd):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    (tmp_path / "talks.py").write_text("print('imported')\n")
+
+    async def test(forks):
+        for child in [await forks.fork() for _ in range(3)]:
+            await child.run(refused(tmp_path).model_copy(update={"output": True}))
+
+    run(test, tmp_path, "talks", "prefect.engine")
+    assert capfd.readouterr().out.count("imported") == 1
+
+
+def test_imports_that_take_long_are_told_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("bluesky_prefect.warm.forks._LONG_S", 0.2)
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(1)\n")
 
     async def test(forks):
         await forks.fork()
 
-    run(test, tmp_path, "threaded", "failing", "prefect.engine")
+    run(test, tmp_path, "slow")
+    assert "is still importing, and flow runs wait for it" in caplog.text
+    assert "slow" in caplog.text
+
+
+def test_a_module_that_starts_a_thread_is_left_out_and_one_that_fails_hurts_no_other(tmp_path, caplog):
+    thread = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    (tmp_path / "threaded.py").write_text(thread)
+    (tmp_path / "failing.py").write_text("raise RuntimeError('no licence')\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit('no display' + 100_000 * '!')\n")
+
+    async def test(forks):
+        await forks.fork()
+
+    run(test, tmp_path, "threaded", "failing", "leaving", "prefect.engine")
     assert "Not preloading threaded" in caplog.text
     assert "Not preloading failing: RuntimeError('no licence')" in caplog.text
+    assert "Not preloading leaving: SystemExit('no display!" in caplog.text
