@@ -238,11 +238,14 @@ def moment(text: str) -> float:
 
 
 def cpu_s(pid: int) -> float:
-    """Return the processor time of a process and of all that it has started, in seconds."""
-    process = psutil.Process(pid)
-    times = process.cpu_times()
-    ended = times.children_user + times.children_system
-    return times.user + times.system + ended + sum(cpu_s(child.pid) for child in process.children())
+    """Return the processor time of a process and of all that it has started, in seconds; 0 if it has just ended."""
+    try:
+        process = psutil.Process(pid)
+        of_children = sum(cpu_s(child.pid) for child in process.children())
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system + times.children_user + times.children_system + of_children
 
 
 def measured(bench: Bench, deployment: str, runs: int, burst: int, pids: dict[str, int]) -> Result:
