@@ -56,9 +56,9 @@ def preload(modules: Iterable[str]) -> Preloaded:
             if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
                 outcome.missing.append(module)
             else:
-                outcome.failed[module] = shorten(repr(error))
+                outcome.failed[module] = _shorten(repr(error))
         except BaseException as error:  # noqa: BLE001  # whatever a facility's module raises, the others are of use
-            outcome.failed[module] = shorten(repr(error))
+            outcome.failed[module] = _shorten(repr(error))
         if threads() > before:
             outcome.threaded = module
             break
@@ -70,7 +70,7 @@ def preload(modules: Iterable[str]) -> Preloaded:
     return outcome
 
 
-def shorten(text: str) -> str:
+def _shorten(text: str) -> str:
     """Return the beginning of a text: some errors quote a whole file."""
     return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
 

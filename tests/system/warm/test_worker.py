@@ -80,9 +80,10 @@ def test_environment_directory_and_settings_are_the_flow_run_s_own(worker, tmp_p
     assert seen["nice"] == os.nice(0) + 7
     # Linux may share the processor between sessions first, and the flow run's is its own.
     assert not seen["autogroup"] or seen["autogroup"].endswith(f"nice {seen['nice']}")
-    assert (
-        "SAMPLE" not in reported(worker, worker.deploy(f"{FLOWS}:report", None), tmp_path / "next.json")["environment"]
-    )
+    deployment = worker.deploy(f"{FLOWS}:report", None, env={"FACILITY": "as its job has it"})
+    seen = reported(worker, deployment, tmp_path / "next.json")
+    assert "SAMPLE" not in seen["environment"]
+    assert seen["environment"]["FACILITY"] == "as its job has it"
 
 
 def test_a_flow_run_without_a_directory_gets_one_that_is_gone_afterwards(worker, tmp_path):

@@ -98,6 +98,24 @@ def test_a_child_that_does_not_stop_when_it_is_told_to_is_killed(tmp_path, monke
     run(test, tmp_path)
 
 
+def test_a_child_is_stopped_also_while_its_fork_server_does_not_react(tmp_path, monkeypatch):
+    monkeypatch.setattr("bluesky_prefect.warm.forked.GRACE_S", 0.2)
+
+    async def test(forks):
+        child, server = await forks.fork(), forks.pid
+        os.kill(child.pid, signal.SIGSTOP)
+        os.kill(server, signal.SIGSTOP)
+        job = asyncio.ensure_future(child.run(refused(tmp_path)))
+        await asyncio.sleep(0)
+        job.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await job
+        assert child.returncode == -signal.SIGKILL
+        os.kill(server, signal.SIGCONT)
+
+    run(test, tmp_path)
+
+
 def test_a_fork_server_that_dies_of_a_module_each_time_is_given_up(tmp_path):
     (tmp_path / "deadly.py").write_text("import os\nos._exit(1)\n")
 
