@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from event_model import DocumentRouter
 
-from bluesky_prefect.documents import jsonable, uid_text
+from bluesky_prefect.documents import document, jsonable, uid_text
 from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.forwarder import CLOSE_TIMEOUT_S, Forwarder
 from bluesky_prefect.outbox import Outbox
@@ -102,7 +102,7 @@ class PrefectCallback(DocumentRouter):
             del self._open_runs[oldest]
             logger.warning("Run %s has no stop document and %d runs began since", oldest, MAX_OPEN_RUNS)
         # Converted now: what the document holds by reference may change while the run goes on.
-        start = jsonable(doc)
+        start = document(doc)
         self._open_runs[uid_text(start["uid"])] = _OpenRun(start)
 
     def resource(self, doc: Any) -> None:
@@ -118,7 +118,7 @@ class PrefectCallback(DocumentRouter):
 
     def stop(self, doc: Any) -> None:
         """Put a submission on disk for each workflow that wants the run; return when they are there."""
-        stop = jsonable(doc)
+        stop = document(doc)
         if not isinstance(stop, dict):
             stop = {"document": stop}
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))

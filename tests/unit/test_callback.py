@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import UserDict
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from ophyd.sim import SynAxis, SynGauss, img
 
 from bluesky_prefect import PrefectCallback, Settings, Workflow, succeeded
 from bluesky_prefect import callback as callback_module
+from bluesky_prefect.prefect_api import flow_run_tags
 
 pytestmark = pytest.mark.filterwarnings(
     # bluesky's RunEngine leaves its event loop to the garbage collector.
@@ -72,6 +74,20 @@ def test_a_stop_document_puts_the_run_in_the_outbox(run_engine, make_callback, d
     assert entry.deployment == "my-workflow/local"
     assert entry.submission.start["sample"] == "Fe"
     assert entry.submission.stop["num_events"] == {"primary": 3}
+
+
+def test_a_start_document_that_is_too_large_keeps_all_that_routing_asks_for(run_engine, make_callback, det, caplog):
+    counts = Workflow("all/local", when=lambda run: run.plan_name == "count" and run.start["shutter"] == "open")
+    callback = make_callback([counts])
+    run_engine.subscribe(callback)
+    run_engine.md["mask"] = [[0] * 250 for _ in range(240)]
+    [wanted] = run_engine(bp.count([det]), shutter="open")
+    run_engine(bp.count([det]), shutter="open", prefect=False)
+    [entry] = entries(callback)
+    assert (entry.run_uid, entry.scan_id, entry.plan_name) == (wanted, 1, "count")
+    assert flow_run_tags(entry.submission) == ["scan_id:1", "plan_name:count", f"uid:{wanted}"]
+    assert "left out" in entry.submission.start["mask"]
+    assert "Prefect does not get all of its start document" in caplog.text
 
 
 def test_the_submission_is_on_disk_when_the_stop_document_returns(run_engine, make_callback, det):
@@ -297,7 +313,7 @@ def test_a_dead_letter_is_kept_whatever_the_workflow_raises(make_callback, error
     assert "test_callback.py:" in caplog.text
 
 
-class Unlistable(dict):
+class Unlistable(UserDict):
     def items(self):
         raise OSError("gone")
 
