@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bluesky_prefect.exceptions import SubmissionRefused
+from bluesky_prefect.parameter_size import shrink
 from bluesky_prefect.submission import Submission
 
 _FILLS: dict[str, Callable[[Submission], Any]] = {
@@ -36,6 +37,8 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
     (``__prefect_kind``, ``$ref``) are written as escapes (``\x5f_prefect_kind``, ``\x24ref``). A flow that needs a
     variable or a block gets it from its deployment's own parameters.
 
+    Documents that are filled by name are shortened to what Prefect takes of parameters; see `shrink`.
+
     Parameters
     ----------
     submission : Submission
@@ -51,8 +54,8 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
         If the flow requires a parameter that nothing fills, or an override names one that it does not have.
     """
     properties: Mapping[str, Any] = schema.get("properties", {})
-    parameters = _fill(submission, properties) if submission.parameters is None else dict(submission.parameters)
-    parameters.update(submission.overrides)
+    filled = _fill(submission, properties) if submission.parameters is None else {}
+    parameters = {**filled, **(submission.parameters or {}), **submission.overrides}
     unknown = [name for name in submission.overrides if properties and name not in properties]
     if unknown:
         names = ", ".join(map(repr, unknown))
@@ -60,7 +63,9 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
     missing = [name for name in schema.get("required", ()) if name not in parameters and name not in defaults]
     if missing:
         raise SubmissionRefused(_explain(submission, missing))
-    return _as_data(parameters)
+    parameters = _as_data(parameters)
+    shrink(parameters, filled.keys() - submission.overrides.keys())
+    return parameters
 
 
 def _fill(submission: Submission, properties: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, user_of, without_secrets, without_user
 from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.notifications import Notifications, notification_tags
+from bluesky_prefect.parameter_size import explained_size
 from bluesky_prefect.parameters import parameters_for
 from bluesky_prefect.submission import Submission
 from bluesky_prefect.texts import one_line, printable, run_name
@@ -99,6 +100,7 @@ class PrefectApi:
                 raise DeploymentMissing(_explain_missing(submission.deployment)) from error
             raise SubmissionRefused(
                 f"Prefect refuses to start {submission.deployment} ({error.response.status_code}): {_said(error)}"
+                + explained_size(submission)
             ) from error
         self.prepare_notifications(submission.notify)
         return flow_run

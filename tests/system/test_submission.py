@@ -1,12 +1,17 @@
 """From a stop document to exactly one flow run: a real acquisition process and a real Prefect server."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings.models.server.api import ServerAPISettings
 
 from bluesky_prefect import Outbox
+from bluesky_prefect.documents import jsonable
+from bluesky_prefect.exceptions import SubmissionRefused
+from bluesky_prefect.parameter_size import SERVER_LIMIT
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.submission import Submission
 from tests.services.prefect_process import PrefectProcess, wait_until
@@ -77,6 +82,54 @@ def test_metadata_that_prefects_server_would_interpret_arrives_as_data(prefect, 
     assert flow_run["parameters"]["start_doc"]["sample"] == [
         {r"\x5f_prefect_kind" if key == "__prefect_kind" else key: value for key, value in metadata.items()}
     ]
+
+
+START = {"uid": "", "time": 1.5, "scan_id": 7, "plan_name": "count", "sample": {"name": "Fe"}}
+STOP = {"run_start": "", "exit_status": "success", "num_events": {"primary": 3}}
+
+
+@pytest.mark.parametrize(
+    ("name", "large"),
+    [
+        ("600kB", {"log": "x" * 600_000}),
+        ("ascii", {"log": "\u6f22" * 100_000}),
+        ("20MB", {f"log-{number}": "x" * 10**6 for number in range(20)}),
+        ("list", {"mask": list(range(100_000, 149_000)), "profile": list(range(100_000, 140_000))}),
+        ("keys", {f"a key of many, number {number}": number for number in range(40_000)}),
+    ],
+)
+def test_metadata_larger_than_prefect_takes_costs_no_flow_run_and_no_routing_key(prefect, name, large):
+    prefect.deploy("takes-all/local", uid={}, plan_name={}, start_doc={"type": "object"}, stop={"type": "object"})
+    uid = f"large-{name}"
+    start, stop = jsonable({**large, **START, "uid": uid}), jsonable({**large, **STOP, "run_start": uid})
+    submission = Submission(uid, "large", "takes-all/local", uid, start, stop)
+    with temporary_settings({PREFECT_API_URL: prefect.url}), PrefectApi(timeout_s=30) as api:
+        api.create_flow_run(submission)
+    [flow_run] = prefect.flow_runs(uid)
+    sent = flow_run["parameters"]
+    assert (sent["uid"], sent["plan_name"]) == (uid, "count")
+    assert all(sent["start_doc"][key] == start[key] for key in ("uid", "time", "scan_id", "plan_name"))
+    assert all(sent["stop"][key] == stop[key] for key in ("run_start", "exit_status"))
+    assert "Tiled has" in str(sent)
+    if name != "keys":
+        assert sent["start_doc"].keys() == start.keys()
+        assert sent["start_doc"]["sample"] == {"name": "Fe"}
+        assert sent["stop"]["num_events"] == {"primary": 3}
+
+
+def test_given_parameters_larger_than_prefect_takes_are_refused_with_limit_size_and_remedy(prefect):
+    prefect.deploy("takes-image/local", image={}, threshold={})
+    given = {"threshold": 0.5, "image": "x" * 600_000}
+    submission = Submission("too-large", "large", "takes-image/local", "too-large", START, STOP, given)
+    with temporary_settings({PREFECT_API_URL: prefect.url}), PrefectApi(timeout_s=30) as api:
+        with pytest.raises(SubmissionRefused, match=r"'image' has 600002; Prefect's server takes 524288.* Tiled"):
+            api.create_flow_run(submission)
+        fitting = replace(submission, key="fits", overrides={"image": "x" * 500_000})
+        api.create_flow_run(fitting)
+
+
+def test_the_limit_of_parameters_is_the_default_of_the_installed_prefect():
+    assert ServerAPISettings.model_fields["max_parameter_size"].default == SERVER_LIMIT
 
 
 def test_a_script_that_ends_right_after_its_scan_has_its_run_sent(acquire, prefect):
