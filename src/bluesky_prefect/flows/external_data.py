@@ -1,6 +1,8 @@
 """Arrays that detectors wrote to files: are the files there, whole, and what Tiled says they are."""
 
 import math
+import stat
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 # What is asked of Tiled at once.
 _BLOCK_BYTES = 32 * 2**20
 _HDF5 = {".h5", ".hdf5", ".hdf", ".nxs"}
+# What libraries raise at files that are not what they should be; numpy has the header of an array tokenized by Python.
+_UNREADABLE = (OSError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError, tokenize.TokenError)
 
 
 def array_checks(stream: str, array: "ExternalArray", node: Any) -> Iterator[Check]:
@@ -62,7 +66,7 @@ def _read_through(stream: str, array: "ExternalArray", node: Any) -> Check:
         if error.response.status_code in SERVER_TROUBLE:
             raise
         return Check(stream, what, "broken", f"Tiled cannot read it from {begin} on ({error.response.status_code})")
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, MemoryError) as error:
         return Check(stream, what, "broken", f"from {begin} on: {error_line(error)}")
     return Check(stream, what, detail="all of it")
 
@@ -80,11 +84,14 @@ class _Unusable(Exception):
 
 def _visible(uri: str) -> Path | None:
     """Return the path of a file of this machine, whether it is there or not; None if it would be elsewhere."""
-    parts = urlsplit(uri)
-    if parts.scheme != "file" or parts.hostname not in {None, "localhost"}:
+    try:
+        parts = urlsplit(uri)
+        if parts.scheme != "file" or parts.hostname not in {None, "localhost"}:
+            return None
+        path = Path(unquote(parts.path))
+        return path if path.parent.is_dir() else None
+    except (OSError, ValueError):  # a folder that only others may enter, an address that is none
         return None
-    path = Path(unquote(parts.path))
-    return path if path.parent.is_dir() else None
 
 
 def _values_in(path: Path) -> int | None:
@@ -96,14 +103,18 @@ def _values_in(path: Path) -> int | None:
         If it is not there, is empty, or cannot be opened.
     """
     try:
-        if path.is_dir():
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
             return None
-        if not path.stat().st_size:
+        if not stat.S_ISREG(found.st_mode):
+            raise _Unusable(f"{path} is no file")  # whoever opens a named pipe may wait for ever
+        if not found.st_size:
             raise _Unusable(f"{path} is empty")
         if path.suffix == ".npy":
-            import numpy
+            from numpy.lib.format import open_memmap
 
-            return numpy.load(path, mmap_mode="r").size
+            # Not numpy.load, which takes archives as well.
+            return open_memmap(path, mode="r").size
         if path.suffix in _HDF5:
             _open_hdf5(path)
         else:
@@ -111,7 +122,7 @@ def _values_in(path: Path) -> int | None:
                 file.read(1)
     except FileNotFoundError as error:
         raise _Unusable(f"{path} is not there") from error
-    except (OSError, ValueError) as error:
+    except _UNREADABLE as error:
         raise _Unusable(f"{path} cannot be opened: {error_line(error)}") from error
     return None
 

@@ -1,5 +1,10 @@
 """Files of arrays are looked at where they can be seen, and read through Tiled in any case."""
 
+import io
+import os
+import pickle
+import struct
+
 import httpx
 import numpy as np
 import pytest
@@ -70,3 +75,83 @@ def test_a_file_that_is_here_is_looked_at(tmp_path, name):
     assert (result, detail) == ("broken", f"{path} is not there")
     path.touch()
     assert checked(Node((2, 3)), (2, 3), [path.as_uri()])[0][2] == f"{path} is empty"
+
+
+def array_file(header):
+    text = f"{header}\n".encode()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def archive():
+    file = io.BytesIO()
+    np.savez(file, image=np.zeros((2, 3)))
+    return file.getvalue()
+
+
+def objects():
+    file = io.BytesIO()
+    np.save(file, np.array([{}], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+DAMAGED = {
+    "an archive": archive(),
+    "a pickle": pickle.dumps(np.zeros((2, 3))),
+    "objects": objects(),
+    "text": b"<html>not found</html>",
+    "its first bytes": b"\x93NUMPY\x01",
+    "half a header": array_file("{'descr': "),
+    "a header of brackets": array_file("(" * 9000),
+    "a header of another kind": array_file("[1]"),
+    "fewer values than it says": array_file("{'descr': '<f8', 'fortran_order': False, 'shape': (1000000,)}"),
+    "more values than there can be": array_file(
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (" + "9" * 40 + ",)}"
+    ),
+    "less than no values": array_file("{'descr': '<f8', 'fortran_order': False, 'shape': (-6,)}"),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_an_array_s_file_that_holds_something_else_is_broken_and_named(tmp_path, content):
+    path = tmp_path / "a.npy"
+    path.write_bytes(DAMAGED[content])
+    [(what, result, detail)] = checked(Node((2, 3)), (2, 3), [path.as_uri()])
+    assert (what, result) == ("img: files", "broken")
+    assert detail.startswith(f"{path} cannot be opened: ")
+
+
+@pytest.mark.parametrize("name", ["a.h5", "a.nxs"])
+def test_an_hdf5_file_that_is_none_is_broken_and_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(archive())
+    [(_, result, detail)] = checked(Node((2, 3)), (2, 3), [path.as_uri()])
+    assert (result, detail.startswith(f"{path} cannot be opened: ")) == ("broken", True)
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.tif"])
+def test_a_named_pipe_is_broken_and_nobody_waits_for_it(tmp_path, name):
+    path = tmp_path / name
+    os.mkfifo(path)
+    [(_, result, detail)] = checked(Node((2, 3)), (2, 3), [path.as_uri()])
+    assert (result, detail) == ("broken", f"{path} is no file")
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a.h5", "a.zarr"])
+def test_a_directory_is_left_to_tiled(tmp_path, name):
+    (tmp_path / name).mkdir()
+    assert checked(Node((2, 3)), (2, 3), [(tmp_path / name).as_uri()])[-1] == ("img: reading", "passed", "all of it")
+
+
+@pytest.mark.parametrize("uri", ["file://[", "file:///%00/a.npy", f"file:///{'x' * 5000}/a.npy"])
+def test_an_address_that_is_none_is_left_to_tiled(uri):
+    assert checked(Node((2, 3)), (2, 3), [uri])[-1] == ("img: reading", "passed", "all of it")
+
+
+def test_an_image_larger_than_memory_by_its_documents_is_broken_and_named():
+    class Lying(Node):
+        def __getitem__(self, frames):
+            return np.empty((1, 10**9, 10**9))
+
+    [(what, result, detail)] = checked(Lying((1,)), (1, 10**9, 10**9))
+    assert (what, result) == ("img: reading", "broken")
+    assert "MemoryError" in detail
