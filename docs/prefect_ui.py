@@ -30,6 +30,13 @@ async image => {
 """
 
 
+_MADE_BY_MARKUP = "a, img, em, strong, code, del, ul, ol, h1, h2, hr, blockquote, table"
+_CELLS = f"""
+() => [...document.querySelectorAll("td")].map(
+    cell => [cell.textContent, cell.querySelectorAll("{_MADE_BY_MARKUP}").length])
+"""
+
+
 @dataclass(frozen=True)
 class Pixels:
     """What an image that was drawn consists of: width and height in pixels, and how many colours."""
@@ -37,6 +44,14 @@ class Pixels:
     width: int
     height: int
     colours: int
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell of a table: its text, and how many elements it has that only markup makes."""
+
+    text: str
+    elements: int
 
 
 @contextmanager
@@ -144,6 +159,16 @@ class PrefectUi:
         image = self._page.locator("img[src^='data:image/png']").first
         image.wait_for()
         return Pixels(*image.evaluate(_PIXELS))
+
+    def cells(self) -> list[Cell]:
+        """Return the cells of a table artifact, of all its pages."""
+        self._page.locator("td").first.wait_for()
+        cells = [Cell(*cell) for cell in self._page.evaluate(_CELLS)]
+        further = self._page.get_by_role("button", name="Go to next page")
+        while self._version == 2 and further.is_enabled():
+            further.click()
+            cells += [Cell(*cell) for cell in self._page.evaluate(_CELLS)]
+        return cells
 
     def keep(self, name: str) -> Path:
         """Take a picture of the page."""

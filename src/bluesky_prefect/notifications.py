@@ -27,7 +27,18 @@ TAG = "notify-"
 _CHECKED_FOR_S = 600.0
 _TRIED_AGAIN_AFTER_S = 60.0
 _FAILURES = ["FAILED", "CRASHED"]
-_SUBJECT = "{{ flow_run.name }}: {{ flow_run.state.name }}"
+# What chat services make mentions of everybody, links that show another address, and pictures of. Most blocks send
+# their text raw; Slack's translates "<!channel>" and "!channel>" back, however they were escaped.
+_AS_TEXT = r"replace('<', '\u2039') | replace('>', '\u203a') | replace('@', '@\u200b') | replace('](', ']\u200b(')"
+
+
+def _text(value: str) -> str:
+    """Return the template of a value that anybody may have typed, in which a chat service finds no markup."""
+    return f"{{{{ {value} | {_AS_TEXT} }}}}"
+
+
+_REASON = "flow_run.state.message | default('none given', true) | truncate(500)"
+_SUBJECT = f"{_text('flow_run.name')}: {_text('flow_run.state.name')}"
 
 
 class Notifications:
@@ -163,8 +174,8 @@ def _body(ui_url: str) -> str:
             f"Scan id: {_tag_value('scan_id')}",
             f"Plan: {_tag_value('plan_name')}",
             f"Run: {_tag_value('uid')}",
-            "Flow: {{ flow.name }}",
-            "Reason: {{ flow_run.state.message | default('none given', true) | truncate(500) }}",
+            f"Flow: {_text('flow.name')}",
+            f"Reason: {_text(_REASON)}",
             # The server knows its own address best, unless nobody has told it.
             "{% set url = flow_run | ui_url %}"
             f"{{{{ url if url and '//0.0.0.0' not in url else '{link}' ~ flow_run.id }}}}",
@@ -175,7 +186,7 @@ def _body(ui_url: str) -> str:
 def _tag_value(name: str) -> str:
     start = f"{name}:"
     return (
-        f"{{% for tag in flow_run.tags if tag.startswith('{start}') %}}{{{{ tag[{len(start)}:] }}}}"
+        f"{{% for tag in flow_run.tags if tag.startswith('{start}') %}}{_text(f'tag[{len(start)}:]')}"
         "{% else %}unknown{% endfor %}"
     )
 

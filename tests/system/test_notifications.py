@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from apprise.plugins.slack import NotifySlack
 from prefect.blocks.notifications import CustomWebhookNotificationBlock, SlackWebhook
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
@@ -54,10 +55,10 @@ class Told:
         self.receiver = receiver
         self.numbers = iter(range(8000, 9000))
 
-    def end(self, block, *states, notice="failure", tell=True):
+    def end(self, block, *states, notice="failure", tell=True, plan_name="count"):
         """Make a flow run that ends so; return its name, which is in its messages."""
         scan_id = next(self.numbers)
-        start = {"scan_id": scan_id, "plan_name": "count"}
+        start = {"scan_id": scan_id, "plan_name": plan_name}
         uid = f"{scan_id:08}-told"
         submission = Submission(f"{uid}:w", "w", DEPLOYMENT, uid, start, notify=[f"{notice}:{block}"])
         with PrefectApi(30, asks_again=True) as api, get_client(sync_client=True) as client:
@@ -66,7 +67,7 @@ class Told:
                 client.set_flow_run_state(UUID(flow_run.id), state, force=True)
             assert client.read_flow_run(UUID(flow_run.id)).state.type == states[-1].type
         if tell:
-            wait_until(lambda: self.receiver.received(flow_run.name))
+            wait_until(lambda: self.receiver.received(f"scan-{scan_id}-"))
         return flow_run.name
 
     def shell(self, command, answer=""):
@@ -161,6 +162,31 @@ def test_what_a_flow_run_says_is_text_to_prefect_s_templates(told):
     name = told.end(BLOCK, Running(), Failed(message="{{ 6 * 7 }} {% raw %} <!channel>"))
     [message] = told.receiver.received(name)
     assert "{{ 6 * 7 }} {% raw %}" in message
+
+
+MARKUP = "<!channel> <@U123> <http://evil.example|click> !here> @everyone [click](http://evil.example) ![x](http://e/x)"
+
+
+def test_what_is_typed_into_a_run_mentions_nobody_and_shows_no_false_link(told):
+    raw = CustomWebhookNotificationBlock(
+        name="raw", url=f"http://{told.receiver.address}/raw", json_data={"text": "{{subject}} {{body}}"}
+    )
+    raw.save("raw")
+    for block in (BLOCK, "custom/raw"):
+        name = told.end(block, Running(), Failed(name="<!here>", message=MARKUP), plan_name=MARKUP)
+        scan = name.partition("-<")[0]
+        [message] = map(json.loads, told.receiver.received(f"{scan}-"))
+        body = message.get("text") or f"{message['title']} {message['message']}"
+        assert not re.search(r"[<>]|@\w|\]\(", body), body
+        assert "Plan: \u2039!channel\u203a \u2039@\u200bU123\u203a" in body
+        assert "[click]\u200b(http://evil.example)" in body
+        # As Slack's own plugin would send it, which takes some of what was escaped for markup again.
+        slack = NotifySlack(token_a="T" * 9, token_b="B" * 9, token_c="c" * 24)
+        slack.webhook_url = f"http://{told.receiver.address}/slack"
+        assert slack.notify(body=body, title=body[:200])
+        sent = told.receiver.received(f"{scan}-", "/slack")[-1]
+        assert "\u2039!channel\u203a" in json.loads(sent)["attachments"][0]["text"]
+        assert not re.search(r"<[!@h]", sent)
 
 
 @pytest.mark.parametrize("mode", ["down", "500", "hang"])

@@ -1,14 +1,22 @@
 """What a person sees in Prefect's UI, in a real browser; the pictures are kept in test-output."""
 
+import asyncio
 import re
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import httpx
 import pytest
 from docs.prefect_ui import BROWSER, PrefectUi, open_browser
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from bluesky_prefect.flows.artifacts import publish_table
+from bluesky_prefect.flows.markdown import from_cell
 from tests.conftest import missing_service
+from tests.services.loopback import Loopback
 from tests.services.prefect_process import post, wait_until
 
 PICTURES = Path(__file__).parents[2] / "test-output" / "prefect-ui"
@@ -90,3 +98,63 @@ def test_a_newcomer_finds_their_scan_and_its_plot_within_three_clicks(page, stac
     ui.open_artifact("run-summary")
     assert ui.pixels().colours > 3
     assert ui.clicks <= 3
+
+
+class Recorder(Loopback):
+    """Takes down what a page asks for."""
+
+    def __init__(self):
+        self.asked = []
+        recorder = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                recorder.asked.append(self.path)
+                self.send_error(404)
+
+            def log_message(self, *args):
+                pass
+
+        super().__init__(Handler)
+
+
+@pytest.fixture(scope="module")
+def recorder():
+    with closing(Recorder()) as recorder:
+        yield recorder
+
+
+TYPED = [
+    "det_intensity_1", "/data/2026/scan-1_a.csv", "float64 [10, 20]", "-1.5", "sequence numbers",
+    "![x](http://HOST/x.png)", "[click](http://evil.example)", "<img src='http://HOST/y.png'>", "&lt;b&gt; &#60;",
+    "http://HOST/z", "www.evil.example", "a@b.cd", "<a@b.cd>", "[x]: http://evil.example", "[x](javascript:alert(1))",
+    "[![x](http://HOST/w.png)](http://evil.example)", "<a href='http://evil.example'>x</a>", "<!-- x -->",
+    "__init__", "/data/_raw_/x", "*a **b** c*", "~~x~~", r"\*x\*", "# x", "- x", "1. x", "> x", "---", "| a | b |",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def table_url(stack, recorder):
+    """A table of what anybody may have typed."""
+    typed = [text.replace("HOST", recorder.address) for text in TYPED]
+
+    def publish():
+        rows = [{"number": number, "typed": text} for number, text in enumerate(typed)]
+        with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}):
+            asyncio.run(publish_table(rows, "typed-cells", "typed"))
+
+    with ThreadPoolExecutor(1) as pool:  # this thread's event loop is Playwright's
+        pool.submit(publish).result()
+    made = httpx.get(f"{stack.prefect_api_url}/artifacts/typed-cells/latest").raise_for_status().json()
+    return typed, f"{stack.prefect_ui_url}/artifacts/artifact/{made['id']}"
+
+
+def test_cells_of_tables_show_what_was_typed_without_links_and_load_nothing(ui, table_url, recorder):
+    typed, url = table_url
+    ui.open_page(url)
+    cells = ui.cells()
+    ui.keep("typed-cells")
+    assert {from_cell(cell.text) for cell in cells} >= set(typed)
+    assert [cell.text for cell in cells if cell.elements] == []
+    assert recorder.asked == []
+    assert "det_intensity_1" in {cell.text for cell in cells}

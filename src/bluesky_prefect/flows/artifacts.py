@@ -1,13 +1,15 @@
 """Artifacts: what a flow run shows in Prefect's UI. None of them is worth failing for."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any, TypeVar
 
 import httpx
 from prefect import get_run_logger
+from prefect.artifacts import acreate_table_artifact
 from prefect.exceptions import PrefectException
 
+from bluesky_prefect.flows.markdown import cell
 from bluesky_prefect.texts import error_line
 
 T = TypeVar("T")
@@ -34,3 +36,19 @@ async def shown(artifact: Coroutine[Any, Any, T], name: str, *, most_s: float = 
     except (httpx.HTTPError, PrefectException, TimeoutError) as error:
         get_run_logger().warning("The artifact %s could not be written: %s", name, error_line(error))
         return None
+
+
+async def publish_table(rows: Iterable[Mapping[str, Any]], key: str, description: str) -> None:
+    """Have a table written whose cells show text that anybody may have typed as it is.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        The cells of each row, by the names of the columns.
+    key : str
+        The artifact's key.
+    description : str
+        What it is about, in Markdown.
+    """
+    cells = [{name: cell(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    await shown(acreate_table_artifact(cells, key=key, description=description), key)

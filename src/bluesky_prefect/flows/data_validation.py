@@ -4,11 +4,10 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
-from prefect.artifacts import acreate_table_artifact
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from bluesky_prefect.flows.artifacts import shown
+from bluesky_prefect.flows.artifacts import publish_table
 from bluesky_prefect.flows.catalog import SERVER_TROUBLE, Catalog, explained
 from bluesky_prefect.flows.checks import Check, missing_streams, stream_checks
 from bluesky_prefect.flows.external_data import array_checks
@@ -52,7 +51,7 @@ async def data_validation(ref: int | str) -> State[Any]:
             logger.warning("Run %s: %s: %s", one_line(run.uid), check.result, one_line(check.told))
     rows = [{"stream": one.stream, "check": one.what, "result": one.result, "detail": one.detail} for one in checks]
     about = literal(f"{run.label}, run {run.uid}")
-    await shown(acreate_table_artifact(rows, key="data-validation", description=about), "data-validation")
+    await publish_table(rows, "data-validation", about)
     return _state(run, checks)
 
 

@@ -5,14 +5,14 @@ from typing import Any
 from uuid import UUID
 
 from prefect import get_client, get_run_logger, task
-from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
+from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
 from bluesky_prefect.flows import open_meteo
-from bluesky_prefect.flows.artifacts import shown
+from bluesky_prefect.flows.artifacts import publish_table, shown
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.flows.exported_files import EXPORTED_FILES, table_of
 from bluesky_prefect.flows.markdown import literal
@@ -175,8 +175,8 @@ async def _write_summary(
     files = table_of(folder.files)
     await together(
         shown(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary"),
-        shown(acreate_table_artifact(columns, key="run-columns", description=about), "run-columns"),
-        shown(acreate_table_artifact(files, key=EXPORTED_FILES, description=about), EXPORTED_FILES),
+        publish_table(columns, "run-columns", about),
+        publish_table(files, EXPORTED_FILES, about),
     )
 
 

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from bluesky_prefect.flows.markdown import from_cell
+
 # The artifact's key.
 EXPORTED_FILES = "exported-files"
 
@@ -22,4 +24,4 @@ def paths_in(data: Any) -> list[str]:
         return []
     if not isinstance(rows, list):
         return []
-    return [row["file"] for row in rows if isinstance(row, dict) and isinstance(row.get("file"), str)]
+    return [from_cell(row["file"]) for row in rows if isinstance(row, dict) and isinstance(row.get("file"), str)]

@@ -9,6 +9,12 @@ from bluesky_prefect.texts import one_line
 _PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
 # What GitHub's flavour of Markdown, which Prefect's pages speak, makes a link of wherever it stands.
 _LINKS_ITSELF = re.compile(r"://|www\.|@|mailto:|xmpp:", re.IGNORECASE)
+# A space without width, as the browser sees it: Markdown next to it is none.
+_NOTHING = "\ufeff"
+# Emphasis (within a word, an underscore is none), tags, entities, escapes, links, addresses.
+_MARKUP = re.compile(r"[*~<&\\@]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|:(?=//)|(?<=www)\.|(?<=ftp)\.", re.IGNORECASE)
+# Headings, lists, quotes, rules.
+_BLOCK = re.compile(r"#|>|\||[-+](?:\s|-|$)|\d+[.)](?:\s|$)")
 
 
 def literal(value: Any, most: int = 200) -> str:
@@ -23,6 +29,31 @@ def literal(value: Any, most: int = 200) -> str:
     """
     text = one_line(value, most).strip()
     return _code(text) if _LINKS_ITSELF.search(text) else _PUNCTUATION.sub(r"\\\1", text)
+
+
+def cell(text: str, most: int = 4096) -> str:
+    """Return a text for a cell of a table artifact, which one of Prefect's UIs takes for Markdown, the other for text.
+
+    Both show it as it is, in one line, without links and pictures. What is no markup stays what it is; the rest gets
+    characters that nobody sees, which `from_cell` takes out again.
+
+    Parameters
+    ----------
+    text : str
+        Any.
+    most : int
+        Characters after which it is cut.
+    """
+    line = one_line(text, most).strip()
+    if line.count("`") > 1:
+        line = line.replace("`", "\u02cb")  # nothing keeps two of them from making code of what is between
+    broken = _MARKUP.sub(rf"{_NOTHING}\g<0>{_NOTHING}", line)
+    return _NOTHING + broken if _BLOCK.match(line) else broken
+
+
+def from_cell(text: str) -> str:
+    """Return the text that `cell` was given."""
+    return text.replace(_NOTHING, "")
 
 
 def table(rows: Iterable[tuple[str, str]]) -> str:

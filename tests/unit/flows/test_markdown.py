@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from bluesky_prefect.flows.markdown import literal, table
+from bluesky_prefect.flows.markdown import cell, from_cell, literal, table
 from bluesky_prefect.texts import one_line
 
 # What links itself is looked for below: the package that would find it here is not a dependency.
@@ -65,3 +65,16 @@ def test_a_heading_and_a_line_hold_it_too(typed):
     inline = [token for token in tokens if token.type == "inline"]
     assert len(inline) == 2
     assert {child.type for token in inline for child in token.children} <= PLAIN
+
+
+@pytest.mark.parametrize(
+    "typed", ["det_intensity_1", "/data/2026/scan-1_a b.csv", "float64 [10, 20]", "2 of 3 points", "run: 5", "2.5e-3"]
+)
+def test_what_is_no_markup_is_the_same_in_a_cell_of_an_artifact(typed):
+    assert cell(typed) == typed
+
+
+@given(HOSTILE)
+def test_what_a_cell_was_given_is_had_again(typed):
+    line = one_line(typed, 4096).strip()
+    assert from_cell(cell(typed)) == (line.replace("`", "\u02cb") if line.count("`") > 1 else line)
