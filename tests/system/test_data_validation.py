@@ -67,9 +67,16 @@ def shrink(path):
     np.save(path, np.zeros((10, 9)))
 
 
+def archive(path):
+    with path.open("wb") as file:
+        np.savez(file, image=np.zeros((10, 10)))
+
+
 @pytest.mark.parametrize(
     ("device", "damage", "told"),
     [
+        ("img", archive, "cannot be opened"),
+        ("image_det", archive, "cannot be opened"),
         ("img", delete, "is not there"),
         ("img", truncate, "cannot be opened"),
         ("img", empty, "is empty"),
