@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bluesky_prefect.entry import OutboxCounts
-from bluesky_prefect.exceptions import OutboxError, SubmissionRefused
+from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.outbox import PRUNED_AT_ONCE, Outbox
 from bluesky_prefect.submission import Submission, submission_key
 from bluesky_prefect.turns import KEPT_IN_ORDER
@@ -303,17 +303,42 @@ def test_entries_are_read_page_by_page(outbox):
     assert [entry.run_uid for entry in outbox.entries(before=first[-1].seq)] == ["c", "b", "a"]
 
 
-def test_an_entry_that_this_version_cannot_read_is_an_error_only_where_it_is_read(outbox):
+def rewrite(outbox: Outbox, change: str) -> None:
+    """Change the file behind the outbox's back, as another version would."""
+    with sqlite3.connect(outbox.path) as connection:
+        connection.execute(change)
+    connection.close()
+
+
+def test_a_field_of_a_newer_version_is_passed_over(outbox):
+    outbox.put(submission("a"))
+    rewrite(outbox, """UPDATE entries SET submission = json_set(submission, '$.of_the_future', 'x')""")
+    entry = outbox.take()
+    assert entry.submission == submission("a")
+
+
+def test_an_entry_that_this_version_cannot_read_is_left_for_others(outbox, caplog):
     outbox.put(submission("a"))
     outbox.put(submission("b"))
-    with sqlite3.connect(outbox.path) as connection:
-        connection.execute("""UPDATE entries SET submission = '{"from": "the future"}' WHERE run_uid = 'a'""")
-    connection.close()
-    entry = outbox.take()
-    assert (entry.run_uid, entry.scan_id) == ("a", None)
-    with pytest.raises(SubmissionRefused, match="bluesky-prefect submit a"):
-        _ = entry.submission
-    assert [one.run_uid for one in outbox.entries()] == ["b", "a"]
+    rewrite(outbox, """UPDATE entries SET submission = '{"from": "the future"}' WHERE run_uid = 'a'""")
+    assert [taken(outbox) for _ in range(3)] == ["b", None, None]
+    [left] = outbox.entries(state="waiting", before=2)
+    assert (left.run_uid, left.scan_id, left.held_by, left.attempts, left.due) == ("a", None, None, 0, None)
+    assert "cannot read it" in left.reason
+    assert len(caplog.records) == 1
+    with pytest.raises(OutboxError, match="bluesky-prefect submit a"):
+        _ = left.submission
+    # Who can read it (again) takes it.
+    rewrite(outbox, f"""UPDATE entries SET submission = '{submission("a").to_json().decode()}' WHERE run_uid = 'a'""")
+    other = Outbox(outbox.path, clock=lambda: 1_000_000.0)
+    assert taken(other) == "a"
+    other.close()
+
+
+def test_what_many_unreadable_entries_cost_others_is_a_place_behind_them(outbox):
+    fill(outbox, [str(number) for number in range(20)])
+    rewrite(outbox, """UPDATE entries SET submission = '[]' WHERE run_uid < '15'""")
+    assert set(drained(outbox)) == {str(number) for number in range(20) if str(number) >= "15"}
 
 
 def test_much_that_is_old_is_pruned_in_small_transactions(outbox, clock):
@@ -405,16 +430,6 @@ def test_a_file_deleted_while_it_is_open_is_made_again(outbox):
     other = Outbox(outbox.path)
     assert [entry.run_uid for entry in other.entries()] == ["b"]
     other.close()
-
-
-def test_a_file_of_a_newer_version_is_left_alone(outbox):
-    outbox.put(submission("a"))
-    outbox.close()
-    connection = sqlite3.connect(outbox.path)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(OutboxError, match="upgrade"):
-        outbox.counts()
 
 
 def test_a_process_stopped_in_the_middle_of_a_write_holds_nobody_up_for_long(outbox):

@@ -105,7 +105,7 @@ def test_the_list_can_be_of_one_state_or_of_all(outbox_command, outbox, state_op
     outbox.put(submission(THIRD))
     listed = json.loads(outbox_command("list", "--json", "--state", state_option).stdout)
     assert {entry["run_uid"] for entry in listed["entries"]} == expected
-    assert listed["counts"] == {"waiting": 1, "sent": 1, "dead": 1}
+    assert listed["counts"] == {"waiting": 1, "sent": 1, "dead": 1, "declined": 0}
 
 
 def test_a_limit_lists_the_newest_and_says_that_there_are_more(outbox_command, outbox):
