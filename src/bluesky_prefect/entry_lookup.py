@@ -135,22 +135,27 @@ class EntryLookup:
             found.update(key for [key] in self._relaxed.read(query, tuple(some)))
         return found
 
-    def unsent_by_address(self, *, waiting_for_s: float | None = None) -> dict[str | None, int]:
+    def unsent_by_address(self) -> dict[str | None, int]:
         """Return how many wait or are dead, by the address of the Prefect API that they are for (None: any).
-
-        Parameters
-        ----------
-        waiting_for_s : float, optional
-            Count only those that wait, and have done so for longer.
 
         Raises
         ------
         OutboxError
             If the file cannot be read.
         """
-        which, values = _UNSENT, ()
-        if waiting_for_s is not None:
-            which, values = "state = 'waiting' AND created < ?", (self._clock() - waiting_for_s,)
+        return self._by_address(_UNSENT)
+
+    def waiting_by_address(self, *, for_s: float = 0.0) -> dict[str | None, int]:
+        """Return how many wait, and have done so for that long, by the address that they are for.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        return self._by_address("state = 'waiting' AND created <= ?", self._clock() - for_s)
+
+    def _by_address(self, which: str, *values: float) -> dict[str | None, int]:
         query = f"SELECT api_url, count(*) FROM entries WHERE {which} GROUP BY api_url"  # noqa: S608 - this module's texts
         return dict(map(tuple, self._relaxed.read(query, values)))
 

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Protocol
 
 from bluesky_prefect.entry import Entry
@@ -213,7 +213,8 @@ class Forwarder:
     def _tell_what_waits(self) -> None:
         durable, *fallbacks = self._outboxes
         try:
-            waiting = durable.counts().waiting
+            by_address = durable.waiting_by_address()
+            waiting = by_address.get(None, 0) + (by_address.get(self._here, 0) if self._here else 0)
         except OutboxError as error:
             logger.debug("Not counted: %s", error)
         else:
@@ -261,17 +262,19 @@ class Forwarder:
 
     def _take(self, outbox: Outbox) -> Entry | None:
         try:
-            return outbox.take(self._address()) if outbox.has_waiting() else None
+            if not outbox.has_waiting():
+                return None
+            with suppress(PrefectUnavailable):  # `_send` meets it again, and tells of it
+                self._connected()
+            return outbox.take(self._here)
         except OutboxError as error:
             self._remind("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
             return None
 
-    def _address(self) -> str | None:
-        try:
-            self._connected()
-        except PrefectUnavailable:
-            return api_address()  # `_send` meets the same trouble, and tells of it
-        return self.api_url
+    @property
+    def _here(self) -> str | None:
+        """Address that it sends to, or will as far as can be said without Prefect."""
+        return api_address() if self._api is None else self.api_url
 
     def _tell_what_waits_elsewhere(self) -> None:
         """Tell of what waits for another server, and of nothing that this session could send."""
@@ -279,8 +282,8 @@ class Forwarder:
         if now - self._looked_elsewhere_at < _ELSEWHERE_AFTER_S:
             return
         self._looked_elsewhere_at = now
-        here = self.api_url or api_address()
-        for url, many in self._outboxes[0].unsent_by_address(waiting_for_s=_ELSEWHERE_AFTER_S).items():
+        here = self._here
+        for url, many in self._outboxes[0].waiting_by_address(for_s=_ELSEWHERE_AFTER_S).items():
             if url not in (None, here):
                 self._remind(
                     url,
