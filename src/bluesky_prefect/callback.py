@@ -132,6 +132,7 @@ class PrefectCallback(DocumentRouter):
             stop = {"document": stop}
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))
         opened = self._known(uid)
+        self._recent_runs.remember(uid, opened.start, list(opened.files))
         opted_out = opened.start.get("prefect") is False
         decisions: list[Decision] = []
         if opted_out:
@@ -142,7 +143,6 @@ class PrefectCallback(DocumentRouter):
             decisions = [decide(workflow, run) for workflow in self.workflows]
             self._keep([decision.draft for decision in decisions])
             self._forwarder.wake()
-        self._recent_runs.remember(uid, opened.start, list(opened.files))
         started = [decision.draft.submission.workflow for decision in decisions if decision.is_wanted]
         known = [workflow.name for workflow in self.workflows]
         outboxes = [self.outbox, self._memory]
@@ -230,7 +230,7 @@ def _difference(own: Workflow, present: Entry) -> str:
     """Return how the workflow of an entry differs from one of the same name; empty if it does not."""
     if present.deployment != own.deployment:
         return f"which starts {present.deployment} and not {own.deployment}"
-    if callable(own.parameters) or (not present.is_sendable and present.state != "sent"):
+    if callable(own.parameters) or present.state == "declined" or not present.is_readable:
         return ""  # what a callable returns may change by itself
-    other = own.parameters_for(present.submission.run) != present.submission.parameters
+    other = jsonable(own.parameters) != present.submission.parameters and not present.submission.undecided
     return "with other parameters" if other else ""

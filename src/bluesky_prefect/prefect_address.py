@@ -36,7 +36,10 @@ def api_address() -> str | None:
     if url := os.environ.get("PREFECT_API_URL"):
         return comparable(url)
     names = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE")
-    return _profile_address(Path.cwd(), *(os.environ.get(name, "") for name in names))
+    try:
+        return _profile_address(Path.cwd(), *(os.environ.get(name, "") for name in names))
+    except (OSError, RuntimeError):  # the working directory is gone, or not to be entered; there is no home
+        return None
 
 
 @lru_cache(maxsize=16)

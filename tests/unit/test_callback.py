@@ -446,6 +446,17 @@ def test_a_second_stop_of_a_run_that_opted_out_starts_nothing(make_callback):
     assert stopped_runs.find("u").opted_out
 
 
+def test_a_workflow_that_changes_its_run_costs_no_record(make_callback):
+    def spoil(run):
+        run.start["spoilt"] = object()
+        return True
+
+    callback = make_callback([Workflow("a/b", when=spoil), Workflow("c/d", when=spoil)])
+    take_a_run(callback, uid="spoilt")
+    assert len(entries(callback)) == 2
+    assert stopped_runs.find("spoilt").started == ("a/b", "c/d")
+
+
 def test_a_second_stop_doubles_nothing(make_callback, caplog):
     callback = make_callback(Workflow("a/b", parameters=lambda run: {"now": time.monotonic()}))
     take_a_run(callback)

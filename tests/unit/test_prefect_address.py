@@ -89,6 +89,11 @@ def test_what_nobody_says_is_not_known(prefect_home):
     assert api_address() is None
 
 
+def test_a_working_directory_that_is_gone_is_no_reason_to_fail(prefect_home, tmp_path):
+    (tmp_path / "work").rmdir()
+    assert api_address() is None
+
+
 def test_a_profile_is_read_once(prefect_home):
     in_profile(prefect_home)
     assert api_address() == ADDRESS
