@@ -198,8 +198,10 @@ class PrefectCallback(DocumentRouter):
                 error,
             )
             present = self._memory.put_all(drafts, api_url=api_url)
+        refused = {draft.submission.key for draft in drafts if draft.state == "declined"}
         for entry in present:
-            self._compare(entry)
+            if entry.key not in refused:
+                self._compare(entry)
 
     def _compare(self, present: Entry) -> None:
         """Say so if what is in the outbox in the place of a submission is not the same workflow's."""

@@ -1,5 +1,6 @@
 """The start documents of runs that have stopped, in case a stop document comes again."""
 
+import threading
 from typing import Any
 
 import orjson
@@ -15,14 +16,17 @@ class RecentRuns:
     def __init__(self) -> None:
         self._runs: dict[str, bytes] = {}
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def remember(self, uid: str, start: dict[str, Any], files: list[str]) -> None:
         """Keep a run's start document and files, in the place of those of the oldest."""
-        self._forget(uid)
-        self._runs[uid] = text = orjson.dumps((start, files))
-        self._bytes += len(text)
-        while len(self._runs) > _MOST or (self._bytes > _MOST_BYTES and self._runs):
-            self._forget(next(iter(self._runs)))
+        text = orjson.dumps((start, files))
+        with self._lock:
+            self._forget(uid)
+            self._runs[uid] = text
+            self._bytes += len(text)
+            while len(self._runs) > _MOST or self._bytes > _MOST_BYTES:
+                self._forget(next(iter(self._runs)))
 
     def find(self, uid: str) -> tuple[dict[str, Any], list[str]] | None:
         """Return a run's start document and files; None if they are not kept."""

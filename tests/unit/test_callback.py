@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 
 import numpy as np
@@ -474,6 +475,19 @@ def test_a_late_stop_of_a_run_that_was_dropped_from_the_open_ones_sees_its_start
     assert callback.outbox.entries() == []
 
 
+def test_what_is_remembered_of_runs_may_be_asked_from_several_threads():
+    runs = RecentRuns()
+
+    def many(name):
+        for number in range(3000):
+            runs.remember(f"{name}{number}", {"text": "x" * 50_000}, [])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(many, "abcd"))
+    kept = [uid for name in "abcd" for uid in (f"{name}{number}" for number in range(3000)) if runs.find(uid)]
+    assert 600 < len(kept) < 640
+
+
 def test_what_is_remembered_of_runs_is_bounded_in_number_and_size():
     runs = RecentRuns()
     for number in range(1500):
@@ -504,6 +518,12 @@ def test_two_callbacks_with_one_name_for_other_parameters_are_told_once(make_cal
         take_a_run(make_callback(Workflow("a/b", parameters={"binning": binning})))
     [told] = [record for record in caplog.records if record.levelno == logging.ERROR]
     assert "with other parameters" in told.getMessage()
+
+
+def test_a_workflow_that_refused_its_run_is_not_told_to_have_been_displaced(make_callback, caplog):
+    take_a_run(make_callback(Workflow("a/one", name="process")))
+    take_a_run(make_callback(Workflow("a/two", name="process", when=lambda run: False)))
+    assert caplog.records == []
 
 
 def test_the_same_workflow_in_two_callbacks_is_nothing_to_tell(make_callback, caplog):
