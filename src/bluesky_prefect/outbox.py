@@ -248,6 +248,8 @@ class Outbox(EntryLookup):
     def move(self, to: str, *, source: str | None = None) -> int:
         """Have what waits or is dead sent to another Prefect API, and return how many once that is on disk.
 
+        What somebody is sending at this moment stays for where it is sent to.
+
         Parameters
         ----------
         to : str
@@ -261,14 +263,16 @@ class Outbox(EntryLookup):
             If the file cannot be written.
         """
         now = self._clock()
-        which, values = ("api_url != ?", (to,)) if source is None else ("api_url = ?", (source,))
+        which, address = ("api_url != ?", to) if source is None else ("api_url = ?", source)
+        columns = "seq, changed, leased_by, leased_until"
+        query = f"SELECT {columns} FROM entries WHERE state IN ('waiting', 'dead') AND {which}"  # noqa: S608 - texts of ours
         with self._durable.change("the submissions cannot be moved") as connection:
-            moved = connection.execute(
-                "UPDATE entries SET api_url = ?, attempts = 0, not_before = 0, changed = ? "  # noqa: S608 - texts of this module
-                f"WHERE state IN ('waiting', 'dead') AND coalesce(leased_until, 0) <= ? AND {which}",
-                (to, now, now, *values),
+            free = [row["seq"] for row in connection.execute(query, (address,)) if holder(row, now) is None]
+            connection.executemany(
+                "UPDATE entries SET api_url = ?, attempts = 0, not_before = 0, changed = ? WHERE seq = ?",
+                [(to, now, seq) for seq in free],
             )
-            return moved.rowcount
+            return len(free)
 
     def adopt(self, other: "Outbox") -> list[str]:
         """Move what is in another outbox to this one; return the runs whose submissions came, once they are on disk.
@@ -307,10 +311,8 @@ class Outbox(EntryLookup):
         """
         for path in self._file.siblings():
             with closing(Outbox(path, clock=self._clock, keep_format=True)) as sibling:
-                more = True
-                while more:
-                    moved = len(self.adopt(sibling))
-                    more = moved == ADOPTED_AT_ONCE
+                while len(self.adopt(sibling)) == ADOPTED_AT_ONCE:
+                    pass
 
     def prune(self, age_days: float, *, states: Sequence[State] = ("sent", "declined")) -> int:
         """Delete what was sent or declined over `age_days` days ago, at most `PRUNED_AT_ONCE`; return how many.
