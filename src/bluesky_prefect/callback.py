@@ -2,7 +2,7 @@
 
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -10,15 +10,19 @@ from urllib.parse import quote
 
 from event_model import DocumentRouter
 
+from bluesky_prefect.decision import Decision, decide, ends_process
 from bluesky_prefect.documents import document, jsonable, uid_text
+from bluesky_prefect.entry import Draft, Entry
 from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.forwarder import CLOSE_TIMEOUT_S, Forwarder
 from bluesky_prefect.outbox import Outbox
+from bluesky_prefect.prefect_address import api_address
+from bluesky_prefect.recent_runs import RecentRuns
 from bluesky_prefect.run import Run
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stopped_runs import stopped_runs
-from bluesky_prefect.submission import Submission, submission_key
-from bluesky_prefect.texts import error_and_place, error_line, one_line
+from bluesky_prefect.submission import submission_key
+from bluesky_prefect.texts import error_and_place, one_line
 from bluesky_prefect.workflow import Workflow, as_workflows, load_workflows
 
 logger = logging.getLogger(__name__)
@@ -71,6 +75,8 @@ class PrefectCallback(DocumentRouter):
         self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         self._memory = Outbox(None)
         self._open_runs: dict[str, _OpenRun] = {}
+        self._recent_runs = RecentRuns()
+        self._told: set[tuple[str, str]] = set()
         # Documents that are not here are passed over with one look-up.
         self._handlers: dict[str, Callable[[Any], None]] = {
             "start": self.start,
@@ -85,12 +91,14 @@ class PrefectCallback(DocumentRouter):
         self._forwarder.start()
 
     def __call__(self, name: str, doc: Any, validate: bool = False) -> tuple[str, Any]:
-        """Take one document. Never raises an `Exception`: that would abort the plan."""
+        """Take one document. Raises nothing, which would abort the plan, but what ends the process."""
         try:
             handler = self._handlers.get(name)
             if handler is not None:
                 handler(doc)
-        except Exception as error:  # noqa: BLE001 - the plan goes on, whatever it is
+        except BaseException as error:
+            if ends_process(error):
+                raise
             kind = one_line(jsonable(name), 60)
             logger.error("A %s document could not be handled; the plan goes on: %s", kind, error_and_place(error))
         return name, doc
@@ -99,7 +107,8 @@ class PrefectCallback(DocumentRouter):
         """Remember a run's start document."""
         if len(self._open_runs) >= MAX_OPEN_RUNS:
             oldest = next(iter(self._open_runs))
-            del self._open_runs[oldest]
+            dropped = self._open_runs.pop(oldest)
+            self._recent_runs.remember(oldest, dropped.start, list(dropped.files))
             logger.warning("Run %s has no stop document and %d runs began since", oldest, MAX_OPEN_RUNS)
         # Converted now: what the document holds by reference may change while the run goes on.
         start = document(doc)
@@ -122,18 +131,24 @@ class PrefectCallback(DocumentRouter):
         if not isinstance(stop, dict):
             stop = {"document": stop}
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))
-        opened = self._open_runs.pop(uid, None) or _OpenRun({})
+        opened = self._known(uid)
+        self._recent_runs.remember(uid, opened.start, list(opened.files))
         opted_out = opened.start.get("prefect") is False
-        started: list[str] = []
+        decisions: list[Decision] = []
         if opted_out:
             logger.debug("Run %s opted out", uid)
         else:
             run = Run(uid=uid, start=opened.start, stop=stop, files=tuple(opened.files))
-            started = [workflow.name for workflow in self.workflows if self._submit(workflow, run)]
+            # All of them before anything is written: what is written is all, or nothing.
+            decisions = [decide(workflow, run) for workflow in self.workflows]
+            self._keep([decision.draft for decision in decisions])
             self._forwarder.wake()
+        started = [decision.draft.submission.workflow for decision in decisions if decision.is_wanted]
         known = [workflow.name for workflow in self.workflows]
         outboxes = [self.outbox, self._memory]
         stopped_runs.note(uid, opted_out=opted_out, started=started, known=known, outboxes=outboxes)
+        for interrupt in filter(None, (decision.interrupt for decision in decisions)):
+            raise interrupt
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Send what can be sent now and end the background thread.
@@ -163,46 +178,44 @@ class PrefectCallback(DocumentRouter):
         if opened is not None:
             opened.files[jsonable(uri)] = None
 
-    def _submit(self, workflow: Workflow, run: Run) -> bool:
-        """Put a workflow's submission in the outbox; return False if the workflow does not want the run."""
-        dead: str | None = None
-        parameters: Mapping[str, Any] | None = None
-        try:
-            if not workflow.when(run):
-                return False
-            parameters = workflow.parameters_for(run)
-        except Exception as error:  # noqa: BLE001 - it is somebody else's code
-            # Whether this run was wanted is not known: a person has to see it.
-            failed = f"when= or parameters= of workflow {workflow.name!r} failed"
-            logger.error("Run %s: %s: %s", run.uid, failed, error_and_place(error))
-            dead = f"{failed}: {error_line(error)}"
-        self._keep(
-            Submission(
-                key=submission_key(run.uid, workflow.name),
-                workflow=workflow.name,
-                deployment=workflow.deployment,
-                run_uid=run.uid,
-                start=run.start,
-                stop=run.stop,
-                parameters=parameters,
-                undecided=dead is not None,
-                notify=workflow.notices,
-            ),
-            dead,
-        )
-        return True
+    def _known(self, uid: str) -> _OpenRun:
+        """Return what is known of a run that stops now, or has stopped before."""
+        if (opened := self._open_runs.pop(uid, None)) is not None:
+            return opened
+        start, files = self._recent_runs.find(uid) or ({}, [])
+        return _OpenRun(start, dict.fromkeys(files))
 
-    def _keep(self, submission: Submission, dead: str | None) -> None:
+    def _keep(self, drafts: Sequence[Draft]) -> None:
+        # As exactly as it is known: the forwarder has asked Prefect itself.
+        api_url = self._forwarder.api_url or api_address()
         try:
-            self.outbox.put(submission, dead=dead)
+            present = self.outbox.put_all(drafts, api_url=api_url)
         except OutboxError as error:
             logger.error(
                 "Run %s is kept in memory only, and lost if this session ends before Prefect has it. %s "
                 "Make room or make it writable.",
-                submission.run_uid,
+                drafts[0].submission.run_uid,
                 error,
             )
-            self._memory.put(submission, dead=dead)
+            present = self._memory.put_all(drafts, api_url=api_url)
+        refused = {draft.submission.key for draft in drafts if draft.state == "declined"}
+        for entry in present:
+            if entry.key not in refused:
+                self._compare(entry)
+
+    def _compare(self, present: Entry) -> None:
+        """Say so if what is in the outbox in the place of a submission is not the same workflow's."""
+        own = next((one for one in self.workflows if submission_key(present.run_uid, one.name) == present.key), None)
+        if own is None or not (difference := _difference(own, present)) or (own.name, difference) in self._told:
+            return
+        self._told.add((own.name, difference))
+        logger.error(
+            "Run %s: what this callback calls %r is not started: the outbox holds another workflow of that name, %s. "
+            "Tell the two apart: Workflow(..., name='...').",
+            present.run_uid,
+            own.name,
+            difference,
+        )
 
     def _check_outbox(self) -> None:
         """Say at the start, not at the first scan's end, that the disk will not do."""
@@ -213,3 +226,13 @@ class PrefectCallback(DocumentRouter):
         else:
             if counts.waiting:
                 logger.info("Left to be sent by earlier sessions: %d (in %s)", counts.waiting, self.outbox.path)
+
+
+def _difference(own: Workflow, present: Entry) -> str:
+    """Return how the workflow of an entry differs from one of the same name; empty if it does not."""
+    if present.deployment != own.deployment:
+        return f"which starts {present.deployment} and not {own.deployment}"
+    if callable(own.parameters) or present.state == "declined" or not present.is_readable:
+        return ""  # what a callable returns may change by itself
+    other = jsonable(own.parameters) != present.submission.parameters and not present.submission.undecided
+    return "with other parameters" if other else ""

@@ -2,12 +2,14 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.exceptions import OutboxError
+from bluesky_prefect.outbox_file import OutboxFile
 from bluesky_prefect.private import private_file
 
 # How long to wait for another process's transaction; those of an outbox take milliseconds. A process that was stopped
@@ -21,21 +23,23 @@ class SharedConnection:
 
     Parameters
     ----------
-    path : Path or None
-        The file; made, with its directory (0700), if it is not there. None keeps everything in memory.
-    schema : str
-        Statements that make the tables.
-    version : int
-        Version of `schema`, kept in the file.
+    file : OutboxFile
+        The file; made, with its directory (0700), if it is not there. Without a path everything is kept in memory.
+    formats : sequence of sequence of str
+        For each version of the format the statements that make it of the one before. The version is kept in the file.
     durable : bool
         Whether a transaction waits until it is on disk.
+    keep_format : bool, optional
+        Leave the file in the older format that it is in.
     """
 
-    def __init__(self, path: Path | None, schema: str, version: int, *, durable: bool) -> None:
-        self._path = path
-        self._schema = schema
-        self._version = version
+    def __init__(
+        self, file: OutboxFile, formats: Sequence[Sequence[str]], *, durable: bool, keep_format: bool = False
+    ) -> None:
+        self._outbox_file = file
+        self._formats = formats
         self._durable = durable
+        self._keep_format = keep_format
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._opened_file: tuple[int, int] | None = None
@@ -75,6 +79,10 @@ class SharedConnection:
         with self._lock:
             self._drop()
 
+    @property
+    def _path(self) -> Path | None:
+        return self._outbox_file.path
+
     def _drop(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -106,14 +114,20 @@ class SharedConnection:
                 raise OutboxError(f"Outbox {self._path or 'in memory'}: {trouble}: {error}.") from error
 
     def _open(self) -> sqlite3.Connection:
-        if self._path is not None:
-            private_file(self._path)
+        path = self._path
+        if path is not None:
+            private_file(path)
         timeout_s = _DURABLE_BUSY_TIMEOUT_S if self._durable else _BUSY_TIMEOUT_S
         connection = sqlite3.connect(
-            self._path or ":memory:", timeout=timeout_s, isolation_level=None, check_same_thread=False
+            path or ":memory:", timeout=timeout_s, isolation_level=None, check_same_thread=False
         )
         try:
             self._set_up(connection)
+        except _NewerFormat as error:
+            connection.close()
+            if not self._outbox_file.step_aside(path, error.version):
+                raise
+            return self._open()
         except BaseException:
             connection.close()
             raise
@@ -121,6 +135,7 @@ class SharedConnection:
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         connection.row_factory = sqlite3.Row
+        self._version(connection)  # before anything is changed in a file that a newer version has made
         # With WAL a commit costs one fsync, and readers and the writer do not wait for each other. Where WAL is
         # impossible SQLite keeps its rollback journal: slower, as safe.
         connection.execute("PRAGMA journal_mode = WAL")
@@ -131,10 +146,30 @@ class SharedConnection:
         self._migrate(connection)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
+        if self._version(connection) == len(self._formats) or self._keep_format:
+            return
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            # Asked again: another process may have done it meanwhile.
+            for statement in chain.from_iterable(self._formats[self._version(connection) :]):
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {len(self._formats)}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _version(self, connection: sqlite3.Connection) -> int:
         [version] = connection.execute("PRAGMA user_version").fetchone()
-        if version > self._version:
-            raise sqlite3.DatabaseError(
-                f"it was written by a newer bluesky-prefect (format {version}); upgrade this one"
-            )
-        if version < self._version:
-            connection.executescript(f"BEGIN IMMEDIATE; {self._schema} PRAGMA user_version = {self._version}; COMMIT;")
+        if version > len(self._formats):
+            raise _NewerFormat(version)
+        return version
+
+
+class _NewerFormat(sqlite3.DatabaseError):
+    """The file is in a format that this version does not know."""
+
+    def __init__(self, version: int) -> None:
+        super().__init__(f"it was written by a newer bluesky-prefect (format {version}); upgrade this one")
+        self.version = version

@@ -1,44 +1,103 @@
-"""A submission in the outbox, and what became of it so far."""
+"""A submission in the outbox, and what became of it so far.
 
-import os
-import socket
+Files outlive versions, and sessions of several versions may have one open. The rule for a change:
+
+- A new field of a submission that a version may pass over without harm is just added: who does not know it passes it
+  over. What a version cannot read at all it leaves, untouched, for others.
+- What changes a meaning, a column or a state makes a new format: one more step at the end of `FORMATS`. A step that was
+  released is never edited. A session of the version before that has the file open has to be able to go on: the
+  statements it uses must still do what it means by them. One that opens the file later keeps to a file of its own; see
+  `bluesky_prefect.outbox_file`.
+"""
+
 import sqlite3
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from bluesky_prefect.exceptions import SubmissionRefused
+from bluesky_prefect.exceptions import OutboxError
+from bluesky_prefect.lease_holder import host_and_pid, may_be_alive
 from bluesky_prefect.submission import Submission
 
-State = Literal["waiting", "sent", "dead"]
+State = Literal["waiting", "sent", "dead", "declined"]
 
-SCHEMA_VERSION = 1
 # Nothing here needs an SQLite newer than 3.24, which is what the older facility machines have.
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS entries (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    key TEXT NOT NULL UNIQUE,
-    run_uid TEXT NOT NULL,
-    deployment TEXT NOT NULL,
-    submission BLOB NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('waiting', 'sent', 'dead')),
-    attempts INTEGER NOT NULL DEFAULT 0,
-    aside INTEGER NOT NULL DEFAULT 0,
-    reason TEXT,
-    not_before REAL NOT NULL DEFAULT 0,
-    leased_by TEXT,
-    leased_until REAL,
-    flow_run_id TEXT,
-    flow_run_name TEXT,
-    created REAL NOT NULL,
-    changed REAL NOT NULL
-);
-CREATE INDEX IF NOT EXISTS entries_by_state ON entries (state, deployment, aside, seq);
-CREATE INDEX IF NOT EXISTS entries_by_run ON entries (run_uid);
-"""
+_FORMAT_1 = (
+    """
+    CREATE TABLE entries (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        key TEXT NOT NULL UNIQUE,
+        run_uid TEXT NOT NULL,
+        deployment TEXT NOT NULL,
+        submission BLOB NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'sent', 'dead')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        aside INTEGER NOT NULL DEFAULT 0,
+        reason TEXT,
+        not_before REAL NOT NULL DEFAULT 0,
+        leased_by TEXT,
+        leased_until REAL,
+        flow_run_id TEXT,
+        flow_run_name TEXT,
+        created REAL NOT NULL,
+        changed REAL NOT NULL
+    )
+    """,
+    "CREATE INDEX entries_by_state ON entries (state, deployment, aside, seq)",
+    "CREATE INDEX entries_by_run ON entries (run_uid)",
+)
+# The state 'declined', and the address of Prefect's API. A session of format 1 puts entries in for any address.
+_FORMAT_2 = (
+    """
+    CREATE TABLE entries_of_format_2 (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        key TEXT NOT NULL UNIQUE,
+        run_uid TEXT NOT NULL,
+        deployment TEXT NOT NULL,
+        submission BLOB NOT NULL,
+        state TEXT NOT NULL CHECK (state IN ('waiting', 'sent', 'dead', 'declined')),
+        attempts INTEGER NOT NULL DEFAULT 0,
+        aside INTEGER NOT NULL DEFAULT 0,
+        reason TEXT,
+        not_before REAL NOT NULL DEFAULT 0,
+        leased_by TEXT,
+        leased_until REAL,
+        flow_run_id TEXT,
+        flow_run_name TEXT,
+        created REAL NOT NULL,
+        changed REAL NOT NULL,
+        api_url TEXT
+    )
+    """,
+    "INSERT INTO entries_of_format_2 SELECT *, NULL FROM entries ORDER BY seq",
+    "DROP TABLE entries",
+    "ALTER TABLE entries_of_format_2 RENAME TO entries",
+    "CREATE INDEX entries_by_state ON entries (state, deployment, aside, api_url, seq)",
+    "CREATE INDEX entries_by_run ON entries (run_uid)",
+)
+FORMATS = (_FORMAT_1, _FORMAT_2)
 
 # A row whose last change lies further ahead was written before the clock was set back: its times mean nothing now.
 CLOCK_SLACK_S = 1.0
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A submission that is to be put in the outbox.
+
+    Attributes
+    ----------
+    submission : Submission
+        What to send.
+    state : {'waiting', 'dead', 'declined'}
+        To be sent; a dead letter from the beginning; or not wanted, which is kept for others to know.
+    reason : str or None
+        Why it is dead or declined.
+    """
+
+    submission: Submission
+    state: State = "waiting"
+    reason: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +110,9 @@ class Entry:
         Its place in the order in which submissions were put in.
     key, run_uid, deployment : str
         The submission's own.
-    state : {'waiting', 'sent', 'dead'}
-        Whether it is still to be sent, was accepted by Prefect, or will not be sent again by itself.
+    state : {'waiting', 'sent', 'dead', 'declined'}
+        Whether it is still to be sent, was accepted by Prefect, will not be sent again by itself, or was not wanted:
+        the workflow's ``when=`` refused the run.
     attempts : int
         How often sending it has failed.
     reason : str or None
@@ -67,6 +127,8 @@ class Entry:
         When it was put in and last changed, in seconds since the epoch.
     submission_json : bytes
         The submission itself, as it stands in the file.
+    api_url : str or None
+        Address of the Prefect API that it is for; None if any will do.
     """
 
     seq: int
@@ -83,6 +145,7 @@ class Entry:
     created: float
     changed: float
     submission_json: bytes
+    api_url: str | None = None
 
     @cached_property
     def submission(self) -> Submission:
@@ -90,13 +153,13 @@ class Entry:
 
         Raises
         ------
-        SubmissionRefused
+        OutboxError
             If what stands in the file is not one that this version knows.
         """
         try:
             return Submission.from_json(self.submission_json)
         except (ValueError, TypeError) as error:
-            raise SubmissionRefused(
+            raise OutboxError(
                 f"The entry {self.key} of the outbox cannot be read ({error}). If a newer bluesky-prefect wrote it, "
                 f"upgrade this one and retry it; else start the workflow anew: bluesky-prefect submit {self.run_uid}"
             ) from error
@@ -104,7 +167,9 @@ class Entry:
     @property
     def is_sendable(self) -> bool:
         """Whether it can be sent, or sent again, as it is."""
-        return self.state != "sent" and self._readable is not None and not self._readable.undecided
+        if self.state not in ("waiting", "dead") or self._readable is None:
+            return False
+        return not self._readable.undecided
 
     @property
     def is_readable(self) -> bool:
@@ -130,7 +195,7 @@ class Entry:
     def _readable(self) -> Submission | None:
         try:
             return self.submission
-        except SubmissionRefused:
+        except OutboxError:
             return None
 
 
@@ -141,6 +206,7 @@ class OutboxCounts:
     waiting: int = 0
     sent: int = 0
     dead: int = 0
+    declined: int = 0
 
 
 def entry(row: sqlite3.Row, now: float) -> Entry:
@@ -165,18 +231,4 @@ def holder(row: sqlite3.Row, now: float) -> str | None:
     leased_until = row["leased_until"]
     if leased_until is None or leased_until <= now or row["changed"] > now + CLOCK_SLACK_S:
         return None
-    return row["leased_by"] if _may_be_alive(row["leased_by"]) else None
-
-
-def _may_be_alive(process: str) -> bool:
-    """Tell whether the process that holds a lease may still run; one of another machine may."""
-    host, _, pid = process.rpartition(":")
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return host_and_pid(row["leased_by"]) if may_be_alive(row["leased_by"]) else None

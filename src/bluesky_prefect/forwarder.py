@@ -10,13 +10,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Protocol
 
 from bluesky_prefect.entry import Entry
 from bluesky_prefect.exceptions import DeploymentMissing, OutboxError, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.outage import Outage
 from bluesky_prefect.outbox import PRUNED_AT_ONCE, Outbox
+from bluesky_prefect.prefect_address import api_address
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.submission import Submission
@@ -35,12 +36,21 @@ CLOSE_TIMEOUT_S = 10.0
 _SILENT_S = 2.0
 _PRUNE_EVERY_S = 3600.0
 _REMIND_EVERY_S = 3600.0
-# Submissions moved from memory to disk in one step, each with an fsync.
-_RESCUED_AT_ONCE = 100
+# Runs named at most, of those that are lost.
+_NAMED = 100
+# How often it is looked for what sessions of older versions have put beside the outbox.
+_ADOPT_EVERY_S = 60.0
+# What waits for another server is sent by that server's own session, if there is one, long before.
+_ELSEWHERE_AFTER_S = 60.0
 
 
 class FlowRunApi(Protocol):
     """What creates flow runs; see `PrefectApi`."""
+
+    @property
+    def api_url(self) -> str | None:
+        """Address of the API, as `prefect_address.comparable` writes it."""
+        ...
 
     def create_flow_run(self, submission: Submission) -> FlowRunRef:
         """Create the flow run of a submission, or find the one created before."""
@@ -77,6 +87,12 @@ class Forwarder:
         Makes the context manager whose value creates flow runs.
     clock : callable, optional
         Gives a time in seconds that never jumps.
+
+    Attributes
+    ----------
+    api_url : str or None
+        Address of the Prefect API that it sends to, as `prefect_address.comparable` writes it; None if it has none, or
+        has not imported Prefect yet.
     """
 
     def __init__(
@@ -98,9 +114,12 @@ class Forwarder:
         self._outage = Outage(settings, clock, logger)
         self._resources = ExitStack()
         self._api: FlowRunApi | None = None
+        self.api_url: str | None = None
         self._reminded: dict[str, float] = {}
         self._pruned_at: float | None = None
         self._rescue_at = 0.0
+        self._adopted_at: float | None = None
+        self._looked_elsewhere_at = clock()
         self._deadline = 0.0
         self._wake = threading.Event()
         self._finish = threading.Event()
@@ -152,6 +171,7 @@ class Forwarder:
                 entry = self._take(outbox)
                 if entry is not None:
                     return self._send(outbox, entry)
+            self._tell_what_waits_elsewhere()
         except OutboxError as error:
             # What Prefect has accepted meanwhile is found again by its idempotency key.
             self._remind("outbox", logging.ERROR, "%s What was being sent is sent again when it works again.", error)
@@ -181,6 +201,7 @@ class Forwarder:
     def _drain(self) -> None:
         """Send what can be sent by the deadline; a server that is busy is asked again, one that is away is not."""
         self._rescue_at = 0.0
+        self._adopted_at = None
         self._rescue()
         if self._outage.under_way and not self._outage.busy:
             return
@@ -192,7 +213,8 @@ class Forwarder:
     def _tell_what_waits(self) -> None:
         durable, *fallbacks = self._outboxes
         try:
-            waiting = durable.counts().waiting
+            by_address = durable.waiting_by_address()
+            waiting = by_address.get(None, 0) + (by_address.get(self._here, 0) if self._here else 0)
         except OutboxError as error:
             logger.debug("Not counted: %s", error)
         else:
@@ -201,7 +223,7 @@ class Forwarder:
                     "Still to be sent: %d (in %s); the next session on this outbox sends them", waiting, durable.path
                 )
         for outbox in fallbacks:
-            if left := outbox.oldest_unsent(_RESCUED_AT_ONCE):
+            if left := outbox.oldest_unsent(_NAMED):
                 logger.error(
                     "Neither sent nor on disk, and lost with this session: what was to be started on the runs %s. "
                     "The runs are in Tiled: start it with 'bluesky-prefect submit UID...'",
@@ -229,6 +251,7 @@ class Forwarder:
         if self._api is None:
             try:
                 self._api = self._resources.enter_context(self._connect())
+                self.api_url = self._api.api_url
             except Exception as error:
                 # Importing Prefect reads its settings, and packages of all kinds.
                 raise PrefectUnavailable(
@@ -239,10 +262,40 @@ class Forwarder:
 
     def _take(self, outbox: Outbox) -> Entry | None:
         try:
-            return outbox.take()
+            if not outbox.has_waiting():
+                return None
+            with suppress(PrefectUnavailable):  # `_send` meets it again, and tells of it
+                self._connected()
+            return outbox.take(self._here)
         except OutboxError as error:
             self._remind("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
             return None
+
+    @property
+    def _here(self) -> str | None:
+        """Address that it sends to, or will as far as can be said without Prefect."""
+        return api_address() if self._api is None else self.api_url
+
+    def _tell_what_waits_elsewhere(self) -> None:
+        """Tell of what waits for another server, and of nothing that this session could send."""
+        now = self._clock()
+        if now - self._looked_elsewhere_at < _ELSEWHERE_AFTER_S:
+            return
+        self._looked_elsewhere_at = now
+        here = self._here
+        for url, many in self._outboxes[0].waiting_by_address(for_s=_ELSEWHERE_AFTER_S).items():
+            if url not in (None, here):
+                self._remind(
+                    url,
+                    logging.WARNING,
+                    "%d submissions in %s wait for a session whose Prefect is at %s; this one's is at %s. To have "
+                    "them sent there: bluesky-prefect outbox move --from %s --to URL",
+                    many,
+                    self._outboxes[0].path,
+                    url,
+                    here or "no known address",
+                    url,
+                )
 
     def _send(self, outbox: Outbox, entry: Entry) -> float:
         """Send `entry` and record what became of it; return how long to wait then, in seconds."""
@@ -284,29 +337,26 @@ class Forwarder:
         return delay_s
 
     def _rescue(self) -> None:
-        """Move what is in memory and not sent to the disk, once the disk takes it again."""
+        """Move to the outbox on disk, once that takes it, what only memory holds, and what waits beside it."""
         durable, *fallbacks = self._outboxes
-        if self._clock() < self._rescue_at:
+        now = self._clock()
+        if now < self._rescue_at:
             return
-        for outbox in fallbacks:
-            for _ in range(_RESCUED_AT_ONCE):
-                # One by one: a refusal costs the same whatever waits behind it.
-                if not (found := outbox.oldest_unsent(1)):
-                    break
-                [entry] = found
-                try:
-                    durable.put(entry.submission, dead=entry.reason if entry.state == "dead" else None)
-                except OutboxError:
-                    # Each try may hold up the RunEngine's own by as long as a locked file is waited for.
-                    self._rescue_at = self._clock() + _POLL_S
-                    return
-                outbox.discard(entry.key)
-                logger.warning("Run %s: the outbox takes it again; it is on disk now", entry.run_uid)
+        try:
+            for outbox in fallbacks:
+                for run_uid in dict.fromkeys(durable.adopt(outbox)):
+                    logger.warning("Run %s: the outbox takes it again; it is on disk now", run_uid)
+            if self._adopted_at is None or now - self._adopted_at >= _ADOPT_EVERY_S:
+                self._adopted_at = now
+                durable.adopt_siblings()
+        except OutboxError as error:
+            self._rescue_at = self._clock() + _POLL_S
+            logger.debug("Not moved to disk: %s", error)
 
     def _prune(self) -> None:
         durable, *fallbacks = self._outboxes
         for outbox in fallbacks:
-            outbox.prune(0.0)  # nobody looks there for what was sent
+            outbox.prune(0.0, states=["sent"])  # nobody looks there for what was sent
         now = self._clock()
         if self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY_S:
             return

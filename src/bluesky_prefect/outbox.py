@@ -1,36 +1,42 @@
 """A durable queue of submissions in one SQLite file."""
 
-import os
-import socket
-import sys
+import logging
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.connection import SharedConnection
-from bluesky_prefect.entry import SCHEMA, SCHEMA_VERSION, Entry, OutboxCounts, State, entry
+from bluesky_prefect.entry import FORMATS, Draft, Entry, OutboxCounts, State, entry, holder
+from bluesky_prefect.entry_lookup import SHORTEST_UID, EntryLookup
 from bluesky_prefect.exceptions import OutboxError
+from bluesky_prefect.lease_holder import this_process
+from bluesky_prefect.outbox_file import OutboxFile
 from bluesky_prefect.submission import Submission
 from bluesky_prefect.turns import Turns
 
+__all__ = ["ADOPTED_AT_ONCE", "PRUNED_AT_ONCE", "SHORTEST_UID", "Entry", "Outbox", "OutboxCounts", "existing_outbox"]
+
+logger = logging.getLogger(__name__)
+
 # One transaction deletes no more, so that it holds up nobody: SQLite may overwrite what it deletes, megabytes of it.
 PRUNED_AT_ONCE = 50
-# A shorter beginning of a uid names too many runs.
-SHORTEST_UID = 5
-# Entries looked through for a scan id: others hold the same number elsewhere in their metadata.
-_SCAN_ID_CANDIDATES = 200
+# One transaction takes over no more from another outbox.
+ADOPTED_AT_ONCE = 100
 
 
-class Outbox:
+class Outbox(EntryLookup):
     """A durable queue of submissions in one SQLite file.
 
     Several threads and several processes may work on one file. What `put` has returned from is on disk; each
     submission is handed to one taker at a time (a lease), again and again until it is marked sent or dead.
     In which order, `Turns` says.
 
-    The file is opened when it is first needed, and again after it could not be.
+    The file is opened when it is first needed, and again after it could not be. Where a newer version has changed its
+    format, one beside it is used; see `OutboxFile`.
 
     Parameters
     ----------
@@ -41,20 +47,33 @@ class Outbox:
         How long a submission stays with one taker, in seconds, before another may have it.
     clock : callable, optional
         Gives the time in seconds since the epoch.
+    keep_format : bool, optional
+        Leave an older format as it is; then all that may be done with it is to have another outbox adopt it.
     """
 
-    def __init__(self, path: Path | None, *, lease_s: float = 120.0, clock: Callable[[], float] = time.time) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        lease_s: float = 120.0,
+        clock: Callable[[], float] = time.time,
+        keep_format: bool = False,
+    ) -> None:
+        self._file = OutboxFile(path, len(FORMATS))
         self._lease_s = lease_s
-        self._clock = clock
-        self._me = f"{socket.gethostname()}:{os.getpid()}"
         self._turns = Turns()
+        self._unreadable: set[int] = set()
         # Only `put` waits for the disk. What the sending side writes may be lost in a power cut: that repeats a
         # request which Prefect knows by its idempotency key. In memory there is one database, so one connection.
-        self._relaxed = SharedConnection(path, SCHEMA, SCHEMA_VERSION, durable=False)
-        self._durable = SharedConnection(path, SCHEMA, SCHEMA_VERSION, durable=True) if path else self._relaxed
+        super().__init__(SharedConnection(self._file, FORMATS, durable=False, keep_format=keep_format), clock)
+        self._durable = SharedConnection(self._file, FORMATS, durable=True) if path else self._relaxed
 
-    def put(self, submission: Submission, *, dead: str | None = None) -> bool:
+    @property
+    def path(self) -> Path | None:
+        """The file that is used; None in memory."""
+        return self._file.path
+
+    def put(self, submission: Submission, *, dead: str | None = None, api_url: str | None = None) -> bool:
         """Add `submission`, and return once it is on disk.
 
         Parameters
@@ -63,6 +82,8 @@ class Outbox:
             What to send.
         dead : str, optional
             Put it in as a dead letter, for this reason.
+        api_url : str, optional
+            See `put_all`.
 
         Returns
         -------
@@ -74,37 +95,69 @@ class Outbox:
         OutboxError
             If the file cannot be written.
         """
-        now = self._clock()
-        state: State = "waiting" if dead is None else "dead"
-        content = submission.to_json()  # before anybody has to wait for it
-        with self._durable.change(f"run {submission.run_uid} cannot be written") as connection:
-            cursor = connection.execute(
-                "INSERT INTO entries (key, run_uid, deployment, submission, state, reason, created, changed) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (key) DO NOTHING",
-                (submission.key, submission.run_uid, submission.deployment, content, state, dead, now, now),
-            )
-            return cursor.rowcount == 1
+        return not self.put_all([Draft(submission, "waiting" if dead is None else "dead", dead)], api_url=api_url)
 
-    def take(self) -> Entry | None:
+    def put_all(self, drafts: Sequence[Draft], *, api_url: str | None = None) -> list[Entry]:
+        """Add the submissions of a run, all of them or none, and return once they are on disk.
+
+        Parameters
+        ----------
+        drafts : sequence of Draft
+            What to add.
+        api_url : str, optional
+            Address of the Prefect API that they are for, as `prefect_address.comparable` writes it; any by default.
+
+        Returns
+        -------
+        list of Entry
+            What is in the outbox already under one of their keys. It is left as it is; but what was declined before,
+            and is wanted now, is replaced.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be written.
+        """
+        now = self._clock()
+        written: dict[int, Any] = {}
+        # Converted before anybody has to wait for it.
+        rows = [(*_values(draft, written), api_url, now, now) for draft in drafts]
+        if not rows:
+            return []
+        with self._durable.change(f"run {drafts[0].submission.run_uid} cannot be written") as connection:
+            present = [row[0] for row in rows if connection.execute(_insertion(_DRAFT_COLUMNS), row).rowcount == 0]
+            found = [connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone() for key in present]
+        return [entry(row, now) for row in found]
+
+    def take(self, api_url: str | None = None) -> Entry | None:
         """Lease the next submission that is due, or return None.
+
+        One that this version cannot read stays where it is, for others, and holds nobody up.
+
+        Parameters
+        ----------
+        api_url : str, optional
+            Address of the Prefect API that it will be sent to. Only what is for that address is taken, or for any.
 
         Raises
         ------
         OutboxError
             If the file cannot be read or written.
         """
-        if not self._relaxed.read("SELECT 1 FROM entries WHERE state = 'waiting' LIMIT 1", ()):
+        if not self.has_waiting():
             return None  # the usual case: ask without the write lock
         now = self._clock()
         with self._relaxed.change("the next submission cannot be taken") as connection:
-            row = self._turns.next(connection, now)
-            if row is None:
-                return None
-            connection.execute(
-                "UPDATE entries SET leased_by = ?, leased_until = ?, not_before = 0, changed = ? WHERE seq = ?",
-                (self._me, now + self._lease_s, now, row["seq"]),
-            )
-            return entry(row, now)
+            while row := self._turns.next(connection, now, api_url, self._unreadable):
+                found = entry(row, now)
+                if found.is_readable:
+                    connection.execute(
+                        "UPDATE entries SET leased_by = ?, leased_until = ?, not_before = 0, changed = ? WHERE seq = ?",
+                        (this_process(), now + self._lease_s, now, found.seq),
+                    )
+                    return found
+                self._leave(connection, found)
+        return None
 
     def mark_sent(self, key: str, flow_run_id: str, flow_run_name: str) -> None:
         """Record that Prefect has accepted the submission `key`.
@@ -142,7 +195,7 @@ class Outbox:
             connection.execute(
                 "UPDATE entries SET attempts = attempts + 1, aside = ?, reason = ?, not_before = ?, changed = ?, "
                 "leased_by = NULL, leased_until = NULL WHERE key = ? AND state = 'waiting' AND leased_by = ?",
-                (aside, reason, now + delay_s, now, key, self._me),
+                (aside, reason, now + delay_s, now, key, this_process()),
             )
 
     def retry(self, key: str) -> bool:
@@ -192,8 +245,77 @@ class Outbox:
             connection.execute("DELETE FROM entries WHERE key = ?", (key,))
             return True
 
-    def prune(self, age_days: float) -> int:
-        """Delete submissions that were sent more than `age_days` days ago, at most `PRUNED_AT_ONCE`; return how many.
+    def move(self, to: str, *, source: str | None = None) -> int:
+        """Have what waits or is dead sent to another Prefect API, and return how many once that is on disk.
+
+        What somebody is sending at this moment stays for where it is sent to.
+
+        Parameters
+        ----------
+        to : str
+            Its address, as `prefect_address.comparable` writes it.
+        source : str, optional
+            Only what is for this address; by default all that is for any other than `to`.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be written.
+        """
+        now = self._clock()
+        which, address = ("api_url != ?", to) if source is None else ("api_url = ?", source)
+        columns = "seq, changed, leased_by, leased_until"
+        query = f"SELECT {columns} FROM entries WHERE state IN ('waiting', 'dead') AND {which}"  # noqa: S608 - texts of ours
+        with self._durable.change("the submissions cannot be moved") as connection:
+            free = [row["seq"] for row in connection.execute(query, (address,)) if holder(row, now) is None]
+            connection.executemany(
+                "UPDATE entries SET api_url = ?, attempts = 0, not_before = 0, changed = ? WHERE seq = ?",
+                [(to, now, seq) for seq in free],
+            )
+            return len(free)
+
+    def adopt(self, other: "Outbox") -> list[str]:
+        """Move what is in another outbox to this one; return the runs whose submissions came, once they are on disk.
+
+        At most `ADOPTED_AT_ONCE`. What somebody is sending at this moment stays there, and what is here already stays
+        as it is here. A process killed in the middle leaves it in both.
+
+        Raises
+        ------
+        OutboxError
+            If one of them cannot be read or written.
+        """
+        rows = other._relaxed.read("SELECT * FROM entries ORDER BY seq LIMIT ?", (ADOPTED_AT_ONCE,))
+        free = [row for row in rows if row["state"] != "waiting" or holder(row, self._clock()) is None]
+        if not free:
+            return []
+        columns = tuple(name for name in free[0].keys() if name not in _OF_ONE_FILE)  # noqa: SIM118 - a Row
+        # A connection of its own: on that of `put`, a RunEngine would wait for this as well.
+        durable = SharedConnection(self._file, FORMATS, durable=True)
+        trouble = f"what is in {other.path or 'memory'} cannot be moved there"
+        with closing(durable), durable.change(trouble) as connection:
+            connection.executemany(_insertion(columns), [tuple(row[name] for name in columns) for row in free])
+        with other._relaxed.change("what was moved cannot be deleted") as connection:
+            connection.executemany(
+                "DELETE FROM entries WHERE seq = ? AND changed = ?", [(row["seq"], row["changed"]) for row in free]
+            )
+        return [row["run_uid"] for row in free]
+
+    def adopt_siblings(self) -> None:
+        """Move what sessions of older versions have put beside this outbox to it.
+
+        Raises
+        ------
+        OutboxError
+            If that cannot be done now.
+        """
+        for path in self._file.siblings():
+            with closing(Outbox(path, clock=self._clock, keep_format=True)) as sibling:
+                while len(self.adopt(sibling)) == ADOPTED_AT_ONCE:
+                    pass
+
+    def prune(self, age_days: float, *, states: Sequence[State] = ("sent", "declined")) -> int:
+        """Delete what was sent or declined over `age_days` days ago, at most `PRUNED_AT_ONCE`; return how many.
 
         Raises
         ------
@@ -202,108 +324,24 @@ class Outbox:
         """
         oldest = self._clock() - age_days * 86400
         # Looked for outside the transaction: nobody has to wait for that.
-        query = "SELECT seq FROM entries WHERE state = 'sent' AND changed < ? LIMIT ?"
-        rows = [tuple(row) for row in self._relaxed.read(query, (oldest, PRUNED_AT_ONCE))]
-        if rows:
+        query = "SELECT seq, state FROM entries WHERE state = ? AND changed < ? LIMIT ?"
+        rows = [tuple(row) for state in states for row in self._relaxed.read(query, (state, oldest, PRUNED_AT_ONCE))]
+        if rows := rows[:PRUNED_AT_ONCE]:
             with self._relaxed.change("old submissions cannot be deleted") as connection:
-                connection.executemany("DELETE FROM entries WHERE seq = ? AND state = 'sent'", rows)
+                connection.executemany("DELETE FROM entries WHERE seq = ? AND state = ?", rows)
         return len(rows)
-
-    def counts(self) -> OutboxCounts:
-        """Return how many submissions are in each state.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
-        rows = self._relaxed.read("SELECT state, count(*) AS many FROM entries GROUP BY state", ())
-        return OutboxCounts(**{row["state"]: row["many"] for row in rows})
-
-    def entries(
-        self, *, run_uid: str | None = None, state: State | None = None, before: int | None = None, limit: int = 1000
-    ) -> list[Entry]:
-        """Return the newest entries, newest first.
-
-        Parameters
-        ----------
-        run_uid : str, optional
-            Only those of this run.
-        state : {'waiting', 'sent', 'dead'}, optional
-            Only those in this state.
-        before : int, optional
-            Only those put in before the one with this `Entry.seq`: for reading page by page.
-        limit : int, optional
-            How many at most.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
-        conditions = [("run_uid = ?", run_uid), ("state = ?", state), ("seq < ?", before)]
-        return self._find([(text, value) for text, value in conditions if value is not None], limit)
-
-    def oldest_unsent(self, limit: int) -> list[Entry]:
-        """Return the first `limit` entries that are not sent, oldest first.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
-        return self._find([("state IN ('waiting', 'dead')",)], limit, order="ASC")
-
-    def named(self, name: str, *, unsent: bool = False, limit: int = 20) -> list[Entry]:
-        """Return the entries that a person may mean, newest first.
-
-        Parameters
-        ----------
-        name : str
-            A key; or a run's uid, the first `SHORTEST_UID` or more characters of it, or its scan id.
-        unsent : bool, optional
-            Only those that are not sent.
-        limit : int, optional
-            How many at most.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
-        if not name.isprintable():
-            return []  # it is in no list that a person was shown, and may not even be text
-        state = [("state != 'sent'",)] if unsent else []
-        for column in ("key", "run_uid"):
-            if found := self._find([(f"{column} = ?", name), *state], limit):
-                return found
-        if len(name) >= SHORTEST_UID:
-            # A range, unlike LIKE, takes every character as it is.
-            found = self._find([("run_uid >= ?", name), ("run_uid < ?", name + chr(sys.maxunicode)), *state], limit)
-        if name.isascii() and name.isdecimal() and len(name) < 20:
-            # Submissions are written without blanks. Whether it is the run's own scan id is asked of the few left.
-            texts = [f'"scan_id":{int(name)}{end}'.encode() for end in ",}"]
-            holding = self._find([("instr(submission, ?) + instr(submission, ?)", *texts), *state], _SCAN_ID_CANDIDATES)
-            found += [one for one in holding if one.scan_id == int(name)][:limit]
-        return found
-
-    def _find(self, conditions: Sequence[tuple[Any, ...]], limit: int, order: str = "DESC") -> list[Entry]:
-        """Return the newest (or oldest) entries for which all conditions (SQL text, values) hold."""
-        where = " AND ".join(text for text, *_ in conditions) or "1"
-        values = [value for _, *values in conditions for value in values]
-        # Ordered by their numbers first: only the rows that are returned are sorted as a whole.
-        numbers = f"SELECT seq FROM entries WHERE {where} ORDER BY seq {order} LIMIT ?"  # noqa: S608 - this module's texts
-        rows = self._relaxed.read(
-            f"SELECT * FROM entries WHERE seq IN ({numbers}) ORDER BY seq {order}",  # noqa: S608
-            (*values, limit),
-        )
-        now = self._clock()
-        return [entry(row, now) for row in rows]
 
     def close(self) -> None:
         """Close the file. What is in it stays; what is in memory is gone."""
         self._durable.close()
         self._relaxed.close()
+
+    def _leave(self, connection: sqlite3.Connection, unreadable: Entry) -> None:
+        """Leave a submission that this version cannot read for others, where it holds nobody up."""
+        self._unreadable.add(unreadable.seq)
+        reason = "this version of bluesky-prefect cannot read it; one that can will send it"
+        connection.execute("UPDATE entries SET aside = 1, reason = ? WHERE seq = ?", (reason, unreadable.seq))
+        logger.warning("Run %s: %s waits: %s", unreadable.run_uid, unreadable.key, reason)
 
     def _settle(
         self, key: str, state: State, reason: str | None, flow_run_id: str | None, flow_run_name: str | None
@@ -320,20 +358,43 @@ class Outbox:
 def existing_outbox(path: Path) -> Iterator[Outbox | None]:
     """Open an outbox for looking at it; None if there is no such file, which is no reason to make one.
 
+    What sessions of older versions have put beside it is moved to it first.
+
     Raises
     ------
     OutboxError
         If it cannot be told whether there is one.
     """
     try:
-        exists = path.exists()
+        exists = path.exists() or bool(OutboxFile(path, len(FORMATS)).siblings())
     except OSError as error:
         raise OutboxError(f"Outbox {path}: it cannot be looked for: {error}.") from error
     if not exists:
         yield None
         return
-    outbox = Outbox(path)
-    try:
+    with closing(Outbox(path)) as outbox:
+        try:
+            outbox.adopt_siblings()
+        except OutboxError as error:
+            logger.warning("What waits beside the outbox is not among this: %s", error)
         yield outbox
-    finally:
-        outbox.close()
+
+
+# What does not come along where an entry is moved to another file.
+_OF_ONE_FILE = {"seq", "leased_by", "leased_until"}
+_DRAFT_COLUMNS = ("key", "run_uid", "deployment", "submission", "state", "reason", "api_url", "created", "changed")
+
+
+def _values(draft: Draft, written: dict[int, Any]) -> tuple[Any, ...]:
+    one = draft.submission
+    return one.key, one.run_uid, one.deployment, one.to_json(written), draft.state, draft.reason
+
+
+@lru_cache
+def _insertion(columns: tuple[str, ...]) -> str:
+    """Return the statement that adds an entry; what is there under its key stays, unless it was declined before."""
+    replaced = ", ".join(f"{name} = excluded.{name}" for name in columns if name != "key")
+    return (
+        f"INSERT INTO entries ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608
+        f"ON CONFLICT (key) DO UPDATE SET {replaced} WHERE entries.state = 'declined' AND excluded.state != 'declined'"
+    )

@@ -12,6 +12,7 @@ from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, Su
 from bluesky_prefect.notifications import Notifications, notification_tags
 from bluesky_prefect.parameter_size import explained_size
 from bluesky_prefect.parameters import parameters_for
+from bluesky_prefect.prefect_address import comparable
 from bluesky_prefect.submission import Submission
 from bluesky_prefect.texts import one_line, printable, run_name
 
@@ -71,6 +72,11 @@ class PrefectApi:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._resources.close()
+
+    @property
+    def api_url(self) -> str | None:
+        """Address of the API, in the form by which submissions are told apart; None if none is set."""
+        return comparable(_api_url() or "")
 
     def create_flow_run(self, submission: Submission) -> FlowRunRef:
         """Create the flow run of `submission`, or find it, if an earlier try has created it.

@@ -58,14 +58,26 @@ class Submission:
         """The run, without its files."""
         return Run(uid=self.run_uid, start=self.start, stop=self.stop)
 
-    def to_json(self) -> bytes:
-        """Return the submission as JSON text."""
-        # Each by itself: a document of as many values as may be kept must not use up those of the next.
-        return orjson.dumps({name: jsonable(value) for name, value in vars(self).items()})
+    def to_json(self, written: dict[int, orjson.Fragment] | None = None) -> bytes:
+        """Return the submission as JSON text.
+
+        Parameters
+        ----------
+        written : dict, optional
+            Documents that were written for the other submissions of the same run, by their identity; those of this one
+            are added. So each is converted once, however many workflows there are.
+        """
+        documents = {} if written is None else written
+        for document in (self.start, self.stop):
+            # Each by itself: a document of as many values as may be kept must not use up those of the next.
+            if id(document) not in documents:
+                documents[id(document)] = orjson.Fragment(orjson.dumps(jsonable(document)))
+        shared = {name: documents[id(getattr(self, name))] for name in ("start", "stop")}
+        return orjson.dumps({name: shared.get(name) or jsonable(value) for name, value in vars(self).items()})
 
     @classmethod
     def from_json(cls, text: bytes | str) -> "Submission":
-        """Return the submission that `to_json` wrote.
+        """Return the submission that `to_json` wrote; fields that this version does not know are passed over.
 
         Raises
         ------
@@ -74,7 +86,10 @@ class Submission:
         TypeError
             If it is not that of a submission.
         """
-        return cls(**from_json(text))
+        content = from_json(text)
+        if not isinstance(content, dict):
+            raise TypeError(f"a submission is not a {type(content).__name__}")
+        return cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})
 
 
 def submission_key(run_uid: str, workflow: str, generation: int = 0) -> str:

@@ -1,6 +1,7 @@
 """Whose turn it is: which of the waiting submissions is sent next."""
 
 import sqlite3
+from collections.abc import Container
 
 from bluesky_prefect.entry import holder, is_due
 
@@ -18,10 +19,28 @@ WITH RECURSIVE names (name) AS (
 )
 SELECT name FROM names WHERE name IS NOT NULL
 """
-_OLDEST = "SELECT * FROM entries WHERE state = 'waiting' AND deployment = ? AND aside = 0 ORDER BY seq LIMIT 1"
-_NEWEST = "SELECT * FROM entries WHERE state = 'waiting' AND deployment = ? AND aside = 0 ORDER BY seq DESC LIMIT 1"
-_IS_LONG = "SELECT 1 FROM entries WHERE state = 'waiting' AND deployment = ? AND aside = 0 LIMIT 1 OFFSET ?"
-_ASIDE = "SELECT * FROM entries WHERE state = 'waiting' AND deployment = ? AND aside = 1 ORDER BY seq"
+# Of a deployment's queue only what is for the taker's server, or for any. Two look-ups, since one with OR reads it all.
+_QUEUE = "FROM entries WHERE state = 'waiting' AND deployment = :deployment AND aside = 0 AND api_url"
+_END = """
+SELECT * FROM entries WHERE seq = (
+    SELECT {which}(seq) FROM (
+        SELECT {which}(seq) AS seq {queue} IS NULL UNION ALL SELECT {which}(seq) {queue} = :api_url
+    )
+)
+"""
+_OLDEST, _NEWEST = (_END.format(which=which, queue=_QUEUE) for which in ("min", "max"))
+_IS_LONG = f"""
+SELECT 1 FROM (
+    SELECT * FROM (SELECT 1 {_QUEUE} IS NULL LIMIT :kept + 1)
+    UNION ALL
+    SELECT * FROM (SELECT 1 {_QUEUE} = :api_url LIMIT :kept + 1)
+) LIMIT 1 OFFSET :kept
+"""  # noqa: S608 - this module's texts
+_ASIDE = """
+SELECT * FROM entries
+WHERE state = 'waiting' AND deployment = :deployment AND aside = 1 AND (api_url IS NULL OR api_url = :api_url)
+ORDER BY seq
+"""
 
 
 class Turns:
@@ -37,27 +56,42 @@ class Turns:
         self._last = ""
         self._oldest_went: set[str] = set()
 
-    def next(self, connection: sqlite3.Connection, now: float) -> sqlite3.Row | None:
-        """Return the row of the next submission that is due and free; this counts as its turn."""
+    def next(
+        self, connection: sqlite3.Connection, now: float, api_url: str | None, unreadable: Container[int]
+    ) -> sqlite3.Row | None:
+        """Return the row of the next submission that is due and free; this counts as its turn.
+
+        Parameters
+        ----------
+        connection : sqlite3.Connection
+            The outbox.
+        now : float
+            In seconds since the epoch.
+        api_url : str or None
+            The server that submissions are wanted for; those for any server are too.
+        unreadable : container of int
+            Numbers of submissions that stand aside and cannot be read by this version.
+        """
         names = [name for [name] in connection.execute(_DEPLOYMENTS)]
         names.sort(key=lambda name: (name <= self._last, name))
         for name in names:
-            if row := self._of(connection, name, now):
+            if row := self._of(connection, name, api_url, now):
                 self._last = name
                 return row
         for name in names:
-            rows = connection.execute(_ASIDE, (name,))
-            if row := next((row for row in rows if _can_go(row, now)), None):
+            rows = connection.execute(_ASIDE, {"deployment": name, "api_url": api_url})
+            if row := next((row for row in rows if row["seq"] not in unreadable and _can_go(row, now)), None):
                 return row
         return None
 
-    def _of(self, connection: sqlite3.Connection, name: str, now: float) -> sqlite3.Row | None:
-        oldest = connection.execute(_OLDEST, (name,)).fetchone()
+    def _of(self, connection: sqlite3.Connection, name: str, api_url: str | None, now: float) -> sqlite3.Row | None:
+        values = {"deployment": name, "api_url": api_url, "kept": KEPT_IN_ORDER}
+        oldest = connection.execute(_OLDEST, values).fetchone()
         if oldest is None or not _can_go(oldest, now):
             return None
-        if name in self._oldest_went and connection.execute(_IS_LONG, (name, KEPT_IN_ORDER)).fetchone():
+        if name in self._oldest_went and connection.execute(_IS_LONG, values).fetchone():
             self._oldest_went.discard(name)
-            newest = connection.execute(_NEWEST, (name,)).fetchone()
+            newest = connection.execute(_NEWEST, values).fetchone()
             if _can_go(newest, now):
                 return newest
         self._oldest_went.add(name)

@@ -50,16 +50,16 @@ class KillPoints:
         from bluesky_prefect.outbox import Outbox
         from bluesky_prefect.prefect_api import PrefectApi
 
-        put, change, create = Outbox.put, SharedConnection.change, PrefectApi.create_flow_run
+        put, change, create = Outbox.put_all, SharedConnection.change, PrefectApi.create_flow_run
 
-        def put_and_pass(*arguments: Any, **options: Any) -> bool:
+        def put_and_pass(*arguments: Any, **options: Any) -> Any:
             self._putting.now = True
             try:
-                new = put(*arguments, **options)
+                present = put(*arguments, **options)
             finally:
                 self._putting.now = False
             self._pass("after-commit")
-            return new
+            return present
 
         @contextmanager
         def change_and_pass(*arguments: Any, **options: Any) -> Iterator[Any]:
@@ -74,7 +74,8 @@ class KillPoints:
             self._pass("after-accepted")
             return flow_run
 
-        Outbox.put, SharedConnection.change, PrefectApi.create_flow_run = put_and_pass, change_and_pass, create_and_pass
+        Outbox.put_all, SharedConnection.change = put_and_pass, change_and_pass
+        PrefectApi.create_flow_run = create_and_pass
 
     def _pass(self, point: str) -> None:
         if self._armed is None or self._armed[0] != point:

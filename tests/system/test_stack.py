@@ -6,18 +6,21 @@ import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+from bluesky_prefect import Outbox
 from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack import LocalStack
 from bluesky_prefect.stack.drain import drain
 from bluesky_prefect.stack.process import MARK
 from bluesky_prefect.stack.worker import settings_environment
+from bluesky_prefect.submission import Submission
 from tests.services.prefect_process import post, wait_until
 
 PARTS = {"tiled", "prefect", "worker"}
@@ -310,6 +313,23 @@ def test_a_stack_started_in_the_background_of_a_script_stops_its_worker_when_tol
     worker = psutil.Process(local.processes()["worker"].pid)
     worker.terminate()
     assert psutil.wait_procs([worker], timeout=20)[1] == []
+
+
+def test_what_waits_for_the_stack_follows_it_to_another_port(own_stack):
+    first = own_stack()
+    former = first.up(print).prefect_api_url
+    first.down(print)
+    said = []
+    with closing(Outbox(first.paths.root / "outbox.sqlite")) as outbox:
+        for address in (former, "http://elsewhere.example/api"):
+            outbox.put(Submission(address, "a/b", "a/b", "u"), api_url=address)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        now = own_stack(prefect_port=port).up(said.append).prefect_api_url
+        assert outbox.unsent_by_address() == {now: 1, "http://elsewhere.example/api": 1}
+    assert now != former
+    assert f"Outbox: 1 submission for {former} will be sent to {now}" in said
 
 
 @pytest.mark.parametrize("part", ["tiled", "prefect"])

@@ -27,6 +27,7 @@ from bluesky_prefect import (
     Workflow,
     wait_for_flow,
 )
+from bluesky_prefect.entry import Draft
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.stopped_runs import StoppedRuns, stopped_runs
 from bluesky_prefect.submission import Submission, submission_key
@@ -255,6 +256,16 @@ def test_a_run_that_started_elsewhere_is_found_and_its_last_flow_run_counts(beam
             end(uid, Running(), Completed(message="again") if generation else Crashed())
     beamline.run(wait_for_flow(uid, timeout_s=60))
     assert beamline.result.message == "again"
+
+
+def test_a_workflow_that_refused_a_run_of_another_session_is_not_waited_for(beamline):
+    uid = str(uuid4())
+    drafts = [Draft(Submission(submission_key(uid, name), name, DEPLOYMENT, uid), "declined") for name in ("a", "b")]
+    beamline.callback.outbox.put_all(drafts)
+    for options in ({}, {"workflow": "b"}):
+        beamline.run(wait_for_flow(uid, timeout_s=60, **options))
+        assert not beamline.result.started
+        assert "did not want the run" in beamline.result.message
 
 
 def test_a_run_that_nobody_knows_of_is_not_waited_for_for_ever(beamline):

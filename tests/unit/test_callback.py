@@ -2,11 +2,15 @@
 
 import logging
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections import UserDict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 
 import numpy as np
 import pytest
@@ -17,9 +21,14 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import RunEngineInterrupted
 from ophyd.sim import SynAxis, SynGauss, img
 
-from bluesky_prefect import PrefectCallback, Settings, Workflow, succeeded
+from bluesky_prefect import Outbox, PrefectCallback, Settings, Workflow, succeeded
 from bluesky_prefect import callback as callback_module
+from bluesky_prefect import submission as submission_module
+from bluesky_prefect.documents import jsonable
+from bluesky_prefect.entry import OutboxCounts
 from bluesky_prefect.prefect_api import flow_run_tags
+from bluesky_prefect.recent_runs import RecentRuns
+from bluesky_prefect.stopped_runs import stopped_runs
 
 pytestmark = pytest.mark.filterwarnings(
     # bluesky's RunEngine leaves its event loop to the garbage collector.
@@ -62,7 +71,8 @@ def run_engine():
 
 
 def entries(callback):
-    return list(reversed(callback.outbox.entries()))
+    """Return what the outbox holds of submissions, in order; refusals are none."""
+    return [entry for entry in reversed(callback.outbox.entries()) if entry.state != "declined"]
 
 
 def test_a_stop_document_puts_the_run_in_the_outbox(run_engine, make_callback, det):
@@ -323,6 +333,231 @@ def test_parameters_that_cannot_be_read_make_a_dead_letter(make_callback):
     callback("stop", {"run_start": "u"})
     [dead] = callback.outbox.entries(state="dead")
     assert "parameters= returned a Unlistable that cannot be read" in dead.reason
+
+
+def take_a_run(callback, uid="u", **start):
+    callback("start", {"uid": uid, **start})
+    callback("stop", {"run_start": uid})
+
+
+def test_workflows_that_refused_the_run_are_known_with_the_others(make_callback):
+    callback = make_callback(["a/b", Workflow("c/d", when=lambda run: False)])
+    take_a_run(callback, scan_id=7, plan_name="count", large="x" * 10_000)
+    [refused] = callback.outbox.entries(state="declined")
+    assert (refused.run_uid, refused.workflow, refused.scan_id, refused.plan_name) == ("u", "c/d", 7, "count")
+    assert len(refused.submission_json) < 500
+    assert callback.outbox.declined(["u:a/b", "u:c/d", "v:c/d"]) == {"u:c/d"}
+    assert callback.outbox.counts() == OutboxCounts(waiting=1, declined=1)
+
+
+def test_a_run_that_opts_out_leaves_no_refusals(make_callback):
+    callback = make_callback()
+    take_a_run(callback, prefect=False)
+    assert callback.outbox.entries() == []
+
+
+def test_a_run_that_was_refused_and_is_wanted_now_is_submitted(make_callback):
+    wanted = []
+    callback = make_callback(Workflow("a/b", when=lambda run: bool(wanted)))
+    take_a_run(callback, sample="Fe")
+    wanted.append(True)
+    callback("stop", {"run_start": "u"})
+    [entry] = callback.outbox.entries()
+    assert (entry.state, entry.submission.start["sample"]) == ("waiting", "Fe")
+    wanted.clear()
+    callback("stop", {"run_start": "u"})
+    assert callback.outbox.counts() == OutboxCounts(waiting=1)
+
+
+@pytest.fixture
+def locked(settings):
+    """Lock the outbox as a process does that was stopped in the middle of a write."""
+    with ExitStack() as made:
+
+        def lock():
+            blocker = made.enter_context(closing(sqlite3.connect(settings.outbox_path, isolation_level=None)))
+            blocker.execute("BEGIN IMMEDIATE")
+
+        yield lock
+
+
+def test_a_locked_outbox_holds_the_run_engine_for_a_second_in_all(make_callback, locked, caplog):
+    callback = make_callback([f"a/{number}" for number in range(5)])
+    take_a_run(callback, "before")
+    locked()
+    callback("start", {"uid": "u"})
+    began = time.monotonic()
+    callback("stop", {"run_start": "u"})
+    assert time.monotonic() - began < 1.5
+    [told] = [record for record in caplog.records if "kept in memory only" in record.getMessage()]
+    assert "Run u" in told.getMessage()
+
+
+DIE_IN_THE_SECOND_WHEN = """
+import os, signal
+from bluesky_prefect import PrefectCallback, Workflow
+callback = PrefectCallback(["a/1", Workflow("a/2", when=lambda run: os.kill(os.getpid(), signal.SIGKILL)), "a/3"])
+callback("start", {"uid": "u"})
+callback("stop", {"run_start": "u"})
+"""
+
+
+def test_a_session_killed_while_workflows_decide_leaves_none_of_them(settings):
+    environment = {**os.environ, "BLUESKY_PREFECT_STATE_DIRECTORY": str(settings.state_directory)}
+    killed = subprocess.run([sys.executable, "-c", DIE_IN_THE_SECOND_WHEN], env=environment)
+    assert killed.returncode == -signal.SIGKILL
+    with closing(Outbox(settings.outbox_path)) as outbox:
+        assert outbox.entries() == []
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_nothing_that_a_workflow_raises_comes_out_of_the_run_engine(run_engine, make_callback, det, error):
+    def leave(run):
+        raise error("enough")
+
+    callback = make_callback(["a/1", Workflow("a/2", when=leave), Workflow("a/3", parameters=leave), "a/4"])
+    run_engine.subscribe(callback)
+    for _ in range(2):  # the RunEngine is as good as before
+        run_engine(bp.count([det]))
+    dead = callback.outbox.entries(state="dead")
+    assert [entry.deployment for entry in reversed(dead)] == ["a/2", "a/3"] * 2
+    assert all(entry.submission.undecided and f"{error.__name__}: enough" in entry.reason for entry in dead)
+    waiting = callback.outbox.entries(state="waiting")
+    assert [entry.deployment for entry in reversed(waiting)] == ["a/1", "a/4"] * 2
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_what_ends_the_process_while_a_workflow_decides_does_so_after_the_record(make_callback, error):
+    def interrupted(run):
+        raise error
+
+    callback = make_callback([Workflow("a/1", when=interrupted), "a/2"])
+    with pytest.raises(error):
+        take_a_run(callback, uid=error.__name__)
+    assert callback.outbox.counts() == OutboxCounts(waiting=1, dead=1)
+    assert stopped_runs.find(error.__name__).started == ("a/1", "a/2")
+
+
+def test_a_large_start_document_is_converted_once_however_many_workflows_there_are(make_callback, monkeypatch):
+    converted = []
+    monkeypatch.setattr(submission_module, "jsonable", lambda value: converted.append(value) or jsonable(value))
+    take_a_run(make_callback([f"a/{number}" for number in range(5)]), large=list(range(1000)))
+    assert sum("large" in value for value in converted if isinstance(value, dict)) == 1
+
+
+def test_a_second_stop_sees_the_start_of_its_run(make_callback):
+    asked = []
+    callback = make_callback(Workflow("a/b", when=lambda run: bool(asked.append((dict(run.start), list(run.files))))))
+    callback("start", {"uid": "u", "sample": "Fe"})
+    callback("stream_resource", {"run_start": "u", "uri": "file://localhost/data/1.h5"})
+    callback("stop", {"run_start": "u"})
+    callback("stop", {"run_start": "u"})
+    assert asked == [({"uid": "u", "sample": "Fe"}, ["file://localhost/data/1.h5"])] * 2
+
+
+def test_a_second_stop_of_a_run_that_opted_out_starts_nothing(make_callback):
+    callback = make_callback()
+    take_a_run(callback, prefect=False)
+    callback("stop", {"run_start": "u"})
+    assert callback.outbox.entries() == []
+    assert stopped_runs.find("u").opted_out
+
+
+def test_a_workflow_that_changes_its_run_costs_no_record(make_callback):
+    def spoil(run):
+        run.start["spoilt"] = object()
+        return True
+
+    callback = make_callback([Workflow("a/b", when=spoil), Workflow("c/d", when=spoil)])
+    take_a_run(callback, uid="spoilt")
+    assert len(entries(callback)) == 2
+    assert stopped_runs.find("spoilt").started == ("a/b", "c/d")
+
+
+def test_a_second_stop_doubles_nothing(make_callback, caplog):
+    callback = make_callback(Workflow("a/b", parameters=lambda run: {"now": time.monotonic()}))
+    take_a_run(callback)
+    callback("stop", {"run_start": "u"})
+    assert len(entries(callback)) == 1
+    assert caplog.records == []
+
+
+def test_a_late_stop_of_a_run_that_was_dropped_from_the_open_ones_sees_its_start(make_callback):
+    callback = make_callback()
+    callback("start", {"uid": "late", "prefect": False})
+    for number in range(callback_module.MAX_OPEN_RUNS):
+        callback("start", {"uid": str(number)})
+    callback("stop", {"run_start": "late"})
+    assert callback.outbox.entries() == []
+
+
+def test_what_is_remembered_of_runs_may_be_asked_from_several_threads():
+    runs = RecentRuns()
+
+    def many(name):
+        for number in range(3000):
+            runs.remember(f"{name}{number}", {"text": "x" * 50_000}, [])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(many, "abcd"))
+    kept = [uid for name in "abcd" for uid in (f"{name}{number}" for number in range(3000)) if runs.find(uid)]
+    assert 600 < len(kept) < 640
+
+
+def test_what_is_remembered_of_runs_is_bounded_in_number_and_size():
+    runs = RecentRuns()
+    for number in range(1500):
+        runs.remember(str(number), {"uid": str(number)}, [])
+    assert runs.find("499") is None
+    assert runs.find("500") == [{"uid": "500"}, []]
+    for number in range(5):
+        runs.remember(str(number), {"text": "x" * 10_000_000}, [])
+    assert [runs.find(str(number)) is not None for number in range(5)] == [False, False, True, True, True]
+    runs.remember("4", {"text": "x" * 50_000_000}, [])
+    assert runs.find("4") is None
+    runs.remember("5", {}, [])
+    assert runs.find("5") == [{}, []]
+
+
+def test_two_callbacks_with_one_name_for_two_deployments_are_told_once(make_callback, caplog):
+    one, two = make_callback(Workflow("a/one", name="process")), make_callback(Workflow("a/two", name="process"))
+    for uid in ("u", "v"):
+        for callback in (one, two):
+            take_a_run(callback, uid)
+    [told] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    for word in ("Run u", "'process'", "a/one", "a/two", "name="):
+        assert word in told.getMessage()
+
+
+def test_two_callbacks_with_one_name_for_other_parameters_are_told_once(make_callback, caplog):
+    for binning in (1, 2):
+        take_a_run(make_callback(Workflow("a/b", parameters={"binning": binning})))
+    [told] = [record for record in caplog.records if record.levelno == logging.ERROR]
+    assert "with other parameters" in told.getMessage()
+
+
+def test_a_workflow_that_refused_its_run_is_not_told_to_have_been_displaced(make_callback, caplog):
+    take_a_run(make_callback(Workflow("a/one", name="process")))
+    take_a_run(make_callback(Workflow("a/two", name="process", when=lambda run: False)))
+    assert caplog.records == []
+
+
+def test_the_same_workflow_in_two_callbacks_is_nothing_to_tell(make_callback, caplog):
+    for _ in range(2):
+        take_a_run(make_callback(["a/b", Workflow("c/d", parameters={"x": (1, 2)})]))
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"), [("http://me:s3cret@localhost:4200/api/?k=s3cret", "http://127.0.0.1:4200/api"), ("", None)]
+)
+def test_a_submission_knows_which_prefect_it_is_for(make_callback, monkeypatch, tmp_path, url, kept):
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    callback = make_callback()
+    take_a_run(callback)
+    [entry] = callback.outbox.entries()
+    assert entry.api_url == kept
 
 
 def test_a_disk_that_refuses_keeps_the_run_in_memory_and_says_so(run_engine, make_callback, det, tmp_path, caplog):

@@ -9,6 +9,7 @@ from contextlib import nullcontext
 import pytest
 
 from bluesky_prefect import Outbox, Settings
+from bluesky_prefect.entry import Draft
 from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.forwarder import Forwarder
 from bluesky_prefect.outbox import OutboxCounts
@@ -18,6 +19,8 @@ from bluesky_prefect.submission import Submission
 
 class ToldApi:
     """Answers with what stands in `answers`, then accepts everything."""
+
+    api_url: str | None = None
 
     def __init__(self) -> None:
         self.answers: list[Exception] = []
@@ -337,7 +340,7 @@ def test_sent_submissions_are_pruned_after_their_age(forwarder, disk, clock):
     assert disk.counts() == OutboxCounts()
 
 
-def test_a_submission_that_this_version_cannot_read_is_a_dead_letter_and_the_rest_goes_on(forwarder, disk, api, clock):
+def test_a_submission_that_this_version_cannot_read_is_left_for_others(forwarder, disk, api, clock):
     disk.put(submission("a"))
     disk.put(submission("b"))
     with sqlite3.connect(disk.path) as connection:
@@ -345,8 +348,7 @@ def test_a_submission_that_this_version_cannot_read_is_a_dead_letter_and_the_res
     connection.close()
     run_for(forwarder, clock, 10)
     assert api.accepted == ["b"]
-    [dead] = disk.entries(state="dead")
-    assert "bluesky-prefect submit a" in dead.reason
+    assert disk.counts() == OutboxCounts(waiting=1, sent=1)
 
 
 def test_the_run_that_ends_while_a_backlog_is_worked_off_is_sent_among_the_next_two(forwarder, disk, api, clock):
@@ -379,6 +381,54 @@ def test_a_write_that_fails_after_prefect_accepted_is_sent_again_under_the_same_
     run_for(forwarder, clock, 300)
     assert api.accepted == ["a", "a"]
     assert disk.counts() == OutboxCounts(sent=1)
+
+
+A, B = "http://a.example/api", "http://b.example/api"
+
+
+def test_a_submission_for_another_server_waits_and_is_told_once(forwarder, disk, memory, api, clock, caplog):
+    api.api_url = B
+    disk.put(submission("a"), api_url=A)
+    disk.put(submission("b"), api_url=B)
+    disk.put(submission("any"))
+    run_for(forwarder, clock, 30)
+    assert api.accepted == ["b", "any"]
+    assert caplog.records == []  # its own session may be about to send it
+    run_for(forwarder, clock, 600)
+    [told] = [record.getMessage() for record in caplog.records]
+    for words in ("1 submission", A, B, f"bluesky-prefect outbox move --from {A} --to URL"):
+        assert words in told
+    [entry] = disk.entries(run_uid="a")
+    assert (entry.state, entry.attempts) == ("waiting", 0)
+    disk.move(B)
+    run_for(forwarder, clock, 10)
+    assert api.accepted == ["b", "any", "a"]
+
+
+def test_what_waits_in_memory_keeps_its_address_on_the_way_to_disk(forwarder, disk, memory, api):
+    api.api_url = B
+    memory.put(submission("a"), api_url=A)
+    forwarder.step()
+    [entry] = disk.entries()
+    assert (entry.run_uid, entry.api_url, api.accepted) == ("a", A, [])
+
+
+def test_a_refusal_in_memory_is_moved_to_the_disk(forwarder, disk, memory):
+    memory.put_all([Draft(submission("a"), "declined")])
+    forwarder.step()
+    assert disk.declined(["a:flow/one"]) == {"a:flow/one"}
+
+
+def test_what_a_session_of_an_older_version_put_beside_the_outbox_is_sent_once(forwarder, disk, api, clock, tmp_path):
+    beside = Outbox(tmp_path / "outbox.format-1.sqlite", clock=clock)
+    beside.put(submission("a"))
+    run_for(forwarder, clock, 5)
+    assert api.accepted == ["a"]
+    beside.put(submission("b"))  # it is open still
+    run_for(forwarder, clock, 70)
+    assert api.accepted == ["a", "b"]
+    assert beside.entries() == []
+    beside.close()
 
 
 def test_the_thread_sends_soon_after_it_is_woken_and_ends_when_told(forwarder, disk, api):

@@ -152,7 +152,8 @@ class Session:
 
     def _kept(self) -> list[tuple[str, str, str | None, bytes]]:
         """Return what the outbox's file holds (with the reason, if it is dead), and empty it."""
-        query = "SELECT deployment, run_uid, iif(state = 'dead', reason, NULL), submission FROM entries"
+        columns = "deployment, run_uid, iif(state = 'dead', reason, NULL), submission"
+        query = f"SELECT {columns} FROM entries WHERE state != 'declined'"
         kept = self._outbox.execute(query).fetchall()
         with self._outbox:
             self._outbox.execute("DELETE FROM entries")

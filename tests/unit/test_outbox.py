@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from bluesky_prefect.entry import OutboxCounts
-from bluesky_prefect.exceptions import OutboxError, SubmissionRefused
+from bluesky_prefect.entry import Draft, OutboxCounts
+from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.outbox import PRUNED_AT_ONCE, Outbox
 from bluesky_prefect.submission import Submission, submission_key
 from bluesky_prefect.turns import KEPT_IN_ORDER
@@ -303,17 +303,42 @@ def test_entries_are_read_page_by_page(outbox):
     assert [entry.run_uid for entry in outbox.entries(before=first[-1].seq)] == ["c", "b", "a"]
 
 
-def test_an_entry_that_this_version_cannot_read_is_an_error_only_where_it_is_read(outbox):
+def rewrite(outbox: Outbox, change: str) -> None:
+    """Change the file behind the outbox's back, as another version would."""
+    with sqlite3.connect(outbox.path) as connection:
+        connection.execute(change)
+    connection.close()
+
+
+def test_a_field_of_a_newer_version_is_passed_over(outbox):
+    outbox.put(submission("a"))
+    rewrite(outbox, """UPDATE entries SET submission = json_set(submission, '$.of_the_future', 'x')""")
+    entry = outbox.take()
+    assert entry.submission == submission("a")
+
+
+def test_an_entry_that_this_version_cannot_read_is_left_for_others(outbox, caplog):
     outbox.put(submission("a"))
     outbox.put(submission("b"))
-    with sqlite3.connect(outbox.path) as connection:
-        connection.execute("""UPDATE entries SET submission = '{"from": "the future"}' WHERE run_uid = 'a'""")
-    connection.close()
-    entry = outbox.take()
-    assert (entry.run_uid, entry.scan_id) == ("a", None)
-    with pytest.raises(SubmissionRefused, match="bluesky-prefect submit a"):
-        _ = entry.submission
-    assert [one.run_uid for one in outbox.entries()] == ["b", "a"]
+    rewrite(outbox, """UPDATE entries SET submission = '{"from": "the future"}' WHERE run_uid = 'a'""")
+    assert [taken(outbox) for _ in range(3)] == ["b", None, None]
+    [left] = outbox.entries(state="waiting", before=2)
+    assert (left.run_uid, left.scan_id, left.held_by, left.attempts, left.due) == ("a", None, None, 0, None)
+    assert "cannot read it" in left.reason
+    assert len(caplog.records) == 1
+    with pytest.raises(OutboxError, match="bluesky-prefect submit a"):
+        _ = left.submission
+    # Who can read it (again) takes it.
+    rewrite(outbox, f"""UPDATE entries SET submission = '{submission("a").to_json().decode()}' WHERE run_uid = 'a'""")
+    other = Outbox(outbox.path, clock=lambda: 1_000_000.0)
+    assert taken(other) == "a"
+    other.close()
+
+
+def test_what_many_unreadable_entries_cost_others_is_a_place_behind_them(outbox):
+    fill(outbox, [str(number) for number in range(20)])
+    rewrite(outbox, """UPDATE entries SET submission = '[]' WHERE run_uid < '15'""")
+    assert set(drained(outbox)) == {str(number) for number in range(20) if str(number) >= "15"}
 
 
 def test_much_that_is_old_is_pruned_in_small_transactions(outbox, clock):
@@ -407,16 +432,6 @@ def test_a_file_deleted_while_it_is_open_is_made_again(outbox):
     other.close()
 
 
-def test_a_file_of_a_newer_version_is_left_alone(outbox):
-    outbox.put(submission("a"))
-    outbox.close()
-    connection = sqlite3.connect(outbox.path)
-    connection.execute("PRAGMA user_version = 99")
-    connection.close()
-    with pytest.raises(OutboxError, match="upgrade"):
-        outbox.counts()
-
-
 def test_a_process_stopped_in_the_middle_of_a_write_holds_nobody_up_for_long(outbox):
     outbox.put(submission("a"))
     blocker = sqlite3.connect(outbox.path, isolation_level=None)
@@ -426,6 +441,137 @@ def test_a_process_stopped_in_the_middle_of_a_write_holds_nobody_up_for_long(out
     blocker.execute("ROLLBACK")
     blocker.close()
     assert outbox.put(submission("b"))
+
+
+A, B = "http://a.example/api", "http://b.example/api"
+
+
+def test_of_the_submissions_of_a_run_all_are_put_in_or_none(outbox):
+    outbox.put(submission("before"))
+    rewrite(
+        outbox,
+        "CREATE TRIGGER full BEFORE INSERT ON entries WHEN NEW.deployment = 'flow/two' "
+        "BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+    )
+    drafts = [Draft(submission("a", deployment)) for deployment in ("flow/one", "flow/two")]
+    with pytest.raises(OutboxError, match=r"run a cannot be written.*full"):
+        outbox.put_all(drafts)
+    assert [entry.run_uid for entry in outbox.entries()] == ["before"]
+
+
+def test_what_is_there_already_is_handed_back_as_it_is(outbox):
+    outbox.put(submission("a"))
+    drafts = [Draft(submission("a")), Draft(submission("a", "flow/two"))]
+    [present] = outbox.put_all(drafts)
+    assert (present.key, present.submission) == (submission("a").key, submission("a"))
+    assert outbox.counts() == OutboxCounts(waiting=2)
+
+
+def test_what_was_declined_is_never_sent_neither_lost_nor_dead_and_pruned_as_what_was_sent(outbox, clock):
+    outbox.put_all([Draft(submission("a"), "declined", "when= refused the run")])
+    key = submission("a").key
+    assert taken(outbox) is None
+    assert not outbox.retry(key)
+    assert outbox.counts() == OutboxCounts(declined=1)
+    assert outbox.declined([key, "other"]) == {key}
+    assert outbox.oldest_unsent(1) == outbox.named("a", unsent=True) == []
+    clock.now += 31 * 86400
+    assert outbox.prune(30) == 1
+    assert outbox.counts() == OutboxCounts()
+
+
+def test_what_was_declined_and_is_wanted_later_is_sent(outbox):
+    outbox.put_all([Draft(submission("a"), "declined")])
+    assert outbox.put(submission("a"), api_url=A)
+    assert not outbox.put(submission("a"), api_url=A)
+    [entry] = outbox.entries()
+    assert (entry.state, entry.api_url) == ("waiting", A)
+
+
+def test_what_waits_or_was_sent_is_not_declined_afterwards(outbox):
+    outbox.put(submission("a"))
+    [present] = outbox.put_all([Draft(submission("a"), "declined")])
+    assert present.state == "waiting"
+    assert outbox.declined([submission("a").key]) == set()
+
+
+def test_many_are_asked_at_once_whether_they_were_declined(outbox):
+    outbox.put_all([Draft(submission(str(number)), "declined") for number in range(1200)])
+    keys = [submission(str(number)).key for number in range(2000)]
+    assert outbox.declined(keys) == set(keys[:1200])
+
+
+def test_a_submission_is_taken_for_the_address_it_was_put_in_for_only(outbox):
+    for uid, address in {"a": A, "b": B, "any": None}.items():
+        outbox.put(submission(uid), api_url=address)
+    order = []
+    while entry := outbox.take(A):
+        order.append(entry.run_uid)
+    assert order == ["a"]  # it is being sent; those behind it wait
+    outbox.mark_sent(submission("a").key, "id", "name")
+    assert outbox.take(A).run_uid == "any"
+    assert outbox.take(A) is outbox.take(None) is None
+    assert outbox.take(B).run_uid == "b"
+
+
+def test_what_is_for_any_server_keeps_its_place_among_the_others(outbox):
+    for number in range(KEPT_IN_ORDER + 4):
+        outbox.put(submission(str(number)), api_url=(A, None, B)[number % 3])
+    order = []
+    while entry := outbox.take(A):
+        order.append(int(entry.run_uid))
+        outbox.mark_sent(entry.key, "id", "name")
+    assert order == [number for number in range(KEPT_IN_ORDER + 4) if number % 3 < 2]
+
+
+def test_every_other_one_of_a_backlog_is_the_newest_for_this_server(outbox):
+    for number in range(3 * KEPT_IN_ORDER):
+        outbox.put(submission(str(number)), api_url=(A, B)[number % 2])
+    order = []
+    for _ in range(4):
+        entry = outbox.take(A)
+        order.append(int(entry.run_uid))
+        outbox.mark_sent(entry.key, "id", "name")
+    last = 3 * KEPT_IN_ORDER - 2
+    assert order == [0, last, 2, last - 2]
+
+
+def test_a_backlog_of_another_server_costs_taking_nothing(tmp_path):
+    def cost(waiting: int) -> int:
+        box = Outbox(tmp_path / f"{waiting}.sqlite")
+        box.put_all([Draft(submission(f"b-{number}")) for number in range(waiting)], api_url=B)
+        for number in range(5):
+            box.put(submission(str(number)), api_url=A)
+        hundreds = []
+        box.counts()
+        box._relaxed._connection.set_progress_handler(lambda: hundreds.append(1), 100)
+        while entry := box.take(A):
+            box.mark_sent(entry.key, "id", "name")
+        box.close()
+        return len(hundreds)
+
+    assert cost(2000) <= 1.2 * cost(20)
+
+
+def test_a_backlog_is_moved_to_another_address_on_purpose(outbox):
+    for uid, address in {"a": A, "b": B, "any": None, "dead": A, "sent": A}.items():
+        outbox.put(submission(uid), api_url=address, dead="why" if uid == "dead" else None)
+    rewrite(outbox, "UPDATE entries SET state = 'sent' WHERE run_uid = 'sent'")
+    assert outbox.unsent_by_address() == {None: 1, A: 2, B: 1}
+    assert outbox.move(B, source=A) == 2
+    assert outbox.unsent_by_address() == {None: 1, B: 3}
+    assert outbox.move("http://c.example/api") == 3
+    assert outbox.unsent_by_address() == {None: 1, "http://c.example/api": 3}
+    [sent] = outbox.entries(state="sent")
+    assert sent.api_url == A
+
+
+def test_what_is_being_sent_is_not_moved_to_another_address(outbox, clock):
+    outbox.put(submission("a"), api_url=A)
+    outbox.take(A)
+    assert outbox.move(B) == 0
+    clock.now += 61
+    assert outbox.move(B) == 1
 
 
 PUT_FOR_EVER = """

@@ -12,8 +12,10 @@ import typer
 from bluesky_prefect.cli import render_outbox as render
 from bluesky_prefect.cli.options import StateDirectory, settings_from, state_option
 from bluesky_prefect.entry import Entry, OutboxCounts, State
-from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.exceptions import ConfigurationError, StackError
 from bluesky_prefect.outbox import SHORTEST_UID, Outbox, existing_outbox
+from bluesky_prefect.prefect_address import api_address, comparable
+from bluesky_prefect.settings import Settings
 from bluesky_prefect.texts import one_line
 
 app = typer.Typer(
@@ -41,6 +43,7 @@ class Shown(StrEnum):
     WAITING = "waiting"
     DEAD = "dead"
     SENT = "sent"
+    DECLINED = "declined"
     ALL = "all"
 
 
@@ -57,14 +60,21 @@ def list_entries(
 
     Ends with 0, also if there is nothing to list.
     """
-    path = settings_from(state_directory=state_directory).outbox_path
+    settings = settings_from(state_directory=state_directory)
+    path = settings.outbox_path
     with existing_outbox(path) as outbox:
         if outbox is None:
             listed = render.Listing(path, exists=False, counts=OutboxCounts(), entries=[], more=False)
         else:
             entries = _newest(outbox, state, limit + 1)
-            more = len(entries) > limit
-            listed = render.Listing(path, exists=True, counts=outbox.counts(), entries=entries[:limit], more=more)
+            listed = render.Listing(
+                outbox.path or path,
+                exists=True,
+                counts=outbox.counts(),
+                entries=entries[:limit],
+                more=len(entries) > limit,
+                here=_here(settings, entries),
+            )
     if as_json:
         render.listing_as_json(listed)
     else:
@@ -83,7 +93,8 @@ def show(name: Name, as_json: AsJson = False, state_directory: StateDirectory = 
     if as_json:
         render.entry_as_json(entry, options)
     else:
-        render.entry(entry, time.time(), options)
+        here = _here(settings_from(state_directory=state_directory), [entry])
+        render.entry(entry, time.time(), options, here)
 
 
 @app.command()
@@ -139,6 +150,55 @@ def discard(
     render.after_discarding()
 
 
+@app.command()
+def move(
+    to: Annotated[str, typer.Option("--to", help="Address of the Prefect API to send to: http://host:4200/api.")],
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Only what is for this address. Default: for any other.", show_default=False),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Have what waits or is dead sent to another Prefect server than the one it was put in for.
+
+    Each submission is for the server that the session was set to that took the run; 'outbox list' shows the address
+    where it is another one than this shell's. What that server has accepted, and could not say so, is started a second
+    time on the other one.
+    """
+    target, origin = _address(to, "--to"), None if source is None else _address(source, "--from")
+    with _opened(state_directory) as outbox:
+        found = {url: many for url, many in outbox.unsent_by_address().items() if url not in (None, target)}
+        chosen = {url: many for url, many in found.items() if origin in (None, url)}
+        if not chosen:
+            raise ConfigurationError(f"Nothing is to be moved: {render.by_address(outbox.unsent_by_address())}.")
+        if not yes:
+            render.to_be_moved(chosen, target)
+            typer.confirm("Move?", abort=True, err=True)
+        render.moved(outbox.move(target, source=origin), target)
+
+
+def _address(url: str, option: str) -> str:
+    if (address := comparable(url)) is None:
+        raise ConfigurationError(f"{option}: this is not the address of a Prefect API. Write http://host:4200/api.")
+    return address
+
+
+def _here(settings: Settings, entries: Sequence[Entry]) -> str | None:
+    """Return where this shell's Prefect is, or the running local stack's; asked only if an entry has an address."""
+    if not any(entry.api_url for entry in entries):
+        return None
+    if address := api_address():
+        return address
+    from bluesky_prefect.stack import LocalStack
+
+    try:
+        info = LocalStack(settings).find()
+    except (StackError, OSError):
+        return None
+    return comparable(info.prefect_api_url) if info else None
+
+
 @contextmanager
 def _opened(state_directory: Path | None) -> Iterator[Outbox]:
     path = settings_from(state_directory=state_directory).outbox_path
@@ -181,10 +241,16 @@ def _unsent(outbox: Outbox, names: Sequence[str]) -> list[Entry]:
     chosen: dict[str, Entry] = {}
     for name in names:
         unsent = outbox.named(name, unsent=True)
-        if not unsent and (sent := outbox.named(name)):
+        present = [] if unsent else outbox.named(name)
+        if any(one.state == "declined" for one in present):
             raise ConfigurationError(
-                f"Nothing of {one_line(name, 100)!r} is left to be sent: Prefect has it.\n{render.candidates(sent)}\n"
-                "To process a run again: bluesky-prefect submit --again UID"
+                f"The workflow's when= refused the run {one_line(name, 100)!r}.\n{render.candidates(present)}\n"
+                "To start it all the same: bluesky-prefect submit UID"
+            )
+        if present:
+            raise ConfigurationError(
+                f"Nothing of {one_line(name, 100)!r} is left to be sent: Prefect has it.\n"
+                f"{render.candidates(present)}\nTo process a run again: bluesky-prefect submit --again UID"
             )
         entry = _only(unsent, name, outbox)
         chosen[entry.key] = entry

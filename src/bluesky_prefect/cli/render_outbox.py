@@ -1,7 +1,7 @@
 """How the outbox looks."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 from bluesky_prefect.cli import terminal
 from bluesky_prefect.entry import Entry, OutboxCounts
-from bluesky_prefect.texts import one_line
+from bluesky_prefect.texts import counted, one_line
 
 # Characters of a cell, and of a line of its own, that somebody else wrote.
 _CELL = 200
@@ -18,13 +18,14 @@ _LINE = 2000
 
 @dataclass(frozen=True)
 class Listing:
-    """What `list` found: where, how much there is in all, and the newest entries asked for."""
+    """What `list` found: where, how much there is in all, the newest entries asked for, and where Prefect is."""
 
     path: Path
     exists: bool
     counts: OutboxCounts
     entries: Sequence[Entry]
     more: bool
+    here: str | None = None
 
 
 def listing(listed: Listing, now: float, options: str) -> None:
@@ -33,21 +34,30 @@ def listing(listed: Listing, now: float, options: str) -> None:
     if not listed.exists:
         terminal.show(out, f"There is no outbox at {listed.path} yet: it is made when the first run stops.")
         return
+    elsewhere = any(_is_elsewhere(one, listed.here) for one in listed.entries)
     if listed.entries:
-        table = terminal.table("Scan", "Plan", "Run", "Workflow", "State", "Failed", "Age", "Reason or flow run")
+        where = ["Prefect"] if elsewhere else []
+        table = terminal.table(
+            "Scan", "Plan", "Run", "Workflow", "State", "Failed", "Age", *where, "Reason or flow run"
+        )
         # One line for each, in what width the other columns leave; 'show' has all of it.
         reason = table.columns[-1]
         reason.no_wrap, reason.overflow, reason.ratio, table.expand = True, "ellipsis", 1, True
         for one in listed.entries:
-            table.add_row(*_cells(one, now), style="red" if one.state == "dead" else None)
+            *cells, last = _cells(one, now)
+            address = [one_line(one.api_url or "", 60) if _is_elsewhere(one, listed.here) else ""] if elsewhere else []
+            table.add_row(*cells, *address, last, style="red" if one.state == "dead" else None)
         out.print(table)
         out.print()
     counts = listed.counts
-    terminal.show(out, f"{counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead in {listed.path}")
+    declined = f", {counts.declined} declined" if counts.declined else ""
+    terminal.show(out, f"{counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead{declined} in {listed.path}")
     if listed.more:
         terminal.show(out, f"Listed are the newest {len(listed.entries)}; --limit lists more.")
     if listed.entries:
         terminal.show(out, f"All about one, and what to do:  bluesky-prefect outbox show{options} NAME")
+    if elsewhere:
+        terminal.show(out, f"To send to this Prefect what is for another:  {_move(options, listed.here)}")
 
 
 def listing_as_json(listed: Listing) -> None:
@@ -58,7 +68,7 @@ def listing_as_json(listed: Listing) -> None:
     )
 
 
-def entry(one: Entry, now: float, options: str) -> None:
+def entry(one: Entry, now: float, options: str, here: str | None = None) -> None:
     """Show all that is known of an entry for people, except for its documents."""
     plan = "" if one.plan_name is None else f" ({one.plan_name})"
     lines = {
@@ -66,6 +76,7 @@ def entry(one: Entry, now: float, options: str) -> None:
         "Scan": f"{'unknown' if one.scan_id is None else one.scan_id}{plan}",
         "Workflow": one.workflow,
         "Deployment": None if one.deployment == one.workflow else one.deployment,
+        "Prefect": one.api_url if _is_elsewhere(one, here) else None,
         "State": _state(one, now),
         "Reason": one.reason,
         "Flow run": one.flow_run_name and f"{one.flow_run_name} ({one.flow_run_id})",
@@ -79,6 +90,9 @@ def entry(one: Entry, now: float, options: str) -> None:
         if text is not None:
             terminal.show(out, f"{title:<14}{one_line(text, _LINE)}")
     terminal.show(out, f"\n{mend(one, options)}")
+    if one.state == "waiting" and _is_elsewhere(one, here):
+        terminal.show(out, "Only a session whose Prefect is the one above sends it.")
+        terminal.show(out, f"To send to another what is for that one:  {_move(options, here)}")
 
 
 def entry_as_json(one: Entry, options: str) -> None:
@@ -96,6 +110,13 @@ def mend(one: Entry, options: str) -> str:
         return f"Nothing has to be done: process {one.held_by} is sending it now."
     if one.state == "sent":
         return f"Nothing has to be done: Prefect has it.\nTo process the run again:  {again}"
+    if one.state == "declined":
+        return f"Nothing has to be done: the workflow did not want the run.\nTo start it all the same:  {submit}"
+    if one.state == "waiting" and not one.is_readable:
+        return (
+            "This version cannot read it: a session of a newer one sends it. Upgrade this one, or start the workflow "
+            f"anew:  {submit}\nand then:  {discard}"
+        )
     if one.state == "waiting" and not one.attempts:
         return "Nothing has to be done: it is sent as soon as a session on this outbox is open."
     if one.state == "waiting":
@@ -140,6 +161,23 @@ def to_be_discarded(entries: Sequence[Entry]) -> None:
     terminal.show(terminal.err(), f"To be discarded:\n{candidates(entries)}")
 
 
+def by_address(counts: Mapping[str | None, int]) -> str:
+    """Return how many submissions are for which address."""
+    parts = [f"{many} for {'any address' if url is None else one_line(url, 200)}" for url, many in counts.items()]
+    return f"what waits or is dead is {', '.join(parts)}" if parts else "nothing waits, and nothing is dead"
+
+
+def to_be_moved(counts: Mapping[str, int], target: str) -> None:
+    """Say what is about to be moved to another address."""
+    lines = "\n".join(f"  {many} for {one_line(url, 200)}" for url, many in counts.items())
+    terminal.show(terminal.err(), f"To be sent to {one_line(target, 200)} from now on:\n{lines}")
+
+
+def moved(many: int, target: str) -> None:
+    """Say how many submissions were moved to another address."""
+    terminal.show(terminal.out(), f"Moved: {counted(many, 'submission')}, now for {one_line(target, 200)}")
+
+
 def after_discarding() -> None:
     """Say where discarded runs are found from now on."""
     terminal.show(
@@ -174,6 +212,7 @@ def _facts(one: Entry) -> dict[str, Any]:
         "attempts": one.attempts,
         "reason": one.reason,
         "can_be_retried": one.is_sendable,
+        "api_url": one.api_url,
         "next_try": None if one.due is None else terminal.iso(one.due),
         "held_by": one.held_by,
         "flow_run_id": one.flow_run_id,
@@ -181,6 +220,14 @@ def _facts(one: Entry) -> dict[str, Any]:
         "created": terminal.iso(one.created),
         "changed": terminal.iso(one.changed),
     }
+
+
+def _is_elsewhere(one: Entry, here: str | None) -> bool:
+    return one.api_url is not None and one.api_url != here
+
+
+def _move(options: str, here: str | None) -> str:
+    return f"bluesky-prefect outbox move{options} --to {shlex.quote(here) if here else 'URL'}"
 
 
 def _named(one: Entry) -> str:

@@ -23,7 +23,7 @@ from bluesky_prefect.stopped_runs import StoppedRun, stopped_runs
 from bluesky_prefect.texts import error_and_place, one_line
 from bluesky_prefect.watch.listing import flow_runs_of
 from bluesky_prefect.watch.statuses import Statuses
-from bluesky_prefect.watch.workflow_status import WorkflowStatus
+from bluesky_prefect.watch.workflow_status import DECLINED, WorkflowStatus
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ _POLL_S = 0.5
 # After so long, a second more or less is nothing to somebody who waits.
 _SLOW_AFTER_S = 30.0
 _SLOW_POLL_S = 2.0
+_NOT_WANTED = "the workflow did not want the run (when=)"
 
 Results = dict[str, FlowResult]
 
@@ -122,6 +123,8 @@ class FlowWatcher:
             names = ", ".join(repr(one.workflow) for one in statuses)
             raise ConfigurationError(f"Run {one_line(uid, 40)} has several workflows ({names}): workflow= says which.")
         [status] = statuses
+        if status.state_type == DECLINED:
+            return not_started(uid, _NOT_WANTED, self._workflow)
         if not status.ended:
             self._problem = f"{status.state}{f': {status.message}' if status.message else ''}"
             return None
@@ -137,7 +140,7 @@ class FlowWatcher:
         if stopped.opted_out:
             return not_started(stopped.uid, "the run opted out of workflows (prefect=False)", self._workflow)
         if not stopped.started or (self._workflow is not None and self._workflow not in stopped.started):
-            return not_started(stopped.uid, "the workflow did not want the run (when=)", self._workflow)
+            return not_started(stopped.uid, _NOT_WANTED, self._workflow)
         return None
 
     def _statuses(self, uid: str, stopped: StoppedRun | None, api: PrefectApi) -> list[WorkflowStatus]:
@@ -153,7 +156,9 @@ class FlowWatcher:
                 found = Statuses(api, [outbox]).of(wanted, min(one.created for one in entries)).values()
             else:
                 found = flow_runs_of(api, uid)
-        return [one for one in found if one and self._workflow in (None, one.workflow)]
+        found = [one for one in found if one and self._workflow in (None, one.workflow)]
+        # Refusals count only where there is nothing else to wait for.
+        return [one for one in found if one.state_type != DECLINED] or found[:1]
 
 
 def _failed(status: WorkflowStatus) -> FlowFailed:

@@ -5,7 +5,9 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.exceptions import OutboxError, StackError
+from bluesky_prefect.outbox import existing_outbox
+from bluesky_prefect.prefect_address import comparable
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.database import choose_database, present_database
 from bluesky_prefect.stack.drain import drain
@@ -20,6 +22,7 @@ from bluesky_prefect.stack.status import StackStatus, read_status
 from bluesky_prefect.stack.tiled import TiledServer, load_key, load_or_make_key, make_containers
 from bluesky_prefect.stack.tiled_app import index_times
 from bluesky_prefect.stack.worker import WORKER_TYPE, Worker
+from bluesky_prefect.texts import counted
 
 STOP_TIMEOUT_S = 10.0
 PORT_TIMEOUT_S = 3.0
@@ -157,6 +160,7 @@ class LocalStack:
             del running["worker"]
             report(f"{_TITLES['worker']}: starting anew, as {self._settings.worker_type}")
         info = self._info(ports, key)
+        self._take_backlog_along(known, info, report)
         services: list[Service] = [
             TiledServer(self._paths, ports["tiled"], key),
             PrefectServer(self._paths, ports["prefect"], database),
@@ -168,6 +172,21 @@ class LocalStack:
             return info
         self._start(missing, known, running, info, report)
         return info
+
+    def _take_backlog_along(self, known: dict[str, ManagedProcess], info: StackInfo, report: Report) -> None:
+        """Have what waits for this stack's Prefect server sent to where it is from now on."""
+        last = known["prefect"].port if "prefect" in known else None
+        former = last or StackState.load(self._paths.state).last_ports.get("prefect")
+        to = comparable(info.prefect_api_url)
+        source = comparable(self._info({"tiled": 0, "prefect": former or 0}, "").prefect_api_url)
+        if to is None or source in (None, to):
+            return
+        try:
+            with existing_outbox(self._settings.outbox_path) as outbox:
+                if outbox and (moved := outbox.move(to, source=source)):
+                    report(f"Outbox: {counted(moved, 'submission')} for {source} will be sent to {to}")
+        except OutboxError as error:
+            report(f"Outbox: what waits for {source} is not sent to {to}: {error}")
 
     def _wants_another_worker(self, worker: ManagedProcess) -> bool:
         """Tell whether another type is asked for; who asks for none takes what there is."""

@@ -78,7 +78,7 @@ class _Waited:
     def __init__(self, api: PrefectApi, outbox: Outbox) -> None:
         self._statuses = Statuses(api, [outbox])
         self._since_s = time.time() - _RECENT_S
-        self._left = dict.fromkeys(_recent(outbox, self._since_s))
+        self._left = dict.fromkeys(_recent(outbox, self._since_s, api.api_url))
         self._first = True
         self.ended: list[WorkflowStatus] = []
 
@@ -106,9 +106,10 @@ class _Waited:
         return ""
 
 
-def _recent(outbox: Outbox, since_s: float) -> Iterator[Wanted]:
+def _recent(outbox: Outbox, since_s: float, api_url: str | None) -> Iterator[Wanted]:
     for entry in outbox.entries(state="waiting", limit=_MOST):
-        yield entry.run_uid, entry.workflow
+        if entry.api_url in (None, api_url):  # what is for another server is sent by another session
+            yield entry.run_uid, entry.workflow
     for entry in outbox.entries(state="sent", limit=_MOST):
         if entry.changed >= since_s:
             yield entry.run_uid, entry.workflow

@@ -12,8 +12,9 @@ from bluesky_prefect.reconciliation.history import PastFlowRun
 WAITING = "WAITING"
 DEAD = "DEAD"
 GONE = "GONE"
+DECLINED = "DECLINED"
 
-_ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED", DEAD, GONE}
+_ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED", DEAD, GONE, DECLINED}
 # As a person means it: somebody has to look. What was cancelled, somebody has cancelled.
 _FAILED = {"FAILED", "CRASHED", DEAD}
 _WITHOUT_FLOW_RUN: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -21,6 +22,7 @@ _WITHOUT_FLOW_RUN: Mapping[str, tuple[str, str]] = MappingProxyType(
         "waiting": (WAITING, "Waits to be sent"),
         "dead": (DEAD, "Dead letter"),
         "sent": (GONE, "Deleted in Prefect"),
+        "declined": (DECLINED, "Not wanted"),
     }
 )
 
@@ -41,7 +43,8 @@ class WorkflowStatus:
         The run's, if known.
     state_type, state : str
         Type and name of the flow run's state, such as ``SCHEDULED`` and ``Late``. Without a flow run the type is
-        ``WAITING`` (to be sent), ``DEAD`` (a dead letter) or ``GONE`` (Prefect knows it no more).
+        ``WAITING`` (to be sent), ``DEAD`` (a dead letter), ``GONE`` (Prefect knows it no more) or ``DECLINED``
+        (the workflow did not want the run).
     message : str
         What the state says, or why it waits.
     created : float

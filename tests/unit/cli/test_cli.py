@@ -72,7 +72,7 @@ def test_status_is_there_for_programs(tmp_path):
     status = json.loads(cli("status", "--json", "--state-directory", str(tmp_path)).stdout)
     assert status["all_up"] is False
     assert [part["name"] for part in status["parts"]] == ["tiled", "prefect", "worker"]
-    assert status["outbox"] == {"waiting": 0, "sent": 0, "dead": 0}
+    assert status["outbox"] == {"waiting": 0, "sent": 0, "dead": 0, "declined": 0}
 
 
 @pytest.mark.parametrize("missing", ["typer", "psutil", "tiled"])

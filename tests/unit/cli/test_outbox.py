@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from bluesky_prefect import Outbox
 from bluesky_prefect.cli.app import app
-from bluesky_prefect.entry import OutboxCounts
+from bluesky_prefect.entry import Draft, OutboxCounts
 from bluesky_prefect.submission import Submission, submission_key
 
 FIRST, SECOND, THIRD = ("4f3a2b1c-1111", "4f3a2b1c-2222", "9c0ffee0-3333")
@@ -56,7 +56,7 @@ def row_of(result: Result, uid: str) -> str:
     return row
 
 
-@pytest.mark.parametrize("command", ["list", "show", "retry", "discard"])
+@pytest.mark.parametrize("command", ["list", "show", "retry", "discard", "move"])
 def test_help_is_there_for_every_command(outbox_command, command):
     result = outbox_command(command, "--help")
     assert result.exit_code == 0
@@ -105,7 +105,7 @@ def test_the_list_can_be_of_one_state_or_of_all(outbox_command, outbox, state_op
     outbox.put(submission(THIRD))
     listed = json.loads(outbox_command("list", "--json", "--state", state_option).stdout)
     assert {entry["run_uid"] for entry in listed["entries"]} == expected
-    assert listed["counts"] == {"waiting": 1, "sent": 1, "dead": 1}
+    assert listed["counts"] == {"waiting": 1, "sent": 1, "dead": 1, "declined": 0}
 
 
 def test_a_limit_lists_the_newest_and_says_that_there_are_more(outbox_command, outbox):
@@ -279,3 +279,86 @@ def test_an_entry_that_this_version_cannot_read_is_listed_and_shown(outbox_comma
     assert "This version cannot read it." in outbox_command("show", "u-12345").stdout
     assert json.loads(outbox_command("show", "k", "--json").stdout)["submission"] is None
     assert outbox_command("retry", "k").exit_code == 1
+
+
+A, B = "http://127.0.0.1:4200/api", "http://b.example/api"
+
+
+@pytest.fixture
+def set_to_a(monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", A)
+
+
+def test_the_list_and_show_tell_the_address_where_it_is_not_this_shell_s(outbox_command, outbox, set_to_a):
+    outbox.put(submission(FIRST, 11), api_url=A)
+    assert "Prefect" not in outbox_command("list").stdout
+    outbox.put(submission(THIRD, 12), api_url=B)
+    listed = outbox_command("list")
+    assert B in row_of(listed, THIRD)[:150]
+    assert A not in row_of(listed, FIRST)
+    assert f"--to {A}" in listed.stdout
+    shown = outbox_command("show", "12").stdout
+    assert f"Prefect       {B}" in shown
+    assert f"--to {A}" in shown
+    assert A not in outbox_command("show", "11").stdout
+    assert json.loads(outbox_command("show", "12", "--json").stdout)["api_url"] == B
+
+
+def test_a_backlog_is_moved_by_one_command_that_says_what_it_will_do(outbox_command, outbox, set_to_a):
+    outbox.put(submission(FIRST, 11), api_url=B)
+    outbox.put(submission(SECOND, 12), api_url=B)
+    outbox.put(submission(THIRD, 13), api_url="http://c.example/api")
+    asked = outbox_command("move", "--to", "http://localhost:4200/api/", "--from", B, typed="n\n")
+    assert asked.exit_code == 1
+    assert f"To be sent to {A} from now on:\n  2 for {B}" in asked.stderr
+    assert outbox.unsent_by_address() == {B: 2, "http://c.example/api": 1}
+    done = outbox_command("move", "--to", "http://localhost:4200/api/", "--from", B, "--yes")
+    assert done.stdout == f"Moved: 2 submissions, now for {A}\n"
+    assert outbox.take(A).run_uid == FIRST
+    assert outbox_command("move", "--to", A, typed="y\n").exit_code == 0
+    assert outbox.unsent_by_address() == {A: 3}
+
+
+def test_moving_nothing_is_an_error_that_says_what_there_is(outbox_command, outbox):
+    outbox.put(submission(FIRST), api_url=B)
+    outbox.put(submission(SECOND))
+    error = error_of(outbox_command("move", "--to", B, "--yes"))
+    assert "1 for any address" in error
+    assert f"1 for {B}" in error
+
+
+@pytest.mark.parametrize("address", ["b.example", "http://user:s3/cret@b.example/api"])
+def test_what_is_no_address_is_refused_and_not_repeated(outbox_command, outbox, address):
+    error = error_of(outbox_command("move", "--to", address, "--yes"))
+    assert "Write http://host:4200/api" in error
+    assert "cret" not in error
+
+
+def test_refusals_are_listed_on_demand_and_shown_with_what_can_be_done(outbox_command, outbox, state):
+    outbox.put_all([Draft(submission(FIRST, 12), "declined", "when= refused the run")])
+    listed = outbox_command("list")
+    assert FIRST[:8] not in listed.stdout
+    assert "0 waiting, 0 sent, 0 dead, 1 declined" in listed.stdout
+    assert "when= refused the run" in row_of(outbox_command("list", "--state", "declined"), FIRST)
+    shown = outbox_command("show", "12").stdout
+    assert f"To start it all the same:  bluesky-prefect submit --state-directory {state} {FIRST}" in shown
+    for command in (["retry", "12"], ["discard", "12", "--yes"]):
+        error = error_of(outbox_command(*command))
+        assert "when= refused the run '12'" in error
+        assert "bluesky-prefect submit UID" in error
+    assert outbox.counts() == OutboxCounts(declined=1)
+
+
+def test_a_refusal_beside_a_dead_letter_of_the_same_run_is_in_nobody_s_way(outbox_command, outbox):
+    refused = submission(FIRST, 12, workflow="tomo/gpu")
+    outbox.put_all([Draft(submission(FIRST, 12), "dead", "why"), Draft(refused, "declined")])
+    assert outbox_command("retry", "12").exit_code == 0
+    assert outbox.counts() == OutboxCounts(waiting=1, declined=1)
+
+
+def test_what_a_newer_version_has_to_send_is_shown_as_that(outbox_command, outbox):
+    outbox.put(submission(FIRST, 12))
+    with outbox._durable.change("") as connection:
+        connection.execute("""UPDATE entries SET submission = '{"from": "the future"}'""")
+    assert outbox.take() is None
+    assert "a session of a newer one sends it" in outbox_command("show", FIRST).stdout
