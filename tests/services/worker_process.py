@@ -1,6 +1,7 @@
 """A Prefect worker of a test's own, started as a facility starts it, with deployments of flows in a file."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,10 +52,14 @@ class WorkerProcess:
         environment = {**self._environment, "PREFECT_API_URL": self._api_url}
         return subprocess.run([PREFECT, *arguments], env=environment, capture_output=True, text=True, check=False)
 
-    def start(self, *arguments: str, **environment: str) -> None:
+    def start(self, *arguments: str, from_a_script: bool = False, **environment: str) -> None:
+        """Start it; on request in the background of a shell, which is `process` then and has SIGINT ignored in it."""
+        command = [PREFECT, "worker", "start", "--pool", self.pool, *arguments]
+        if from_a_script:
+            command = ["sh", "-c", f"{shlex.join(command)} & wait"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [PREFECT, "worker", "start", "--pool", self.pool, *arguments],
+                command,
                 env={**self._environment, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

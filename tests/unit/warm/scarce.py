@@ -39,10 +39,9 @@ def as_before_linux_5_3() -> None:
     assert libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0) == 0
     try:
         os.pidfd_open(os.getpid())
-    except OSError as error:
-        assert error.errno == ENOSYS
-    else:
-        raise AssertionError("the system call is still there")
+    except OSError:
+        return
+    raise AssertionError("the system call is still there")
 
 
 async def work(scarce: str) -> dict[str, object]:
