@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 # A deployment may be changed at any time; a burst of runs need not ask for it each time.
 _DEPLOYMENT_AGE_S = 30.0
 _TAG_LENGTH = 200
+# As Prefect's own client has it.
+_CONNECT_RETRIES = 3
 _LATER = {408, 425, 429, 502, 503, 504}
 
 
@@ -170,6 +172,8 @@ class PrefectApi:
         """
         from prefect.client.orchestration import get_client
 
+        from bluesky_prefect.deadline import prefect_transport  # of httpx, which is imported with Prefect
+
         if self._client is None:
             if not _api_url():
                 raise PrefectUnavailable(
@@ -179,7 +183,8 @@ class PrefectApi:
                 )
             # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
             hooks = {} if self._asks_again else {"response": [_raise_if_to_be_asked_later]}
-            client = get_client(sync_client=True, httpx_settings={"timeout": self._timeout_s, "event_hooks": hooks})
+            made = prefect_transport(self._timeout_s, retries=_CONNECT_RETRIES if self._asks_again else 0)
+            client = get_client(sync_client=True, httpx_settings={**made, "event_hooks": hooks})
             self._client = self._resources.enter_context(client)
         return self._client
 

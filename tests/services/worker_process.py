@@ -1,5 +1,6 @@
 """A Prefect worker of a test's own, started as a facility starts it, with deployments of flows in a file."""
 
+import contextlib
 import os
 import shlex
 import signal
@@ -85,7 +86,8 @@ class WorkerProcess:
         try:
             return self.process.wait(30)
         finally:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def ask(self, method: str, path: str, **content: Any) -> Any:
         def answer() -> httpx.Response | None:
@@ -147,6 +149,6 @@ class WorkerProcess:
                 return lines
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.stop()
         self._client.close()
