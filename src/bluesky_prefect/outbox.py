@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,13 @@ class Outbox:
             )
             return cursor.rowcount == 1
 
-    def take(self) -> Entry | None:
+    def take(self, *, skip: Collection[str] = ()) -> Entry | None:
         """Lease the next submission that is due, or return None.
+
+        Parameters
+        ----------
+        skip : collection of str, optional
+            Deployments whose submissions wait.
 
         Raises
         ------
@@ -97,7 +102,7 @@ class Outbox:
             return None  # the usual case: ask without the write lock
         now = self._clock()
         with self._relaxed.change("the next submission cannot be taken") as connection:
-            row = self._turns.next(connection, now)
+            row = self._turns.next(connection, now, skip)
             if row is None:
                 return None
             connection.execute(

@@ -1,6 +1,7 @@
 """Whose turn it is: which of the waiting submissions is sent next."""
 
 import sqlite3
+from collections.abc import Collection
 
 from bluesky_prefect.entry import holder, is_due
 
@@ -37,9 +38,12 @@ class Turns:
         self._last = ""
         self._oldest_went: set[str] = set()
 
-    def next(self, connection: sqlite3.Connection, now: float) -> sqlite3.Row | None:
-        """Return the row of the next submission that is due and free; this counts as its turn."""
-        names = [name for [name] in connection.execute(_DEPLOYMENTS)]
+    def next(self, connection: sqlite3.Connection, now: float, skip: Collection[str] = ()) -> sqlite3.Row | None:
+        """Return the row of the next submission that is due and free; this counts as its turn.
+
+        Those of the deployments in `skip` are left out.
+        """
+        names = [name for [name] in connection.execute(_DEPLOYMENTS) if name not in skip]
         names.sort(key=lambda name: (name <= self._last, name))
         for name in names:
             if row := self._of(connection, name, now):
