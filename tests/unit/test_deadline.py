@@ -23,6 +23,7 @@ from bluesky_prefect.forwarder import Forwarder
 from bluesky_prefect.prefect_api import PrefectApi, explained
 from bluesky_prefect.submission import Submission
 from tests.services.dripping import DrippingServer
+from tests.services.limited_account import as_limited_account
 from tests.services.prefect_process import wait_until
 
 SUBMISSION = Submission("k", "w", "flow/one", "0123456789", {"scan_id": 7}, {})
@@ -139,6 +140,36 @@ def test_whose_certificates_are_trusted_prefect_s_settings_say(tmp_path):
         for trusting in ({PREFECT_API_SSL_CERT_FILE: certificate}, {PREFECT_API_TLS_INSECURE_SKIP_VERIFY: True}):
             with temporary_settings(trusting), asking(url, 30) as api, pytest.raises(DeploymentMissing):
                 api.check("flow/one")
+
+
+def test_where_no_thread_can_be_started_requests_are_made_all_the_same():
+    program = (
+        "import resource, threading\n"
+        "from bluesky_prefect.exceptions import DeploymentMissing\n"
+        "from bluesky_prefect.prefect_api import PrefectApi\n"
+        "with PrefectApi(5) as api:\n"
+        "    assert api.client is not None\n"
+        "    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))\n"
+        "    try:\n"
+        "        threading.Thread(target=print).start()\n"
+        "    except RuntimeError as error:\n"
+        "        print(error)\n"
+        "    try:\n"
+        "        api.check('flow/one')\n"
+        "    except DeploymentMissing:\n"
+        "        print('asked')\n"
+    )
+    with closing(DrippingServer("whole")) as server:
+        environment = {**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api", "HOME": "/nonexistent"}
+        done = subprocess.run(
+            [*as_limited_account(), sys.executable, "-W", "ignore", "-c", program],
+            env={**environment, "PREFECT_HOME": "/nonexistent"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert done.stdout.splitlines() == ["can't start new thread", "asked"], done.stderr
 
 
 def test_a_session_whose_prefect_drips_ends_in_time_and_keeps_its_runs(tmp_path):

@@ -12,18 +12,15 @@ import pytest
 
 from bluesky_prefect.warm.forks import Forks
 from bluesky_prefect.warm.server_process import ForkFailed
+from tests.services.limited_account import as_limited_account
 
 ROOT = Path(__file__).parents[3]
 
 
 def outcome(scarce):
     """Return what comes of forking where something is scarce, as an account that limits count for."""
-    # Limits of processes do not count for root, and count all processes of an account: it has to be one of its own,
-    # which may read what root keeps its interpreter in.
-    account = ["setpriv", f"--reuid={61_000 + os.getpid() % 4000}", "--regid=65534", "--clear-groups"]
-    account += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
     done = subprocess.run(
-        [*(account if os.getuid() == 0 else []), sys.executable, "-m", "tests.unit.warm.scarce", scarce],
+        [*as_limited_account(), sys.executable, "-m", "tests.unit.warm.scarce", scarce],
         cwd=ROOT,
         env={**os.environ, "HOME": "/nonexistent", "PREFECT_HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
