@@ -31,11 +31,13 @@ class PrefectUnavailable(BlueskyPrefectError):
     retry_after_s : float, optional
         How long Prefect asks to be left alone, in seconds.
     about_submission : bool, optional
-        Whether the trouble may lie in this one submission, so that others need not wait for it.
+        Whether the trouble is this one submission's, since Prefect is well otherwise: others need not wait for it.
     passing : bool, optional
         Whether it may be over in a moment; False if somebody has to change something.
     answered : bool, optional
         Whether a server is there, and only busy or in trouble.
+    busy : bool, optional
+        Whether it says that it is busy, and is to be asked later.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class PrefectUnavailable(BlueskyPrefectError):
         about_submission: bool = False,
         passing: bool = True,
         answered: bool = False,
+        busy: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.about_submission = about_submission
         self.passing = passing
         self.answered = answered
+        self.busy = busy
 
 
 class FlowInputError(BlueskyPrefectError):

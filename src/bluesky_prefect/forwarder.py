@@ -21,6 +21,7 @@ from bluesky_prefect.prefect_address import api_address
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.submission import Submission
+from bluesky_prefect.submission_backoff import MOMENT_S, SubmissionBackoff
 from bluesky_prefect.texts import error_and_place, error_line
 
 logger = logging.getLogger(__name__)
@@ -29,8 +30,6 @@ logger = logging.getLogger(__name__)
 _POLL_S = 2.0
 # A session's start-up is over by then, and importing Prefect disturbs nobody.
 _WARM_UP_S = 5.0
-# After this many answers of "internal server error" to one submission, the trouble is taken to lie in it.
-_ATTEMPTS_IN_ORDER = 5
 # Enough for importing Prefect and a few requests, at the end of a short script.
 CLOSE_TIMEOUT_S = 10.0
 _SILENT_S = 2.0
@@ -68,9 +67,9 @@ class FlowRunApi(Protocol):
 class Forwarder:
     """Takes submissions from outboxes to Prefect, on a thread of its own.
 
-    Outages are retried for ever, with exponential back-off and jitter; a missing deployment is retried slowly; a
-    submission that Prefect refuses becomes a dead letter. Log messages tell the beginning and the end of an outage,
-    not each try.
+    Outages are retried for ever, with exponential back-off and jitter, and so is a submission that has a trouble of
+    its own, while all others go on; a missing deployment is retried slowly; a submission that Prefect refuses becomes
+    a dead letter. Log messages tell the beginning and the end of an outage, not each try.
 
     Parameters
     ----------
@@ -112,6 +111,7 @@ class Forwarder:
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
         self._clock = clock
         self._outage = Outage(settings, clock, logger)
+        self._backoff = SubmissionBackoff(settings, clock)
         self._resources = ExitStack()
         self._api: FlowRunApi | None = None
         self.api_url: str | None = None
@@ -179,7 +179,7 @@ class Forwarder:
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             logger.error("The forwarder met an error it does not know; it goes on: %s", error_and_place(error))
             return self._settings.retry_first_s
-        return _POLL_S
+        return min(_POLL_S, self._backoff.next_s())
 
     def _run(self) -> None:
         idle_since = self._clock()
@@ -199,16 +199,22 @@ class Forwarder:
         self._resources.close()
 
     def _drain(self) -> None:
-        """Send what can be sent by the deadline; a server that is busy is asked again, one that is away is not."""
+        """Send what can be sent by the deadline; a server that is busy is asked again, one that is away is not.
+
+        A submission that has a trouble of its own is waited for as long as it keeps its place.
+        """
         self._rescue_at = 0.0
         self._adopted_at = None
         self._rescue()
         if self._outage.under_way and not self._outage.busy:
             return
-        while (wait_s := self.step()) == 0.0 or (self._outage.under_way and self._outage.busy):
+        while (wait_s := self.step()) == 0.0 or self._is_worth_waiting():
             if self._clock() + wait_s > self._deadline:
                 return
             time.sleep(min(wait_s, 0.5))
+
+    def _is_worth_waiting(self) -> bool:
+        return (self._outage.under_way and self._outage.busy) or self._backoff.next_s() <= MOMENT_S
 
     def _tell_what_waits(self) -> None:
         durable, *fallbacks = self._outboxes
@@ -266,7 +272,7 @@ class Forwarder:
                 return None
             with suppress(PrefectUnavailable):  # `_send` meets it again, and tells of it
                 self._connected()
-            return outbox.take(self._here)
+            return outbox.take(self._here, skip=self._backoff.held)
         except OutboxError as error:
             self._remind("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
             return None
@@ -299,6 +305,7 @@ class Forwarder:
 
     def _send(self, outbox: Outbox, entry: Entry) -> float:
         """Send `entry` and record what became of it; return how long to wait then, in seconds."""
+        began = self._clock()
         try:
             flow_run = self._connected().create_flow_run(entry.submission)
         except SubmissionRefused as error:
@@ -308,12 +315,18 @@ class Forwarder:
             self._remind(entry.deployment, logging.WARNING, "Run %s waits: %s", entry.run_uid, error)
             outbox.give_back(entry.key, str(error), self._settings.missing_deployment_retry_s)
         except PrefectUnavailable as error:
-            return self._back_off(outbox, entry, error)
+            if not self._backoff.concerns(entry, error):
+                return self._back_off(outbox, entry, error)
+            wait = self._backoff.failed(entry, self._clock() - began, error.retry_after_s)
+            if wait.first:
+                logger.warning("Run %s: %s is tried again later, others go on: %s", entry.run_uid, entry.key, error)
+            outbox.give_back(entry.key, str(error), wait.delay_s, aside=wait.aside)
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             where = error_and_place(error)
             logger.error("Run %s: %s cannot be sent; trying again later: %s", entry.run_uid, entry.key, where)
-            trouble = PrefectUnavailable(error_line(error), about_submission=True)
-            return self._back_off(outbox, entry, trouble)
+            wait = self._backoff.failed(entry, self._clock() - began)
+            outbox.give_back(entry.key, error_line(error), wait.delay_s, aside=wait.aside)
+            return 0.0
         else:
             self._sent(outbox, entry, flow_run)
         self._outage.over()
@@ -322,6 +335,7 @@ class Forwarder:
     def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef) -> None:
         outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
         self._reminded.pop(entry.deployment, None)
+        self._backoff.succeeded(entry)
         logger.info(
             "Run %s: flow run %s (%s) of %s created",
             entry.run_uid,
@@ -332,8 +346,7 @@ class Forwarder:
 
     def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
         delay_s = self._outage.met(error, entry.run_uid)
-        aside = error.about_submission and entry.attempts + 1 >= _ATTEMPTS_IN_ORDER
-        outbox.give_back(entry.key, str(error), delay_s, aside=aside)
+        outbox.give_back(entry.key, str(error), delay_s)
         return delay_s
 
     def _rescue(self) -> None:

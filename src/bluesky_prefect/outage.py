@@ -15,6 +15,19 @@ _TOLD_AFTER_S = 10.0
 _LONGEST_WAIT_S = 3600.0
 
 
+def growing_waits(settings: Settings) -> Callable[[int], float]:
+    """Return what gives the wait after so many failures, in seconds: ever longer, and never quite the same."""
+    exponential = wait_exponential(multiplier=settings.retry_first_s, max=settings.retry_most_s)
+    policy: wait_base = exponential + wait_random(0, settings.retry_first_s)
+
+    def wait_s(failures: int) -> float:
+        call = RetryCallState(Retrying(), None, (), {})
+        call.attempt_number = failures
+        return policy(call)
+
+    return wait_s
+
+
 class Outage:
     """An outage that is under way, or none.
 
@@ -34,8 +47,7 @@ class Outage:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float], logger: logging.Logger) -> None:
-        exponential = wait_exponential(multiplier=settings.retry_first_s, max=settings.retry_most_s)
-        self._wait_policy: wait_base = exponential + wait_random(0, settings.retry_first_s)
+        self._wait_s = growing_waits(settings)
         self._clock = clock
         self._logger = logger
         self._failures = 0
@@ -58,7 +70,7 @@ class Outage:
         if not self._told and (not error.passing or now - self._began >= _TOLD_AFTER_S):
             self._told = True
             self._logger.warning("Run %s waits in the outbox: %s", run_uid, error)
-        return min(max(self._delay_s(), error.retry_after_s or 0.0), _LONGEST_WAIT_S)
+        return min(max(self._wait_s(self._failures), error.retry_after_s or 0.0), _LONGEST_WAIT_S)
 
     def over(self) -> None:
         """Take note of an attempt that Prefect answered."""
@@ -66,8 +78,3 @@ class Outage:
             self._logger.warning("Prefect answers again; sending what waits")
         self._failures = 0
         self._told = False
-
-    def _delay_s(self) -> float:
-        call = RetryCallState(Retrying(), None, (), {})
-        call.attempt_number = self._failures
-        return self._wait_policy(call)

@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -129,7 +129,7 @@ class Outbox(EntryLookup):
             found = [connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone() for key in present]
         return [entry(row, now) for row in found]
 
-    def take(self, api_url: str | None = None) -> Entry | None:
+    def take(self, api_url: str | None = None, *, skip: Collection[str] = ()) -> Entry | None:
         """Lease the next submission that is due, or return None.
 
         One that this version cannot read stays where it is, for others, and holds nobody up.
@@ -138,6 +138,8 @@ class Outbox(EntryLookup):
         ----------
         api_url : str, optional
             Address of the Prefect API that it will be sent to. Only what is for that address is taken, or for any.
+        skip : collection of str, optional
+            Deployments whose submissions wait.
 
         Raises
         ------
@@ -148,7 +150,7 @@ class Outbox(EntryLookup):
             return None  # the usual case: ask without the write lock
         now = self._clock()
         with self._relaxed.change("the next submission cannot be taken") as connection:
-            while row := self._turns.next(connection, now, api_url, self._unreadable):
+            while row := self._turns.next(connection, now, api_url, self._unreadable, skip):
                 found = entry(row, now)
                 if found.is_readable:
                     connection.execute(

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 # A deployment may be changed at any time; a burst of runs need not ask for it each time.
 _DEPLOYMENT_AGE_S = 30.0
 _TAG_LENGTH = 200
-_LATER = {408, 425, 429, 502, 503, 504}
+# As Prefect's own client has it.
+_CONNECT_RETRIES = 3
+_BUSY = {408, 425, 429, 503}
+_LATER = {*_BUSY, 502, 504}
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,18 @@ class PrefectApi:
         SubmissionRefused
             If Prefect will not start the deployment with these parameters.
         PrefectUnavailable
-            If Prefect cannot be asked, or cannot answer now.
+            If Prefect cannot be asked, or cannot answer now; it says whether that concerns this submission alone.
         """
         import httpx
         from prefect.exceptions import ObjectNotFound
 
+        began = time.monotonic()
         try:
             with explained():
                 flow_run = self._create(submission)
+        except PrefectUnavailable as error:
+            error.about_submission = self._is_well_otherwise(submission.deployment, error, began)
+            raise
         except ObjectNotFound as error:
             raise DeploymentMissing(_explain_missing(submission.deployment)) from error
         except httpx.HTTPStatusError as error:
@@ -130,6 +137,18 @@ class PrefectApi:
         except (ObjectNotFound, httpx.HTTPStatusError) as error:
             raise DeploymentMissing(_explain_missing(deployment)) from error
 
+    def _is_well_otherwise(self, deployment: str, error: PrefectUnavailable, began: float) -> bool:
+        """Tell whether Prefect answers what else it is asked, where an attempt that began then has met a trouble.
+
+        If not, that is raised in its place. Where nothing was answered, another request might hang as long: the next
+        attempt, which begins with one, shows that.
+        """
+        read_at, _ = self._deployments.pop(deployment, (0.0, None))
+        if read_at and read_at < began and not error.busy and (error.answered or not error.passing):
+            self.check(deployment)
+            return True
+        return read_at >= began
+
     def prepare_notifications(self, notices: Sequence[str]) -> None:
         """Have Prefect tell people of the ends of flow runs, once it was reached; see `Notifications.prepare`."""
         if notices and self._client is not None:
@@ -160,11 +179,11 @@ class PrefectApi:
         return deployment, parameters_for(submission, schema, deployment.parameters)
 
     def _deployment(self, client: "SyncPrefectClient", name: str) -> "DeploymentResponse":
-        read_at, deployment = self._deployments.get(name, (0.0, None))
-        now = time.monotonic()
-        if deployment is None or now - read_at > _DEPLOYMENT_AGE_S:
+        read_at, deployment = self._deployments.pop(name, (0.0, None))
+        if deployment is None or time.monotonic() - read_at > _DEPLOYMENT_AGE_S:
             deployment = client.read_deployment_by_name(name)
-            self._deployments[name] = (now, deployment)
+            read_at = time.monotonic()
+        self._deployments[name] = (read_at, deployment)
         return deployment
 
     @property
@@ -178,6 +197,8 @@ class PrefectApi:
         """
         from prefect.client.orchestration import get_client
 
+        from bluesky_prefect.deadline import prefect_transport  # of httpx, which is imported with Prefect
+
         if self._client is None:
             if not _api_url():
                 raise PrefectUnavailable(
@@ -187,7 +208,8 @@ class PrefectApi:
                 )
             # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
             hooks = {} if self._asks_again else {"response": [_raise_if_to_be_asked_later]}
-            client = get_client(sync_client=True, httpx_settings={"timeout": self._timeout_s, "event_hooks": hooks})
+            made = prefect_transport(self._timeout_s, retries=_CONNECT_RETRIES if self._asks_again else 0)
+            client = get_client(sync_client=True, httpx_settings={**made, "event_hooks": hooks})
             self._client = self._resources.enter_context(client)
         return self._client
 
@@ -284,8 +306,8 @@ def _outage(error: Any) -> PrefectUnavailable | None:
         return PrefectUnavailable(
             f"Prefect at {_api_url()} answers {status}: {_said(error)}",
             retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
-            about_submission=status not in _LATER,
             answered=True,
+            busy=status in _BUSY,
         )
     return None
 

@@ -1,7 +1,7 @@
 """Whose turn it is: which of the waiting submissions is sent next."""
 
 import sqlite3
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 from bluesky_prefect.entry import holder, is_due
 
@@ -57,7 +57,12 @@ class Turns:
         self._oldest_went: set[str] = set()
 
     def next(
-        self, connection: sqlite3.Connection, now: float, api_url: str | None, unreadable: Container[int]
+        self,
+        connection: sqlite3.Connection,
+        now: float,
+        api_url: str | None,
+        unreadable: Container[int],
+        skip: Collection[str] = (),
     ) -> sqlite3.Row | None:
         """Return the row of the next submission that is due and free; this counts as its turn.
 
@@ -71,8 +76,10 @@ class Turns:
             The server that submissions are wanted for; those for any server are too.
         unreadable : container of int
             Numbers of submissions that stand aside and cannot be read by this version.
+        skip : collection of str, optional
+            Deployments that are left out.
         """
-        names = [name for [name] in connection.execute(_DEPLOYMENTS)]
+        names = [name for [name] in connection.execute(_DEPLOYMENTS) if name not in skip]
         names.sort(key=lambda name: (name <= self._last, name))
         for name in names:
             if row := self._of(connection, name, api_url, now):

@@ -12,6 +12,8 @@ Mode = Literal["pass", "refuse", "500", "503", "429", "slow", "black-hole", "los
 _SLOW_S = 2.0
 _CHUNK = 65536
 _REQUEST = re.compile(rb"[A-Z]+ (\S+) HTTP/1")
+_LENGTH = re.compile(rb"(?i)content-length: (\d+)")
+_KEY = re.compile(rb'"idempotency_key": ?"([^"]+)"')
 _REASONS = {"500": "Internal Server Error", "503": "Service Unavailable", "429": "Too Many Requests"}
 
 
@@ -38,6 +40,11 @@ class FaultProxy:
         Requests whose path ends so find nothing, in mode ``pass``.
     held : str or None
         Requests whose path ends so are passed on, and their answers once this is None again.
+    victim : str or None
+        The idempotency key of the submission that `victim_answer` is for.
+    victim_answer : str or None
+        In mode ``pass``, the status (``"502"``) that whoever wants to create the victim's flow run gets, with a
+        ``Retry-After`` of an hour. Without a victim, the next submission becomes it.
     passed : Counter of str
         How many requests it has passed on, by path.
     """
@@ -53,6 +60,8 @@ class FaultProxy:
         self.passed: Counter[str] = Counter()
         self.hidden: str | None = None
         self.held: str | None = None
+        self.victim: str | None = None
+        self.victim_answer: str | None = None
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._thread.start()
         self._wait_for(self._listen())
@@ -129,7 +138,7 @@ class FaultProxy:
         passing = _Passing(self)
         try:
             pumps = [
-                asyncio.ensure_future(passing.requests(reader, back)),
+                asyncio.ensure_future(passing.requests(reader, back, writer)),
                 asyncio.ensure_future(passing.answers(there, writer)),
             ]
             try:
@@ -151,9 +160,18 @@ class _Passing:
         self._lost = False
         self._held = False
 
-    async def requests(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def requests(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter
+    ) -> None:
         while chunk := await reader.read(_CHUNK):
             await self._maybe_swallow()
+            if self._proxy.victim_answer and b"/create_flow_run" in chunk[:500]:
+                chunk = await self._whole(chunk, reader)
+                if self._is_victim(chunk):
+                    self._proxy.struck += 1
+                    head = f"HTTP/1.1 {self._proxy.victim_answer} Singled Out\r\nRetry-After: 3600"
+                    client.write(f"{head}\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+                    continue
             if not self._asked and self._proxy.mode == "slow":
                 self._proxy.struck += 1
                 await asyncio.sleep(_SLOW_S)
@@ -173,6 +191,18 @@ class _Passing:
                     chunk = chunk.replace(request[1], request[1][:-1] + b"/hidden", 1)
             writer.write(chunk)
             await writer.drain()
+
+    async def _whole(self, chunk: bytes, reader: asyncio.StreamReader) -> bytes:
+        while b"\r\n\r\n" not in chunk:
+            chunk += await reader.read(_CHUNK)
+        head, _, body = chunk.partition(b"\r\n\r\n")
+        left = int(_LENGTH.search(head)[1]) - len(body)
+        return chunk + await reader.readexactly(left)
+
+    def _is_victim(self, request: bytes) -> bool:
+        key = _KEY.search(request)[1].decode()
+        self._proxy.victim = self._proxy.victim or key
+        return key == self._proxy.victim
 
     async def answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while chunk := await reader.read(_CHUNK):

@@ -28,6 +28,14 @@ class PrefectStandIn:
         Parameters that every deployment requires.
     before_create : callable
         Called for each request, before its flow run is created.
+    asked : list of str
+        The idempotency key of each request to create a flow run so far.
+    troubles : dict
+        By idempotency key, the status that the creation of a flow run is answered with; 0 for no answer at all.
+    down : int or None
+        The status that everything is answered with.
+    retry_after_s : int or None
+        What goes with those.
     """
 
     def __init__(self) -> None:
@@ -35,6 +43,10 @@ class PrefectStandIn:
         self.repeated = 0
         self.required = ["ref"]
         self.before_create: Callable[[], Any] = lambda: None
+        self.asked: list[str] = []
+        self.troubles: dict[str, int] = {}
+        self.down: int | None = None
+        self.retry_after_s: int | None = None
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -47,11 +59,18 @@ class PrefectStandIn:
 
             def do_POST(self) -> None:
                 content = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                stand_in.answer(self, stand_in.post(self.path, content))
+                key = content.get("idempotency_key")
+                if key is not None:
+                    stand_in.asked.append(key)
+                if key in stand_in.troubles:
+                    stand_in.refuse(self, stand_in.troubles[key])
+                else:
+                    stand_in.answer(self, stand_in.post(self.path, content))
 
             def log_message(self, *args: Any) -> None:
                 pass
 
+        self._release = threading.Event()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -61,6 +80,7 @@ class PrefectStandIn:
         self._server.serve_forever(poll_interval=0.05)
 
     def close(self) -> None:
+        self._release.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -92,10 +112,27 @@ class PrefectStandIn:
         flow_run_id = str(uuid.uuid5(uuid.UUID(FLOW_ID), key))
         return {"id": flow_run_id, "flow_id": FLOW_ID, "name": content["name"], "created": MOMENT, "updated": MOMENT}
 
+    def refuse(self, handler: BaseHTTPRequestHandler, status: int) -> None:
+        if status == 0:
+            self._release.wait(60)
+            handler.close_connection = True
+            return
+        self._send(handler, status, {"detail": "trouble"})
+
     def answer(self, handler: BaseHTTPRequestHandler, content: Any) -> None:
-        body = json.dumps({"detail": "Not Found"} if content is None else content).encode()
-        handler.send_response(404 if content is None else 200)
+        if self.down is not None:
+            self._send(handler, self.down, {"detail": "trouble"})
+        else:
+            self._send(
+                handler, 404 if content is None else 200, {"detail": "Not Found"} if content is None else content
+            )
+
+    def _send(self, handler: BaseHTTPRequestHandler, status: int, content: Any) -> None:
+        body = json.dumps(content).encode()
+        handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
+        if status >= 500 and self.retry_after_s is not None:
+            handler.send_header("Retry-After", str(self.retry_after_s))
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         handler.wfile.write(body)

@@ -1,6 +1,8 @@
 """A Prefect worker of a test's own, started as a facility starts it, with deployments of flows in a file."""
 
+import contextlib
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -51,10 +53,14 @@ class WorkerProcess:
         environment = {**self._environment, "PREFECT_API_URL": self._api_url}
         return subprocess.run([PREFECT, *arguments], env=environment, capture_output=True, text=True, check=False)
 
-    def start(self, *arguments: str, **environment: str) -> None:
+    def start(self, *arguments: str, from_a_script: bool = False, **environment: str) -> None:
+        """Start it; on request in the background of a shell, which is `process` then and has SIGINT ignored in it."""
+        command = [PREFECT, "worker", "start", "--pool", self.pool, *arguments]
+        if from_a_script:
+            command = ["sh", "-c", f"{shlex.join(command)} & wait"]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [PREFECT, "worker", "start", "--pool", self.pool, *arguments],
+                command,
                 env={**self._environment, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -80,7 +86,8 @@ class WorkerProcess:
         try:
             return self.process.wait(30)
         finally:
-            self.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def ask(self, method: str, path: str, **content: Any) -> Any:
         def answer() -> httpx.Response | None:
@@ -142,6 +149,6 @@ class WorkerProcess:
                 return lines
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.stop()
         self._client.close()

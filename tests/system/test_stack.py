@@ -303,8 +303,9 @@ def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
     assert httpx.get(flow_run).json()["state_type"] == "CRASHED"
 
 
-def test_a_stack_started_in_the_background_of_a_script_stops_its_worker_when_told(own_stack):
-    local = own_stack()
+@pytest.mark.parametrize("worker_type", ["warm-process", "process"])
+def test_a_stack_started_in_the_background_of_a_script_stops_its_worker_when_told(own_stack, worker_type):
+    local = own_stack(worker_type=worker_type)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it starts with '&'
     try:
         local.up(print)

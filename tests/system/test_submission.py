@@ -1,6 +1,7 @@
 """From a stop document to exactly one flow run: a real acquisition process and a real Prefect server."""
 
 import signal
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from bluesky_prefect.exceptions import SubmissionRefused
 from bluesky_prefect.parameter_size import SERVER_LIMIT
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.submission import Submission
+from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import PrefectProcess, wait_until
 from tests.system.session import Acquisition
 
 DEPLOYMENT = "my-workflow/local"
+OTHER = "other-workflow/local"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,8 @@ def prefect(tmp_path_factory):
     server = PrefectProcess(tmp_path_factory.mktemp("prefect"))
     try:
         server.start()
-        server.deploy(DEPLOYMENT, "ref", ref={})
+        for deployment in (DEPLOYMENT, OTHER):
+            server.deploy(deployment, "ref", ref={})
         yield server
     finally:
         server.kill()
@@ -35,8 +39,8 @@ def prefect(tmp_path_factory):
 def acquire(tmp_path, prefect):
     started = []
 
-    def start(*deployments: str, **limits: int) -> Acquisition:
-        environment = {"PREFECT_API_URL": prefect.url}
+    def start(*deployments: str, api_url: str = prefect.url, **limits: int) -> Acquisition:
+        environment = {"PREFECT_API_URL": api_url}
         acquisition = Acquisition(tmp_path / "state", environment, *(deployments or (DEPLOYMENT,)), **limits)
         started.append(acquisition)
         return acquisition
@@ -53,6 +57,20 @@ def test_each_run_starts_one_flow_run_that_a_person_finds(acquire, prefect):
     assert [flow_run["parameters"] for flow_run in found] == [{"ref": uid} for uid in uids]
     assert [flow_run["name"] for flow_run in found] == [f"scan-{n}-count-{uid[:8]}" for n, uid in enumerate(uids, 1)]
     assert set(found[0]["tags"]) == {"scan_id:1", "plan_name:count", f"uid:{uids[0]}"}
+
+
+@pytest.mark.parametrize("status", ["500", "502", "504"])
+def test_a_submission_that_alone_meets_trouble_on_its_way_holds_up_no_other(acquire, prefect, status):
+    with closing(FaultProxy(prefect.port)) as proxy:
+        proxy.victim_answer = status
+        acquisition = acquire(DEPLOYMENT, OTHER, api_url=f"{proxy.url}/api")
+        uids = acquisition.count(4)
+        wait_until(lambda: len(prefect.flow_runs(*uids)) == 7, timeout_s=15)
+        wait_until(lambda: proxy.struck >= 3)
+        proxy.victim_answer = None
+        found = wait_until(lambda: len(prefect.flow_runs(*uids)) == 8 and prefect.flow_runs(*uids), timeout_s=15)
+        assert len({flow_run["idempotency_key"] for flow_run in found}) == 8
+        assert found[-1]["idempotency_key"] == proxy.victim
 
 
 def test_a_submission_sent_twice_makes_one_flow_run(prefect):

@@ -177,13 +177,58 @@ def test_a_refused_submission_is_a_dead_letter_and_the_rest_goes_on(forwarder, d
     assert dead.reason == "requires sample"
 
 
-def test_a_submission_that_prefect_chokes_on_does_not_hold_up_the_rest_for_ever(forwarder, disk, api, clock):
+def test_a_submission_that_prefect_chokes_on_does_not_hold_up_the_rest(forwarder, disk, api, clock):
     disk.put(submission("a"))
     disk.put(submission("b"))
     api.troubles["a"] = PrefectUnavailable("500", about_submission=True)
-    run_for(forwarder, clock, 600)
+    run_for(forwarder, clock, 1)
     assert api.accepted == ["b"]
+    run_for(forwarder, clock, 3600)
     assert disk.counts() == OutboxCounts(waiting=1, sent=1)
+
+
+OWN = {"about_submission": True, "answered": True}
+
+
+def test_a_prefect_that_takes_nothing_new_is_not_hammered(forwarder, disk, api, clock):
+    for number in range(600):
+        disk.put(submission(f"{number}", f"flow/{number % 3}"))
+        api.troubles[f"{number}"] = PrefectUnavailable("500: the disk is full", **OWN)
+    run_for(forwarder, clock, 3600)
+    # At most one each minute for each of three deployments, once that has grown to a minute.
+    assert api.asked < 3 * 80
+    api.troubles.clear()
+    run_for(forwarder, clock, 200)
+    assert len(api.accepted) == len(set(api.accepted)) == 600
+
+
+def test_a_deployment_in_trouble_does_not_delay_a_fresh_run_of_another(forwarder, disk, api, clock):
+    for number in range(50):
+        disk.put(submission(f"{number}", "flow/broken"))
+        api.troubles[f"{number}"] = PrefectUnavailable("500", **OWN)
+    run_for(forwarder, clock, 600)
+    disk.put(submission("fresh"))
+    forwarder.step()
+    forwarder.step()
+    assert api.accepted == ["fresh"]
+
+
+def test_a_submission_that_alone_is_told_to_come_later_stands_aside_after_a_while(forwarder, disk, api, clock):
+    disk.put(submission("a"))
+    disk.put(submission("b"))
+    api.troubles["a"] = PrefectUnavailable("503", busy=True, **OWN)
+    run_for(forwarder, clock, 30)
+    assert api.accepted == []
+    run_for(forwarder, clock, 300)
+    assert api.accepted == ["b"]
+
+
+def test_a_submission_that_stands_aside_is_told_once(forwarder, disk, api, clock, caplog):
+    disk.put(submission("a"))
+    api.troubles["a"] = PrefectUnavailable("Prefect answers 500: ?", **OWN)
+    run_for(forwarder, clock, 3600)
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told == "Run a: a:flow/one is tried again later, others go on: Prefect answers 500: ?"
 
 
 def test_a_prefect_that_cannot_be_imported_is_told_once_and_every_run_waits(disk, api, clock, tmp_path, caplog):

@@ -70,6 +70,16 @@ def create(server):
     return create
 
 
+@pytest.fixture
+def stand_in():
+    """A Prefect that is well, but for what a test sets."""
+    stand_in = PrefectStandIn()
+    threading.Thread(target=stand_in.serve, daemon=True).start()
+    with temporary_settings({PREFECT_API_URL: stand_in.url}):
+        yield stand_in
+    stand_in.close()
+
+
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])
 def test_a_server_that_cannot_answer_now_is_an_outage(create, status):
     with pytest.raises(PrefectUnavailable, match=str(status)):
@@ -90,11 +100,32 @@ def test_one_try_is_one_request_and_no_sleep(create, server, status, monkeypatch
     assert server.requests == 1
 
 
-def test_only_an_internal_error_may_lie_in_the_submission(create):
-    for status, about_submission in [(500, True), (503, False), (429, False)]:
-        with pytest.raises(PrefectUnavailable) as error:
-            create(status)
-        assert error.value.about_submission is about_submission
+@pytest.mark.parametrize("status", [500, 502, 503, 429, 403])
+def test_a_trouble_of_the_whole_server_is_no_submission_s(create, status):
+    with pytest.raises(PrefectUnavailable) as error:
+        create(status)
+    assert not error.value.about_submission
+
+
+def blames_the_submission(api, stand_in, status):
+    stand_in.troubles[SUBMISSION.key] = status
+    with pytest.raises(PrefectUnavailable) as error:
+        api.create_flow_run(SUBMISSION)
+    return error.value.about_submission
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 403])
+def test_a_trouble_is_a_submission_s_own_if_prefect_answers_what_else_it_is_asked(stand_in, status):
+    with PrefectApi(5) as api:
+        assert blames_the_submission(api, stand_in, status)
+
+
+@pytest.mark.parametrize(("status", "knows"), [(500, True), (502, True), (403, True), (503, False), (0, False)])
+def test_whose_trouble_it_is_is_known_by_the_second_attempt_at_the_latest(stand_in, status, knows):
+    with PrefectApi(0.5) as api:
+        api.create_flow_run(replace(SUBMISSION, key="another"))
+        assert blames_the_submission(api, stand_in, status) is knows
+        assert blames_the_submission(api, stand_in, status)
 
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422])
@@ -214,17 +245,14 @@ def test_what_prefect_is_sent_is_json_and_holds_the_parameters_as_they_are(creat
     assert json.loads(body)["idempotency_key"] == "k"
 
 
-def test_a_deployment_mended_after_a_refusal_is_started_at_once():
-    server = PrefectStandIn()
-    threading.Thread(target=server.serve, daemon=True).start()
-    with temporary_settings({PREFECT_API_URL: server.url}), PrefectApi(timeout_s=5) as api:
-        server.required = ["ref", "sample"]
+def test_a_deployment_mended_after_a_refusal_is_started_at_once(stand_in):
+    with PrefectApi(timeout_s=5) as api:
+        stand_in.required = ["ref", "sample"]
         with pytest.raises(SubmissionRefused, match="requires sample"):
             api.create_flow_run(SUBMISSION)
-        server.required = ["ref"]
+        stand_in.required = ["ref"]
         api.create_flow_run(SUBMISSION)
-    server.close()
-    assert list(server.created) == [SUBMISSION.key]
+    assert list(stand_in.created) == [SUBMISSION.key]
 
 
 def test_a_password_in_the_address_is_in_no_log_of_a_request(check, caplog):

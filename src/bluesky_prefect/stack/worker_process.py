@@ -3,16 +3,14 @@
 One process does both, because each further one would pay for importing Prefect again.
 """
 
-import os
+import asyncio
 import shlex
-import signal
 import sys
 
 import anyio
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.settings import get_current_settings
-from prefect.utilities.processutils import setup_signal_handlers_worker
 from prefect.workers.process import ProcessWorker
 
 from bluesky_prefect.deployment import deploy
@@ -22,6 +20,7 @@ from bluesky_prefect.reconciliation.flow import reconcile
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.worker import DEPLOYMENT
+from bluesky_prefect.warm.stop_signal import cancelled_by_sigterm
 from bluesky_prefect.warm.worker import WarmProcessWorker
 
 WORKERS: dict[str, type[ProcessWorker]] = {worker.type: worker for worker in (WarmProcessWorker, ProcessWorker)}
@@ -51,25 +50,22 @@ async def set_up(settings: Settings) -> None:
 
 
 async def work(worker_name: str, settings: Settings) -> None:
-    """Wait for the server, deploy, then execute flow runs until told to stop."""
+    """Wait for the server, deploy, then execute flow runs until it is cancelled."""
     api_url = get_current_settings().api.url
     while not await anyio.to_thread.run_sync(answers, f"{api_url}/health"):
         await anyio.sleep(0.2)
     await set_up(settings)
-    setup_signal_handlers_worker(os.getpid(), f"worker {worker_name}", print)
     make_worker = WORKERS[settings.worker_type]
     worker = make_worker(work_pool_name=settings.work_pool, name=worker_name, limit=settings.worker_limit)
-    await worker.start()
+    with cancelled_by_sigterm():  # Prefect's own types of worker leave that to its command
+        await worker.start()
 
 
 def main(worker_name: str) -> None:
     """Run the worker process."""
-    # What a script starts in the background has it ignored, and Prefect's handler makes it of SIGTERM.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         anyio.run(work, worker_name, get_settings())
-    except KeyboardInterrupt:
-        # What the handler above makes of SIGTERM.
+    except (KeyboardInterrupt, asyncio.CancelledError):
         print("Worker stopped.")  # noqa: T201  # goes to the worker's log
 
 

@@ -5,12 +5,14 @@ worker does. A child gets its job from the worker directly: whatever happens to 
 flow run's concern.
 """
 
+import errno
 import os
 import select
 import signal
 import socket
 import sys
 import traceback
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import NoReturn
 
@@ -32,19 +34,26 @@ class ForkServer:
 
     def __init__(self, worker: socket.socket, sources: Sources) -> None:
         self._worker = worker
+        self._sources = sources
+        # The number of the request that each was forked for, by process id.
+        self._children: dict[int, int] = {}
+        # The system writes a byte there whenever a child ends. Descriptors of processes need Linux 5.3, which is newer
+        # than what machines of facilities run.
+        self._ends, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._own = (worker.fileno(), self._ends, written)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
         self._poll = select.poll()
         self._poll.register(worker, select.POLLIN)
-        # By a descriptor that becomes readable when the child ends.
-        self._children: dict[int, tuple[int, int]] = {}
-        self._sources = sources
+        self._poll.register(self._ends, select.POLLIN)
 
     def serve(self) -> None:
         """Work until the worker closes its side, then until the last child has ended."""
         accepting = True
         while accepting or self._children:
             for descriptor, _ in self._poll.poll():
-                if descriptor in self._children:
-                    self._reap(descriptor)
+                if descriptor == self._ends:
+                    self._reap()
                 elif not self._answer():
                     accepting = False
                     self._poll.unregister(self._worker)
@@ -57,29 +66,42 @@ class ForkServer:
         if not request:
             return False
         number = int(request)
-        changed, running = self._sources.changed(), threads()
-        if changed or running > 1:
-            os.close(descriptors[0])
-            self._tell(refused=number, changed=changed[:10], threads=running)
-        else:
-            self._fork(number, descriptors[0])
+        try:
+            self._fork(number, *descriptors)
+        except OSError as error:
+            # No memory, process or descriptor is left at this moment: that concerns this request alone.
+            self._tell(refused=number, error=str(error))
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
         return True
 
-    def _fork(self, number: int, channel: int) -> None:
+    def _fork(self, number: int, channel: int | None = None) -> None:
+        """Fork a child, unless it would not be as new.
+
+        Raises
+        ------
+        OSError
+            If the system refuses.
+        """
+        if channel is None:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        changed, running = self._sources.changed(), threads()
+        if changed or running > 1:
+            self._tell(refused=number, changed=changed[:10], threads=running)
+            return
         pid = os.fork()
         if pid == 0:
-            _become_child(channel, [self._worker.fileno(), *self._children])
-        os.close(channel)
-        descriptor = os.pidfd_open(pid)
-        self._children[descriptor] = pid, number
-        self._poll.register(descriptor, select.POLLIN)
+            _become_child(channel, self._own)
+        self._children[pid] = number
 
-    def _reap(self, descriptor: int) -> None:
-        pid, number = self._children.pop(descriptor)
-        self._poll.unregister(descriptor)
-        os.close(descriptor)
-        _, status = os.waitpid(pid, 0)
-        self._tell(exited=number, code=os.waitstatus_to_exitcode(status))
+    def _reap(self) -> None:
+        """Tell of all children that have ended; one byte may stand for several."""
+        os.read(self._ends, PACKET_BYTES)
+        for child_pid in list(self._children):
+            pid, status = os.waitpid(child_pid, os.WNOHANG)
+            if pid:
+                self._tell(exited=self._children.pop(pid), code=os.waitstatus_to_exitcode(status))
 
     def _tell(self, **message: object) -> None:
         try:
@@ -89,10 +111,12 @@ class ForkServer:
             return
 
 
-def _become_child(channel: int, inherited: list[int]) -> NoReturn:
+def _become_child(channel: int, inherited: Iterable[int]) -> NoReturn:
     """Leave the fork server behind; whatever goes wrong, its loop is not gone on with."""
     code = 1
     try:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for descriptor in inherited:
             os.close(descriptor)
         code = child.main(socket.socket(fileno=channel))

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bluesky_prefect.warm.forked import Child
-from bluesky_prefect.warm.server_process import ForkServerGone, ServerProcess
+from bluesky_prefect.warm.server_process import ForkFailed, ForkServerGone, ServerProcess
 
 logger = logging.getLogger(f"prefect.{__name__}")
 
 # Sooner or later nothing but a bug is behind a fork server that dies each time.
 _ATTEMPTS = 5
+# Waits for a system that has no memory or process left, in which other flow runs may end: half a minute in all.
+_WAITS_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 # Imports that take longer are told of.
 _LONG_S = 30.0
 
@@ -45,17 +47,34 @@ class Forks:
             if modules != self._modules and self._server is not None:
                 self._server.retire()
             self._modules = list(modules)
-        with contextlib.suppress(ForkServerGone):
+        with contextlib.suppress(ForkServerGone, ForkFailed):
             await self._current()
 
     async def fork(self) -> Child:
-        """Return a new child, which waits for its job.
+        """Return a new child, which waits for its job; where the system refuses a process, try again for a while.
 
         Raises
         ------
         ForkServerGone
             If fork servers die one after the other.
+        ForkFailed
+            If the system goes on refusing.
         """
+        for wait_s in _WAITS_S:
+            try:
+                return await self._fork()
+            except ForkFailed as error:
+                logger.warning("No process for a flow run now, trying again in %g s: %s", wait_s, error)
+                await asyncio.sleep(wait_s)
+        try:
+            return await self._fork()
+        except ForkFailed as error:
+            raise ForkFailed(
+                f"The system refuses another process ({error}). Look at its memory and at the limits of processes "
+                "('ulimit -u', pids.max of the cgroup), or lower the worker's --limit."
+            ) from error
+
+    async def _fork(self) -> Child:
         for attempt in range(_ATTEMPTS):
             try:
                 return await (await self._current()).fork()

@@ -28,6 +28,7 @@ SINGLE_THREADED = {
 }
 # A fork takes milliseconds; on a machine that is busy beyond that, nothing is gained by more of them.
 _FORK_TIMEOUT_S = 60.0
+_REASON_TIMEOUT_S = 1.0
 # How many forks may be asked for at once: more of them would not fit into the socket.
 _FORKS_AT_ONCE = 32
 # How long a fork server may take to end.
@@ -36,6 +37,10 @@ _CLOSE_TIMEOUT_S = 5.0
 
 class ForkServerGone(Exception):
     """The fork server is dead, or its modules are not what is on disk any more."""
+
+
+class ForkFailed(Exception):
+    """The system has no memory, process or descriptor left for another flow run at this moment."""
 
 
 @dataclass
@@ -55,22 +60,16 @@ class ServerProcess:
         What it imports.
     environment : mapping
         What it is started with.
+
+    Raises
+    ------
+    ForkFailed
+        If the system refuses another process.
     """
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._socket.setblocking(False)
-        command = [sys.executable, "-P", "-m", "bluesky_prefect.warm.fork_server", str(theirs.fileno())]
-        with theirs:
-            self._process = subprocess.Popen(
-                command,
-                env={**environment, **SINGLE_THREADED},
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # Signals from a terminal are for the worker.
-                start_new_session=True,
-            )
+        self._socket, self._process = _start(environment)
         self._numbers = itertools.count()
         self._asking = asyncio.Semaphore(_FORKS_AT_ONCE)
         self._waiting: dict[int, _Waiting] = {}
@@ -110,6 +109,8 @@ class ServerProcess:
         ------
         ForkServerGone
             If it is dead, or a module has changed on disk; no child has been given a job then.
+        ForkFailed
+            If the system refuses another process.
         """
         await self.ready()
         async with self._asking:
@@ -139,6 +140,10 @@ class ServerProcess:
                 raise ForkServerGone(f"it did not fork within {_FORK_TIMEOUT_S:g} s")
             if not (said := hello.result()):
                 writer.close()
+                # Why there is no child may be on its way.
+                await asyncio.wait([waiting.future], timeout=_REASON_TIMEOUT_S)
+                if waiting.future.done():
+                    waiting.future.result()  # raises
                 raise ForkServerGone
         except (OSError, ConnectionError) as error:
             raise ForkServerGone from error
@@ -196,12 +201,17 @@ class ServerProcess:
             self._exited(message["exited"], message["code"])
 
     def _refused(self, message: dict[str, Any]) -> None:
+        waiting = self._waiting.get(message["refused"])
+        if "error" in message:
+            if waiting:
+                waiting.future.set_exception(ForkFailed(message["error"]))
+            return
         changed = ", ".join(message["changed"])
         reason = f"changed on disk: {changed}" if changed else f"it has {message['threads']} threads"
         if not self.retired:
             logger.info("Starting a new fork server in place of %s: %s", self.pid, reason)
         self.retire()
-        if waiting := self._waiting.get(message["refused"]):
+        if waiting:
             waiting.future.set_exception(ForkServerGone(reason))
 
     def _exited(self, number: int, code: int) -> None:
@@ -235,3 +245,27 @@ class ServerProcess:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _start(environment: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
+    """Start a fork server; return the worker's end of its socket, and its process."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    except OSError as error:
+        raise ForkFailed(str(error)) from error
+    command = [sys.executable, "-P", "-m", "bluesky_prefect.warm.fork_server", str(theirs.fileno())]
+    with theirs:
+        try:
+            process = subprocess.Popen(
+                command,
+                env={**environment, **SINGLE_THREADED},
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # Signals from a terminal are for the worker.
+                start_new_session=True,
+            )
+        except OSError as error:
+            ours.close()
+            raise ForkFailed(str(error)) from error
+    ours.setblocking(False)
+    return ours, process

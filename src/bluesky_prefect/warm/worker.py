@@ -28,6 +28,7 @@ from bluesky_prefect.warm.executors import Executors
 from bluesky_prefect.warm.forks import Forks
 from bluesky_prefect.warm.messages import Job
 from bluesky_prefect.warm.starter import WarmStarter, run_environment
+from bluesky_prefect.warm.stop_signal import cancelled_by_sigterm
 from bluesky_prefect.warm.wake import Wake
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class WarmProcessWorker(ProcessWorker):
     async def start(self, run_once: bool = False, *args: Any, **kwargs: Any) -> None:
         """Work until it is told to stop, or once through what is due."""
         self._runs_once = run_once
-        await super().start(run_once, *args, **kwargs)
+        with cancelled_by_sigterm():
+            await super().start(run_once, *args, **kwargs)
 
     async def setup(self) -> None:
         """Prepare to work, with a fork server and an ear for new flow runs."""

@@ -32,6 +32,18 @@ fault("prefect-black-hole", "Prefect accepts, never answers (on the way)")(_way(
 fault("prefect-loses-answers", "Prefect creates flow runs, its answers are lost")(_way("lose-answer"))
 
 
+@fault("one-submission-500", "one submission is answered 500, 502 or 504")
+def one_submission(beamline: Beamline, chance: Random, runs: int) -> None:
+    acquisition, proxy = beamline.acquisition, beamline.prefect_proxy
+    acquisition.sent_all()
+    proxy.victim, proxy.victim_answer = None, chance.choice(["500", "502", "504"])
+    try:
+        acquisition.count(runs)
+        wait_until(lambda: proxy.victim and acquisition.waiting() == 1, timeout_s=20)
+    finally:
+        proxy.victim_answer = None
+
+
 @fault("backlog", "a backlog after an outage", runs=(100, 150))
 def backlog(beamline: Beamline, chance: Random, runs: int) -> None:
     beamline.prefect_proxy.mode = "refuse"

@@ -287,6 +287,18 @@ def test_a_worker_that_is_stopped_leaves_no_process_and_says_what_became_of_its_
     assert another_worker.flow_run(flow_run)["state_type"] == "CRASHED"
 
 
+def test_a_worker_in_the_background_of_a_script_ends_on_sigterm_and_takes_no_more(another_worker):
+    another_worker.start(from_a_script=True)
+    deployment = another_worker.deploy(f"{FLOWS.name}:lines", FLOWS.parent)
+    assert another_worker.wait(another_worker.submit(deployment, count=1))["state_type"] == "COMPLETED"
+    [worker] = psutil.Process(another_worker.process.pid).children()
+    worker.terminate()
+    assert psutil.wait_procs([worker], timeout=20)[1] == []
+    flow_run = another_worker.submit(deployment, count=1)
+    assert "Received SIGTERM" in another_worker.log.read_text()
+    assert another_worker.flow_run(flow_run)["state_type"] == "SCHEDULED"
+
+
 def test_a_worker_that_is_stopped_before_it_has_started_a_flow_run_leaves_it_to_another(
     prefect_server, proxy, another_worker, tmp_path
 ):
