@@ -21,7 +21,7 @@ from bluesky_prefect.recent_runs import RecentRuns
 from bluesky_prefect.run import Run
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stopped_runs import stopped_runs
-from bluesky_prefect.submission import submission_key
+from bluesky_prefect.submission import Written, submission_key
 from bluesky_prefect.texts import error_and_place, one_line
 from bluesky_prefect.workflow import Workflow, as_workflows, load_workflows
 
@@ -132,7 +132,8 @@ class PrefectCallback(DocumentRouter):
             stop = {"document": stop}
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))
         opened = self._known(uid)
-        self._recent_runs.remember(uid, opened.start, list(opened.files))
+        # Written before a workflow gets hold of it, and once for all of them.
+        written = {id(opened.start): self._recent_runs.remember(uid, opened.start, list(opened.files))}
         opted_out = opened.start.get("prefect") is False
         decisions: list[Decision] = []
         if opted_out:
@@ -141,7 +142,7 @@ class PrefectCallback(DocumentRouter):
             run = Run(uid=uid, start=opened.start, stop=stop, files=tuple(opened.files))
             # All of them before anything is written: what is written is all, or nothing.
             decisions = [decide(workflow, run) for workflow in self.workflows]
-            self._keep([decision.draft for decision in decisions])
+            self._keep([decision.draft for decision in decisions], written)
             self._forwarder.wake()
         started = [decision.draft.submission.workflow for decision in decisions if decision.is_wanted]
         known = [workflow.name for workflow in self.workflows]
@@ -185,11 +186,11 @@ class PrefectCallback(DocumentRouter):
         start, files = self._recent_runs.find(uid) or ({}, [])
         return _OpenRun(start, dict.fromkeys(files))
 
-    def _keep(self, drafts: Sequence[Draft]) -> None:
+    def _keep(self, drafts: Sequence[Draft], written: Written) -> None:
         # As exactly as it is known: the forwarder has asked Prefect itself.
         api_url = self._forwarder.api_url or api_address()
         try:
-            present = self.outbox.put_all(drafts, api_url=api_url)
+            present = self.outbox.put_all(drafts, api_url=api_url, written=written)
         except OutboxError as error:
             logger.error(
                 "Run %s is kept in memory only, and lost if this session ends before Prefect has it. %s "
@@ -197,7 +198,7 @@ class PrefectCallback(DocumentRouter):
                 drafts[0].submission.run_uid,
                 error,
             )
-            present = self._memory.put_all(drafts, api_url=api_url)
+            present = self._memory.put_all(drafts, api_url=api_url, written=written)
         refused = {draft.submission.key for draft in drafts if draft.state == "declined"}
         for entry in present:
             if entry.key not in refused:

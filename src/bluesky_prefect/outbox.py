@@ -15,7 +15,7 @@ from bluesky_prefect.entry_lookup import SHORTEST_UID, EntryLookup
 from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.lease_holder import this_process
 from bluesky_prefect.outbox_file import OutboxFile
-from bluesky_prefect.submission import Submission
+from bluesky_prefect.submission import Submission, Written
 from bluesky_prefect.turns import Turns
 
 __all__ = ["ADOPTED_AT_ONCE", "PRUNED_AT_ONCE", "SHORTEST_UID", "Entry", "Outbox", "OutboxCounts", "existing_outbox"]
@@ -97,7 +97,9 @@ class Outbox(EntryLookup):
         """
         return not self.put_all([Draft(submission, "waiting" if dead is None else "dead", dead)], api_url=api_url)
 
-    def put_all(self, drafts: Sequence[Draft], *, api_url: str | None = None) -> list[Entry]:
+    def put_all(
+        self, drafts: Sequence[Draft], *, api_url: str | None = None, written: Written | None = None
+    ) -> list[Entry]:
         """Add the submissions of a run, all of them or none, and return once they are on disk.
 
         Parameters
@@ -106,6 +108,8 @@ class Outbox(EntryLookup):
             What to add.
         api_url : str, optional
             Address of the Prefect API that they are for, as `prefect_address.comparable` writes it; any by default.
+        written : dict, optional
+            See `Submission.to_json`.
 
         Returns
         -------
@@ -119,7 +123,7 @@ class Outbox(EntryLookup):
             If the file cannot be written.
         """
         now = self._clock()
-        written: dict[int, Any] = {}
+        written = {} if written is None else written
         # Converted before anybody has to wait for it.
         rows = [(*_values(draft, written), api_url, now, now) for draft in drafts]
         if not rows:
@@ -387,7 +391,7 @@ _OF_ONE_FILE = {"seq", "leased_by", "leased_until"}
 _DRAFT_COLUMNS = ("key", "run_uid", "deployment", "submission", "state", "reason", "api_url", "created", "changed")
 
 
-def _values(draft: Draft, written: dict[int, Any]) -> tuple[Any, ...]:
+def _values(draft: Draft, written: Written) -> tuple[Any, ...]:
     one = draft.submission
     return one.key, one.run_uid, one.deployment, one.to_json(written), draft.state, draft.reason
 

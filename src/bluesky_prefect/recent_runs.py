@@ -18,15 +18,17 @@ class RecentRuns:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def remember(self, uid: str, start: dict[str, Any], files: list[str]) -> None:
-        """Keep a run's start document and files, in the place of those of the oldest."""
-        text = orjson.dumps((start, files))
+    def remember(self, uid: str, start: dict[str, Any], files: list[str]) -> orjson.Fragment:
+        """Keep a run's start document and files, in the place of those of the oldest; return the document as JSON."""
+        document = orjson.Fragment(orjson.dumps(start))
+        text = orjson.dumps((document, files))
         with self._lock:
             self._forget(uid)
             self._runs[uid] = text
             self._bytes += len(text)
             while len(self._runs) > _MOST or self._bytes > _MOST_BYTES:
                 self._forget(next(iter(self._runs)))
+        return document
 
     def find(self, uid: str) -> tuple[dict[str, Any], list[str]] | None:
         """Return a run's start document and files; None if they are not kept."""

@@ -10,6 +10,9 @@ import orjson
 from bluesky_prefect.documents import from_json, jsonable
 from bluesky_prefect.run import Run
 
+# Documents that are JSON already, by their identity.
+Written = dict[int, orjson.Fragment]
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -58,14 +61,14 @@ class Submission:
         """The run, without its files."""
         return Run(uid=self.run_uid, start=self.start, stop=self.stop)
 
-    def to_json(self, written: dict[int, orjson.Fragment] | None = None) -> bytes:
+    def to_json(self, written: Written | None = None) -> bytes:
         """Return the submission as JSON text.
 
         Parameters
         ----------
         written : dict, optional
-            Documents that were written for the other submissions of the same run, by their identity; those of this one
-            are added. So each is converted once, however many workflows there are.
+            Documents that are JSON already, by their identity; those of this submission are added. So each is converted
+            once, however many workflows a run has.
         """
         documents = {} if written is None else written
         for document in (self.start, self.stop):

@@ -442,7 +442,8 @@ def test_a_large_start_document_is_converted_once_however_many_workflows_there_a
     converted = []
     monkeypatch.setattr(submission_module, "jsonable", lambda value: converted.append(value) or jsonable(value))
     take_a_run(make_callback([f"a/{number}" for number in range(5)]), large=list(range(1000)))
-    assert sum("large" in value for value in converted if isinstance(value, dict)) == 1
+    # It was when it arrived.
+    assert sum("large" in value for value in converted if isinstance(value, dict)) == 0
 
 
 def test_a_second_stop_sees_the_start_of_its_run(make_callback):
@@ -470,7 +471,7 @@ def test_a_workflow_that_changes_its_run_costs_no_record(make_callback):
 
     callback = make_callback([Workflow("a/b", when=spoil), Workflow("c/d", when=spoil)])
     take_a_run(callback, uid="spoilt")
-    assert len(entries(callback)) == 2
+    assert [entry.submission.start for entry in entries(callback)] == [{"uid": "spoilt"}] * 2
     assert stopped_runs.find("spoilt").started == ("a/b", "c/d")
 
 
