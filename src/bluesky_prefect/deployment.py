@@ -116,7 +116,7 @@ async def refuse_to_move(deployments: Sequence[str], work_pool: str) -> None:
 
 @asynccontextmanager
 async def _client_for(work_pool: str) -> "AsyncIterator[PrefectClient]":
-    """Open Prefect's client, see that there is such a work pool, and turn trouble into an error that says what to do."""
+    """Open Prefect's client, if there is such a work pool; what goes wrong becomes an error that says what to do."""
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound

@@ -21,6 +21,11 @@ from bluesky_prefect.cli.options import (
 from bluesky_prefect.exceptions import BlueskyPrefectError
 from bluesky_prefect.reconciliation import list_source
 
+_SHARED = (
+    "It compares each run of the catalog with the list {}. Where beamlines share a catalog, the list has to say which "
+    "runs are its own: WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
+)
+
 app = typer.Typer(
     name="bluesky-prefect",
     help="Start Prefect flows from Bluesky runs.\n\n"
@@ -205,8 +210,8 @@ def deploy_(
     deployments already.
     """
     listed = settings_from(workflows=workflows).workflows
-    if reconcile_every is not None:
-        listed = list_source.required(listed)
+    # Before anything is deployed.
+    compared_with = "" if reconcile_every is None else list_source.required(listed)
     import anyio
 
     from bluesky_prefect.deployment import deploy, list_problem, refuse_to_move, tiled_problem
@@ -226,15 +231,11 @@ def deploy_(
         if problem := tiled_problem(settings_from()):
             report(problem)
         if reconcile_every is not None:
-            kept = {list_source.PARAMETER: listed}
+            kept = {list_source.PARAMETER: compared_with}
             deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept))
-            report(f"Deployed {deployed}, to run every {reconcile_every:g} s and compare with the list {listed}.")
-            if problem := list_problem(listed):
+            report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
+            if problem := list_problem(compared_with):
                 report(f"The workers need that list, and here it cannot be had. {problem}")
-            report(
-                "It looks at each run of the catalog. Where beamlines share one, the list says which are its own: "
-                "WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
-            )
 
 
 @app.command()

@@ -40,7 +40,7 @@ Workflows = Annotated[
     str | None,
     typer.Option(
         help="Where the beamline's list of workflows is, as module:attribute: what a run should have had. "
-        "Default: BLUESKY_PREFECT_WORKFLOWS, or what Prefect's deployment of 'reconcile' says.",
+        "Default: BLUESKY_PREFECT_WORKFLOWS.",
         show_default=False,
     ),
 ]

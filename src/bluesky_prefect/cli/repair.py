@@ -52,25 +52,15 @@ def _places(state_directory: Path | None, workflows: str | None) -> Iterator[_Pl
 
 
 def _workflows(places: _Places, named: Sequence[str] = ()) -> "WorkflowList":
-    """Return the beamline's workflows: those of the list that is named here, or else of the one kept in Prefect.
-
-    Where neither says, those that a person has named by their deployments will do.
-    """
-    from bluesky_prefect.reconciliation.list_source import kept_in_prefect, the_only_one
+    """Return the workflows of the list that is named here; without one, those that a person has named will do."""
+    from bluesky_prefect.reconciliation.list_source import kept_in_prefect, required
     from bluesky_prefect.workflow_list import as_workflows, load_workflows
 
-    if where := places.settings.workflows:
-        return load_workflows(where)
-    kept = kept_in_prefect(places.api)
-    try:
-        where = the_only_one(kept)
-    except ConfigurationError:
-        if not named:
-            raise
-        terminal.note("The list of workflows is not known here: parameters= and names of it do not count.")
+    where = places.settings.workflows
+    if not where and named:
+        terminal.note("The list of workflows is not known here, nor what it says of these: --workflows names it.")
         return as_workflows(named)
-    terminal.note(f"The list of workflows is {where}, as Prefect's {' and '.join(sorted(kept))} says.")
-    return load_workflows(where)
+    return load_workflows(where or required(None, kept_in_prefect(places.api)))
 
 
 def reconcile(

@@ -50,11 +50,7 @@ class Remarks:
         """Tell which workflows have no history, so that somebody sees what their first runs are going to be."""
         by_name = defaultdict[str, Counter[Verdict]](Counter)
         for workflow, judgement in judged:
-            # One that Prefect had and lost is no news.
-            verdict = (
-                Verdict.PROCESSED if judgement.reason and judgement.verdict is Verdict.MISSING else judgement.verdict
-            )
-            by_name[workflow.name][verdict] += 1
+            by_name[workflow.name][judgement.verdict] += 1
         for name, verdicts in by_name.items():
             missing = verdicts[Verdict.MISSING]
             if name not in self._known and missing and verdicts.keys() <= _NOT_THERE:
