@@ -48,5 +48,5 @@ def kept_in_prefect(api: PrefectApi) -> str:
     with explained():
         found = api.client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_FLOW])))
     lists = {f"{_FLOW}/{one.name}": (one.parameters or {}).get(PARAMETER) for one in found}
-    said = ", ".join(f"{name} compares with {where or "its worker's"}" for name, where in sorted(lists.items()))
+    said = ", ".join(f"{name} compares with {where or 'what its worker says'}" for name, where in sorted(lists.items()))
     return f" In Prefect, {said}." if said else ""
