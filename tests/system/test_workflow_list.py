@@ -117,7 +117,8 @@ def test_a_scheduled_reconcile_has_its_list_from_its_deployment(hutch):
     assert "6 processed" in state
 
 
-def test_the_deployment_of_the_local_stack_holds_its_list(stack, _deployment):
+@pytest.mark.usefixtures("_deployment")
+def test_the_deployment_of_the_local_stack_holds_its_list():
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("reconcile/local")
     assert deployment.parameters == {"workflows": "bluesky_prefect.stack.workflows:WORKFLOWS"}
@@ -135,9 +136,7 @@ def test_a_workflow_with_a_new_name_keeps_its_history(hutch):
     report = hutch.reconcile(submit=True, workflows=renamed)
     assert report.all_processed
     assert [one.name for one in flow_runs_of([other]) if one.name.endswith("-again-1")], "the numbers go on"
-    assert len(hutch.flow_runs(other, "old")) == 2, (
-        "under the name it was begun under: a list of before starts no other"
-    )
+    assert len(hutch.flow_runs(other, "old")) == 2, "it goes on under the name it was begun under"
     assert len(flow_runs_of([uid])) == 1
 
 
