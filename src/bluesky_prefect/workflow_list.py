@@ -139,17 +139,23 @@ def workflows_of_session(
         return load_workflows(listed_at) if listed_at else as_workflows(DEFAULT_WORKFLOWS)
     workflows = as_workflows(given)
     if listed_at:
-        try:
-            differences = list(_differences(workflows, load_workflows(listed_at)))
-        except ConfigurationError as error:
-            differences = [f"what it compares with is not known here: {error}"]
-        if differences:
-            logger.warning(
-                "The workflows of this session are not those of the list %s, with which reconciliation compares: %s.",
-                listed_at,
-                "; ".join(differences),
-            )
+        _tell_differences(workflows, listed_at)
     return workflows
+
+
+def _tell_differences(session: WorkflowList, listed_at: str) -> None:
+    try:
+        listed = load_workflows(listed_at)
+    except ConfigurationError as error:
+        # The session has its own; its scans go on.
+        logger.warning("What reconciliation compares with is not known here. %s", error)
+        return
+    if differences := "; ".join(_differences(session, listed)):
+        logger.warning(
+            "The workflows of this session are not those of the list %s, with which reconciliation compares: %s.",
+            listed_at,
+            differences,
+        )
 
 
 def _differences(session: WorkflowList, listed: WorkflowList) -> Iterator[str]:
