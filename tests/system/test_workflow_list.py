@@ -216,3 +216,16 @@ def test_a_scan_longer_than_six_hours_is_no_alarm_while_its_session_records_it(h
     assert hutch.reconcile().verdicts == {Verdict.OPEN: 1}
     spool.keep()  # its session is gone
     assert Verdict.NO_STOP in hutch.reconcile().verdicts
+
+
+SERVICES = "from bluesky_prefect.profile.services import use_services; print(use_services().workflows)"
+
+
+@pytest.mark.parametrize(("own", "listed"), [(True, "bluesky_prefect.stack.workflows:WORKFLOWS"), (False, "None")])
+def test_the_stack_s_list_says_nothing_of_the_runs_of_another_server(stack, own, listed):
+    """As where somebody left a local stack running on a machine of a beamline with servers of its own."""
+    url = stack.prefect_api_url if own else "http://prefect.example:4200/api"
+    environment = {**os.environ, "BLUESKY_PREFECT_STATE_DIRECTORY": str(stack.state_directory), "PREFECT_API_URL": url}
+    environment.pop("BLUESKY_PREFECT_WORKFLOWS", None)
+    done = subprocess.run([sys.executable, "-c", SERVICES], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == listed
