@@ -135,8 +135,8 @@ class Beamline:
             self._acquisition = self.another_acquisition()
         return self._acquisition
 
-    def another_acquisition(self) -> AcquisitionProcess:
-        """Start one more acquisition process on the same outbox."""
+    def another_acquisition(self, **variables: str) -> AcquisitionProcess:
+        """Start one more acquisition process on the same outbox, with these variables in its environment."""
         number = len(self._started)
         environment = {
             **self.info.environment(),
@@ -144,6 +144,7 @@ class Beamline:
             "PREFECT_API_URL": f"{self.prefect_proxy.url}/api",
             "BLUESKY_PREFECT_TILED_URI": self.tiled_proxy.url,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
+            **variables,
         }
         log = self.root / "logs" / f"acquisition-{number}.log"
         self._started.append(AcquisitionProcess(self.root / "ledger", environment, log))
