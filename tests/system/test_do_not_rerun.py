@@ -81,7 +81,8 @@ def executed(hutch, flows, kind):
         made = api.create_flow_run(Submission(submission_key(uid, name), name, name, uid))
     subprocess.run(
         [sys.executable, "-m", "prefect.engine", made.id],
-        env={**os.environ, **hutch.environment, "PYTHONPATH": str(flows)},
+        cwd=flows,
+        env={**os.environ, **hutch.environment},
         capture_output=True,
         check=False,
     )
