@@ -1,10 +1,12 @@
 """The list of a beamline's workflows, and what a session says where its own differs from it."""
 
 import logging
+import re
+from pathlib import Path
 
 import pytest
 
-from bluesky_prefect import PrefectCallback, Settings, Workflow, WorkflowList, succeeded
+from bluesky_prefect import PrefectCallback, Run, Settings, Workflow, WorkflowList, succeeded
 from bluesky_prefect.exceptions import ConfigurationError
 from bluesky_prefect.workflow_list import DEFAULT_WORKFLOWS, load_workflows, workflows_of_session
 
@@ -28,8 +30,6 @@ def hutch_list(tmp_path, monkeypatch):
 
 
 def test_a_list_keeps_which_runs_are_the_beamline_s(hutch_list):
-    from bluesky_prefect import Run
-
     listed = load_workflows(hutch_list)
     ours = [listed.ours(Run("u", {"beamline_id": one}, {})) for one in ("srx", "csx", None)]
     assert ours == [True, False, False]
@@ -97,3 +97,17 @@ def test_a_session_starts_whatever_the_list_is_like(tmp_path, caplog):
 
 def test_a_session_that_names_nothing_starts_my_workflow():
     assert workflows_of_session(None, None) == DEFAULT_WORKFLOWS
+
+
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+PAGES = ("change-the-list-of-workflows.md", "decide-what-is-started-again.md")
+SNIPPETS = [
+    code for page in PAGES for code in re.findall(r"```python\n(.*?)```", (HOW_TO / page).read_text(), re.DOTALL)
+]
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_the_documents_examples_run_as_they_are_written(snippet):
+    names = {}
+    exec(compile(snippet, "how-to", "exec"), names)
+    assert "workflows" not in names or WorkflowList(names["workflows"])

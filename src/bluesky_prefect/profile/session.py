@@ -52,7 +52,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     Parameters
     ----------
     workflows : str, Workflow, or list of those, optional
-        What `PrefectCallback` takes; by default the list that the setting ``workflows`` names.
+        What `PrefectCallback` takes; by default the list that the setting ``workflows`` names, if it names one.
     tell : callable
         Is told in one line what is there and what is not.
     """
