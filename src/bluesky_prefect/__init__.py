@@ -7,17 +7,19 @@ from bluesky_prefect._version import __version__
 
 if TYPE_CHECKING:
     from bluesky_prefect.callback import PrefectCallback
-    from bluesky_prefect.exceptions import BlueskyPrefectError, FlowFailed, FlowTimeout
+    from bluesky_prefect.exceptions import BlueskyPrefectError, DoNotRerun, FlowFailed, FlowTimeout
     from bluesky_prefect.outbox import Outbox
     from bluesky_prefect.plan_stubs import FlowResult, wait_for_flow
     from bluesky_prefect.prompt import load_ipython_extension, unload_ipython_extension
     from bluesky_prefect.run import Run
     from bluesky_prefect.settings import Settings, get_settings
     from bluesky_prefect.watch import WorkflowStatus, list_flow_runs, wait_for_flow_runs
-    from bluesky_prefect.workflow import Workflow, always, load_workflows, succeeded
+    from bluesky_prefect.workflow import Workflow, always, succeeded
+    from bluesky_prefect.workflow_list import WorkflowList, load_workflows
 
 __all__ = [
     "BlueskyPrefectError",
+    "DoNotRerun",
     "FlowFailed",
     "FlowResult",
     "FlowTimeout",
@@ -26,6 +28,7 @@ __all__ = [
     "Run",
     "Settings",
     "Workflow",
+    "WorkflowList",
     "WorkflowStatus",
     "__version__",
     "always",
@@ -42,6 +45,7 @@ __all__ = [
 # Each name is imported when it is first asked for: a beamline's start-up pays for what it uses.
 _HOMES = {
     "BlueskyPrefectError": "exceptions",
+    "DoNotRerun": "exceptions",
     "FlowFailed": "exceptions",
     "FlowResult": "plan_stubs",
     "FlowTimeout": "exceptions",
@@ -50,12 +54,13 @@ _HOMES = {
     "Run": "run",
     "Settings": "settings",
     "Workflow": "workflow",
+    "WorkflowList": "workflow_list",
     "WorkflowStatus": "watch",
     "always": "workflow",
     "get_settings": "settings",
     "list_flow_runs": "watch",
     "load_ipython_extension": "prompt",
-    "load_workflows": "workflow",
+    "load_workflows": "workflow_list",
     "succeeded": "workflow",
     "unload_ipython_extension": "prompt",
     "wait_for_flow": "plan_stubs",

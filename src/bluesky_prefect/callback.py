@@ -23,7 +23,8 @@ from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stopped_runs import stopped_runs
 from bluesky_prefect.submission import Written, submission_key
 from bluesky_prefect.texts import error_and_place, one_line
-from bluesky_prefect.workflow import Workflow, as_workflows, load_workflows
+from bluesky_prefect.workflow import Workflow
+from bluesky_prefect.workflow_list import workflows_of_session
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,8 @@ class PrefectCallback(DocumentRouter):
     ----------
     workflows : str, Workflow or iterable of these, optional
         The deployments to start, for example ``"my-workflow/local"``. By default the list that the setting
-        ``workflows`` names, which is the one that reconciliation compares with.
+        ``workflows`` names, which is the one that reconciliation compares with; ``"my-workflow/local"`` if it names
+        none. Where the two differ, a warning says how.
     settings : Settings, optional
         Where the outbox lies, time-outs and waits; from the environment by default.
 
@@ -71,7 +73,7 @@ class PrefectCallback(DocumentRouter):
     ) -> None:
         super().__init__()
         settings = settings or get_settings()
-        self.workflows = load_workflows(settings.workflows) if workflows is None else as_workflows(workflows)
+        self.workflows = workflows_of_session(workflows, settings.workflows)
         self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         self._memory = Outbox(None)
         self._open_runs: dict[str, _OpenRun] = {}

@@ -1,16 +1,22 @@
 """Deployments of this package's flows, on whichever Prefect server the process is set to."""
 
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.credentials import without_secrets
 from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, PrefectUnavailable
 from bluesky_prefect.prefect_api import explained
+from bluesky_prefect.raw_catalog import spec_problem
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.texts import one_line
+from bluesky_prefect.workflow_list import load_workflows
 
 if TYPE_CHECKING:
     from prefect import Flow
+    from prefect.client.orchestration import PrefectClient
 
 
 async def deploy(
@@ -20,6 +26,7 @@ async def deploy(
     *,
     job_variables: dict[str, Any] | None = None,
     every_s: float | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Make the deployment ``<flow>/<name>``, or bring the one that exists up to date.
 
@@ -39,6 +46,8 @@ async def deploy(
     every_s : float, optional
         Run it by itself, each time that so many seconds have passed; never two at once, and what was missed while
         no worker was there is not made up for.
+    parameters : mapping, optional
+        What its flow runs are called with, if whoever starts them says nothing else.
 
     Returns
     -------
@@ -52,12 +61,66 @@ async def deploy(
     PrefectUnavailable
         If the server cannot be reached, or refuses.
     """
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.types.entrypoint import EntrypointType
+
+    deployment = RunnerDeployment.from_flow(
+        flow,
+        name=name,
+        work_pool_name=work_pool,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        job_variables=job_variables,
+        description=flow.description and flow.description.partition("\n")[0],
+        parameters=dict(parameters),
+        **({} if every_s is None else _schedule(every_s)),
+    )
+    async with _client_for(work_pool):
+        if every_s is not None:
+            await _forget_missed(f"{flow.name}/{name}")
+        await deployment.aapply()
+    return f"{flow.name}/{name}"
+
+
+async def refuse_to_move(deployments: Sequence[str], work_pool: str) -> None:
+    """Raise an error if one of the deployments exists, and is on another work pool: it may be somebody else's.
+
+    Parameters
+    ----------
+    deployments : sequence of str
+        Full names.
+    work_pool : str
+        The pool that they are to be on.
+
+    Raises
+    ------
+    ConfigurationError
+        If one is on another pool, or Prefect has no pool of that name, or no Prefect server is set.
+    PrefectUnavailable
+        If the server cannot be reached, or refuses.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    elsewhere: list[str] = []
+    async with _client_for(work_pool) as client:
+        for name in deployments:
+            with suppress(ObjectNotFound):
+                pool = (await client.read_deployment_by_name(name)).work_pool_name
+                if pool not in (None, work_pool):
+                    elsewhere.append(f"{name} on work pool {pool!r}")
+    if elsewhere:
+        raise ConfigurationError(
+            f"Prefect has {', '.join(elsewhere)}: another beamline's, perhaps, whose flow runs the workers of "
+            f"{work_pool!r} would then take. Nothing was changed. Choose a name of your own with --name, or say --move."
+        )
+
+
+@asynccontextmanager
+async def _client_for(work_pool: str) -> "AsyncIterator[PrefectClient]":
+    """Open Prefect's client, if there is such a work pool; what goes wrong becomes an error that says what to do."""
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.deployments.runner import RunnerDeployment
     from prefect.exceptions import ObjectNotFound
     from prefect.settings import get_current_settings
-    from prefect.types.entrypoint import EntrypointType
 
     # Without an address Prefect would start a server of its own, deploy there, and end it.
     url = get_current_settings().api.url
@@ -66,23 +129,12 @@ async def deploy(
             "No Prefect API is configured. Set PREFECT_API_URL, for example with "
             "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
         )
-    deployment = RunnerDeployment.from_flow(
-        flow,
-        name=name,
-        work_pool_name=work_pool,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-        job_variables=job_variables,
-        description=flow.description and flow.description.partition("\n")[0],
-        **({} if every_s is None else _schedule(every_s)),
-    )
     try:
         with explained():
             async with get_client() as client:
-                # Asked first: to a deployment on an unknown pool, Prefect 3.8.8 may answer "internal server error".
+                # To a deployment on an unknown pool, Prefect 3.8.8 may answer "internal server error".
                 await client.read_work_pool(work_pool)
-            if every_s is not None:
-                await _forget_missed(f"{flow.name}/{name}")
-            await deployment.aapply()
+                yield client
     except ObjectNotFound as error:
         raise ConfigurationError(
             f"Prefect at {without_secrets(url)} has no work pool {work_pool!r}. Make it first, for example with "
@@ -92,7 +144,6 @@ async def deploy(
         # Not the error's own text, which holds the address as it is set.
         status, said = error.response.status_code, one_line(error.response.text.strip())
         raise PrefectUnavailable(f"Prefect at {without_secrets(url)} refuses ({status}): {said}") from error
-    return f"{flow.name}/{name}"
 
 
 def _schedule(every_s: float) -> dict[str, Any]:
@@ -125,13 +176,21 @@ async def _forget_missed(deployment: str) -> None:
                 await client.delete_flow_run(flow_run.id)
 
 
+def list_problem(where: str) -> str:
+    """Return why reconciliation in this environment could not have the list of workflows, or an empty string."""
+    try:
+        load_workflows(where)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
 def tiled_problem(settings: Settings) -> str:
-    """Return why flow runs with these settings could not read runs in Tiled, or an empty string if they could."""
+    """Return what flow runs with these settings would miss in Tiled, or an empty string if all is there."""
     from bluesky_prefect.flows.catalog import Catalog
 
     try:
         with Catalog.connect(settings) as catalog:
-            _ = catalog.raw
+            return spec_problem(catalog.raw, catalog.name)
     except BlueskyPrefectError as error:
-        return str(error)
-    return ""
+        return f"In this environment its flow runs would fail; the workers' own is what counts. {error}"

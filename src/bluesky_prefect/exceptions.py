@@ -62,6 +62,26 @@ class FlowInputError(BlueskyPrefectError):
     """A flow was called with an argument that cannot be used."""
 
 
+DO_NOT_RERUN = "DoNotRerun"
+"""Name of the state that a flow returns, if it must not be started again by itself."""
+
+NOT_TO_BE_RERUN = "Not to be started again"
+"""How the message of a flow run begins that ended with `DoNotRerun`, whatever class of it that was."""
+
+
+class DoNotRerun(BlueskyPrefectError):
+    """To be raised by a flow that has failed for good: reconciliation does not start it again by itself.
+
+    A class of one's own that derives from it says so, too. A flow without this package returns a state of this name
+    instead: ``return Failed(name="DoNotRerun", message="...")``.
+    """
+
+    def __str__(self) -> str:
+        """Return the message, with what Prefect's state message has to tell of any derived class."""
+        text = super().__str__()
+        return f"{NOT_TO_BE_RERUN}: {text}" if text else NOT_TO_BE_RERUN
+
+
 class RunNotFound(BlueskyPrefectError):
     """Tiled holds no run under the given reference."""
 

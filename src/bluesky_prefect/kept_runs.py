@@ -38,6 +38,15 @@ def in_use(path: Path) -> bool:
     return False
 
 
+def is_recorded(directory: Path, run_uid: str) -> bool:
+    """Tell whether a session on this machine is at work on a run, which its `TiledRecorder` has a file of till then."""
+    path = directory / f"{run_uid}{SUFFIX}"
+    try:
+        return path.parent == directory and in_use(path)
+    except (OSError, ValueError):
+        return False
+
+
 def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the documents of a run as `TiledRecorder` kept them, ready for another callback.
 

@@ -34,8 +34,9 @@ class Settings(BaseSettings):
         description="Where the outbox and the local stack keep their files.",
     )
 
-    workflows: str = Field(
-        default="bluesky_prefect.workflow:DEFAULT_WORKFLOWS",
+    # Not set by default: on the runs of a beamline with a list of its own, any other list starts everything again.
+    workflows: str | None = Field(
+        default=None,
         pattern=r"^[\w.]+:\w+$",
         description="Where the beamline's list of workflows is, as 'module:attribute': what a run should have had.",
     )

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import ConfigurationError
@@ -12,8 +11,11 @@ from bluesky_prefect.run import Run
 
 FAILURE, SUCCESS = "failure", "success"
 _BLOCK = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")
+# The most reruns that the setting allows, too.
+_MAX_RERUNS = 100
 
 End = Literal["failure", "success"]
+Rerun = Literal["never", "crashed", "failed"]
 
 
 def always(run: Run) -> bool:
@@ -46,6 +48,15 @@ class Workflow:
         its own name: ``"slack/mon-beamline"``. Prefect knows the address; it never stands here.
     notify_on : {'failure', 'success'} or iterable of these, optional
         Which ends they are told of: that it failed or crashed (by default), or that it completed.
+    was : str or iterable of str, optional
+        Former names of the workflow. Flow runs that were started under one of them count as its own, so that a
+        rename (also one of the deployment, if the workflow has no name of its own) processes no run again.
+    rerun : {'never', 'crashed', 'failed'}, optional
+        Which flow runs reconciliation starts again by itself: none; those that crashed, or whose process is gone; or
+        those that failed, too. By default the setting ``rerun_failed`` decides. A flow that raises `DoNotRerun`, or
+        returns a state of that name, is never started again by itself.
+    max_reruns : int, optional
+        How often, at most. By default the setting ``reruns_most`` decides.
 
     Raises
     ------
@@ -64,6 +75,9 @@ class Workflow:
     name: str = ""
     notify: str | Iterable[str] = ()
     notify_on: End | Iterable[End] = FAILURE
+    was: str | Iterable[str] = ()
+    rerun: Rerun | None = None
+    max_reruns: int | None = None
 
     def __post_init__(self) -> None:
         flow, _, deployment = str(self.deployment).partition("/")
@@ -80,7 +94,7 @@ class Workflow:
             )
         if not self.name:
             object.__setattr__(self, "name", self.deployment)
-        for name in ("notify", "notify_on"):
+        for name in ("notify", "notify_on", "was"):
             object.__setattr__(self, name, _texts(getattr(self, name), f"{name}= of {self.deployment}"))
         if not all(map(_BLOCK.fullmatch, self.notify)):
             # What was given is not repeated here: it may be the address itself, which is a secret.
@@ -92,6 +106,34 @@ class Workflow:
             raise ConfigurationError(
                 f"notify_on={self.notify_on!r} of {self.deployment}: write 'failure' or 'success'."
             )
+        if not all(self.was) or self.name in self.was:
+            raise ConfigurationError(
+                f"was={self.was!r} of {self.deployment}: name what the workflow was called before, not {self.name!r}."
+            )
+        self._check_rerun()
+
+    def _check_rerun(self) -> None:
+        if self.rerun is not None and self.rerun not in get_args(Rerun):
+            raise ConfigurationError(
+                f"rerun={self.rerun!r} of {self.deployment}: write 'never', 'crashed' or 'failed' (crashed ones, too)."
+            )
+        if self.max_reruns is None:
+            return
+        if type(self.max_reruns) is not int or not 0 <= self.max_reruns <= _MAX_RERUNS:
+            raise ConfigurationError(
+                f"max_reruns={self.max_reruns!r} of {self.deployment}: write a number from 0 to {_MAX_RERUNS}."
+            )
+        if self.rerun == "never":
+            raise ConfigurationError(f"{self.deployment}: rerun='never' leaves no use for max_reruns=.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The name of the workflow, and then its former ones."""
+        return (self.name, *self.was)
+
+    def under(self, name: str) -> "Workflow":
+        """Return the workflow under one of its former names: what began under it goes on under it."""
+        return self if name == self.name else replace(self, name=name, was=())
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -124,55 +166,3 @@ def _texts(given: Any, what: str) -> tuple[str, ...]:
     if not all(isinstance(one, str) for one in listed):
         raise ConfigurationError(f"{what} is neither text nor a list of texts.")
     return listed
-
-
-def load_workflows(where: str) -> "tuple[Workflow, ...]":
-    """Return the workflows that ``module:attribute`` names.
-
-    A facility keeps its list in one importable place: its profile subscribes it, and reconciliation looks it up to
-    know which workflows a run should have had.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such module or attribute, or it holds no workflows.
-    """
-    module_name, _, attribute = where.partition(":")
-    if not module_name or not attribute:
-        raise ConfigurationError(
-            f"{where!r} does not say where the workflows are: write 'module:attribute' in BLUESKY_PREFECT_WORKFLOWS."
-        )
-    try:
-        found = getattr(import_module(module_name), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"The workflows {where!r} cannot be imported ({error}): check BLUESKY_PREFECT_WORKFLOWS, and that the "
-            "module is installed where this runs."
-        ) from error
-    return as_workflows(found)
-
-
-def as_workflows(workflows: "str | Workflow | Iterable[str | Workflow]") -> tuple[Workflow, ...]:
-    """Return `workflows` as a tuple of `Workflow`, each of another name.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is none, or two have the same name.
-    """
-    listed = [workflows] if isinstance(workflows, str | Workflow) else list(workflows)
-    made = tuple(item if isinstance(item, Workflow) else Workflow(item) for item in listed)
-    if not made:
-        raise ConfigurationError("No workflow given: name at least one deployment, for example 'my-workflow/local'.")
-    names = [workflow.name for workflow in made]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigurationError(
-                f"Two workflows are called {name!r}, so one run would start only one of them. "
-                "Tell them apart: Workflow(..., name='...')."
-            )
-    return made
-
-
-DEFAULT_WORKFLOWS = (Workflow("my-workflow/local"),)
-"""What a beamline starts that has said nothing else."""

@@ -97,7 +97,7 @@ class Session:
     def __init__(self, ledger: Path) -> None:
         from bluesky import RunEngine
 
-        from bluesky_prefect import PrefectCallback
+        from bluesky_prefect import PrefectCallback, Workflow
         from bluesky_prefect.profile.recorder import TiledRecorder
         from bluesky_prefect.profile.tiled import TiledConnection
         from bluesky_prefect.settings import get_settings
@@ -105,7 +105,7 @@ class Session:
 
         settings = get_settings()
         self.engine = RunEngine(context_managers=[])
-        self.callback = PrefectCallback(DEPLOYMENT)
+        self.callback = PrefectCallback(Workflow(DEPLOYMENT, name=os.environ.get("CHAOS_WORKFLOW", DEPLOYMENT)))
         unsaved = settings.state_directory / "unsaved-runs"
         self.engine.subscribe(Ledger(ledger).recorder("seen"))
         self.engine.subscribe(TiledRecorder(TiledConnection(settings), directory=unsaved, tell=_tell))

@@ -135,8 +135,8 @@ class Beamline:
             self._acquisition = self.another_acquisition()
         return self._acquisition
 
-    def another_acquisition(self, **environment: str) -> AcquisitionProcess:
-        """Start one more acquisition process on the same outbox, with some variables of its own."""
+    def another_acquisition(self, **variables: str) -> AcquisitionProcess:
+        """Start one more acquisition process on the same outbox, with these variables in its environment."""
         number = len(self._started)
         environment = {
             **self.info.environment(),
@@ -144,7 +144,7 @@ class Beamline:
             "PREFECT_API_URL": f"{self.prefect_proxy.url}/api",
             "BLUESKY_PREFECT_TILED_URI": self.tiled_proxy.url,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
-            **environment,
+            **variables,
         }
         log = self.root / "logs" / f"acquisition-{number}.log"
         self._started.append(AcquisitionProcess(self.root / "ledger", environment, log))

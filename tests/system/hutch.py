@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from uuid import UUID
 
 import bluesky.plans as bp
@@ -14,7 +14,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from tiled.client import from_uri
 from tiled.structures.core import Spec
 
-from bluesky_prefect import Settings, Workflow
+from bluesky_prefect import Outbox, Settings, Workflow
+from bluesky_prefect.entry import Draft
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi
@@ -22,11 +23,13 @@ from bluesky_prefect.reconciliation.history import History
 from bluesky_prefect.reconciliation.reconciler import Reconciler
 from bluesky_prefect.reconciliation.window import Window
 from bluesky_prefect.stack.tiled import RAW_SPEC
+from bluesky_prefect.submission import Submission, submission_key
 from tests.system.beamline import Beamline
 
 # Nobody works on it: the tests decide what becomes of its flow runs.
 DEPLOYMENT = "reconcile-test/idle"
 WORKFLOWS = (Workflow(DEPLOYMENT),)
+RENAMED = (Workflow(DEPLOYMENT, name="new", was="old"),)
 STRICT = {"settle_s": 0, "reruns_most": 2, "rerun_wait_s": 300}
 
 
@@ -82,9 +85,9 @@ class Hutch:
         with PrefectApi(30, asks_again=True) as api:
             return History(api).flow_runs([(uid, workflow)], since_s=0.0)[uid, workflow]
 
-    def end(self, uid, *states):
+    def end(self, uid, *states, workflow=DEPLOYMENT):
         """Make the last flow run of a run go through states."""
-        flow_run_id = UUID(self.flow_runs(uid)[-1].id)
+        flow_run_id = UUID(self.flow_runs(uid, workflow)[-1].id)
         with get_client(sync_client=True) as client:
             for state in states:
                 client.set_flow_run_state(flow_run_id, state, force=True)
@@ -103,3 +106,10 @@ def idle_deployment(api_url: str) -> Iterator[None]:
         schema = {"type": "object", "properties": {"ref": {"type": "string"}, "date": {}}, "required": ["ref"]}
         client.create_deployment(flow_id, DEPLOYMENT.partition("/")[2], parameter_openapi_schema=schema)
         yield
+
+
+def decline(path, uid, workflow=DEPLOYMENT):
+    """Put what a session's `when=` refused into an outbox."""
+    submission = Submission(submission_key(uid, workflow), workflow, DEPLOYMENT, uid)
+    with closing(Outbox(path)) as outbox:
+        outbox.put_all([Draft(submission, "declined")])

@@ -23,7 +23,7 @@ from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.runs import StoredRun
 from bluesky_prefect.reconciliation.starter import Starter
 from bluesky_prefect.submission import Submission
-from bluesky_prefect.workflow import as_workflows
+from bluesky_prefect.workflow_list import as_workflows
 from tests.services.prefect_process import wait_until
 from tests.services.receiver import Receiver
 from tests.system.hutch import DEPLOYMENT, idle_deployment

@@ -4,7 +4,7 @@ import pytest
 
 from bluesky_prefect import Run, Settings, Workflow, succeeded
 from bluesky_prefect.exceptions import ConfigurationError
-from bluesky_prefect.workflow import DEFAULT_WORKFLOWS, as_workflows, load_workflows
+from bluesky_prefect.workflow_list import as_workflows, load_workflows
 
 
 @pytest.mark.parametrize("name", ["", "my-workflow", "/local", "my-workflow/", "a/b/c", None, 3])
@@ -79,7 +79,7 @@ def test_the_list_of_workflows_is_found_where_the_setting_says(tmp_path, monkeyp
     (tmp_path / "hutch_workflows.py").write_text("workflows = ['a/b', 'tomo/gpu']\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert [one.deployment for one in load_workflows("hutch_workflows:workflows")] == ["a/b", "tomo/gpu"]
-    assert load_workflows(Settings().workflows) == DEFAULT_WORKFLOWS
+    assert Settings().workflows is None
 
 
 @pytest.mark.parametrize("where", ["no_such_module:workflows", "bluesky_prefect.workflow:nothing", "nothing", "json:"])

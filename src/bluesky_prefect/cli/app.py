@@ -14,10 +14,17 @@ from bluesky_prefect.cli.options import (
     StateDirectory,
     TiledPort,
     WorkerType,
+    Workflows,
     settings_from,
     state_option,
 )
 from bluesky_prefect.exceptions import BlueskyPrefectError
+from bluesky_prefect.reconciliation import list_source
+
+_SHARED = (
+    "It compares each run of the catalog with the list {}. Where beamlines share a catalog, the list has to say which "
+    "runs are its own: WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
+)
 
 app = typer.Typer(
     name="bluesky-prefect",
@@ -190,6 +197,11 @@ def deploy_(
             show_default=False,
         ),
     ] = None,
+    workflows: Workflows = None,
+    move: Annotated[
+        bool,
+        typer.Option("--move", help="Move deployments to this work pool that are there on another one."),
+    ] = False,
 ) -> None:
     """Deploy my-workflow, data-validation and find-peak to a Prefect server of your own.
 
@@ -197,13 +209,19 @@ def deploy_(
     installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has these
     deployments already.
     """
+    listed = settings_from(workflows=workflows).workflows
+    # Before anything is deployed.
+    compared_with = "" if reconcile_every is None else list_source.required(listed)
     import anyio
 
-    from bluesky_prefect.deployment import deploy, tiled_problem
+    from bluesky_prefect.deployment import deploy, list_problem, refuse_to_move, tiled_problem
     from bluesky_prefect.flows import data_validation, find_peak, my_workflow
     from bluesky_prefect.reconciliation.flow import reconcile
 
+    flows = [my_workflow, data_validation, find_peak, *([] if reconcile_every is None else [reconcile])]
     with terminal.Progress("Deploying") as report:
+        if not move:
+            anyio.run(refuse_to_move, [f"{flow.name}/{name}" for flow in flows], work_pool)
         deployed = anyio.run(deploy, my_workflow, name, work_pool)
         report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
         for flow in (data_validation, find_peak):
@@ -211,10 +229,28 @@ def deploy_(
         # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
         os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
         if problem := tiled_problem(settings_from()):
-            report(f"In this environment its flow runs would fail; the workers' own is what counts. {problem}")
+            report(problem)
         if reconcile_every is not None:
-            deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every))
-            report(f"Deployed {deployed}, to run every {reconcile_every:g} s.")
+            kept = {list_source.PARAMETER: compared_with}
+            deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept))
+            report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
+            if problem := list_problem(compared_with):
+                report(f"The workers need that list, and here it cannot be had. {problem}")
+
+
+@app.command()
+def make_catalog() -> None:
+    """Make the catalog of Bluesky runs in Tiled, or give the one that is there the spec that it lacks.
+
+    It is the one that BLUESKY_PREFECT_RAW_CONTAINER names, on the server that BLUESKY_PREFECT_TILED_URI names;
+    TILED_API_KEY has to allow that. The local stack has it already.
+    """
+    from bluesky_prefect.flows.catalog import Catalog
+
+    settings = settings_from()
+    with terminal.Progress("Looking at Tiled"), Catalog.connect(settings) as catalog:
+        changed = catalog.make_raw()
+    terminal.note(f"The catalog {settings.raw_container!r} {'is made' if changed else 'has all that it needs'}.")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

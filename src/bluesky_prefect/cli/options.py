@@ -36,6 +36,14 @@ PrefectPort = Annotated[
         show_default=False,
     ),
 ]
+Workflows = Annotated[
+    str | None,
+    typer.Option(
+        help="Where the beamline's list of workflows is, as module:attribute: what a run should have had. "
+        "Default: BLUESKY_PREFECT_WORKFLOWS.",
+        show_default=False,
+    ),
+]
 WorkerType = Annotated[
     Literal["warm-process", "process"] | None,
     typer.Option(

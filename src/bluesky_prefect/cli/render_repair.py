@@ -57,6 +57,7 @@ def report_as_json(report: "Report") -> None:
                 {**dataclasses.asdict(finding), "since": terminal.iso(finding.since), "mend": finding.mend}
                 for finding in report.findings
             ],
+            "remarks": list(report.remarks),
         }
     )
 

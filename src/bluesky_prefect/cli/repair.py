@@ -3,18 +3,21 @@
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
 from bluesky_prefect.cli import render_repair, terminal
-from bluesky_prefect.cli.options import StateDirectory, settings_from
+from bluesky_prefect.cli.options import StateDirectory, Workflows, settings_from
 from bluesky_prefect.exceptions import ConfigurationError
 from bluesky_prefect.reconciliation.window import Window, parse_moment
 from bluesky_prefect.settings import Settings
+
+if TYPE_CHECKING:
+    from bluesky_prefect.workflow_list import WorkflowList
 
 
 class _Places(NamedTuple):
@@ -24,29 +27,40 @@ class _Places(NamedTuple):
     catalog: Any
     api: Any
     outbox: Any
-    workflows: Any
 
 
 @contextmanager
-def _places(state_directory: Path | None) -> Iterator[_Places]:
+def _places(state_directory: Path | None, workflows: str | None) -> Iterator[_Places]:
     """Open Tiled, Prefect and the outbox: those that the environment names, or those of the running local stack."""
     from bluesky_prefect.profile.services import use_services
 
-    path = settings_from(state_directory=state_directory).state_directory
-    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(path.absolute())
+    given = settings_from(state_directory=state_directory, workflows=workflows)
+    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(given.state_directory.absolute())
+    if workflows:
+        os.environ["BLUESKY_PREFECT_WORKFLOWS"] = workflows
     settings = use_services()
     # Prefect and Tiled read the environment when they are imported.
     from bluesky_prefect.flows.catalog import Catalog
     from bluesky_prefect.outbox import existing_outbox
     from bluesky_prefect.prefect_api import PrefectApi
-    from bluesky_prefect.workflow import load_workflows
 
     with ExitStack() as opened:
-        workflows = load_workflows(settings.workflows)
         catalog = opened.enter_context(Catalog.connect(settings))
         api = opened.enter_context(PrefectApi(settings.request_timeout_s, asks_again=True))
         outbox = opened.enter_context(existing_outbox(settings.outbox_path))
-        yield _Places(settings, catalog, api, outbox, workflows)
+        yield _Places(settings, catalog, api, outbox)
+
+
+def _workflows(places: _Places, named: Sequence[str] = ()) -> "WorkflowList":
+    """Return the workflows of the list that is named here; without one, those that a person has named will do."""
+    from bluesky_prefect.reconciliation.list_source import kept_in_prefect, required
+    from bluesky_prefect.workflow_list import as_workflows, load_workflows
+
+    where = places.settings.workflows
+    if not where and named:
+        terminal.note("The list of workflows is not known here, nor what it says of these: --workflows names it.")
+        return as_workflows(named)
+    return load_workflows(where or required(None, kept_in_prefect(places.api)))
 
 
 def reconcile(
@@ -62,25 +76,27 @@ def reconcile(
         bool, typer.Option("--submit", help="Start what is missing, and again what crashed or failed.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    workflows: Workflows = None,
     state_directory: StateDirectory = None,
 ) -> None:
     """Compare what Tiled holds with what Prefect did, and show each run that was not processed.
 
     Looks for runs without a flow run, flow runs that crashed, failed, gave no sign of life or were never started,
     dead letters, and runs whose stop never came. Changes nothing, unless --submit is given; doing it twice, or two
-    people doing it at once, starts nothing twice. Which workflows a run should have had is the list that
-    BLUESKY_PREFECT_WORKFLOWS names. Ends with 0 if nothing is left to be done, with 1 otherwise.
+    people doing it at once, starts nothing twice. Where nobody names the list of workflows, nothing is compared. Ends
+    with 0 if nothing is left to be done, with 1 otherwise.
     """
     now = time.time()
     begin, end = parse_moment(since, now), now if until is None else parse_moment(until, now)
     if begin >= end:
         raise ConfigurationError(f"--since {since} is not before --until {until or 'now'}.")
     window = Window(begin, end, plan=plan, scan_id=scan_id)
-    with terminal.Progress("Comparing Tiled with Prefect") as tell, _places(state_directory) as places:
+    with terminal.Progress("Comparing Tiled with Prefect") as tell, _places(state_directory, workflows) as places:
         from bluesky_prefect.reconciliation.reconciler import Reconciler
 
-        reconciler = Reconciler(places.catalog, places.api, places.workflows, places.settings, outbox=places.outbox)
-        report = reconciler.run(window, submit=submit, report=tell)
+        listed = _workflows(places)
+        reconciler = Reconciler(places.catalog, places.api, listed, places.settings, outbox=places.outbox)
+        report = reconciler.run(window, submit=submit, report=tell, warn=tell)
     if as_json:
         render_repair.report_as_json(report)
     else:
@@ -115,6 +131,7 @@ def submit(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    workflows: Workflows = None,
     state_directory: StateDirectory = None,
 ) -> None:
     """Start the beamline's workflows on runs of the past.
@@ -126,13 +143,13 @@ def submit(
         if ref.startswith("-") and not ref[1:2].isdigit():
             raise typer.BadParameter(f"There is no option {ref}.")
     overrides = _overrides(parameters)
-    with _places(state_directory) as places:
+    with _places(state_directory, workflows) as places:
         from bluesky_prefect.reconciliation import resubmission
         from bluesky_prefect.reconciliation.history import History
         from bluesky_prefect.reconciliation.runs import runs_named
         from bluesky_prefect.reconciliation.starter import Starter
 
-        chosen = resubmission.chosen(places.workflows, workflow or [])
+        chosen = resubmission.chosen(_workflows(places, workflow or ()), workflow or [])
         with terminal.Progress("Looking up the runs"):
             runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
         request = resubmission.Request(again=again, dry_run=dry_run, overrides=overrides)

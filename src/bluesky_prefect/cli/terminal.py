@@ -61,6 +61,11 @@ class Progress:
             self._status.stop()
 
 
+def note(message: str) -> None:
+    """Show what people should know, beside the results."""
+    show(err(), message)
+
+
 def error(message: str) -> None:
     """Show what went wrong."""
     show(err(), f"Error: {message}")

@@ -16,6 +16,7 @@ from bluesky_prefect.exceptions import (
     TiledUnavailable,
 )
 from bluesky_prefect.flows.references import Ref, checked_ref, find, is_full_uid
+from bluesky_prefect.raw_catalog import make_raw_catalog
 from bluesky_prefect.texts import one_line
 
 if TYPE_CHECKING:
@@ -115,6 +116,17 @@ class Catalog:
 
         with explained(self.name):
             return from_context(self._root.context)[tuple(self._raw_path.split("/"))]
+
+    def make_raw(self) -> bool:
+        """Make the container of Bluesky runs, or give it the spec that it lacks; return whether there was a need.
+
+        Raises
+        ------
+        TiledUnavailable
+            If Tiled cannot be reached, or refuses.
+        """
+        with explained(self.name):
+            return make_raw_catalog(self._root, self._raw_path)
 
     def processed(self) -> "Container":
         """Return the container of results; it is made if it is not there."""

@@ -83,7 +83,8 @@ def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings
     settings = get_settings()
     stack = _stack_environment(settings)
     kept = {name for name in ("BLUESKY_PREFECT_OUTPUT_DIRECTORY",) if name in environment}
-    if "workflows" in settings.model_fields_set:
+    # The stack's list says what runs of the stack should have had, and nothing of those of another server.
+    if settings.workflows or prefect_url(environment) not in ("", stack.get("PREFECT_API_URL")):
         kept.add("BLUESKY_PREFECT_WORKFLOWS")
     if settings.tiled_uri is not None or settings.tiled_profile is not None:
         kept |= _TILED_VARIABLES

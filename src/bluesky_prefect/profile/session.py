@@ -52,13 +52,13 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     Parameters
     ----------
     workflows : str, Workflow, or list of those, optional
-        What `PrefectCallback` takes; by default the list that the setting ``workflows`` names.
+        What `PrefectCallback` takes; by default the list that the setting ``workflows`` names, if it names one.
     tell : callable
         Is told in one line what is there and what is not.
     """
     settings = use_services()
     tiled = TiledConnection(settings)
-    tell(describe([_tiled_service(tiled), prefect_service()]))
+    tell(describe([_tiled_service(tiled, tell), prefect_service()]))
 
     from bluesky import RunEngine
 
@@ -76,12 +76,13 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(tiled.raw))
 
 
-def _tiled_service(tiled: TiledConnection) -> Service:
+def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:
     problem, mend = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
     if not problem:
         # Connect now: so that the first run does not wait for Tiled's client, and a wrong key is told of.
         try:
-            tiled.raw()
+            if lacking := tiled.spec_problem():
+                tell(lacking)
         except BlueskyPrefectError as error:
             problem, mend = str(error), ""
         except Exception as error:  # noqa: BLE001 - whatever it is, the session starts

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bluesky_prefect.credentials import REFUSED, require_tiled_login, tiled_address, without_secrets
 from bluesky_prefect.exceptions import BlueskyPrefectError, ConfigurationError, TiledUnavailable
 from bluesky_prefect.profile.services import START_COMMAND, probe, use_services
+from bluesky_prefect.raw_catalog import spec_problem
 from bluesky_prefect.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,6 +84,10 @@ class TiledConnection:
             raise ConfigurationError(
                 f"Tiled at {self.url} has no container {path!r}: create it, or set BLUESKY_PREFECT_RAW_CONTAINER."
             ) from error
+
+    def spec_problem(self) -> str:
+        """Return what the catalog of Bluesky runs lacks, or an empty string; for the errors see `raw`."""
+        return spec_problem(self.raw(), self.url)
 
     def close(self) -> None:
         """Close the network connections; the next use opens them again."""

@@ -12,16 +12,17 @@ from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.flows.plain_flow import plain_flow
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.reconciliation.list_source import required
 from bluesky_prefect.reconciliation.reconciler import Reconciler
 from bluesky_prefect.reconciliation.report import Report
 from bluesky_prefect.reconciliation.window import Window, moment, parse_moment
 from bluesky_prefect.settings import get_settings
 from bluesky_prefect.texts import one_line
-from bluesky_prefect.workflow import load_workflows
+from bluesky_prefect.workflow_list import load_workflows
 
 
 @plain_flow(name="reconcile", log_prints=True)
-async def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
+async def reconcile(since: str = "24h", submit: bool = True, workflows: str | None = None) -> State[Any]:
     """Compare Tiled's runs with Prefect's flow runs, and start what is missing or has crashed.
 
     Ends as failed while there is something that it cannot mend by itself, so that somebody sees it.
@@ -32,12 +33,18 @@ async def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
         How far back to look: ``24h``, ``7d``, or a date.
     submit : bool
         Whether to start what is missing; else it only looks.
+    workflows : str, optional
+        Where the list of workflows is, as ``module:attribute``: what a run should have had. The deployment holds it
+        (``bluesky-prefect deploy --reconcile-every``); else the worker's ``BLUESKY_PREFECT_WORKFLOWS`` has to.
     """
-    return _state(await asyncio.to_thread(_compare, since, submit))
+    return _state(await asyncio.to_thread(_compare, since, submit, workflows))
 
 
-def _compare(since: str, submit: bool) -> Report:
-    settings = get_settings()
+def _compare(since: str, submit: bool, where: str | None) -> Report:
+    settings, logger = get_settings(), get_run_logger()
+    if where and settings.workflows not in (None, where):
+        logger.warning("Compared with %s, as the deployment says; this worker's own list is not.", where)
+    workflows = load_workflows(required(where or settings.workflows))
     now = time.time()
     window = Window(since=parse_moment(since, now), until=now)
     with (
@@ -45,9 +52,8 @@ def _compare(since: str, submit: bool) -> Report:
         PrefectApi(settings.request_timeout_s, asks_again=True) as api,
         existing_outbox(settings.outbox_path) as outbox,
     ):
-        workflows = load_workflows(settings.workflows)
         reconciler = Reconciler(catalog, api, workflows, settings, outbox=outbox)
-        return reconciler.run(window, submit=submit, patient=True)
+        return reconciler.run(window, submit=submit, patient=True, warn=logger.warning)
 
 
 def _state(report: Report) -> State[Any]:

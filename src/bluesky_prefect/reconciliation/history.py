@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -90,7 +91,9 @@ class History:
     def __init__(self, api: PrefectApi) -> None:
         self._api = api
 
-    def flow_runs(self, wanted: Iterable[Wanted], since_s: float) -> dict[Wanted, tuple[PastFlowRun, ...]]:
+    def flow_runs(
+        self, wanted: Iterable[Wanted], since_s: float, *, former: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> dict[Wanted, tuple[PastFlowRun, ...]]:
         """Return the flow runs of each run and workflow, in the order of their generations; none, if there is none.
 
         What this costs grows with how much is asked for.
@@ -101,18 +104,24 @@ class History:
             Uids of runs, with the name of a workflow each.
         since_s : float
             When the first of these runs stopped, in seconds since the epoch.
+        former : mapping, optional
+            The former names of workflows, which are looked up and returned as well.
 
         Raises
         ------
         PrefectUnavailable
             If Prefect cannot be asked.
         """
-        found: dict[Wanted, dict[int, PastFlowRun]] = {one: {} for one in wanted}
+        same = [[(uid, one) for one in (name, *former.get(name, ()))] for uid, name in wanted]
+        alike = {one: group for group in same for one in group}
+        found: dict[Wanted, dict[int, PastFlowRun]] = {one: {} for one in alike}
         left = list(found)
         for generations in _GENERATIONS:
             self._look_up(left, generations, since_s, found)
             # Without a first flow run there may be later ones, if old ones are deleted.
-            left = [one for one in left if not found[one] or generations[-1] in found[one]]
+            left = [
+                one for one in left if generations[-1] in found[one] or not any(found[other] for other in alike[one])
+            ]
         return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
 
     def signs_of_life(self, flow_run_id: str) -> SignsOfLife:

@@ -14,11 +14,15 @@ from bluesky_prefect.exceptions import (
     SubmissionRefused,
 )
 from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.kept_runs import is_recorded
 from bluesky_prefect.outbox import Entry, Outbox
 from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.reconciliation.former_names import Past, begun_otherwise, pasts
 from bluesky_prefect.reconciliation.history import History, PastFlowRun
 from bluesky_prefect.reconciliation.kept import reconcile_kept
+from bluesky_prefect.reconciliation.remarks import Remarks
 from bluesky_prefect.reconciliation.report import Finding, Report
+from bluesky_prefect.reconciliation.rerun import permitted, settings_of
 from bluesky_prefect.reconciliation.runs import StoredRun, runs_between, runs_named
 from bluesky_prefect.reconciliation.starter import Starter
 from bluesky_prefect.reconciliation.verdict import Judgement, Verdict, judge
@@ -27,11 +31,14 @@ from bluesky_prefect.settings import Settings
 from bluesky_prefect.submission import submission_key
 from bluesky_prefect.texts import error_line
 from bluesky_prefect.workflow import Workflow
+from bluesky_prefect.workflow_list import as_workflows
 
 logger = logging.getLogger(__name__)
 
 # So many runs are looked at together, whatever the window.
 _BATCH = 500
+# Of these, what is not to be started by itself is left to a person.
+_STARTED_AGAIN = {Verdict.CRASHED, Verdict.FAILED, Verdict.SILENT}
 
 
 @dataclass(frozen=True)
@@ -40,8 +47,12 @@ class _Case:
 
     run: StoredRun
     workflow: Workflow
-    flow_runs: Sequence[PastFlowRun]
+    past: Past
     judgement: Judgement
+
+    @property
+    def flow_runs(self) -> Sequence[PastFlowRun]:
+        return self.past.flow_runs
 
 
 class Reconciler:
@@ -74,9 +85,10 @@ class Reconciler:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._catalog = catalog
+        self._api = api
         self._history = History(api)
         self._starter = Starter(api, outbox)
-        self._workflows = workflows
+        self._workflows = as_workflows(workflows)
         self._settings = settings
         self._outbox = outbox
         self._clock = clock
@@ -88,6 +100,7 @@ class Reconciler:
         submit: bool = False,
         patient: bool = False,
         report: Callable[[str], None] = lambda message: None,
+        warn: Callable[[str], None] = logger.warning,
     ) -> Report:
         """Look at the runs of a window, and start what is missing or has crashed, if asked to.
 
@@ -101,6 +114,8 @@ class Reconciler:
             Leave time between the reruns of a workflow that does not succeed.
         report : callable
             Is told in one line how far it is.
+        warn : callable
+            Is told in one line what somebody should know, before anything is started because of it.
 
         Raises
         ------
@@ -113,9 +128,13 @@ class Reconciler:
         verdicts = Counter(finding.verdict for finding in kept)
         findings = kept
         seen = 0
-        while batch := list(islice(runs, _BATCH)):
+        remarks = Remarks(warn, submit=submit)
+        remarks.on_catalog(self._catalog)
+        while batch := list(islice(filter(self._is_ours, runs), _BATCH)):
             seen += len(batch)
-            for one in self._look(batch):
+            looked = list(self._look(batch))
+            remarks.on_new_names((one.workflow, one.judgement) for one in looked if isinstance(one, _Case))
+            for one in looked:
                 verdict = one.verdict if isinstance(one, Finding) else one.judgement.verdict
                 verdicts[verdict] += 1
                 if verdict.is_problem:
@@ -125,7 +144,7 @@ class Reconciler:
         elsewhere = [dead for dead in self._dead() if dead.run_uid not in known and window.holds(dead)]
         verdicts.update(finding.verdict for finding in elsewhere)
         findings += elsewhere
-        return Report(window.since, window.until, seen, verdicts, findings)
+        return Report(window.since, window.until, seen, verdicts, findings, remarks.told)
 
     def _late_comers(self, kept: Sequence[Finding], window: Window) -> Iterator[StoredRun]:
         """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
@@ -144,35 +163,58 @@ class Reconciler:
                         yield wanted
                     elif wanted:
                         cases.append((run, workflow))
-        histories = self._history.flow_runs(
-            ((run.uid, workflow.name) for run, workflow in cases), since_s=min(run.time_s for run in runs)
-        )
-        for run, workflow in cases:
-            flow_runs = histories[run.uid, workflow.name]
-            yield _Case(run, workflow, flow_runs, self._judge(run, workflow, flow_runs))
+        since_s = min((run.time_s for run in runs), default=0.0)
+        found = zip(cases, pasts(self._history, cases, since_s), strict=True)
+        judged = [_Case(run, workflow, past, self._judge(run, workflow, past)) for (run, workflow), past in found]
+        yield from self._not_begun_otherwise(judged, since_s)
 
-    def _judge(self, run: StoredRun, workflow: Workflow, flow_runs: Sequence[PastFlowRun]) -> Judgement:
+    def _judge(self, run: StoredRun, workflow: Workflow, past: Past) -> Judgement:
         judgement = judge(
-            flow_runs,
+            past.flow_runs,
             stopped=run.time_s,
             now=self._clock(),
-            settings=self._settings,
+            settings=settings_of(workflow, self._settings),
             signs_of_life=lambda one: self._history.signs_of_life(one.id),
         )
         if judgement.verdict is not Verdict.MISSING:
-            return judgement
-        entry = self._kept(submission_key(run.uid, workflow.name), run.uid)
+            return permitted(judgement, past.flow_runs, workflow)
+        entry = self._kept(run.uid, workflow)
         if entry is None:
             return judgement
+        if entry.state == "declined":
+            return replace(judgement, verdict=Verdict.NOT_WANTED, next_generation=None)
         if entry.state == "dead":
             return replace(judgement, verdict=Verdict.DEAD, reason=entry.reason or "", next_generation=None)
         if entry.state == "waiting":
             return replace(judgement, verdict=Verdict.WAITING, reason=entry.reason or "nobody has sent it yet")
         return replace(judgement, reason=f"Prefect had {entry.flow_run_name}, and knows it no more")
 
+    def _not_begun_otherwise(self, cases: Sequence[_Case], since_s: float) -> Iterator[_Case]:
+        """Yield the cases; what was begun under a name that is not on the list is left to a person."""
+        missing = [(one.run, one.workflow) for one in cases if one.judgement.verdict is Verdict.MISSING]
+        names = (name for workflow in self._workflows for name in workflow.names)
+        others = begun_otherwise(self._api, missing, names, since_s)
+        for one in cases:
+            other = others.get((one.run.uid, one.workflow.name))
+            if other is None:
+                yield one
+                continue
+            reason = f"Prefect has {other[1]} of its flow, begun as {other[0]!r}, which is not on the list"
+            judgement = replace(one.judgement, verdict=Verdict.OTHER_NAME, reason=reason, next_generation=None)
+            yield replace(one, judgement=judgement)
+
+    def _is_ours(self, run: StoredRun) -> bool:
+        """Tell whether a run is the beamline's; one of which nobody can tell is, so that none is lost."""
+        try:
+            return bool(self._workflows.ours(run.as_run()))
+        except Exception as error:  # noqa: BLE001 - a facility's own function
+            logger.error("Run %s is taken for one of ours: ours= failed: %s", run.uid, error_line(error))
+            return True
+
     def _open(self, run: StoredRun) -> Finding:
         since = run.time_s
         lost = self._clock() - since > self._settings.open_after_s
+        lost = lost and not is_recorded(self._settings.kept_runs_path, run.uid)
         reason = f"started {moment(since)}, and Tiled holds no stop document"
         return _finding(run, None, Verdict.NO_STOP if lost else Verdict.OPEN, since, reason)
 
@@ -181,7 +223,8 @@ class Reconciler:
         finding = _finding(case.run, case.workflow, judgement.verdict, judgement.since, judgement.reason)
         if case.flow_runs:
             last = case.flow_runs[-1]
-            finding = replace(finding, flow_run_id=last.id, flow_run_name=last.name)
+            by_hand = judgement.next_generation is None and judgement.verdict in _STARTED_AGAIN
+            finding = replace(finding, flow_run_id=last.id, flow_run_name=last.name, by_hand=by_hand)
         if not submit:
             return finding
         if judgement.ended is not None:
@@ -196,7 +239,7 @@ class Reconciler:
         # What crashed is done again as it was; the run or the workflow may have been given parameters by hand.
         parameters = case.flow_runs[-1].parameters if case.flow_runs else None
         try:
-            flow_run = self._starter.start(case.run, case.workflow, generation, parameters=parameters)
+            flow_run = self._starter.start(case.run, self._named(case), generation, parameters=parameters)
         except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
             return replace(finding, action=f"cannot be started: {error}")
         logger.info("Run %s: flow run %s (%s) created", case.run.uid, flow_run.name, flow_run.id)
@@ -213,13 +256,21 @@ class Reconciler:
             known = entry.run_uid, entry.scan_id, entry.plan_name, entry.workflow
             yield Finding(*known, Verdict.DEAD, entry.created, entry.reason or "")
 
-    def _kept(self, key: str, run_uid: str) -> Entry | None:
+    def _named(self, case: _Case) -> Workflow:
+        """Return the workflow under the name that it was begun under: the same key makes no second flow run."""
+        if case.judgement.verdict is Verdict.WAITING and (entry := self._kept(case.run.uid, case.workflow)):
+            return case.workflow.under(entry.workflow)
+        return case.workflow.under(case.past.name)
+
+    def _kept(self, run_uid: str, workflow: Workflow) -> Entry | None:
         try:
             entries = self._outbox.entries(run_uid=run_uid) if self._outbox else []
         except OutboxError as error:
             logger.warning("Run %s: what the outbox holds of it is not known: %s", run_uid, error)
             return None
-        return next((entry for entry in entries if entry.key == key), None)
+        by_key = {entry.key: entry for entry in entries}
+        keys = (submission_key(run_uid, name) for name in workflow.names)
+        return next((by_key[key] for key in keys if key in by_key), None)
 
 
 def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:

@@ -10,7 +10,8 @@ MENDS = {
     Verdict.MISSING: "--submit starts it",
     Verdict.WAITING: "sent when Prefect answers and a session is open; --submit starts it now",
     Verdict.DEAD: "see: bluesky-prefect outbox show {uid}",
-    Verdict.UNDECIDED: "mend when= of the workflow, where BLUESKY_PREFECT_WORKFLOWS says",
+    Verdict.UNDECIDED: "mend it in the list of workflows",
+    Verdict.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid}",
     Verdict.CRASHED: "--submit starts it again",
     Verdict.FAILED: "--submit starts it again",
     Verdict.SILENT: "--submit marks it as crashed and starts it again",
@@ -46,6 +47,8 @@ class Finding:
         What was done about it, if something was.
     solved : bool
         Whether nobody has to do anything more.
+    by_hand : bool
+        Whether only a person may start it again.
     """
 
     run_uid: str
@@ -59,11 +62,13 @@ class Finding:
     flow_run_name: str | None = None
     action: str | None = None
     solved: bool = False
+    by_hand: bool = False
 
     @property
     def mend(self) -> str:
         """What can be done, in words."""
-        return MENDS.get(self.verdict, "").format(uid=self.run_uid[:8])
+        verdict = Verdict.GIVEN_UP if self.by_hand else self.verdict
+        return MENDS.get(verdict, "").format(uid=self.run_uid[:8])
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,8 @@ class Report:
         How often each verdict was given, problems and others.
     findings : sequence of Finding
         The problems.
+    remarks : sequence of str
+        What else somebody should know, as it was told meanwhile.
     """
 
     since: float
@@ -87,6 +94,7 @@ class Report:
     runs: int
     verdicts: Counter[Verdict] = field(default_factory=Counter)
     findings: Sequence[Finding] = ()
+    remarks: Sequence[str] = ()
 
     @property
     def unsolved(self) -> list[Finding]:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bluesky_prefect.exceptions import ConfigurationError, DeploymentMissing, SubmissionRefused
+from bluesky_prefect.reconciliation.former_names import Past, pasts
 from bluesky_prefect.reconciliation.history import History, PastFlowRun
+from bluesky_prefect.reconciliation.rerun import must_not_rerun
 from bluesky_prefect.reconciliation.runs import StoredRun
 from bluesky_prefect.reconciliation.starter import Starter
 from bluesky_prefect.workflow import Workflow
@@ -97,11 +99,9 @@ def submit(
     for begin in range(0, len(runs), _BATCH):
         batch = runs[begin : begin + _BATCH]
         since_s = min(run.time_s for run in batch)
-        wanted = [(run.uid, workflow.name) for run in batch for workflow in workflows]
-        histories = history.flow_runs(wanted, since_s=since_s)
-        for run in batch:
-            for workflow in workflows:
-                yield _submit(run, workflow, histories[run.uid, workflow.name], request, starter)
+        pairs = [(run, workflow) for run in batch for workflow in workflows]
+        for (run, workflow), past in zip(pairs, pasts(history, pairs, since_s), strict=True):
+            yield _submit(run, workflow, past, request, starter)
 
 
 def chosen(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
@@ -121,11 +121,9 @@ def chosen(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow
         raise ConfigurationError(f"{error} Workflows of this beamline: {', '.join(known)}.") from error
 
 
-def _submit(
-    run: StoredRun, workflow: Workflow, flow_runs: Sequence[PastFlowRun], request: Request, starter: Starter
-) -> Outcome:
+def _submit(run: StoredRun, workflow: Workflow, past: Past, request: Request, starter: Starter) -> Outcome:
     known = run.as_run()
-    last = flow_runs[-1] if flow_runs else None
+    last = past.flow_runs[-1] if past.flow_runs else None
 
     def outcome(text: str, *, started: bool = False, refused: bool = False, made: Any = last) -> Outcome:
         return Outcome(
@@ -142,15 +140,22 @@ def _submit(
 
     if run.stop is None:
         return outcome("left alone: Tiled holds no stop document of it", refused=True)
-    if last is not None and not request.again and last.state_type not in _UNSUCCESSFUL:
-        done = "processed already" if last.state_type == "COMPLETED" else f"{last.state.lower()} already"
-        return outcome(f"left alone: {done} ({last.name}); --again makes a new flow run")
+    if last is not None and not request.again and (why := _why_left_alone(last)):
+        return outcome(f"left alone: {why} ({last.name}); --again makes a new flow run")
     generation = last.generation + 1 if last else 0
     if request.dry_run:
         after = f", after {last.name} ({last.state})" if last else ""
         return outcome(f"would be started{after}", started=True)
     try:
-        made = starter.start(run, workflow, generation, overrides=request.overrides)
+        made = starter.start(run, workflow.under(past.name), generation, overrides=request.overrides)
     except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
         return outcome(f"cannot be started: {error}", refused=True)
     return outcome(f"started: {made.name}", started=True, made=made)
+
+
+def _why_left_alone(last: PastFlowRun) -> str:
+    if must_not_rerun(last):
+        return "it says that it must not be started again"
+    if last.state_type in _UNSUCCESSFUL:
+        return ""
+    return "processed already" if last.state_type == "COMPLETED" else f"{last.state.lower()} already"

@@ -50,7 +50,7 @@ class Starter:
         run : StoredRun
             The run; it has stopped.
         workflow : Workflow
-            What to start.
+            What to start; under the name that the flow run is to have.
         generation : int
             Which time this is, from 0.
         parameters : Mapping, optional
@@ -97,5 +97,5 @@ def _parameters(run: StoredRun, workflow: Workflow) -> Mapping[str, Any] | None:
     except Exception as error:
         raise ConfigurationError(
             f"parameters= of workflow {workflow.name!r} failed for run {run.uid}: {error_line(error)}. "
-            "Mend it where BLUESKY_PREFECT_WORKFLOWS says."
+            "Mend it in the list of workflows."
         ) from error

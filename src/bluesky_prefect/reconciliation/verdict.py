@@ -27,6 +27,8 @@ class Verdict(StrEnum):
     WAITING = "waits in the outbox"
     DEAD = "dead letter"
     UNDECIDED = "undecided"
+    NOT_WANTED = "not wanted"
+    OTHER_NAME = "begun under another name"
     CRASHED = "crashed"
     FAILED = "failed"
     SILENT = "no sign of life"
@@ -42,7 +44,7 @@ class Verdict(StrEnum):
         return self not in _FINE
 
 
-_FINE = {Verdict.PROCESSED, Verdict.UNDER_WAY, Verdict.CANCELLED, Verdict.SETTLING, Verdict.OPEN}
+_FINE = {Verdict.PROCESSED, Verdict.UNDER_WAY, Verdict.CANCELLED, Verdict.SETTLING, Verdict.OPEN, Verdict.NOT_WANTED}
 
 
 @dataclass(frozen=True)

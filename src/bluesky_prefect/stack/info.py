@@ -15,7 +15,7 @@ from bluesky_prefect.stack.process import ManagedProcess, without_proxy
 # Five heartbeats of its flow runs: a busy machine may be late with some.
 _SILENT_AFTER_S = 150.0
 # What it has deployments for.
-_WORKFLOWS = "bluesky_prefect.stack.workflows:WORKFLOWS"
+STACK_WORKFLOWS = "bluesky_prefect.stack.workflows:WORKFLOWS"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StackInfo:
     state_directory: Path
     prefect_home: Path
     silent_after_s: float = _SILENT_AFTER_S
-    workflows: str = _WORKFLOWS
+    workflows: str = STACK_WORKFLOWS
 
     @property
     def tiled_api_key_path(self) -> Path:
@@ -155,5 +155,5 @@ def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, key: s
         state_directory=paths.root,
         prefect_home=paths.prefect,
         silent_after_s=settings.silent_after_s if "silent_after_s" in settings.model_fields_set else _SILENT_AFTER_S,
-        workflows=settings.workflows if "workflows" in settings.model_fields_set else _WORKFLOWS,
+        workflows=settings.workflows or STACK_WORKFLOWS,
     )

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.raw_catalog import RAW_SPEC
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.files import private_directory, write_private
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import StackInfo, StackPaths
 from bluesky_prefect.stack.ports import HOST
-
-# What TiledWriter of bluesky-tiled-plugins 2 expects of its root, by name and version.
-RAW_SPEC = ("CatalogOfBlueskyRuns", "3.0")
 
 
 @dataclass(frozen=True)

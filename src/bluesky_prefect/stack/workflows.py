@@ -1,7 +1,8 @@
 """What the local stack does with runs."""
 
 from bluesky_prefect.run import Run
-from bluesky_prefect.workflow import DEFAULT_WORKFLOWS, Workflow
+from bluesky_prefect.workflow import Workflow
+from bluesky_prefect.workflow_list import DEFAULT_WORKFLOWS
 
 # A run whose start document holds this, and True, has its peak looked for.
 FIND_PEAK = "find_peak"

@@ -5,7 +5,7 @@ from bluesky_prefect.stack import LocalStack
 from bluesky_prefect.stack.info import StackState, stack_info
 from bluesky_prefect.stack.process import ManagedProcess
 from bluesky_prefect.stack.worker import settings_environment
-from bluesky_prefect.workflow import load_workflows
+from bluesky_prefect.workflow_list import load_workflows
 
 
 def info(tmp_path, **values):

@@ -1,0 +1,63 @@
+"""The catalog of Bluesky runs in Tiled: what ``TiledWriter`` and people at a prompt expect of it."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tiled.client.container import Container
+
+# What TiledWriter of bluesky-tiled-plugins 2 expects of its root, by name and version.
+RAW_SPEC = ("CatalogOfBlueskyRuns", "3.0")
+MAKE_COMMAND = "bluesky-prefect make-catalog"
+
+
+def spec_problem(raw: Any, name: str) -> str:
+    """Return what the catalog of runs lacks and how it gets that, or an empty string.
+
+    Parameters
+    ----------
+    raw : tiled.client.container.Container
+        Client of the catalog.
+    name : str
+        What messages call the server; must hold no secret.
+    """
+    found = {(spec.name, spec.version) for spec in raw.specs}
+    if any(spec == RAW_SPEC[0] and (version or "").startswith("3.") for spec, version in found):
+        return ""
+    path = "/".join(raw.path_parts) or "/"
+    return (
+        f"The catalog {path!r} of Tiled at {name} lacks the spec {' '.join(RAW_SPEC)}: runs are written to it, but "
+        f"raw[-1], raw[scan_id] and the clients of Bluesky runs do not work there. Give it the spec: {MAKE_COMMAND}"
+    )
+
+
+def make_raw_catalog(root: "Container", path: str) -> bool:
+    """Make the catalog of runs, with the containers above it, or give the one that is there its spec.
+
+    Parameters
+    ----------
+    root : tiled.client.container.Container
+        Client of the server's root.
+    path : str
+        Where the catalog belongs.
+
+    Returns
+    -------
+    bool
+        False if there was nothing to do.
+    """
+    from tiled.structures.core import Spec
+
+    *parents, last = path.strip("/").split("/")
+    container: Any = root
+    for parent in parents:
+        container = container[parent] if parent in container else container.create_container(parent)
+    if last not in container:
+        container.create_container(last, specs=[Spec(*RAW_SPEC)])
+        return True
+    raw = container[last]
+    if not spec_problem(raw, ""):
+        return False
+    # Another version of the spec is none that counts.
+    others = [spec for spec in raw.specs if spec.name != RAW_SPEC[0]]
+    raw.update_metadata(specs=[*others, Spec(*RAW_SPEC)])
+    return True

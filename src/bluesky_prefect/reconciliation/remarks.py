@@ -1,0 +1,66 @@
+"""What reconciliation tells beside its findings, before it starts anything because of it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+
+from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.raw_catalog import spec_problem
+from bluesky_prefect.reconciliation.verdict import Judgement, Verdict
+from bluesky_prefect.texts import counted
+from bluesky_prefect.workflow import Workflow
+
+# A workflow of which nothing else is known is new, or has a new name.
+_NOT_THERE = {Verdict.MISSING, Verdict.OTHER_NAME, Verdict.SETTLING}
+
+
+class Remarks:
+    """What reconciliation tells beside its findings.
+
+    Parameters
+    ----------
+    warn : callable
+        Is told each remark when it is made.
+    submit : bool
+        Whether anything is going to be started.
+
+    Attributes
+    ----------
+    told : list of str
+        The remarks so far.
+    """
+
+    def __init__(self, warn: Callable[[str], None], *, submit: bool) -> None:
+        self._warn = warn
+        self._submit = submit
+        self._known: set[str] = set()
+        self.told: list[str] = []
+
+    def on_catalog(self, catalog: Catalog) -> None:
+        """Tell whether the catalog of runs lacks something.
+
+        Raises
+        ------
+        TiledUnavailable, ConfigurationError
+            If Tiled cannot be asked, or has no such catalog.
+        """
+        if problem := spec_problem(catalog.raw, catalog.name):
+            self._tell(problem)
+
+    def on_new_names(self, judged: Iterable[tuple[Workflow, Judgement]]) -> None:
+        """Tell which workflows have no history, so that somebody sees what their first runs are going to be."""
+        by_name = defaultdict[str, Counter[Verdict]](Counter)
+        for workflow, judgement in judged:
+            by_name[workflow.name][judgement.verdict] += 1
+        for name, verdicts in by_name.items():
+            missing = verdicts[Verdict.MISSING]
+            if name not in self._known and missing and verdicts.keys() <= _NOT_THERE:
+                self._tell(
+                    f"Workflow {name!r} has no flow run in Prefect on any of {counted(verdicts.total(), 'run')}: "
+                    f"{missing} {'are about to' if self._submit else 'would'} be started. If it was renamed, say so in "
+                    "the list of workflows: was='...'."
+                )
+        self._known |= by_name.keys()
+
+    def _tell(self, remark: str) -> None:
+        self.told.append(remark)
+        self._warn(remark)
