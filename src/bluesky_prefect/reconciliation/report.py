@@ -19,6 +19,7 @@ MENDS = {
     Verdict.GIVEN_UP: "mend the cause, then: bluesky-prefect submit {uid} --again",
     Verdict.NO_STOP: "nobody knows how it ended: see whether its session died, or Tiled was away at its end",
     Verdict.NOT_IN_TILED: "--submit writes it to Tiled from the file that the session kept",
+    Verdict.UNREADABLE: "save what you need of the file, then move it out of that directory",
 }
 
 
