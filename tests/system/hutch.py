@@ -71,20 +71,20 @@ class Hutch:
         [uid] = self.beamline.run(bp.count([self.beamline.devices.det], 1), **metadata)
         return uid
 
-    def reconcile(self, *, workflows=WORKFLOWS, clock=time.time, settings=None, **options):
+    def reconcile(self, *, workflows=WORKFLOWS, clock=None, sleep=lambda _: None, settings=None, **options):
         window = Window(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
         settings = settings or self.settings
         with PrefectApi(30, asks_again=True) as api, existing_outbox(settings.outbox_path) as outbox:
-            reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock)
+            reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock, sleep=sleep)
             return reconciler.run(window, **options)
 
     def flow_runs(self, uid, workflow=DEPLOYMENT):
         with PrefectApi(30, asks_again=True) as api:
             return History(api).flow_runs([(uid, workflow)], since_s=0.0)[uid, workflow]
 
-    def end(self, uid, *states):
+    def end(self, uid, *states, workflow=DEPLOYMENT):
         """Make the last flow run of a run go through states."""
-        flow_run_id = UUID(self.flow_runs(uid)[-1].id)
+        flow_run_id = UUID(self.flow_runs(uid, workflow)[-1].id)
         with get_client(sync_client=True) as client:
             for state in states:
                 client.set_flow_run_state(flow_run_id, state, force=True)

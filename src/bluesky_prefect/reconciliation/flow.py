@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 from prefect import get_run_logger
@@ -33,10 +34,10 @@ async def reconcile(since: str = "24h", submit: bool = True) -> State[Any]:
     submit : bool
         Whether to start what is missing; else it only looks.
     """
-    return _state(await asyncio.to_thread(_compare, since, submit))
+    return _state(await asyncio.to_thread(_compare, since, submit, get_run_logger().info))
 
 
-def _compare(since: str, submit: bool) -> Report:
+def _compare(since: str, submit: bool, tell: Callable[[str], None]) -> Report:
     settings = get_settings()
     now = time.time()
     window = Window(since=parse_moment(since, now), until=now)
@@ -47,7 +48,7 @@ def _compare(since: str, submit: bool) -> Report:
     ):
         workflows = load_workflows(settings.workflows)
         reconciler = Reconciler(catalog, api, workflows, settings, outbox=outbox)
-        return reconciler.run(window, submit=submit, patient=True)
+        return reconciler.run(window, submit=submit, patient=True, report=tell)
 
 
 def _state(report: Report) -> State[Any]:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 
 from bluesky_prefect.exceptions import (
@@ -15,7 +15,9 @@ from bluesky_prefect.exceptions import (
 )
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.outbox import Entry, Outbox
+from bluesky_prefect.parameters import given
 from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.reconciliation.endings import Endings
 from bluesky_prefect.reconciliation.history import History, PastFlowRun
 from bluesky_prefect.reconciliation.kept import reconcile_kept
 from bluesky_prefect.reconciliation.report import Finding, Report
@@ -23,15 +25,21 @@ from bluesky_prefect.reconciliation.runs import StoredRun, runs_between, runs_na
 from bluesky_prefect.reconciliation.starter import Starter
 from bluesky_prefect.reconciliation.verdict import Judgement, Verdict, judge
 from bluesky_prefect.reconciliation.window import Window, moment
+from bluesky_prefect.reconciliation.workers import Workers
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.submission import submission_key
-from bluesky_prefect.texts import error_line
+from bluesky_prefect.texts import counted, error_line
 from bluesky_prefect.workflow import Workflow
 
 logger = logging.getLogger(__name__)
 
 # So many runs are looked at together, whatever the window.
 _BATCH = 500
+# What is silent is listened to for this part of the time after which it counts as crashed: longer than from one
+# heartbeat to the next.
+_LISTENING = 1 / 3
+# How often a flow run that changes while it is looked at is looked at again, before that is left to the next time.
+_LOOKS = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,24 @@ class _Case:
     workflow: Workflow
     flow_runs: Sequence[PastFlowRun]
     judgement: Judgement
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.judgement.verdict
+
+
+@dataclass
+class _Tally:
+    """What was found so far."""
+
+    runs: int = 0
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+    def note(self, one: Finding | _Case) -> None:
+        self.verdicts[one.verdict] += 1
+        if isinstance(one, Finding) and one.verdict.is_problem:
+            self.findings.append(one)
 
 
 class Reconciler:
@@ -60,7 +86,9 @@ class Reconciler:
     outbox : Outbox, optional
         That of this machine, which knows of runs that Prefect has not heard of.
     clock : callable, optional
-        Gives the time in seconds since the epoch.
+        Gives the time in seconds since the epoch; the Prefect server's by default, whose timestamps it compares.
+    sleep : callable, optional
+        Waits for so many seconds, by a clock that nobody sets.
     """
 
     def __init__(
@@ -71,15 +99,20 @@ class Reconciler:
         settings: Settings,
         *,
         outbox: Outbox | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._catalog = catalog
+        self._api = api
         self._history = History(api)
+        self._endings = Endings(api)
+        self._workers = Workers(api)
         self._starter = Starter(api, outbox)
         self._workflows = workflows
         self._settings = settings
         self._outbox = outbox
-        self._clock = clock
+        self._clock = clock or api.now
+        self._sleep = sleep
 
     def run(
         self,
@@ -107,25 +140,39 @@ class Reconciler:
         TiledUnavailable, PrefectUnavailable
             If one of them cannot be asked. What was started until then is started.
         """
-        kept = list(reconcile_kept(self._catalog, window, self._settings, self._clock(), submit=submit))
+        self._workers = Workers(self._api)
+        # Files have times of this machine's clock.
+        kept = list(reconcile_kept(self._catalog, window, self._settings, time.time(), submit=submit))
         within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
         runs = chain(self._late_comers(kept, window), within)
-        verdicts = Counter(finding.verdict for finding in kept)
-        findings = kept
-        seen = 0
+        tally = _Tally()
+        for one in chain(kept, self._found(runs, tally, submit, report)):
+            tally.note(self._treated(one, submit, patient))
+        known = {finding.run_uid for finding in tally.findings}
+        for dead in self._dead():
+            if dead.run_uid not in known and window.holds(dead):
+                tally.note(dead)
+        return Report(window.since, window.until, tally.runs, tally.verdicts, tally.findings)
+
+    def _found(
+        self, runs: Iterator[StoredRun], tally: _Tally, submit: bool, report: Callable[[str], None]
+    ) -> Iterator[Finding | _Case]:
+        """Yield what is found of runs; last what is silent, which is listened to if something is done about it."""
+        silent: list[_Case] = []
         while batch := list(islice(runs, _BATCH)):
-            seen += len(batch)
+            tally.runs += len(batch)
             for one in self._look(batch):
-                verdict = one.verdict if isinstance(one, Finding) else one.judgement.verdict
-                verdicts[verdict] += 1
-                if verdict.is_problem:
-                    findings.append(one if isinstance(one, Finding) else self._treat(one, submit, patient))
-            report(f"{seen} runs, back to {moment(batch[-1].time_s)}: {len(findings)} not as they should be")
-        known = {finding.run_uid for finding in findings}
-        elsewhere = [dead for dead in self._dead() if dead.run_uid not in known and window.holds(dead)]
-        verdicts.update(finding.verdict for finding in elsewhere)
-        findings += elsewhere
-        return Report(window.since, window.until, seen, verdicts, findings)
+                if submit and isinstance(one, _Case) and one.judgement.signs:
+                    silent.append(one)
+                else:
+                    yield one
+            so_far = f"{tally.runs} runs, back to {moment(batch[-1].time_s)}"
+            report(f"{so_far}: {len(tally.findings)} not as they should be")
+        if silent:
+            wait_s = self._settings.silent_after_s * _LISTENING
+            report(f"{counted(len(silent), 'flow run')} without a sign of life: listening for {wait_s:.0f} s")
+            self._sleep(wait_s)
+            yield from self._look_again(silent)
 
     def _late_comers(self, kept: Sequence[Finding], window: Window) -> Iterator[StoredRun]:
         """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
@@ -144,12 +191,25 @@ class Reconciler:
                         yield wanted
                     elif wanted:
                         cases.append((run, workflow))
-        histories = self._history.flow_runs(
-            ((run.uid, workflow.name) for run, workflow in cases), since_s=min(run.time_s for run in runs)
-        )
+        yield from self._cases(cases)
+
+    def _cases(self, cases: Sequence[tuple[StoredRun, Workflow]]) -> Iterator[_Case]:
+        wanted = [(run.uid, workflow.name) for run, workflow in cases]
+        since_s = min((run.time_s for run, _ in cases), default=0.0)
+        histories = self._history.flow_runs(wanted, since_s=since_s)
         for run, workflow in cases:
             flow_runs = histories[run.uid, workflow.name]
             yield _Case(run, workflow, flow_runs, self._judge(run, workflow, flow_runs))
+
+    def _look_again(self, before: Sequence[_Case]) -> Iterator[_Case]:
+        """Yield cases as they are now. Of what is silent the same has to have been heard as before, or it lives."""
+        now = self._cases([(case.run, case.workflow) for case in before])
+        for case, again in zip(before, now, strict=True):
+            if again.judgement.signs in (None, case.judgement.signs):
+                yield again
+            else:
+                alive = Judgement(Verdict.UNDER_WAY, again.judgement.since, "it gave a sign of life")
+                yield replace(again, judgement=alive)
 
     def _judge(self, run: StoredRun, workflow: Workflow, flow_runs: Sequence[PastFlowRun]) -> Judgement:
         judgement = judge(
@@ -158,6 +218,7 @@ class Reconciler:
             now=self._clock(),
             settings=self._settings,
             signs_of_life=lambda one: self._history.signs_of_life(one.id),
+            worker_is_gone=self._workers.have_lost,
         )
         if judgement.verdict is not Verdict.MISSING:
             return judgement
@@ -176,16 +237,31 @@ class Reconciler:
         reason = f"started {moment(since)}, and Tiled holds no stop document"
         return _finding(run, None, Verdict.NO_STOP if lost else Verdict.OPEN, since, reason)
 
-    def _treat(self, case: _Case, submit: bool, patient: bool) -> Finding:
-        judgement = case.judgement
-        finding = _finding(case.run, case.workflow, judgement.verdict, judgement.since, judgement.reason)
-        if case.flow_runs:
-            last = case.flow_runs[-1]
-            finding = replace(finding, flow_run_id=last.id, flow_run_name=last.name)
+    def _treated(self, one: Finding | _Case, submit: bool, patient: bool) -> Finding | _Case:
+        """Return what was found about a problem, once everything is done about it; anything else as it is."""
+        if isinstance(one, Finding) or not one.verdict.is_problem:
+            return one
         if not submit:
-            return finding
-        if judgement.ended is not None:
-            self._history.mark_crashed(judgement.ended.id, f"Found by reconciliation: {judgement.reason}.")
+            return _case_finding(one)
+        for _ in range(_LOOKS):
+            if self._has_ended(one.judgement):
+                return self._treat(one, patient)
+            [one] = self._look_again([one])
+            if not one.verdict.is_problem:
+                return one
+        return replace(_case_finding(one), action="Prefect refuses to end it: to be looked at again next time")
+
+    def _has_ended(self, judgement: Judgement) -> bool:
+        """Have no flow run go on beside the next one; return False if the last has changed meanwhile."""
+        if judgement.ended is None:
+            return True
+        message = f"Found by reconciliation: {judgement.reason}."
+        if judgement.signs is None:
+            return self._endings.supersede(judgement.ended, message)
+        return self._endings.mark_crashed(judgement.ended.id, message)
+
+    def _treat(self, case: _Case, patient: bool) -> Finding:
+        judgement, finding = case.judgement, _case_finding(case)
         if judgement.next_generation is None:
             return finding
         if patient and judgement.not_before > self._clock():
@@ -194,7 +270,7 @@ class Reconciler:
 
     def _start(self, case: _Case, finding: Finding, generation: int) -> Finding:
         # What crashed is done again as it was; the run or the workflow may have been given parameters by hand.
-        parameters = case.flow_runs[-1].parameters if case.flow_runs else None
+        parameters = given(case.flow_runs[-1].parameters) if case.flow_runs else None
         try:
             flow_run = self._starter.start(case.run, case.workflow, generation, parameters=parameters)
         except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
@@ -228,6 +304,15 @@ def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:
         return workflow.when(run.as_run())
     except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
         return _finding(run, workflow, Verdict.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")
+
+
+def _case_finding(case: _Case) -> Finding:
+    judgement = case.judgement
+    finding = _finding(case.run, case.workflow, judgement.verdict, judgement.since, judgement.reason)
+    if not case.flow_runs:
+        return finding
+    last = case.flow_runs[-1]
+    return replace(finding, flow_run_id=last.id, flow_run_name=last.name)
 
 
 def _finding(run: StoredRun, workflow: Workflow | None, verdict: Verdict, since: float, reason: str) -> Finding:
