@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from bluesky_prefect.credentials import REFUSED
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.texts import error_line, one_line
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -51,9 +53,22 @@ def read_documents(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the documents of a run as `TiledRecorder` kept them, ready for another callback.
 
     The end of a file that was cut short by a crash is left out.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file holds anything else than documents: zeros, say, where the machine lost its power.
     """
-    with path.open("rb") as file:
-        yield from documents_in(file)
+    try:
+        with path.open("rb") as file:
+            yield from documents_in(file)
+    except OSError:
+        raise
+    except Exception as error:  # a decoder that meets garbage raises anything
+        raise ConfigurationError(
+            f"{path} is damaged and cannot be written to Tiled ({error_line(error)}). Save what you need of it, then "
+            "move it out of that directory."
+        ) from error
 
 
 def documents_in(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -61,7 +76,12 @@ def documents_in(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
     import msgpack
     import msgpack_numpy
 
-    yield from msgpack.Unpacker(file, object_hook=msgpack_numpy.decode, strict_map_key=False)
+    for number, item in enumerate(msgpack.Unpacker(file, object_hook=msgpack_numpy.decode, strict_map_key=False)):
+        match item:
+            case [str(name), dict(doc)]:
+                yield name, doc
+            case _:
+                raise ValueError(f"no document after the first {number}, but {one_line(item, 40)}")
 
 
 def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
@@ -79,14 +99,24 @@ def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
     Raises
     ------
     ConfigurationError
-        If the file holds no whole run, or its session is still at work on it, or somebody else is sending it. Nothing
-        is changed then.
+        If the file holds no whole run, or is damaged, or Tiled does not take what is in it, or its session is still at
+        work on it, or somebody else is sending it. The file stays as it is then.
+    httpx.TransportError, httpx.HTTPStatusError
+        If Tiled cannot be reached, refuses the API key, or fails: that concerns no file.
     """
     with _alone(path):
         documents = list(read_documents(path))
         if not documents or documents[0][0] != "start" or documents[-1][0] != "stop":
             raise ConfigurationError(f"{path} holds no whole run: it goes on, or its session was killed.")
-        uid = write_run(documents, raw)
+        try:
+            uid = write_run(documents, raw)
+        except Exception as error:
+            if _is_outage(error):
+                raise
+            raise ConfigurationError(
+                f"Tiled does not take the run in {path} ({error_line(error)}). Save what you need of it "
+                "(bluesky_prefect.profile.read_documents reads it), then move the file out of that directory."
+            ) from error
         path.unlink()
     return uid
 
@@ -139,6 +169,16 @@ def _fit_tiled(doc: dict[str, Any]) -> dict[str, Any]:
     except (TypeError, ValueError, RecursionError):  # an object, half a character: somebody typed it
         return jsonable(doc)
     return doc
+
+
+def _is_outage(error: Exception) -> bool:
+    """Tell whether an error tells of the server, or of who asks, and not of what was to be written."""
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        return status in REFUSED or status >= 500
+    return isinstance(error, httpx.TransportError)
 
 
 def _is_whole(raw: "CatalogOfBlueskyRuns", uid: str) -> bool:

@@ -68,6 +68,21 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
     return parameters
 
 
+def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a flow run without those that only its deployment can have set.
+
+    What is given to a flow run is data, see `parameters_for`. So a block in it is its deployment's; given again, that
+    would be data, and no block any more.
+    """
+    return {name: value for name, value in parameters.items() if not _is_more_than_data(value)}
+
+
+def _is_more_than_data(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return not _PREFECTS_OWN.keys().isdisjoint(value) or any(map(_is_more_than_data, value.values()))
+    return isinstance(value, list) and any(map(_is_more_than_data, value))
+
+
 def _fill(submission: Submission, properties: Mapping[str, Any]) -> dict[str, Any]:
     values = {name: _FILLS[name](submission) for name in properties if name in _FILLS}
     return {name: value for name, value in values.items() if value is not None and _takes(properties[name], value)}

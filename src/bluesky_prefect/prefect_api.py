@@ -2,8 +2,9 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -60,6 +61,8 @@ class PrefectApi:
         self._notifications: Notifications | None = None
         self._deployments: dict[str, tuple[float, DeploymentResponse]] = {}
         self._resources = ExitStack()
+        # What the server's clock said when it last answered, and this machine's monotonic clock.
+        self._server_time: tuple[float, float] | None = None
 
     def __enter__(self) -> Self:
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
@@ -186,6 +189,29 @@ class PrefectApi:
         self._deployments[name] = (read_at, deployment)
         return deployment
 
+    def now(self) -> float:
+        """Return the present time by the server's clock, in seconds since the epoch: its timestamps compare with that.
+
+        By this machine's clock, if the server's answers hold no time.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If Prefect cannot be asked.
+        """
+        if self._server_time is None:
+            with explained():
+                self.client.hello()
+        if self._server_time is None:
+            return time.time()
+        then, at = self._server_time
+        return then + time.monotonic() - at
+
+    def _note_time(self, response: "httpx.Response") -> None:
+        with suppress(KeyError, ValueError):
+            then = parsedate_to_datetime(response.headers["date"])
+            self._server_time = then.timestamp(), time.monotonic()
+
     @property
     def client(self) -> "SyncPrefectClient":
         """Prefect's own client; what goes wrong when it is used is sorted by `explained`.
@@ -207,7 +233,7 @@ class PrefectApi:
                     passing=False,
                 )
             # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
-            hooks = {} if self._asks_again else {"response": [_raise_if_to_be_asked_later]}
+            hooks = {"response": [self._note_time, *([] if self._asks_again else [_raise_if_to_be_asked_later])]}
             made = prefect_transport(self._timeout_s, retries=_CONNECT_RETRIES if self._asks_again else 0)
             client = get_client(sync_client=True, httpx_settings={**made, "event_hooks": hooks})
             self._client = self._resources.enter_context(client)

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from bluesky_prefect.stack.service import Service
 from bluesky_prefect.stack.startup import Startup
 from bluesky_prefect.stack.tiled import TiledServer
 from bluesky_prefect.stack.worker import Worker
+from tests.chaos.clocks import MachineClock
 from tests.chaos.ledger import Ledger
 from tests.chaos.prefect_view import PrefectView
 from tests.chaos.processes import PAUSED, ROOT, AcquisitionProcess, ChaosProcess
@@ -45,6 +46,9 @@ _SESSION = {
     "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": "5",
     "BLUESKY_PREFECT_LEASE_S": "5",
 }
+# A worker that was killed is known to be gone within seconds.
+_WORKER = {"PREFECT_WORKER_HEARTBEAT_SECONDS": "2"}
+_SERVER = {"PREFECT_SERVER_SERVICES_FOREMAN_LOOP_SECONDS": "2"}
 # Nobody waits to be sure that something has crashed.
 _HEALING = {
     "BLUESKY_PREFECT_SETTLE_S": "0",
@@ -79,6 +83,8 @@ class Beamline:
         Which runs stopped.
     session : Path
         State directory of the acquisition, with its outbox.
+    clocks : dict
+        That of the Prefect server, and those of other processes that are started with one: ``reconcile``, ``worker``.
     """
 
     def __init__(
@@ -107,8 +113,11 @@ class Beamline:
     def __enter__(self) -> Self:
         for directory in (self.root / "logs", self._executing):
             directory.mkdir()
+        self.clocks = {name: MachineClock(self.root, f"{name}.clock") for name in ("prefect", "reconcile", "worker")}
+        server = {**_SERVER, **self._prefect_settings, **self.clocks["prefect"].environment}
         with ExitStack() as made:
-            made.enter_context(_prefect_with(self._prefect_settings))
+            made.enter_context(_started_with(PrefectServer, server))
+            made.enter_context(_started_with(Worker, _WORKER))
             made.callback(self.stack.down, self._report, flow_runs_timeout_s=0)
             self.info = self.stack.up(self._report)
             self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
@@ -196,14 +205,21 @@ class Beamline:
         """Start executors in place of those that were killed."""
         self._executors = [one for one in self._executors if one.alive]
         while len(self._executors) < self._how_many:
-            environment = {
-                **self._worker().environment(),
-                "BLUESKY_PREFECT_TILED_URI": self.tiled_proxy.url,
-                "PREFECT_LOGGING_TO_API_ENABLED": "false",
-                "TILED_RETRY_ATTEMPTS": "2",
-            }
+            environment = {**self._flow_environment(), "TILED_RETRY_ATTEMPTS": "2"}
             log = self.root / "logs" / "executors.log"
             self._executors.append(ChaosProcess("tests.chaos.executor", [str(self._executing)], environment, log))
+
+    def execute(self, flow_run_id: str, clock: MachineClock | None = None) -> ChaosProcess:
+        """Start the process of a flow run, as a worker does that has taken it."""
+        environment = {**self._flow_environment(), **(clock.environment if clock else {})}
+        return ChaosProcess("prefect.engine", [flow_run_id], environment, self.root / "logs" / "late.log")
+
+    def _flow_environment(self) -> dict[str, str]:
+        return {
+            **self._worker().environment(),
+            "BLUESKY_PREFECT_TILED_URI": self.tiled_proxy.url,
+            "PREFECT_LOGGING_TO_API_ENABLED": "false",
+        }
 
     def mend(self) -> None:
         """See to it that everything that should be there is there again; most faults mend what they broke."""
@@ -246,18 +262,34 @@ class Beamline:
         Two people do it at the same moment. While nothing is executed: what says that it runs has crashed then, and
         nobody has to be patient to know.
         """
-        command = [sys.executable, "-m", "bluesky_prefect", "reconcile", "--submit"]
-        command += ["--since", f"{math.ceil(since_s / 60) + 1}m"]
-        environment = {
-            **os.environ,
-            **self._worker().environment(),
-            **_HEALING,
-            "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
-        }
-        with self.idle(), (self.root / "logs" / "reconcile.log").open("a") as log:
-            people = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log) for _ in range(2)]
+        with self.idle():
+            people = [self.reconcile(since_s=since_s) for _ in range(2)]
             for person in people:
                 person.wait()
+
+    def reconcile(
+        self,
+        settings: Mapping[str, str] | None = None,
+        *,
+        since_s: float = 3600.0,
+        clock: MachineClock | None = None,
+        module: str = "bluesky_prefect",
+    ) -> subprocess.Popen:
+        """Start ``bluesky-prefect reconcile --submit``, with other settings than when all is to be healed."""
+        minutes = math.ceil(since_s / 60) + 1
+        changes = {f"BLUESKY_PREFECT_{name}": value for name, value in (settings or {}).items()}
+        environment = {
+            **os.environ,
+            **self._flow_environment(),
+            "BLUESKY_PREFECT_TILED_URI": self.info.tiled_uri,
+            **_HEALING,
+            **changes,
+            **(clock.environment if clock else {}),
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
+        }
+        command = [sys.executable, "-m", module, "reconcile", "--submit", "--since", f"{minutes}m"]
+        with (self.root / "logs" / "reconcile.log").open("a") as log:
+            return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
 
     @property
     def _prefect_database(self) -> Path:
@@ -276,11 +308,11 @@ class Beamline:
 
 
 @contextmanager
-def _prefect_with(settings: dict[str, str]) -> Iterator[None]:
-    """Have this process start Prefect servers with other settings than the local stack's own."""
-    environment = PrefectServer.environment
-    PrefectServer.environment = lambda server: {**environment(server), **settings}
+def _started_with(service: type[Service], settings: dict[str, str]) -> Iterator[None]:
+    """Have this process start a service with other settings than the local stack's own."""
+    environment = service.environment
+    service.environment = lambda one: {**environment(one), **settings}
     try:
         yield
     finally:
-        PrefectServer.environment = environment
+        service.environment = environment

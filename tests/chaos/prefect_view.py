@@ -9,6 +9,7 @@ import httpx
 from tests.services.prefect_process import wait_until
 
 _PAGE = 200
+_ALWAYS = {"since": "2000-01-01T00:00:00Z", "until": "9999-01-01T00:00:00Z"}
 FLOW = "my-workflow"
 
 
@@ -47,6 +48,26 @@ class PrefectView:
         """Return how many flow runs somebody says to be executing."""
         return len(list(self.flow_runs("PENDING", "RUNNING")))
 
+    def set_state(self, flow_run_id: str, state: str) -> None:
+        """Do what a worker does that takes a flow run, or its process."""
+        self._post(f"/flow_runs/{flow_run_id}/set_state", {"state": {"type": state}, "force": True})
+
+    def seconds_in_state(self, flow_run_id: str) -> float:
+        """Return how long a flow run has been in its state, by the server's clock and no other."""
+        body = {"flow_runs": {"id": {"any_": [flow_run_id]}}}
+        [flow_run] = self._post("/flow_runs/filter", body)
+        return max(flow_run["estimated_run_time"], flow_run["estimated_start_time_delta"])
+
+    def heartbeats(self, flow_run_id: str) -> int:
+        """Return how many heartbeats a flow run has sent."""
+        resource = {"id": [f"prefect.flow-run.{flow_run_id}"]}
+        wanted = {"resource": resource, "event": {"name": ["prefect.flow-run.heartbeat"]}, "occurred": _ALWAYS}
+        return self._post("/events/filter", {"filter": wanted})["total"]
+
+    def worker_heartbeat(self, pool: str, name: str, interval_s: int) -> None:
+        """Do what a worker does to be online for a while."""
+        self._send(f"/work_pools/{pool}/workers/heartbeat", {"name": name, "heartbeat_interval_seconds": interval_s})
+
     def complete_again(self, uid: str) -> None:
         """Make one more completed flow run on a run, as a broken forwarder would."""
         [first] = [one for one in self.flow_runs("COMPLETED") if one["parameters"]["ref"] == uid]
@@ -60,6 +81,9 @@ class PrefectView:
             self._client.delete(f"/flow_runs/{one['id']}").raise_for_status()
 
     def _post(self, path: str, content: dict[str, Any]) -> Any:
+        return self._send(path, content).json()
+
+    def _send(self, path: str, content: dict[str, Any]) -> httpx.Response:
         def post() -> httpx.Response | None:
             try:
                 response = self._client.post(path, json=content)
@@ -68,5 +92,4 @@ class PrefectView:
             return None if response.status_code in (500, 503) else response
 
         response = wait_until(post, timeout_s=120)
-        response.raise_for_status()
-        return response.json()
+        return response.raise_for_status()

@@ -74,11 +74,11 @@ class Hutch:
         [uid] = self.beamline.run(bp.count([self.beamline.devices.det], 1), **metadata)
         return uid
 
-    def reconcile(self, *, workflows=WORKFLOWS, clock=time.time, settings=None, **options):
+    def reconcile(self, *, workflows=WORKFLOWS, clock=None, sleep=lambda _: None, settings=None, **options):
         window = Window(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
         settings = settings or self.settings
         with PrefectApi(30, asks_again=True) as api, existing_outbox(settings.outbox_path) as outbox:
-            reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock)
+            reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock, sleep=sleep)
             return reconciler.run(window, **options)
 
     def flow_runs(self, uid, workflow=DEPLOYMENT):

@@ -19,6 +19,7 @@ SMALL = [
     "prefect-killed",
     "outbox-full",
     "executor-killed",
+    "pending-late",
 ]
 
 

@@ -13,6 +13,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Crashed, Running
 
 from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.reconciliation.endings import Endings
 from bluesky_prefect.reconciliation.history import History
 from bluesky_prefect.submission import Submission, submission_key
 from tests.services.prefect_process import wait_until
@@ -121,19 +122,19 @@ def test_a_killed_flow_run_was_last_heard_of_when_it_lived_and_is_marked_with_wh
     killed = time.time()
     assert before < history.signs_of_life(str(parent.id)).last <= killed + 1
 
-    history.mark_crashed(str(parent.id), "found dead")
+    assert Endings(api).mark_crashed(str(parent.id), "found dead")
     for flow_run in (parent, child):
         state = api.client.read_flow_run(flow_run.id).state
         assert (state.type.value, state.message) == ("CRASHED", "found dead")
 
 
 @pytest.mark.parametrize("ended", [Completed(message="done"), Crashed(message="earlier")])
-def test_a_flow_run_that_has_ended_meanwhile_stays_as_it_is(api, history, ended):
+def test_a_flow_run_that_has_ended_meanwhile_stays_as_it_is(api, ended):
     uid = f"ended-{ended.type.value}"
     flow_run_id = UUID(start(api, uid))
     api.client.set_flow_run_state(flow_run_id, Running(), force=True)
     api.client.set_flow_run_state(flow_run_id, ended)
-    history.mark_crashed(str(flow_run_id), "found dead")
+    assert not Endings(api).mark_crashed(str(flow_run_id), "found dead")
     assert api.client.read_flow_run(flow_run_id).state.message == ended.message
 
 

@@ -7,15 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import bluesky.plans as bp
 import pytest
 from bluesky import RunEngine
-from prefect.states import Cancelled, Completed, Crashed, Failed, Pending, Running
+from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.kept_runs import hold
+from bluesky_prefect.exceptions import ConfigurationError, TiledUnavailable
+from bluesky_prefect.kept_runs import hold, send_run
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.profile.recorder import TiledRecorder
 from bluesky_prefect.profile.tiled import TiledConnection
 from bluesky_prefect.reconciliation.verdict import Verdict
 from bluesky_prefect.submission import Submission, submission_key
+from tests.services.kept_runs import write_kept_run
 from tests.system.hutch import DEPLOYMENT, STRICT, Hutch, idle_deployment
 
 
@@ -75,7 +77,6 @@ def test_runs_that_opted_out_or_were_not_wanted_are_no_problem(hutch):
     [
         ([Running(), Crashed(message="killed")], Verdict.CRASHED),
         ([Running(), Failed(message="boom")], Verdict.FAILED),
-        ([Pending()], Verdict.STUCK),
         ([Running()], Verdict.SILENT),
     ],
 )
@@ -93,7 +94,7 @@ def test_what_did_not_succeed_is_started_again_with_the_same_parameters(hutch, s
     first, second = hutch.flow_runs(uid)
     assert first.state_type in {"CRASHED", "FAILED"}
     assert second.parameters == {"ref": uid, "date": "2026"}
-    assert hutch.reconcile(clock=time.time).verdicts == {Verdict.UNDER_WAY: 1}
+    assert hutch.reconcile().verdicts == {Verdict.UNDER_WAY: 1}
 
 
 def test_what_a_person_cancelled_is_left_alone(hutch):
@@ -232,6 +233,59 @@ def test_a_run_of_a_killed_session_that_is_only_in_a_file_is_told_of(hutch):
     assert hutch.reconcile(submit=True).findings == []
     report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 0.001}))
     assert found(report) == {(uid, Verdict.NO_STOP)}
+    assert path.exists()
+
+
+BAD_FILES = {
+    "a value changes its type": "ArrowInvalid",
+    "a datum without its resource": "UnresolvableForeignKeyError",
+    "a format that Tiled does not know": "415",
+    "zeros at the end": "damaged",
+    "garbage": "damaged",
+}
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_a_kept_run_that_cannot_be_written_is_told_and_the_rest_goes_on(hutch, kind):
+    kept, missed = hutch.settings.kept_runs_path, hutch.count()
+    bad, path = write_kept_run(kept, kind)
+    good = {write_kept_run(kept, "good")[0] for _ in range(4)}  # before it and after it, by the names of their files
+    before = path.read_bytes()
+    for _ in range(2):
+        report = hutch.reconcile(submit=True)
+        [unsolved] = report.unsolved
+        assert unsolved.run_uid == bad
+        assert str(path) in unsolved.reason
+        assert BAD_FILES[kind] in f"{unsolved.reason} {unsolved.action}"
+        assert "move the file out" in f"{unsolved.action} {unsolved.mend}" or "move it out" in unsolved.mend
+    assert list(kept.iterdir()) == [path]
+    assert path.read_bytes() == before
+    assert all(hutch.raw[uid]["primary"]["x"].read().tolist() == [1, 2] for uid in good)
+    assert [len(hutch.flow_runs(uid)) for uid in (*good, missed)] == [1] * 5
+
+
+@pytest.mark.parametrize("kind", BAD_FILES)
+def test_send_run_says_what_is_wrong_with_a_file_and_leaves_it(hutch, kind):
+    _, path = write_kept_run(hutch.settings.kept_runs_path, kind)
+    with pytest.raises(ConfigurationError, match=BAD_FILES[kind]) as told:
+        send_run(path, hutch.raw)
+    assert str(path) in str(told.value)
+    assert path.exists()
+
+
+def test_a_file_cut_off_in_its_first_document_is_told_of(hutch):
+    _, path = write_kept_run(hutch.settings.kept_runs_path, "good")
+    path.write_bytes(path.read_bytes()[:40])
+    assert hutch.reconcile(submit=True).findings == []
+    report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 0.001}))
+    assert found(report) == {(path.stem, Verdict.UNREADABLE)}
+
+
+def test_a_tiled_that_refuses_the_key_ends_the_pass_and_keeps_the_file(hutch):
+    _, path = write_kept_run(hutch.settings.kept_runs_path, "good")
+    hutch.catalog.raw.context.http_client.headers["Authorization"] = "Apikey wrong"
+    with pytest.raises(TiledUnavailable, match="401"):
+        hutch.reconcile(submit=True)
     assert path.exists()
 
 

@@ -6,7 +6,7 @@ import prefect
 import pytest
 
 from bluesky_prefect.exceptions import SubmissionRefused
-from bluesky_prefect.parameters import parameters_for
+from bluesky_prefect.parameters import given, parameters_for
 from bluesky_prefect.submission import Submission
 
 START = {"uid": "the-uid", "scan_id": 7, "plan_name": "count"}
@@ -122,3 +122,9 @@ def test_prefects_flow_engine_loads_no_block_that_metadata_names():
 def test_a_parameter_given_by_hand_that_the_flow_does_not_have_is_refused_with_those_it_has():
     with pytest.raises(SubmissionRefused, match="has no parameter 'dat'; it takes ref, date"):
         parameters_for(replace(submission(), overrides={"dat": 1}), schema(ref={}, date={}), {})
+
+
+def test_what_was_given_to_a_flow_run_is_all_but_what_only_its_deployment_can_set():
+    block, variable = {"$ref": {"block_document_id": "x"}}, {"__prefect_kind": "json", "value": "1"}
+    data = {"ref": "uid", "start": {r"\x24ref": 1, "list": [{"a": 1}]}, "none": None}
+    assert given({**data, "key": block, "keys": [1, {"deep": block}], "variable": variable}) == data

@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 import threading
+import time
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -38,6 +39,9 @@ class Handler(BaseHTTPRequestHandler):
         self.server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
         self.do_GET()
 
+    def date_time_string(self, timestamp=None) -> str:
+        return self.server.date or super().date_time_string(timestamp)
+
     def log_message(self, *args) -> None:
         pass
 
@@ -47,6 +51,7 @@ def server():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.requests = 0
     server.bodies = []
+    server.date = ""
     server.hang = threading.Event()
     server.release = threading.Event()
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
@@ -57,14 +62,17 @@ def server():
     server.server_close()
 
 
+def url(server):
+    return f"http://127.0.0.1:{server.server_port}/api"
+
+
 @pytest.fixture
 def create(server):
     """Ask the server for a flow run."""
 
     def create(status, body=b"{}", headers=None, timeout_s=5.0):
         server.answer = (status, headers or {}, body)
-        url = f"http://127.0.0.1:{server.server_port}/api"
-        with temporary_settings({PREFECT_API_URL: url}), PrefectApi(timeout_s) as api:
+        with temporary_settings({PREFECT_API_URL: url(server)}), PrefectApi(timeout_s) as api:
             return api.create_flow_run(SUBMISSION)
 
     return create
@@ -278,3 +286,21 @@ def test_a_server_that_refuses_automations_is_a_line_in_the_log(server, caplog, 
             api.prepare_notifications(["failure:slack/mon-beamline"])
     [said] = [record.getMessage() for record in caplog.records if record.name == "bluesky_prefect.notifications"]
     assert said.startswith("slack/mon-beamline is not told of each failure (the flow runs go on): ")
+
+
+def test_the_present_time_is_that_of_the_server(server):
+    with temporary_settings({PREFECT_API_URL: url(server)}), PrefectApi(5) as api:
+        server.answer = (200, {}, b"{}")
+        for year, present in (("Thu, 01 Jan 2026", 1767225600), ("Fri, 01 Jan 2027", 1798761600)):
+            server.date = f"{year} 00:00:00 GMT"
+            api.client.hello()
+            assert present <= api.now() < present + 1
+        asked = server.requests
+        assert api.now() >= 1798761600
+        assert server.requests == asked
+
+
+def test_a_server_that_says_no_time_leaves_it_to_this_machine(server):
+    with temporary_settings({PREFECT_API_URL: url(server)}), PrefectApi(5) as api:
+        server.answer, server.date = (200, {}, b"{}"), "soon"
+        assert abs(api.now() - time.time()) < 1

@@ -114,6 +114,7 @@ class Catalog:
         """Return the container of Bluesky runs as ``TiledWriter`` wants it; imports its package, for seconds."""
         from tiled.client import from_context
 
+        _ = self.raw  # says what to do if it is not there
         with explained(self.name):
             return from_context(self._root.context)[tuple(self._raw_path.split("/"))]
 

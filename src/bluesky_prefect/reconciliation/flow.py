@@ -53,7 +53,7 @@ def _compare(since: str, submit: bool, where: str | None) -> Report:
         existing_outbox(settings.outbox_path) as outbox,
     ):
         reconciler = Reconciler(catalog, api, workflows, settings, outbox=outbox)
-        return reconciler.run(window, submit=submit, patient=True, warn=logger.warning)
+        return reconciler.run(window, submit=submit, patient=True, report=logger.info, warn=logger.warning)
 
 
 def _state(report: Report) -> State[Any]:

@@ -11,7 +11,9 @@ from bluesky_prefect.prefect_api import PrefectApi, explained
 from bluesky_prefect.submission import submission_key
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, StateType
+    from prefect.events.filters import EventFilter
 
 # (uid of the run, name of the workflow)
 Wanted = tuple[str, str]
@@ -20,6 +22,10 @@ Wanted = tuple[str, str]
 _PAGE = 200
 # Which generations are asked for at once. Most runs have the first and no second; beyond that, more at a time.
 _GENERATIONS = (range(2), range(2, 10), range(10, 50), range(50, 250))
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+# The most that Prefect gives at once. They come in the order of their senders' clocks.
+_EVENTS = 50
+_END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 # A flow run is made after its run stopped; so far may the clocks of the machines be apart.
 _CLOCKS_APART_S = 86400.0
 
@@ -39,7 +45,8 @@ class PastFlowRun:
     message : str
         What the state says.
     changed : float
-        When it came into that state (where it is scheduled: when it was due), in seconds since the epoch.
+        When it came into that state (where it is scheduled: when it was due), by the server's clock, in seconds since
+        the epoch.
     parameters : Mapping
         What it was started with.
     tags : tuple of str
@@ -48,6 +55,10 @@ class PastFlowRun:
         When it was made, in seconds since the epoch.
     run_s : float
         How long it has been running, in seconds.
+    work_pool : str or None
+        Where it is to be executed.
+    worker : str or None
+        Name of the worker that took it, where that has said so.
     """
 
     generation: int
@@ -61,22 +72,27 @@ class PastFlowRun:
     tags: tuple[str, ...] = ()
     created: float = 0.0
     run_s: float = 0.0
+    work_pool: str | None = None
+    worker: str | None = None
 
 
 @dataclass(frozen=True)
 class SignsOfLife:
-    """The last that was heard of a flow run.
+    """The last that was heard of a flow run, and of those within it.
 
     Attributes
     ----------
     last : float or None
-        When it last emitted an event or wrote to its log, in seconds since the epoch; None if it never did.
+        When the server last received an event or a log line of it, in seconds since the epoch; None if it never did.
     heartbeats : bool
         Whether it has ever sent a heartbeat, so that being silent means something.
+    events : int
+        How many events it has emitted: one more is a sign of life, whatever clock dates it.
     """
 
     last: float | None
     heartbeats: bool
+    events: int = 0
 
 
 class History:
@@ -134,45 +150,21 @@ class History:
         """
         from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
         from prefect.client.schemas.sorting import LogSort
-        from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
-        resource = EventResourceFilter(id=[f"prefect.flow-run.{flow_run_id}"])
-        heartbeat = EventNameFilter(name=["prefect.flow-run.heartbeat"])
-        logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[UUID(flow_run_id)]))
         client = self._api.client
         with explained():
-            events = client.read_events(EventFilter(resource=resource), limit=1).events
-            heartbeats = client.read_events(EventFilter(resource=resource, event=heartbeat), limit=1).events
+            within = children(client, flow_run_id)
+            ids = [UUID(flow_run_id), *(child.id for child in within)]
+            page = client.read_events(_events_of(ids), limit=_EVENTS)
+            heartbeats = any(event.event == _HEARTBEAT for event in page.events) or bool(
+                client.read_events(_events_of(ids, _HEARTBEAT), limit=1).events
+            )
+            logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
             lines = client.read_logs(logs, limit=1, sort=LogSort.TIMESTAMP_DESC)
-        moments = [event.occurred.timestamp() for event in events] + [line.timestamp.timestamp() for line in lines]
-        return SignsOfLife(last=max(moments, default=None), heartbeats=bool(heartbeats))
-
-    def mark_crashed(self, flow_run_id: str, message: str) -> None:
-        """Say that a flow run has crashed, and so have those within it that claim to be running.
-
-        Raises
-        ------
-        PrefectUnavailable
-            If Prefect cannot be asked.
-        """
-        from prefect.client.schemas.filters import (
-            FlowRunFilter,
-            FlowRunFilterParentFlowRunId,
-            FlowRunFilterState,
-            FlowRunFilterStateType,
-        )
-        from prefect.client.schemas.objects import StateType
-        from prefect.states import Crashed
-
-        running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING, StateType.RUNNING]))
-        children = FlowRunFilter(
-            parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[UUID(flow_run_id)]), state=running
-        )
-        client = self._api.client
-        with explained():
-            client.set_flow_run_state(flow_run_id, Crashed(message=message))
-            for child in client.read_flow_runs(flow_run_filter=children):
-                client.set_flow_run_state(child.id, Crashed(message=message))
+        moments = [event.received for event in page.events] + [line.created or line.timestamp for line in lines]
+        moments += [child.state.timestamp for child in within if child.state]
+        last = max((one.timestamp() for one in moments), default=None)
+        return SignsOfLife(last, heartbeats, page.total)
 
     def _look_up(
         self,
@@ -208,8 +200,9 @@ def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
     """Return what is known of a flow run that Prefect's client has read."""
     state = flow_run.state
     changed = (state.timestamp if state else None) or flow_run.expected_start_time or flow_run.created
-    if state and state.is_scheduled() and state.state_details.scheduled_time:
-        changed = state.state_details.scheduled_time
+    if state and state.is_scheduled() and (due := state.state_details.scheduled_time):
+        # That is what the clock of those said who made it.
+        changed = max(due, flow_run.created or due)
     return PastFlowRun(
         generation=generation,
         id=str(flow_run.id),
@@ -222,6 +215,31 @@ def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
         tags=tuple(flow_run.tags),
         created=flow_run.created.timestamp() if flow_run.created else 0.0,
         run_s=flow_run.estimated_run_time.total_seconds(),
+        work_pool=flow_run.work_pool_name,
+        worker=str(worker) if (worker := flow_run.labels.get("prefect.worker.name")) else None,
+    )
+
+
+def children(client: "SyncPrefectClient", flow_run_id: str, *states: "StateType") -> "list[FlowRun]":
+    """Return the newest flow runs within a flow run, those in some types of states or all."""
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    asked: dict[str, Any] = {"parent_flow_run_id": {"any_": [flow_run_id]}}
+    if states:
+        asked["state"] = {"type": {"any_": states}}
+    newest = FlowRunSort.START_TIME_DESC
+    return client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(asked), limit=_PAGE, sort=newest)
+
+
+def _events_of(ids: Iterable[UUID], *names: str) -> "EventFilter":
+    from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+
+    return EventFilter(
+        # Prefect's default is this machine's present time: events dated later, by another clock, would be left out.
+        occurred=EventOccurredFilter.model_validate({"until": _END_OF_TIME}),
+        resource=EventResourceFilter(id=[f"prefect.flow-run.{one}" for one in ids]),
+        event=EventNameFilter(name=list(names)) if names else None,
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,14 @@ def reconcile_kept(
     Raises
     ------
     TiledUnavailable
-        If Tiled cannot be asked.
+        If Tiled cannot be asked. What is wrong with one file is its finding, and ends nothing.
     """
+    raw = cache(catalog.raw_for_writing)
     for path in kept_files(settings.kept_runs_path):
         finding = _look(path, settings, now)
         if finding is not None and window.wants(finding):
-            yield _send(path, finding, catalog) if submit and finding.verdict is Verdict.NOT_IN_TILED else finding
+            sends = submit and finding.verdict is Verdict.NOT_IN_TILED
+            yield _send(path, finding, raw(), catalog.name) if sends else finding
 
 
 def _look(path: Path, settings: Settings, now: float) -> Finding | None:
@@ -54,18 +57,25 @@ def _look(path: Path, settings: Settings, now: float) -> Finding | None:
         first, last = _ends(path)
     except FileNotFoundError:
         return None  # it has got there meanwhile
+    except (ConfigurationError, OSError) as error:
+        return _unreadable(path, now, str(error))
+    lost = now - touched >= settings.open_after_s
     if first[0] != "start":
-        return None
+        return _unreadable(path, touched, f"{path} holds no start document") if lost else None
     run = Run(str(first[1].get("uid")), first[1], {})
     finding = Finding(
         run.uid, run.scan_id, run.plan_name, None, Verdict.NOT_IN_TILED, touched, f"its documents are in {path}"
     )
     if last[0] == "stop":
         return finding
-    if now - touched < settings.open_after_s:
+    if not lost:
         return None
     reason = f"its documents, without a stop document, are in {path}: its session was killed"
     return replace(finding, verdict=Verdict.NO_STOP, reason=reason)
+
+
+def _unreadable(path: Path, since: float, reason: str) -> Finding:
+    return Finding(path.stem, None, None, None, Verdict.UNREADABLE, since, reason)
 
 
 def _ends(path: Path) -> tuple[tuple[str, Any], tuple[str, Any]]:
@@ -77,10 +87,10 @@ def _ends(path: Path) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return first, last
 
 
-def _send(path: Path, finding: Finding, catalog: Catalog) -> Finding:
+def _send(path: Path, finding: Finding, raw: Any, tiled: str) -> Finding:
     try:
-        with explained(catalog.name):
-            send_run(path, catalog.raw_for_writing())
-    except ConfigurationError as error:
+        with explained(tiled):
+            send_run(path, raw)
+    except (ConfigurationError, OSError) as error:  # this file's; the others are sent all the same
         return replace(finding, action=str(error))
     return replace(finding, action="written to Tiled", solved=True)

@@ -15,11 +15,14 @@ MENDS = {
     Verdict.CRASHED: "--submit starts it again",
     Verdict.FAILED: "--submit starts it again",
     Verdict.SILENT: "--submit marks it as crashed and starts it again",
-    Verdict.STUCK: "--submit marks it as crashed and starts it again",
+    Verdict.ABANDONED: "--submit puts a crashed one in its place and starts it again",
+    Verdict.STUCK: "see what its infrastructure waits for; if it will never come up, delete the flow run in Prefect, "
+    "then --submit",
     Verdict.LATE: "see that a worker of its work pool is up (bluesky-prefect status)",
     Verdict.GIVEN_UP: "mend the cause, then: bluesky-prefect submit {uid} --again",
     Verdict.NO_STOP: "nobody knows how it ended: see whether its session died, or Tiled was away at its end",
     Verdict.NOT_IN_TILED: "--submit writes it to Tiled from the file that the session kept",
+    Verdict.UNREADABLE: "save what you need of the file, then move it out of that directory",
 }
 
 

@@ -1,7 +1,7 @@
 """What is to be thought of a run and its workflow, and what can be done."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import takewhile
 
@@ -32,11 +32,13 @@ class Verdict(StrEnum):
     CRASHED = "crashed"
     FAILED = "failed"
     SILENT = "no sign of life"
+    ABANDONED = "its worker is gone"
     STUCK = "pending too long"
     LATE = "late"
     GIVEN_UP = "given up"
     NO_STOP = "stop never came"
     NOT_IN_TILED = "not in Tiled"
+    UNREADABLE = "file unreadable"
 
     @property
     def is_problem(self) -> bool:
@@ -64,7 +66,9 @@ class Judgement:
     not_before : float
         When that may be done at the earliest, in seconds since the epoch, if nobody asks for it in person.
     ended : PastFlowRun or None
-        The flow run that has to be marked as crashed first.
+        The flow run that has to be ended first, so that it does not go on beside the next one.
+    signs : SignsOfLife or None
+        What was last heard of it, if it is its silence that was judged.
     """
 
     verdict: Verdict
@@ -73,6 +77,7 @@ class Judgement:
     next_generation: int | None = None
     not_before: float = 0.0
     ended: PastFlowRun | None = None
+    signs: SignsOfLife | None = None
 
 
 def judge(
@@ -82,6 +87,7 @@ def judge(
     now: float,
     settings: Settings,
     signs_of_life: Callable[[PastFlowRun], SignsOfLife],
+    worker_is_gone: Callable[[PastFlowRun], bool],
 ) -> Judgement:
     """Return what is to be thought of the flow runs of one run and workflow.
 
@@ -90,14 +96,17 @@ def judge(
     flow_runs : sequence of PastFlowRun
         In the order of their generations; the last one counts.
     stopped, now : float
-        When the run stopped, and the present time, in seconds since the epoch.
+        When the run stopped, and the present time by the server's clock, in seconds since the epoch.
     settings : Settings
         How long is too long.
     signs_of_life : callable
         Asked for flow runs that have been running for long.
+    worker_is_gone : callable
+        Asked for flow runs that have been pending for long; see `Workers.have_lost`.
     """
     if not flow_runs:
-        verdict = Verdict.SETTLING if now - stopped < settings.settle_s else Verdict.MISSING
+        # By a clock that is ahead of ours it stopped in the future.
+        verdict = Verdict.SETTLING if max(now - stopped, 0.0) < settings.settle_s else Verdict.MISSING
         return Judgement(verdict, stopped, next_generation=None if verdict is Verdict.SETTLING else 0)
     last = flow_runs[-1]
     waited = now - last.changed
@@ -111,13 +120,21 @@ def judge(
         case "FAILED":
             return _again(Verdict.FAILED, flow_runs, settings)
         case "PENDING" if waited > settings.stuck_after_s:
-            reason = "its worker took it and did not start it"
-            return _again(Verdict.STUCK, flow_runs, settings, ended=last, reason=reason)
+            return _pending(flow_runs, settings, worker_is_gone(last))
         case "SCHEDULED" if waited > settings.stuck_after_s:
             return Judgement(Verdict.LATE, last.changed, "no worker takes it")
         case "RUNNING" if waited > settings.silent_after_s:
             return _running(flow_runs, now, settings, signs_of_life(last))
     return Judgement(Verdict.UNDER_WAY, last.changed, last.state)
+
+
+def _pending(flow_runs: Sequence[PastFlowRun], settings: Settings, worker_is_gone: bool) -> Judgement:
+    last = flow_runs[-1]
+    if worker_is_gone:
+        reason = "its worker took it, and is gone"
+        return _again(Verdict.ABANDONED, flow_runs, settings, ended=last, reason=reason)
+    # It may only be late: an image is being pulled, a queue is long. Another one would be late as well.
+    return Judgement(Verdict.STUCK, last.changed, "its worker took it, and its process has not come up yet")
 
 
 def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, signs: SignsOfLife) -> Judgement:
@@ -127,7 +144,7 @@ def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, s
     if now - heard <= patience_s:
         return Judgement(Verdict.UNDER_WAY, last.changed, last.state)
     reason = f"it says it is running, and was last heard of {(now - heard) / 60:.0f} min ago"
-    return _again(Verdict.SILENT, flow_runs, settings, since=heard, ended=last, reason=reason)
+    return replace(_again(Verdict.SILENT, flow_runs, settings, since=heard, ended=last, reason=reason), signs=signs)
 
 
 def _again(

@@ -22,8 +22,15 @@ def past(*states: str, age_s: float = 1000.0) -> list[PastFlowRun]:
     ]
 
 
-def verdict(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE):
-    return judge(flow_runs, stopped=stopped, now=NOW, settings=settings, signs_of_life=lambda one: signs)
+def verdict(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE, gone=False):
+    return judge(
+        flow_runs,
+        stopped=stopped,
+        now=NOW,
+        settings=settings,
+        signs_of_life=lambda one: signs,
+        worker_is_gone=lambda one: gone,
+    )
 
 
 @pytest.mark.parametrize(
@@ -38,7 +45,7 @@ def verdict(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE):
         (("CRASHED", "RUNNING"), Verdict.UNDER_WAY, None),
         (("PAUSED",), Verdict.UNDER_WAY, None),
         (("CANCELLED",), Verdict.CANCELLED, None),
-        (("PENDING",), Verdict.STUCK, 1),
+        (("PENDING",), Verdict.STUCK, None),
         (("LATE",), Verdict.LATE, None),
     ],
 )
@@ -50,6 +57,12 @@ def test_the_last_flow_run_decides(states, expected, next_generation):
 @pytest.mark.parametrize("state", ["PENDING", "SCHEDULED", "RUNNING"])
 def test_a_flow_run_that_has_just_got_there_is_under_way(state):
     assert verdict(past(state, age_s=10), signs=SignsOfLife(None, heartbeats=False)).verdict is Verdict.UNDER_WAY
+
+
+def test_what_pends_for_long_is_started_again_only_if_its_worker_is_gone():
+    assert verdict(past("PENDING"), gone=False).ended is None
+    found = verdict(past("PENDING"), gone=True)
+    assert (found.verdict, found.next_generation, found.ended.id) == (Verdict.ABANDONED, 1, "id-0")
 
 
 def test_a_run_that_has_just_stopped_may_still_be_on_its_way():

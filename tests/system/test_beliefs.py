@@ -1,0 +1,379 @@
+"""What reconciliation believes of flow runs that others execute, so that no run is processed twice; a real server."""
+
+import datetime
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from prefect.blocks.system import Secret
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.states import Completed, Crashed, Pending, Running, Scheduled
+from prefect.utilities.callables import parameter_schema
+
+from bluesky_prefect import Workflow
+from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.reconciliation.endings import Endings
+from bluesky_prefect.reconciliation.verdict import Verdict
+from bluesky_prefect.submission import submission_key
+from tests.services.prefect_process import post, wait_until
+from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
+
+FLOW = """
+from prefect import flow
+
+@flow(name="late-test")
+def late(ref: str, mark: str):
+    with open(mark, "a") as file:
+        file.write(ref)
+"""
+
+
+def much_later():
+    return time.time() + 5000
+
+
+@pytest.fixture(scope="module")
+def _deployment(stack):
+    with idle_deployment(stack.prefect_api_url):
+        yield
+
+
+@pytest.fixture
+def hutch(stack, tmp_path, _deployment):
+    hutch = Hutch(stack, f"raw-{tmp_path.name}-{time.monotonic_ns()}", tmp_path / "state")
+    yield hutch
+    hutch.close()
+
+
+@pytest.fixture
+def client(_deployment):
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+class Room:
+    """A work pool with a deployment of a flow that notes on which runs it ran, and no worker but those said to be.
+
+    A worker's part is done by the test: it makes a flow run pending, and starts the process that executes it.
+    """
+
+    def __init__(self, client, hutch, directory, pool_type):
+        self._client, self._hutch = client, hutch
+        self.pool = f"pool-{uuid4().hex[:6]}"
+        client.create_work_pool(WorkPoolCreate(name=self.pool, type=pool_type))
+        self._directory = directory / "code"
+        self._directory.mkdir()
+        (self._directory / "late_flow.py").write_text(FLOW)
+        self._mark = directory / "mark"
+        name = uuid4().hex[:6]
+        client.create_deployment(
+            client.create_flow_from_name("late-test"),
+            name,
+            work_pool_name=self.pool,
+            entrypoint=f"{self._directory}/late_flow.py:late",
+            path=str(self._directory),
+            parameters={"mark": str(self._mark)},
+            parameter_openapi_schema={"type": "object", "properties": {"ref": {}, "mark": {}}, "required": ["ref"]},
+        )
+        self.workflow = f"late-test/{name}"
+
+    def heartbeat(self, worker, interval_s=3600):
+        self._client.send_worker_heartbeat(self.pool, worker, heartbeat_interval_seconds=interval_s)
+
+    def worker_dies(self, worker):
+        self.heartbeat(worker, interval_s=1)
+        wait_until(lambda: self._client.read_workers_for_work_pool(self.pool)[0].status.value == "OFFLINE")
+
+    def take(self, *, worker=None):
+        """Do a scan, and have a worker take its flow run; return the run's uid and the flow run's id."""
+        uid = self._hutch.count()
+        self._hutch.reconcile(submit=True, workflows=[Workflow(self.workflow)])
+        self._hutch.end(uid, Pending(), workflow=self.workflow)
+        flow_run = self.flow_runs(uid)[-1].id
+        if worker:
+            self._client.update_flow_run_labels(UUID(flow_run), {"prefect.worker.name": worker})
+        return uid, flow_run
+
+    def execute(self, flow_run):
+        """Do what the process of a flow run does when it comes up."""
+        environment = {**os.environ, **self._hutch.environment, "PREFECT__FLOW_RUN_ID": flow_run}
+        command = [sys.executable, "-m", "prefect.engine"]
+        subprocess.run(command, env=environment, cwd=self._directory, capture_output=True, text=True, check=False)
+
+    def reconcile(self, **options):
+        return self._hutch.reconcile(submit=True, workflows=[Workflow(self.workflow)], **options)
+
+    def flow_runs(self, uid):
+        return self._hutch.flow_runs(uid, self.workflow)
+
+    @property
+    def ran(self):
+        return self._mark.read_text() if self._mark.exists() else ""
+
+
+@pytest.fixture
+def room(client, hutch, tmp_path):
+    def make(pool_type):
+        return Room(client, hutch, tmp_path, pool_type)
+
+    return make
+
+
+def states(flow_runs):
+    return [one.state_type for one in flow_runs]
+
+
+def test_a_process_that_comes_up_late_is_waited_for_and_runs_once(room):
+    room = room("kubernetes")
+    uid, flow_run = room.take(worker="gone")
+    report = room.reconcile(clock=much_later)
+    assert [(one.verdict, one.solved) for one in report.findings] == [(Verdict.STUCK, False)]
+    assert "delete the flow run" in report.findings[0].mend
+    room.execute(flow_run)
+    assert states(room.flow_runs(uid)) == ["COMPLETED"]
+    assert room.reconcile(clock=much_later).all_processed
+    assert room.ran == uid
+
+
+@pytest.mark.parametrize("pool_type", ["process", "warm-process"])
+def test_a_process_that_comes_up_after_the_next_was_started_does_not_run(room, pool_type):
+    room = room(pool_type)
+    room.worker_dies("killed")
+    uid, flow_run = room.take(worker="killed")
+    room.heartbeat("new")
+    report = room.reconcile(clock=much_later)
+    assert [(one.verdict, one.solved) for one in report.findings] == [(Verdict.ABANDONED, True)]
+    assert states(room.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
+    room.execute(flow_run)
+    assert room.ran == ""
+    room.execute(room.flow_runs(uid)[-1].id)
+    assert room.ran == uid
+    assert states(room.flow_runs(uid)) == ["CRASHED", "COMPLETED"]
+
+
+@pytest.mark.parametrize(
+    ("label", "online", "verdict"),
+    [
+        (None, [], Verdict.ABANDONED),
+        (None, ["before"], Verdict.STUCK),
+        ("before", ["before"], Verdict.STUCK),
+        ("before", ["other"], Verdict.ABANDONED),
+    ],
+)
+def test_a_worker_is_gone_if_none_that_is_there_can_have_taken_the_flow_run(room, label, online, verdict):
+    room = room("process")
+    for name in online:
+        room.heartbeat(name)
+    room.take(worker=label)
+    room.heartbeat("after")
+    report = room.reconcile(clock=much_later)
+    assert [(one.verdict, one.solved) for one in report.findings] == [(verdict, verdict is Verdict.ABANDONED)]
+
+
+def test_what_replaces_a_flow_run_is_like_it_and_holds_its_key(room):
+    room = room("process")
+    uid, _ = room.take()
+    [before] = room.flow_runs(uid)
+    room.reconcile(clock=much_later)
+    first, second = room.flow_runs(uid)
+    assert (first.name, first.parameters, first.generation) == (before.name, before.parameters, 0)
+    assert set(first.tags) == set(before.tags)
+    assert "its worker took it, and is gone" in first.message
+    assert second.parameters == before.parameters
+
+
+def test_a_flow_run_that_began_since_it_was_looked_at_is_left_alone(room):
+    room = room("process")
+    uid, _ = room.take()
+    [seen] = room.flow_runs(uid)
+    room._hutch.end(uid, Running(), workflow=room.workflow)
+    with PrefectApi(30, asks_again=True) as api:
+        assert not Endings(api).supersede(seen, "late")
+    assert states(room.flow_runs(uid)) == ["RUNNING"]
+
+
+def test_two_people_who_replace_the_same_flow_runs_start_each_once(room):
+    room = room("process")
+    taken = [room.take()[0] for _ in range(3)]
+    with ThreadPoolExecutor() as pool:  # Prefect's address is known in this context
+        people = [pool.submit(copy_context().run, room.reconcile, clock=much_later) for _ in range(2)]
+        [person.result() for person in people]
+    assert [states(room.flow_runs(uid)) for uid in taken] == [["CRASHED", "SCHEDULED"]] * 3
+
+
+def test_a_flow_run_that_completes_at_the_marking_is_not_started_again(hutch, monkeypatch):
+    mark_crashed = Endings.mark_crashed
+    uid = hutch.count()
+    hutch.reconcile(submit=True)
+    hutch.end(uid, Running())
+
+    def complete_and_mark(endings, flow_run_id, message):
+        hutch.end(uid, Completed())
+        return mark_crashed(endings, flow_run_id, message)
+
+    monkeypatch.setattr(Endings, "mark_crashed", complete_and_mark)
+    report = hutch.reconcile(submit=True, clock=much_later)
+    assert report.verdicts == {Verdict.PROCESSED: 1}
+    assert report.all_processed
+    assert states(hutch.flow_runs(uid)) == ["COMPLETED"]
+
+
+def test_a_flow_run_that_crashes_at_the_marking_is_started_again_once(hutch, monkeypatch):
+    mark_crashed = Endings.mark_crashed
+    uid = hutch.count()
+    hutch.reconcile(submit=True)
+    hutch.end(uid, Running())
+
+    def crash_and_mark(endings, flow_run_id, message):
+        hutch.end(uid, Crashed(message="earlier"))
+        return mark_crashed(endings, flow_run_id, message)
+
+    monkeypatch.setattr(Endings, "mark_crashed", crash_and_mark)
+    report = hutch.reconcile(submit=True, clock=much_later)
+    assert [(one.verdict, one.solved) for one in report.findings] == [(Verdict.CRASHED, True)]
+    assert states(hutch.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
+
+
+def within(client, flow_run):
+    """Make a flow run that runs within another; return its id."""
+    from prefect import flow, task
+
+    @task
+    def call():
+        pass
+
+    @flow(name="child")
+    def child():
+        pass
+
+    task_run = client.create_task_run(call, UUID(flow_run), dynamic_key=uuid4().hex)
+    return client.create_flow_run(child, parent_task_run_id=task_run.id, state=Running()).id
+
+
+def test_what_completes_within_a_flow_run_at_the_marking_is_a_sign_of_life(hutch, client, monkeypatch):
+    uid = hutch.count()
+    hutch.reconcile(submit=True)
+    hutch.end(uid, Running())
+    [flow_run] = hutch.flow_runs(uid)
+    child = within(client, flow_run.id)
+    set_state = type(client).set_flow_run_state
+
+    def complete_and_set(self, flow_run_id, state, **options):
+        if flow_run_id == child and state.is_crashed():
+            set_state(client, child, Completed(), force=True)
+        return set_state(self, flow_run_id, state, **options)
+
+    monkeypatch.setattr(type(client), "set_flow_run_state", complete_and_set)
+    report = hutch.reconcile(submit=True, clock=much_later)
+    assert report.verdicts == {Verdict.UNDER_WAY: 1}
+    assert states(hutch.flow_runs(uid)) == ["RUNNING"]
+
+
+def heartbeat(stack, flow_run, *, clock_off_s=0.0):
+    """Have the server receive a heartbeat of a flow run, dated by a clock that is so much ahead."""
+    occurred = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=clock_off_s)
+    event = {
+        "occurred": occurred.isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{flow_run}"},
+        "id": str(uuid4()),
+    }
+    httpx.post(f"{stack.prefect_api_url}/events", json=[event], timeout=30).raise_for_status()
+    body = {"filter": {"id": {"id": [event["id"]]}, "occurred": {"until": "9999-01-01T00:00:00Z"}}}
+    wait_until(lambda: post(stack.prefect_api_url, "/events/filter", **body)["total"])
+
+
+def running(hutch):
+    uid = hutch.count()
+    hutch.reconcile(submit=True)
+    hutch.end(uid, Running())
+    [flow_run] = hutch.flow_runs(uid)
+    return uid, flow_run.id
+
+
+def test_a_clock_of_ours_that_is_ahead_makes_no_flow_run_silent(hutch, stack, monkeypatch):
+    uid, flow_run = running(hutch)
+    heartbeat(stack, flow_run)
+    present = time.time
+    waited = []
+    monkeypatch.setattr(time, "time", lambda: present() + 660.0)
+    assert hutch.reconcile().verdicts == {Verdict.UNDER_WAY: 1}
+    assert hutch.reconcile(submit=True, sleep=waited.append).verdicts == {Verdict.UNDER_WAY: 1}
+    assert waited == []
+    assert states(hutch.flow_runs(uid)) == ["RUNNING"]
+
+
+@pytest.mark.parametrize("off_s", [-7200.0, 0.0, 7200.0])
+def test_what_gives_a_sign_of_life_at_the_second_look_lives_whatever_its_clock(hutch, stack, off_s):
+    uid, flow_run = running(hutch)
+    heartbeat(stack, flow_run)
+    report = hutch.reconcile(
+        submit=True, clock=much_later, sleep=lambda _: heartbeat(stack, flow_run, clock_off_s=off_s)
+    )
+    assert report.verdicts == {Verdict.UNDER_WAY: 1}
+    assert states(hutch.flow_runs(uid)) == ["RUNNING"]
+
+
+def test_all_that_is_silent_is_listened_to_at_once_and_then_started_again(hutch, stack):
+    uids = []
+    for _ in range(3):
+        uid, flow_run = running(hutch)
+        heartbeat(stack, flow_run)
+        uids.append(uid)
+    waited, told = [], []
+    report = hutch.reconcile(submit=True, clock=much_later, sleep=waited.append, report=told.append)
+    assert waited == [hutch.settings.silent_after_s / 3]
+    assert "3 flow runs without a sign of life: listening for 200 s" in told
+    assert report.verdicts == {Verdict.SILENT: 3}
+    assert [states(hutch.flow_runs(uid)) for uid in uids] == [["CRASHED", "SCHEDULED"]] * 3
+
+
+def test_who_only_looks_does_not_wait(hutch):
+    running(hutch)
+    waited = []
+    assert hutch.reconcile(clock=much_later, sleep=waited.append).verdicts == {Verdict.SILENT: 1}
+    assert waited == []
+
+
+def test_a_flow_run_is_late_by_the_servers_clock_and_not_by_that_of_its_maker(hutch, client):
+    uid = hutch.count()
+    deployment = client.read_deployment_by_name(DEPLOYMENT)
+    an_hour_ago = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
+    client.create_flow_run_from_deployment(
+        deployment.id,
+        parameters={"ref": uid},
+        idempotency_key=submission_key(uid, DEPLOYMENT),
+        state=Scheduled(scheduled_time=an_hour_ago),
+    )
+    assert hutch.reconcile().verdicts == {Verdict.UNDER_WAY: 1}
+    assert hutch.reconcile(clock=much_later).verdicts == {Verdict.LATE: 1}
+
+
+def test_a_deployment_with_a_block_of_its_own_is_started_again(hutch, client, stack):
+    block = Secret(value="x").save(f"secret-{uuid4().hex[:6]}", _sync=True)
+    reference = {"$ref": {"block_document_id": str(block)}}
+    name = f"reconcile-test/{uuid4().hex[:6]}"
+
+    def with_a_block(ref: str, key: Secret, threshold: int = 1) -> None: ...
+
+    client.create_deployment(
+        client.create_flow_from_name("reconcile-test"),
+        name.partition("/")[2],
+        parameters={"key": reference, "threshold": 5},
+        parameter_openapi_schema=parameter_schema(with_a_block).model_dump(),
+        enforce_parameter_schema=True,
+    )
+    uid = hutch.count()
+    workflow = [Workflow(name, parameters=lambda run: {"ref": run.uid, "threshold": 7})]
+    for generation in range(3):
+        report = hutch.reconcile(submit=True, workflows=workflow)
+        assert report.all_processed, report.findings
+        hutch.end(uid, Crashed(), workflow=name)
+        assert hutch.flow_runs(uid, name)[generation].parameters == {"ref": uid, "key": reference, "threshold": 7}
