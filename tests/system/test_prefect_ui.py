@@ -1,6 +1,5 @@
 """What a person sees in Prefect's UI, in a real browser; the pictures are kept in test-output."""
 
-import asyncio
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -15,6 +14,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from bluesky_prefect.flows.artifacts import publish_table
 from bluesky_prefect.flows.markdown import from_cell
+from bluesky_prefect.flows.plain_flow import plain_flow
 from tests.conftest import missing_service
 from tests.services.loopback import Loopback
 from tests.services.prefect_process import post, wait_until
@@ -138,10 +138,13 @@ def table_url(stack, recorder):
     """A table of what anybody may have typed."""
     typed = [text.replace("HOST", recorder.address) for text in TYPED]
 
+    @plain_flow(name="types")
+    async def types():
+        await publish_table([{"typed": text} for text in typed], "typed-cells", "what was typed")
+
     def publish():
-        rows = [{"number": number, "typed": text} for number, text in enumerate(typed)]
         with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}):
-            asyncio.run(publish_table(rows, "typed-cells", "typed"))
+            types()
 
     with ThreadPoolExecutor(1) as pool:  # this thread's event loop is Playwright's
         pool.submit(publish).result()
