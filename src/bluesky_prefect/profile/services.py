@@ -2,17 +2,16 @@
 
 import os
 import threading
-import tomllib
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
 from http.client import HTTPException
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, basic, user_of, without_secrets, without_user
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.prefect_address import prefect_authorization, prefect_url
 from bluesky_prefect.settings import Settings, get_settings
 
 # What a part that is not there may cost the start of a session, and of a run: scientists do not wait for it.
@@ -109,37 +108,6 @@ def _stack_environment(settings: Settings) -> dict[str, str]:
     except (StackError, OSError):
         return {}
     return info.environment() if info else {}
-
-
-def prefect_url(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the address of Prefect's API as `environment` or Prefect's active profile has it, else ""."""
-    return _prefect_setting("PREFECT_API_URL", environment)
-
-
-def prefect_authorization(environment: Mapping[str, str] = os.environ) -> str:
-    """Return the Authorization header that Prefect's client would send to the server, empty if it has none."""
-    if user := _prefect_setting("PREFECT_API_AUTH_STRING", environment):
-        return basic(user)
-    key = _prefect_setting("PREFECT_API_KEY", environment)
-    return f"Bearer {key}" if key else ""
-
-
-def _prefect_setting(name: str, environment: Mapping[str, str]) -> str:
-    """Return what `environment` or Prefect's active profile says.
-
-    The profile is read from its file: asking Prefect means importing it, which takes a second or more. What stands
-    in a prefect.toml or .env in the working directory is left to the forwarder, which asks Prefect a few seconds later.
-    """
-    if value := environment.get(name):
-        return value
-    home = Path(environment.get("PREFECT_HOME") or "~/.prefect").expanduser()
-    path = Path(environment.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
-    try:
-        content = tomllib.loads(path.read_text())
-        active = environment.get("PREFECT_PROFILE") or content.get("active", "")
-        return str(content.get("profiles", {}).get(active, {}).get(name, ""))
-    except (OSError, ValueError, AttributeError):
-        return ""
 
 
 def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = "") -> Answer:
