@@ -229,6 +229,8 @@ class Forwarder:
         if self._api is None:
             try:
                 self._api = self._resources.enter_context(self._connect())
+            except PrefectUnavailable:
+                raise
             except Exception as error:
                 # Importing Prefect reads its settings, and packages of all kinds.
                 raise PrefectUnavailable(

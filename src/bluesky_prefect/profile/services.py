@@ -6,11 +6,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from urllib.parse import urlsplit
 
-from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, basic, user_of, without_secrets, without_user
-from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.credentials import (
+    PREFECT_KEY,
+    REFUSED,
+    SPELLING,
+    basic,
+    user_of,
+    without_secrets,
+    without_user,
+)
+from bluesky_prefect.exceptions import ConfigurationError, StackError
 from bluesky_prefect.prefect_address import prefect_authorization, prefect_url
 from bluesky_prefect.settings import Settings, get_settings
 
@@ -130,7 +138,9 @@ def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = 
         except urllib.error.HTTPError as error:
             problem = f"answers {error.code}" if error.code >= 500 else ""
             answers.append(Answer(problem, refused=error.code in REFUSED))
-        except (OSError, ValueError, HTTPException) as error:
+        except (ConfigurationError, ValueError, InvalidURL):  # the latter two repeat what they cannot read
+            answers.append(Answer(SPELLING))
+        except (OSError, HTTPException) as error:
             answers.append(Answer(str(getattr(error, "reason", error))))
 
     # A thread, since nothing else bounds a name look-up; left alone if it hangs.
