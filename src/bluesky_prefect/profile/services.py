@@ -89,6 +89,10 @@ def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings
     for name, value in _TILED_RETRIES.items():
         environment.setdefault(name, value)
     settings = get_settings()
+    for name in ("state_directory", "output_directory"):
+        if name in settings.model_fields_set:
+            # As it was meant at the start: the settings are read again later, here and in child processes.
+            environment[f"BLUESKY_PREFECT_{name.upper()}"] = str(getattr(settings, name))
     stack = _stack_environment(settings)
     kept = {name for name in ("BLUESKY_PREFECT_OUTPUT_DIRECTORY",) if name in environment}
     if "workflows" in settings.model_fields_set:
