@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.exceptions import OutboxError
-from bluesky_prefect.private import private_file
+from bluesky_prefect.private import private_database
 
 # How long to wait for another process's transaction; those of an outbox take milliseconds. A process that was stopped
 # in the middle of one must not hold up a RunEngine for longer: the run is then kept in memory for the while.
@@ -22,7 +22,7 @@ class SharedConnection:
     Parameters
     ----------
     path : Path or None
-        The file; made, with its directory (0700), if it is not there. None keeps everything in memory.
+        The file; made, with its directory, if it is not there (see `private_file`). None keeps everything in memory.
     schema : str
         Statements that make the tables.
     version : int
@@ -107,13 +107,15 @@ class SharedConnection:
 
     def _open(self) -> sqlite3.Connection:
         if self._path is not None:
-            private_file(self._path)
+            private_database(self._path)
         timeout_s = _DURABLE_BUSY_TIMEOUT_S if self._durable else _BUSY_TIMEOUT_S
         connection = sqlite3.connect(
             self._path or ":memory:", timeout=timeout_s, isolation_level=None, check_same_thread=False
         )
         try:
             self._set_up(connection)
+            if self._path is not None:
+                private_database(self._path)  # once more, for what SQLite has made beside it
         except BaseException:
             connection.close()
             raise

@@ -22,7 +22,8 @@ def _whole(path: Path) -> Path:
 AbsolutePath = Annotated[Path, AfterValidator(_whole)]
 
 
-def _state_directory() -> Path:
+def default_state_directory() -> Path:
+    """Return the user's own state directory, where none is set."""
     return platformdirs.user_state_path("bluesky-prefect")
 
 
@@ -41,7 +42,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="BLUESKY_PREFECT_", extra="forbid", frozen=True)
 
     state_directory: AbsolutePath = Field(
-        default_factory=_state_directory,
+        default_factory=default_state_directory,
         validate_default=True,
         description="Where the outbox and the local stack keep their files. A relative path counts from where the "
         "process starts.",

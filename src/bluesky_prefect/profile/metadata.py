@@ -10,7 +10,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.private import private_file
+from bluesky_prefect.private import private_database
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class PersistentMetadata(MutableMapping[str, Any]):
         self._lock = threading.RLock()
         self._values: dict[str, Any] = {}
         with self._tolerated("read"):
-            private_file(path)
+            private_database(path)
             with self._connection() as connection:
                 connection.execute(_CREATE)
                 rows = connection.execute("SELECT key, value FROM metadata")
