@@ -10,9 +10,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Protocol
 
+from bluesky_prefect.at_fork import tell_of_forks
 from bluesky_prefect.entry import Entry
 from bluesky_prefect.exceptions import DeploymentMissing, OutboxError, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.outage import Outage
@@ -104,16 +105,38 @@ class Forwarder:
         self._deadline = 0.0
         self._wake = threading.Event()
         self._finish = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="bluesky-prefect-forwarder", daemon=True)
+        self._thread = self._new_thread()
+        self._sleeps = False
 
     def start(self) -> None:
         """Start the thread. At the end of the process it gets `CLOSE_TIMEOUT_S` to send what waits."""
         self._thread.start()
+        tell_of_forks(self)
         atexit.register(self.close)
 
     def wake(self) -> None:
         """Say that something was put in an outbox."""
+        if self._sleeps:
+            self._sleeps = False
+            with suppress(RuntimeError):  # another thread was first
+                self._thread.start()
         self._wake.set()
+
+    def before_fork(self) -> None:
+        """Nothing has to stand still: what the thread does at that moment is the parent's."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Begin anew in a child, which has no thread: with one that starts when there is something to send.
+
+        The parent's connection to Prefect is neither used nor closed.
+        """
+        if in_child and not self._finish.is_set():
+            self._parents = (self._resources, self._api)
+            self._resources, self._api = ExitStack(), None
+            self._outage = Outage(self._settings, self._clock, logger)
+            # Anew, since the parent's thread may have been in the middle of them.
+            self._wake, self._finish = threading.Event(), threading.Event()
+            self._thread, self._sleeps = self._new_thread(), True
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Send what can be sent now, then end the thread.
@@ -160,6 +183,9 @@ class Forwarder:
             logger.error("The forwarder met an error it does not know; it goes on: %s", error_and_place(error))
             return self._settings.retry_first_s
         return _POLL_S
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="bluesky-prefect-forwarder", daemon=True)
 
     def _run(self) -> None:
         idle_since = self._clock()

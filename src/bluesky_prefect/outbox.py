@@ -48,12 +48,15 @@ class Outbox:
         self.path = path
         self._lease_s = lease_s
         self._clock = clock
-        self._me = f"{socket.gethostname()}:{os.getpid()}"
         self._turns = Turns()
         # Only `put` waits for the disk. What the sending side writes may be lost in a power cut: that repeats a
         # request which Prefect knows by its idempotency key. In memory there is one database, so one connection.
         self._relaxed = SharedConnection(path, SCHEMA, SCHEMA_VERSION, durable=False)
         self._durable = SharedConnection(path, SCHEMA, SCHEMA_VERSION, durable=True) if path else self._relaxed
+
+    @property
+    def _me(self) -> str:
+        return f"{socket.gethostname()}:{os.getpid()}"  # not that of the process that this one was forked from
 
     def put(self, submission: Submission, *, dead: str | None = None) -> bool:
         """Add `submission`, and return once it is on disk.

@@ -10,6 +10,7 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
+from bluesky_prefect.at_fork import HeldLock, tell_of_forks
 from bluesky_prefect.private import private_database
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class PersistentMetadata(MutableMapping[str, Any]):
     def __init__(self, path: Path):
         self._path = path
         self._lock = threading.RLock()
+        self._fork = HeldLock(self._lock)
+        tell_of_forks(self._fork)
         self._values: dict[str, Any] = {}
         with self._tolerated("read"):
             private_database(path)
