@@ -195,11 +195,11 @@ class Forwarder:
                 continue
             if self._outage.under_way:
                 self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
-            else:
-                self._wake.wait(wait_s)
+                continue  # and the warm-up would tell once more what the attempt has told
+            self._wake.wait(wait_s)
             if (self._api is None or self._unchecked) and self._clock() - idle_since > _WARM_UP_S:
                 self._warm_up()
-            elif self._api is not None and not self._outage.under_way:
+            elif self._api is not None:
                 self._api.prepare_notifications(self._notices)
         self._drain()
         self._resources.close()

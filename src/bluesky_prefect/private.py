@@ -149,7 +149,7 @@ def _settle(path: Path, rights: Rights) -> None:
         _set(path, rights.file, rights.group)
     if not os.access(path, os.R_OK | os.W_OK):
         raise _closed(path)
-    if rights.group is None:
+    if rights.group is None and path.parent not in _told:
         _warn_if_open(path)
 
 

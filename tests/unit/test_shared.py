@@ -192,3 +192,30 @@ def test_a_directory_that_is_made_here_is_its_owner_s_alone(tmp_path: Path):
 def test_a_directory_is_shared_if_its_group_may_write_and_others_may_nothing(tmp_path: Path, mode: int, shared: bool):
     tmp_path.chmod(mode)
     assert (rights_in(tmp_path).group is not None) is shared
+
+
+def test_what_cannot_be_closed_is_told_once_however_often_it_is_opened():
+    script = """
+import logging, sys
+from pathlib import Path
+from bluesky_prefect import Outbox, Settings
+from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.submission import Submission
+from bluesky_prefect.watch.notices import Notices
+
+settings = Settings(state_directory=Path(sys.argv[1]))
+logging.basicConfig(format="TOLD %(levelname)s %(message)s", force=True)
+Outbox(settings.outbox_path).put(Submission("key", "w", "flow/one", "uid"))
+notices = Notices(settings)
+with PrefectApi(5) as api:
+    for _ in range(2):
+        notices.look(api)
+"""
+    with shared_place(0o777) as (state, ada, bob):
+        ada.run(_PUT, state, "a1")
+        (state / "outbox.sqlite").chmod(0o666)
+
+        output = bob.run(script, state, PREFECT_API_URL="http://127.0.0.1:9/api")
+
+        [told] = [line for line in output.splitlines() if "open to other users" in line]
+        assert f"{state} is open to other users (mode 777)" in told

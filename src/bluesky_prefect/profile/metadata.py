@@ -55,6 +55,7 @@ class PersistentMetadata(MutableMapping[str, Any]):
         self._fork = HeldLock(self._lock)
         tell_of_forks(self._fork)
         self._values: dict[str, Any] = {}
+        self._trouble = ""
         with self._tolerated("read"):
             private_database(path)
             with self._connection() as connection:
@@ -114,9 +115,14 @@ class PersistentMetadata(MutableMapping[str, Any]):
 
     @contextlib.contextmanager
     def _tolerated(self, verb: str) -> Iterator[None]:
+        """Say once, while it lasts, that the file will not do."""
         try:
             yield
+            self._trouble = ""
         except (OSError, sqlite3.Error, ValueError) as error:
+            known, self._trouble = self._trouble, str(error)
+            if known:
+                return
             logger.error(
                 "The metadata file %s cannot be %s (%s): metadata, the scan id too, is lost with this session. "
                 "Mend or remove the file and start again.",
