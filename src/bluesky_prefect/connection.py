@@ -79,6 +79,10 @@ class SharedConnection:
         with self._lock:
             self._drop()
 
+    def __del__(self) -> None:
+        """Close the file of an outbox that nobody has closed, and nobody can use any more."""
+        self._drop()
+
     def before_fork(self) -> None:
         """Close the file: SQLite knows its locks by process, and takes those of the parent for the child's own.
 
