@@ -35,7 +35,7 @@ def rights_in(directory: Path) -> Rights:
     """
     try:
         status = directory.stat()
-    except FileNotFoundError:
+    except OSError:  # not there, or not to be looked at: whoever makes it says what is wrong
         return Rights()
     return Rights(0o2770, 0o660, 0o007, status.st_gid) if _is_shared(status) else Rights()
 

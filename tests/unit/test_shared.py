@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bluesky_prefect.private import private_directory, rights_in
+from bluesky_prefect.private import Rights, private_directory, rights_in, share
 from tests.services.account import GROUP, Account, shared_place
 
 Place = tuple[Path, Account, Account]
@@ -183,6 +183,12 @@ def test_a_directory_that_is_made_here_is_its_owner_s_alone(tmp_path: Path):
     assert _rights(private_directory(tmp_path / "state"))[0] == "0o700"
     (tmp_path / "state").chmod(0o2775)  # open to all the world is shared with nobody
     assert _rights(private_directory(tmp_path / "state"))[0] == "0o700"
+
+
+def test_a_directory_that_cannot_be_looked_at_is_shared_with_nobody(tmp_path: Path):
+    (tmp_path / "file").touch()
+    assert rights_in(tmp_path / "file" / "state") == rights_in(tmp_path / "none") == Rights()
+    share(tmp_path / "file" / "state", tmp_path / "file" / "state" / "runs")
 
 
 @pytest.mark.parametrize(
