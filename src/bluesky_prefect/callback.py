@@ -221,11 +221,11 @@ class PrefectCallback(DocumentRouter):
         )
 
     def _check_outbox(self) -> None:
-        """Say at the start, not at the first scan's end, that the disk will not do."""
+        """Look at the start, not at the first scan's end, whether the disk will do."""
         try:
             counts = self.outbox.counts()
         except OutboxError as error:
-            logger.error("Runs will be kept in memory only: %s", error)
+            logger.debug("Left to the forwarder, which tells of it in a moment: %s", error)
         else:
             if counts.waiting:
                 logger.info("Left to be sent by earlier sessions: %d (in %s)", counts.waiting, self.outbox.path)

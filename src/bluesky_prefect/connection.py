@@ -8,9 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from bluesky_prefect.at_fork import HeldLock, tell_of_forks
 from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.outbox_file import OutboxFile
-from bluesky_prefect.private import private_file
+from bluesky_prefect.private import private_database
 
 # How long to wait for another process's transaction; those of an outbox take milliseconds. A process that was stopped
 # in the middle of one must not hold up a RunEngine for longer: the run is then kept in memory for the while.
@@ -43,6 +44,9 @@ class SharedConnection:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._opened_file: tuple[int, int] | None = None
+        self._fork = HeldLock(self._lock)
+        self._parents: sqlite3.Connection | None = None
+        tell_of_forks(self)
 
     @contextmanager
     def change(self, trouble: str) -> Iterator[sqlite3.Connection]:
@@ -79,6 +83,28 @@ class SharedConnection:
         with self._lock:
             self._drop()
 
+    def __del__(self) -> None:
+        """Close the file of an outbox that nobody has closed, and nobody can use any more."""
+        self._drop()
+
+    def before_fork(self) -> None:
+        """Close the file: SQLite knows its locks by process, and takes those of the parent for the child's own.
+
+        The child would find the file locked for ever, or write to a log that others believe to be out of use.
+        """
+        self._fork.before_fork()
+        if self._fork.held and self._path is not None:
+            self._drop()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Go on: the file is opened again when it is needed. What is in memory is the parent's."""
+        if in_child and self._fork.held:
+            self._drop()
+        elif in_child:
+            # Another thread's transaction hangs: it can be neither ended nor closed here.
+            self._parents, self._connection, self._lock = self._connection, None, threading.Lock()
+        self._fork.after_fork(in_child=in_child)
+
     @property
     def _path(self) -> Path | None:
         return self._outbox_file.path
@@ -102,6 +128,8 @@ class SharedConnection:
     def _opened(self, trouble: str) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
+                if self._parents is not None and self._path is not None:
+                    raise OSError("this process was forked in the middle of a transaction, and cannot use the file")
                 if self._connection is not None and self._file() != self._opened_file:
                     self._drop()  # the file was deleted or replaced: what is written to the old one is lost
                 if self._connection is None:
@@ -116,13 +144,15 @@ class SharedConnection:
     def _open(self) -> sqlite3.Connection:
         path = self._path
         if path is not None:
-            private_file(path)
+            private_database(path)
         timeout_s = _DURABLE_BUSY_TIMEOUT_S if self._durable else _BUSY_TIMEOUT_S
         connection = sqlite3.connect(
             path or ":memory:", timeout=timeout_s, isolation_level=None, check_same_thread=False
         )
         try:
             self._set_up(connection)
+            if path is not None:
+                private_database(path)  # once more, for what SQLite has made beside it
         except _NewerFormat as error:
             connection.close()
             if not self._outbox_file.step_aside(path, error.version):

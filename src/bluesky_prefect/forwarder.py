@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import Protocol
 
+from bluesky_prefect.at_fork import tell_of_forks
 from bluesky_prefect.entry import Entry
 from bluesky_prefect.exceptions import DeploymentMissing, OutboxError, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.outage import Outage
@@ -123,16 +124,39 @@ class Forwarder:
         self._deadline = 0.0
         self._wake = threading.Event()
         self._finish = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="bluesky-prefect-forwarder", daemon=True)
+        self._thread = self._new_thread()
+        self._sleeps = False
 
     def start(self) -> None:
         """Start the thread. At the end of the process it gets `CLOSE_TIMEOUT_S` to send what waits."""
         self._thread.start()
+        tell_of_forks(self)
         atexit.register(self.close)
 
     def wake(self) -> None:
         """Say that something was put in an outbox."""
+        if self._sleeps:
+            self._sleeps = False
+            with suppress(RuntimeError):  # another thread was first
+                self._thread.start()
         self._wake.set()
+
+    def before_fork(self) -> None:
+        """Nothing has to stand still: what the thread does at that moment is the parent's."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Begin anew in a child, which has no thread: with one that starts when there is something to send.
+
+        The parent's connection to Prefect is neither used nor closed.
+        """
+        if in_child and not self._finish.is_set():
+            self._parents = (self._resources, self._api)
+            self._resources, self._api = ExitStack(), None
+            self._outage = Outage(self._settings, self._clock, logger)
+            self._backoff = SubmissionBackoff(self._settings, self._clock)
+            # Anew, since the parent's thread may have been in the middle of them.
+            self._wake, self._finish = threading.Event(), threading.Event()
+            self._thread, self._sleeps = self._new_thread(), True
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Send what can be sent now, then end the thread.
@@ -181,6 +205,9 @@ class Forwarder:
             return self._settings.retry_first_s
         return min(_POLL_S, self._backoff.next_s())
 
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="bluesky-prefect-forwarder", daemon=True)
+
     def _run(self) -> None:
         idle_since = self._clock()
         while not self._finish.is_set():
@@ -189,11 +216,11 @@ class Forwarder:
                 continue
             if self._outage.under_way:
                 self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
-            else:
-                self._wake.wait(wait_s)
+                continue  # and the warm-up would tell once more what the attempt has told
+            self._wake.wait(wait_s)
             if (self._api is None or self._unchecked) and self._clock() - idle_since > _WARM_UP_S:
                 self._warm_up()
-            elif self._api is not None and not self._outage.under_way:
+            elif self._api is not None:
                 self._api.prepare_notifications(self._notices)
         self._drain()
         self._resources.close()
@@ -258,6 +285,8 @@ class Forwarder:
             try:
                 self._api = self._resources.enter_context(self._connect())
                 self.api_url = self._api.api_url
+            except PrefectUnavailable:
+                raise
             except Exception as error:
                 # Importing Prefect reads its settings, and packages of all kinds.
                 raise PrefectUnavailable(

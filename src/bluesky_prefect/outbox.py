@@ -41,7 +41,8 @@ class Outbox(EntryLookup):
     Parameters
     ----------
     path : Path or None
-        The file; made, with its directory (0700), if it is not there. It should lie on a local disk.
+        The file; made, with its directory (0700), if it is not there. It should lie on a local disk. In a directory
+        that a group shares (2770) it is the group's.
         None keeps everything in memory: what is left when no disk will have it.
     lease_s : float, optional
         How long a submission stays with one taker, in seconds, before another may have it.

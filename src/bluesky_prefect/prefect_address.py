@@ -5,9 +5,9 @@ import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from bluesky_prefect.credentials import basic
+from bluesky_prefect.credentials import basic, parse
+from bluesky_prefect.exceptions import ConfigurationError
 
 # Files in the working directory that may say otherwise than Prefect's profile; reading them is left to Prefect.
 _SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
@@ -50,13 +50,10 @@ def comparable(url: str) -> str | None:
     taken apart safely: a part of a password could be taken for a part of the host.
     """
     try:
-        parts = urlsplit(url.strip())
-        host, port = parts.hostname, parts.port
-    except ValueError:
+        parts = parse(url.strip())
+    except ConfigurationError:
         return None
-    behind = f"{parts.path}{parts.query}{parts.fragment}"
-    if parts.scheme not in _STANDARD_PORTS or not host or port == 0 or "@" in behind:
-        return None
+    host, port = parts.hostname or "", parts.port
     host = "127.0.0.1" if host == "localhost" else f"[{host}]" if ":" in host else host
     named_port = "" if port in (None, _STANDARD_PORTS[parts.scheme]) else f":{port}"
     return f"{parts.scheme}://{host}{named_port}{parts.path.rstrip('/')}"

@@ -8,12 +8,21 @@ from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, user_of, without_secrets, without_user
-from bluesky_prefect.exceptions import DeploymentMissing, PrefectUnavailable, SubmissionRefused
+from bluesky_prefect.credentials import (
+    PREFECT_KEY,
+    REFUSED,
+    SPELLING,
+    UNREADABLE,
+    parse,
+    user_of,
+    without_secrets,
+    without_user,
+)
+from bluesky_prefect.exceptions import ConfigurationError, DeploymentMissing, PrefectUnavailable, SubmissionRefused
 from bluesky_prefect.notifications import Notifications, notification_tags
 from bluesky_prefect.parameter_size import explained_size
 from bluesky_prefect.parameters import parameters_for
-from bluesky_prefect.prefect_address import comparable
+from bluesky_prefect.prefect_address import comparable, prefect_url
 from bluesky_prefect.submission import Submission
 from bluesky_prefect.texts import one_line, printable, run_name
 
@@ -43,7 +52,8 @@ class PrefectApi:
     """Creates flow runs from submissions.
 
     The address and the credentials are Prefect's own settings (``PREFECT_API_URL`` and so on, or its active profile).
-    A context manager: entering imports Prefect, which takes seconds.
+    A context manager: entering imports Prefect, which takes seconds, and raises `PrefectUnavailable` if the address
+    cannot be read.
 
     Parameters
     ----------
@@ -65,6 +75,7 @@ class PrefectApi:
         self._server_time: tuple[float, float] | None = None
 
     def __enter__(self) -> Self:
+        _require_readable(prefect_url())  # before Prefect, whose own complaint would repeat it
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
         changes = _user_apart()
@@ -254,6 +265,8 @@ def explained() -> Iterator[None]:
 
     try:
         yield
+    except httpx.InvalidURL:
+        raise _unreadable() from None  # it repeats a part of the address
     except httpx.HTTPStatusError as error:
         outage = _outage(error)
         if outage is None:
@@ -267,6 +280,17 @@ def explained() -> Iterator[None]:
             "Check PREFECT_API_URL: it ends in /api.",
             passing=False,
         ) from error
+
+
+def _require_readable(url: str) -> None:
+    try:
+        _ = url and parse(url)
+    except ConfigurationError:
+        raise _unreadable() from None
+
+
+def _unreadable() -> PrefectUnavailable:
+    return PrefectUnavailable(f"PREFECT_API_URL holds {UNREADABLE}: {SPELLING}.", passing=False)
 
 
 def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
@@ -295,6 +319,7 @@ def _user_apart() -> dict[Any, Any]:
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
     url = PREFECT_API_URL.value() or ""
+    _require_readable(url)  # it may stand in a prefect.toml
     if not (user := user_of(url)):
         return {}
     return {PREFECT_API_URL: without_user(url), PREFECT_API_AUTH_STRING: PREFECT_API_AUTH_STRING.value() or user}

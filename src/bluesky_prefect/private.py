@@ -1,60 +1,191 @@
-"""Files and directories that only their owner may read, whatever the umask."""
+"""Files that only their owner may read, or the group that shares their directory, whatever the umask."""
 
 import errno
 import logging
+import os
 import stat
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
-_DIRECTORY = 0o700
-_FILE = 0o600
+_SHARED = stat.S_IRWXU | stat.S_IRWXG
+# What SQLite makes beside a file, with the mode of the file.
+_COMPANIONS = ("-wal", "-shm", "-journal")
+# Paths that a warning was given for: every connection comes here, and a trouble is told once.
+_told: set[Path] = set()
+
+
+@dataclass(frozen=True)
+class Rights:
+    """Modes of what is made in a directory, and the group that shares it, if one does."""
+
+    directory: int = 0o700
+    file: int = 0o600
+    umask: int = 0o077
+    group: int | None = None
+
+
+def rights_in(directory: Path) -> Rights:
+    """Return the rights of what is made in a directory: for its owner alone, or for the group that shares it.
+
+    A group shares a directory that it may read and write, and that is closed to everybody else (``chmod 2770``). It is
+    trusted as its owner is: also the keys that lie there are for all of it.
+    """
+    try:
+        status = directory.stat()
+    except OSError:  # not there, or not to be looked at: whoever makes it says what is wrong
+        return Rights()
+    return Rights(0o2770, 0o660, 0o007, status.st_gid) if _is_shared(status) else Rights()
 
 
 def private_directory(path: Path) -> Path:
     """Make a directory that only its owner can enter; one that is there already is closed to others.
 
-    Parents that do not exist yet are made with the user's own defaults.
+    One that a group shares stays so, and what is made in it is the group's, too. Parents that do not exist yet are
+    made with the user's own defaults.
 
     Raises
     ------
     OSError
         If it cannot be made, or is open to others and not this user's to close.
     """
-    path.mkdir(mode=_DIRECTORY, parents=True, exist_ok=True)
-    _close(path, _DIRECTORY)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rights = rights_in(path.parent)
+        path.mkdir(mode=rights.directory, exist_ok=True)
+        _set(path, rights.directory, rights.group)
+    present = path.stat()
+    if _is_shared(present):
+        with suppress(OSError):  # somebody else's, who has to do it
+            # Files get the directory's group, also those that SQLite makes.
+            _set(path, stat.S_IMODE(present.st_mode) | stat.S_ISGID)
+        return path
+    if present.st_mode & stat.S_ISVTX:
+        # Of /tmp and its like, which root may close, but not on its own.
+        raise PermissionError(errno.EPERM, "it is a directory for everybody", str(path))
+    _set(path, Rights.directory)
     return path
 
 
 def private_file(path: Path) -> None:
-    """Make an empty file of mode 0600 in a directory of mode 0700; what is there already is closed to others.
+    """Make an empty file that only its directory's owner, or the group that shares that, may read and write.
 
-    What belongs to somebody else (a directory that a beamline's staff share) stays as it is, and a warning says so:
-    to refuse it would lose runs.
+    A file or directory that is there already, and open to others, is closed. What belongs to somebody else stays as
+    it is, and a warning says so: to refuse it would lose runs.
 
     Raises
     ------
     OSError
-        If they are not there and cannot be made.
+        If it is not there and cannot be made, or is somebody else's and closed to this user. Says what to do.
     """
-    path.parent.mkdir(mode=_DIRECTORY, parents=True, exist_ok=True)
-    path.touch(mode=_FILE)
-    for one, mode in ((path.parent, _DIRECTORY), (path, _FILE)):
-        try:
-            _close(one, mode)
-        except OSError:  # some file systems know no modes at all
-            logger.warning(
-                "%s is open to other users (mode %o) and not this user's to close. Runs' metadata are kept there: "
-                "have it closed, or set BLUESKY_PREFECT_STATE_DIRECTORY to a directory of your own.",
-                one,
-                stat.S_IMODE(one.stat().st_mode),
-            )
+    try:
+        private_directory(path.parent)
+    except OSError:  # some file systems know no modes at all
+        if not path.parent.is_dir():
+            raise
+        _warn_if_open(path.parent)
+    rights = rights_in(path.parent)
+    try:
+        # One that is there is not opened: closing it again would drop the locks that SQLite has on it.
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, rights.file))
+    except FileExistsError:
+        pass
+    except PermissionError as error:
+        raise _closed(path.parent) from error
+    _settle(path, rights)
 
 
-def _close(path: Path, mode: int) -> None:
-    present = stat.S_IMODE(path.stat().st_mode)
-    if present & stat.S_ISVTX:
-        # Of /tmp and its like, which root may close, but not on its own.
-        raise PermissionError(errno.EPERM, "it is a directory for everybody", str(path))
-    if present != mode:
+def private_database(path: Path) -> None:
+    """Make an empty SQLite file as `private_file` does; the same holds for what SQLite makes beside it.
+
+    Raises
+    ------
+    OSError
+        As `private_file`.
+    """
+    private_file(path)
+    for suffix in _COMPANIONS:
+        with suppress(FileNotFoundError):  # the last one to close the file deletes them
+            _settle(path.with_name(path.name + suffix), rights_in(path.parent))
+
+
+def share(directory: Path, *within: Path) -> None:
+    """Open to the group that shares a directory what this user made there before it was shared.
+
+    Parameters
+    ----------
+    directory : pathlib.Path
+        The directory; if no group shares it, nothing is done.
+    *within : pathlib.Path
+        Directories in it to be opened, too, with the files in them.
+    """
+    rights = rights_in(directory)
+    if rights.group is None:
+        return
+    for folder in (directory, *within):
+        for path in (folder, *folder.glob("*")):
+            with suppress(OSError):
+                if path.stat().st_uid == os.geteuid() and (path.is_file() or path in within):
+                    _set(path, rights.file if path.is_file() else rights.directory, rights.group)
+
+
+def _is_shared(status: os.stat_result) -> bool:
+    return status.st_mode & (_SHARED | stat.S_IRWXO) == _SHARED
+
+
+def _set(path: Path, mode: int, group: int | None = None) -> None:
+    present = path.stat()
+    if group is not None and present.st_gid != group:
+        os.chown(path, -1, group)
+    if stat.S_IMODE(present.st_mode) != mode:
         path.chmod(mode)
+
+
+def _settle(path: Path, rights: Rights) -> None:
+    """Give a file its rights if it is this user's; if it is somebody else's, say what is wrong with it."""
+    with suppress(PermissionError):
+        _set(path, rights.file, rights.group)
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise _closed(path)
+    if rights.group is None and path.parent not in _told:
+        _warn_if_open(path)
+
+
+def _warn_if_open(path: Path) -> None:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if not mode & (stat.S_IRWXG | stat.S_IRWXO):
+        _told.discard(path)
+    elif path not in _told:
+        _told.add(path)
+        logger.warning(
+            "%s is open to other users (mode %o) and not this user's to close. Runs' metadata are kept there: "
+            "have it closed, or set BLUESKY_PREFECT_STATE_DIRECTORY to a directory of your own.",
+            path,
+            mode,
+        )
+
+
+def _closed(path: Path) -> PermissionError:
+    """Return the error of a path that this user cannot use, with what its owner, or this user, can do about it."""
+    owner = _owner(path)
+    directory = path if path.is_dir() else path.parent
+    if rights_in(directory).group is not None and path != directory:
+        remedy = (
+            f"{owner}'s next session opens it to the group of its directory; at once, as {owner}: chmod g+rw {path}"
+        )
+    else:
+        remedy = (
+            f"to share the directory with a group, as its owner: chgrp -R GROUP {directory}; "
+            f"chmod -R u=rwX,g=rwX,o= {directory}; chmod g+s {directory}. "
+            "Or set BLUESKY_PREFECT_STATE_DIRECTORY to a directory of your own"
+        )
+    return PermissionError(errno.EACCES, f"{path} belongs to {owner} and is closed to this user: {remedy}")
+
+
+def _owner(path: Path) -> str:
+    try:
+        return path.owner()
+    except KeyError:  # a user without a name, as in containers
+        return f"user {path.stat().st_uid}"

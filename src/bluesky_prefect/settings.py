@@ -5,13 +5,25 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import platformdirs
-from pydantic import AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
-def _state_directory() -> Path:
+def _whole(path: Path) -> Path:
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"nobody knows the home directory in it ({error})") from error
+
+
+# Taken as it is meant where the settings are read: a session that changes its working directory keeps its files.
+AbsolutePath = Annotated[Path, AfterValidator(_whole)]
+
+
+def default_state_directory() -> Path:
+    """Return the user's own state directory, where none is set."""
     return platformdirs.user_state_path("bluesky-prefect")
 
 
@@ -29,9 +41,11 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="BLUESKY_PREFECT_", extra="forbid", frozen=True)
 
-    state_directory: Path = Field(
-        default_factory=_state_directory,
-        description="Where the outbox and the local stack keep their files.",
+    state_directory: AbsolutePath = Field(
+        default_factory=default_state_directory,
+        validate_default=True,
+        description="Where the outbox and the local stack keep their files. A relative path counts from where the "
+        "process starts.",
     )
 
     # Not set by default: on the runs of a beamline with a list of its own, any other list starts everything again.
@@ -118,7 +132,7 @@ class Settings(BaseSettings):
     )
 
     # What the export flow writes, and where from.
-    output_directory: Path | None = Field(
+    output_directory: AbsolutePath | None = Field(
         default=None, description="Where exported files go; <state_directory>/exports if not set."
     )
     folder_template: str = Field(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from bluesky_prefect.at_fork import HeldLock, tell_of_forks
 from bluesky_prefect.outbox import Outbox
 
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class StoppedRuns:
     def __init__(self) -> None:
         self._runs: dict[str, StoppedRun] = {}
         self._lock = threading.Lock()
+        self._fork = HeldLock(self._lock)
+        tell_of_forks(self._fork)
 
     def note(
         self, uid: str, *, opted_out: bool, started: Sequence[str], known: Sequence[str], outboxes: Sequence[Outbox]

@@ -29,6 +29,7 @@ from bluesky_prefect.entry import OutboxCounts
 from bluesky_prefect.prefect_api import flow_run_tags
 from bluesky_prefect.recent_runs import RecentRuns
 from bluesky_prefect.stopped_runs import stopped_runs
+from tests.services.prefect_process import wait_until
 
 pytestmark = pytest.mark.filterwarnings(
     # bluesky's RunEngine leaves its event loop to the garbage collector.
@@ -574,6 +575,15 @@ def test_a_disk_that_refuses_keeps_the_run_in_memory_and_says_so(run_engine, mak
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert [entry.run_uid for entry in kept] == [uid]
+
+
+def test_at_the_start_a_disk_that_refuses_is_told_once(make_callback, tmp_path, caplog):
+    (tmp_path / "state").touch()
+    callback = make_callback()
+    wait_until(lambda: callback._forwarder._reminded)
+    callback.close()
+    [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert "Runs are kept in memory until it works again" in told
 
 
 def test_runs_that_never_stop_do_not_pile_up(make_callback, caplog):

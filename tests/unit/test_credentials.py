@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bluesky_prefect.credentials import require_tiled_login, tiled_address, user_of, without_secrets
+from bluesky_prefect.credentials import UNREADABLE, require_tiled_login, tiled_address, user_of, without_secrets
 from bluesky_prefect.exceptions import ConfigurationError
 
 
@@ -15,7 +15,14 @@ from bluesky_prefect.exceptions import ConfigurationError
         ("https://host/tiled/", "https://host/tiled"),
         ("https://ada:p%40ss@host:8000/api?api_key=s3cret#s3cret", "https://host:8000/api"),
         ("http://ada:p@ss@[::1]:8000/api", "http://[::1]:8000/api"),
-        ("http://ada:s3cret@[::1", "an address that is none"),
+        ("http://ada:s3cret@[::1", UNREADABLE),
+        ("http://ada:geh/eim@host:4200/api", UNREADABLE),
+        ("http://ada:geh#eim@host:4200/api", UNREADABLE),
+        ("http://ada:geh?eim@host:4200/api", UNREADABLE),
+        ("http://ada:12/34@host:4200/api", UNREADABLE),
+        ("http://ada:p@geh/eim@host:4200/api", UNREADABLE),
+        ("http://ada:geh", UNREADABLE),
+        ("ada:s3cret@host:4200/api", UNREADABLE),
         ("", ""),
     ],
 )
@@ -26,6 +33,7 @@ def test_an_address_is_shown_without_what_opens_it(address, shown):
 def test_user_and_password_of_an_address_are_unquoted():
     assert user_of("http://ada:p%40ss%2F@host") == "ada:p@ss/"
     assert user_of("http://host/@home") == ""
+    assert user_of("http://ada:geh/eim@host") == ""
     assert user_of("http://ada:s3cret@[::1") == ""
 
 

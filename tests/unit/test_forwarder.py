@@ -1,5 +1,6 @@
 """What the forwarder promises, with real outboxes and an API that does as it is told."""
 
+import itertools
 import logging
 import sqlite3
 import threading
@@ -15,6 +16,7 @@ from bluesky_prefect.forwarder import Forwarder
 from bluesky_prefect.outbox import OutboxCounts
 from bluesky_prefect.prefect_api import FlowRunRef
 from bluesky_prefect.submission import Submission
+from tests.services.prefect_process import wait_until
 
 
 class ToldApi:
@@ -272,6 +274,30 @@ def test_an_outage_of_a_moment_is_not_told(forwarder, disk, api, clock, caplog):
         run_for(forwarder, clock, 60)
     assert api.accepted == ["a"]
     assert caplog.records == []
+
+
+def test_a_session_that_begins_in_an_outage_tells_of_it_once(tmp_path, caplog):
+    attempts = []
+
+    def connect():
+        attempts.append(1)
+        raise PrefectUnavailable("refuses the credentials", passing=False)
+
+    looks = itertools.count(step=3)
+
+    def hasty():  # each look at the clock is 3 s later: the warm-up is due at once
+        return float(next(looks))
+
+    settings = Settings(state_directory=tmp_path, retry_first_s=0.01, retry_most_s=0.02)
+    outbox = Outbox(settings.outbox_path)
+    outbox.put(submission("a"))
+    forwarder = Forwarder([outbox], settings, deployments=["flow/one"], connect=connect, clock=hasty)
+    with caplog.at_level(logging.WARNING):
+        forwarder.start()
+        wait_until(lambda: len(attempts) >= 2)
+        forwarder.close()
+    outbox.close()
+    assert len([one for one in caplog.records if "refuses the credentials" in one.getMessage()]) == 1
 
 
 def test_what_somebody_has_to_mend_is_told_at_once(forwarder, disk, api, caplog):

@@ -687,3 +687,21 @@ def test_the_outbox_in_memory_does_the_same_without_a_file(clock):
     outbox.mark_sent(submission("a").key, "id", "name")
     assert outbox.counts() == OutboxCounts(sent=1)
     outbox.close()
+
+
+def test_an_outbox_that_nobody_closed_is_closed_with_its_last_reference(tmp_path):
+    # From Python 3.13 on, SQLite's connections warn of it if they are left to the garbage collector.
+    script = """
+import gc, sys
+from pathlib import Path
+from bluesky_prefect.outbox import Outbox
+
+sys.unraisablehook = lambda unraisable: print(unraisable.exc_value)
+for path in (Path(sys.argv[1]), None):
+    outbox = Outbox(path)
+    outbox.counts()
+    del outbox
+gc.collect()
+"""
+    command = [sys.executable, "-W", "error::ResourceWarning", "-c", script, str(tmp_path / "outbox.sqlite")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""

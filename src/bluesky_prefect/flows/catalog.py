@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from bluesky_prefect.credentials import REFUSED, require_tiled_login, tiled_address, without_secrets
+from bluesky_prefect.credentials import (
+    REFUSED,
+    SPELLING,
+    UNREADABLE,
+    require_tiled_login,
+    tiled_address,
+    without_secrets,
+)
 from bluesky_prefect.exceptions import (
     ConfigurationError,
     RunIncomplete,
@@ -266,6 +273,8 @@ def explained(name: str) -> Iterator[None]:
         status = error.response.status_code
         mend = f"set {_KEY} to a key that may read runs and write results" if status in REFUSED else "its log says more"
         raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {mend}.") from error
+    except httpx.InvalidURL:  # it repeats a part of the address, which may belong to a password
+        raise ConfigurationError(f"Tiled is set to {UNREADABLE}: {SPELLING}.") from None
     except httpx.TransportError as error:
         raise TiledUnavailable(
             f"Tiled at {name} cannot be reached ({one_line(str(error) or type(error).__name__, 200)}): is it "

@@ -4,12 +4,12 @@ import json
 import threading
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from bluesky_prefect.exceptions import ServiceUnavailable
+from bluesky_prefect.credentials import SPELLING, UNREADABLE, parse
+from bluesky_prefect.exceptions import ConfigurationError, ServiceUnavailable
 from bluesky_prefect.texts import one_line
 
 _UNAVAILABLE = "Unavailable"
@@ -47,9 +47,9 @@ def ask(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> 
     import httpx
 
     try:
-        service = urlsplit(url).hostname or url
-    except ValueError as error:
-        raise ServiceUnavailable(f"{one_line(url, 100)} is not an address") from error
+        service = parse(url).hostname or UNREADABLE
+    except ConfigurationError:
+        raise ServiceUnavailable(f"A service's address is {UNREADABLE}: {SPELLING}") from None
     deadline = time.monotonic() + timeout_s
     answer: list[Any] = []
     failure: list[str] = []

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from bluesky_prefect.exceptions import ConfigurationError
-from bluesky_prefect.settings import Settings, get_settings
+from bluesky_prefect.private import rights_in
+from bluesky_prefect.settings import Settings, default_state_directory, get_settings
 
 _QT_BINDINGS = ("PyQt6", "PySide6", "PyQt5", "PySide2")
 
@@ -19,8 +20,8 @@ def open_ipython(
 ) -> NoReturn:
     """Become an IPython with the beamline profile on the local stack, which is started if need be.
 
-    IPython's own files (history and so on) go below the state directory. Does not return: this process is
-    replaced.
+    IPython's own files (history and so on) go below the state directory, or, where a group shares that, below the
+    user's own: IPython runs what it finds among them. Does not return: this process is replaced.
 
     Parameters
     ----------
@@ -45,7 +46,7 @@ def open_ipython(
     files = startup_files()
     stack = LocalStack(settings)
     info = stack.find() or stack.up(report)
-    directory = private_directory(settings.state_directory / "ipython")
+    directory = private_directory(_ipython_directory(settings))
     command = [*ipython_command(files, directory), *arguments]
     sys.stdout.flush()
     sys.stderr.flush()
@@ -81,6 +82,11 @@ def ipython_command(files: Sequence[Path], ipython_directory: Path) -> list[str]
         f"--InteractiveShellApp.exec_files={json.dumps([str(path) for path in files])}",
     ]
     return [*command, "--matplotlib=qt"] if _can_draw() else command
+
+
+def _ipython_directory(settings: Settings) -> Path:
+    shared = rights_in(settings.state_directory).group is not None
+    return (default_state_directory() if shared else settings.state_directory) / "ipython"
 
 
 def _can_draw() -> bool:

@@ -10,7 +10,8 @@ from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.private import private_file
+from bluesky_prefect.at_fork import HeldLock, tell_of_forks
+from bluesky_prefect.private import private_database
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,12 @@ class PersistentMetadata(MutableMapping[str, Any]):
     def __init__(self, path: Path):
         self._path = path
         self._lock = threading.RLock()
+        self._fork = HeldLock(self._lock)
+        tell_of_forks(self._fork)
         self._values: dict[str, Any] = {}
+        self._trouble = ""
         with self._tolerated("read"):
-            private_file(path)
+            private_database(path)
             with self._connection() as connection:
                 connection.execute(_CREATE)
                 rows = connection.execute("SELECT key, value FROM metadata")
@@ -111,9 +115,14 @@ class PersistentMetadata(MutableMapping[str, Any]):
 
     @contextlib.contextmanager
     def _tolerated(self, verb: str) -> Iterator[None]:
+        """Say once, while it lasts, that the file will not do."""
         try:
             yield
+            self._trouble = ""
         except (OSError, sqlite3.Error, ValueError) as error:
+            known, self._trouble = self._trouble, str(error)
+            if known:
+                return
             logger.error(
                 "The metadata file %s cannot be %s (%s): metadata, the scan id too, is lost with this session. "
                 "Mend or remove the file and start again.",

@@ -6,11 +6,19 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from urllib.parse import urlsplit
 
-from bluesky_prefect.credentials import PREFECT_KEY, REFUSED, basic, user_of, without_secrets, without_user
-from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.credentials import (
+    PREFECT_KEY,
+    REFUSED,
+    SPELLING,
+    basic,
+    user_of,
+    without_secrets,
+    without_user,
+)
+from bluesky_prefect.exceptions import ConfigurationError, StackError
 from bluesky_prefect.prefect_address import prefect_authorization, prefect_url
 from bluesky_prefect.settings import Settings, get_settings
 
@@ -81,6 +89,10 @@ def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings
     for name, value in _TILED_RETRIES.items():
         environment.setdefault(name, value)
     settings = get_settings()
+    for name in ("state_directory", "output_directory"):
+        if name in settings.model_fields_set:
+            # As it was meant at the start: the settings are read again later, here and in child processes.
+            environment[f"BLUESKY_PREFECT_{name.upper()}"] = str(getattr(settings, name))
     stack = _stack_environment(settings)
     kept = {name for name in ("BLUESKY_PREFECT_OUTPUT_DIRECTORY",) if name in environment}
     # The stack's list says what runs of the stack should have had, and nothing of those of another server.
@@ -131,7 +143,9 @@ def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = 
         except urllib.error.HTTPError as error:
             problem = f"answers {error.code}" if error.code >= 500 else ""
             answers.append(Answer(problem, refused=error.code in REFUSED))
-        except (OSError, ValueError, HTTPException) as error:
+        except (ConfigurationError, ValueError, InvalidURL):  # the latter two repeat what they cannot read
+            answers.append(Answer(SPELLING))
+        except (OSError, HTTPException) as error:
             answers.append(Answer(str(getattr(error, "reason", error))))
 
     # A thread, since nothing else bounds a name look-up; left alone if it hangs.

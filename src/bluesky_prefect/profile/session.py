@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.exceptions import BlueskyPrefectError
+from bluesky_prefect.private import share
 from bluesky_prefect.profile.metadata import PersistentMetadata
 from bluesky_prefect.profile.recorder import TiledRecorder
 from bluesky_prefect.profile.services import Service, describe, prefect_service, start_or_check, use_services
@@ -57,6 +58,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
         Is told in one line what is there and what is not.
     """
     settings = use_services()
+    share(settings.state_directory, settings.kept_runs_path)
     tiled = TiledConnection(settings)
     tell(describe([_tiled_service(tiled, tell), prefect_service()]))
 

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
+from bluesky_prefect.at_fork import tell_of_forks
 from bluesky_prefect.documents import jsonable
 from bluesky_prefect.kept_runs import documents_in, hold
 from bluesky_prefect.private import private_file
@@ -76,6 +77,14 @@ class Spool:
             self._path.unlink(missing_ok=True)
         self._close()
 
+    def before_fork(self) -> None:
+        """Nothing has to stand still: the run goes on in the parent."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Let go of the file in a child: it would be held for as long as that lives."""
+        if in_child:
+            self._close()
+
     def _append(self, packed: bytes) -> None:
         file, left = self._opened(), memoryview(packed)
         while left:  # a disk that is nearly full takes a part
@@ -89,6 +98,7 @@ class Spool:
             # A run may never stop, and its recording be forgotten.
             weakref.finalize(self, self._file.close)
             hold(self._file)
+            tell_of_forks(self)
         return self._file
 
     def _close(self) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from bluesky_prefect.at_fork import tell_of_forks
 from bluesky_prefect.kept_runs import write_run
 from bluesky_prefect.profile.spool import Spool
 from bluesky_prefect.profile.tiled import TiledConnection
@@ -33,6 +34,18 @@ class StrandedRuns:
     def __init__(self, connection: TiledConnection, tell: Callable[[str], None]) -> None:
         self._connection = connection
         self._tell = tell
+        self._begin()
+        tell_of_forks(self)
+
+    def before_fork(self) -> None:
+        """Nothing has to stand still: the runs stay the parent's."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Begin without runs in a child: two who write one file would spoil it."""
+        if in_child:
+            self._begin()
+
+    def _begin(self) -> None:
         self._runs: list[tuple[str, Spool]] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()

@@ -1,4 +1,4 @@
-"""Files and directories that only their owner may read."""
+"""Files and directories that only their owner may read, or the group that shares the state directory."""
 
 import contextlib
 import fcntl
@@ -12,7 +12,7 @@ from bluesky_prefect.exceptions import StackError
 
 
 def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner can enter, whatever the umask.
+    """Make a directory that only its owner can enter, or the group that shares the one around it, whatever the umask.
 
     Parents that do not exist yet are made with the user's own defaults.
 
@@ -32,14 +32,13 @@ def private_directory(path: Path) -> Path:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file with one of mode 0600; a reader sees the old content or the new, never a part."""
+    """Replace a file with a private one; a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, 0o600)
+    private.private_file(temporary)
+    with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        os.fsync(descriptor)
+        os.fsync(file.fileno())
     temporary.replace(path)
 
 
@@ -50,9 +49,13 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
     Raises
     ------
     StackError
-        If somebody else holds it for longer than `timeout_s`.
+        If somebody else holds it for longer than `timeout_s`, or it is closed to this user.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        private.private_file(path)
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except PermissionError as error:
+        raise StackError(f"Cannot lock {path}: {error.strerror}.") from error
     try:
         deadline = time.monotonic() + timeout_s
         while True:

@@ -4,6 +4,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from bluesky_prefect.private import rights_in
 from bluesky_prefect.stack.database import PrefectDatabase, sqlite_database
 from bluesky_prefect.stack.files import private_directory
 from bluesky_prefect.stack.http import answers
@@ -24,9 +25,13 @@ class PrefectServer:
 
     name = "prefect"
     title = "Prefect server"
-    umask = 0o077
     # The RunEngine beside it goes first: it never waits for Prefect.
     niceness = 5
+
+    @property
+    def umask(self) -> int:
+        """The umask it runs with: its files are for those who may enter the state directory."""
+        return rights_in(self.paths.root).umask
 
     def command(self) -> list[str]:
         """Return the command line."""

@@ -13,6 +13,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.private import private_file
 
 # Every process that descends from a stack inherits this variable: it tells a process apart from another one that
 # got the same pid later, also when the clock was set in between, and finds flow runs whose worker was killed.
@@ -94,7 +95,8 @@ def start_process(
     if log.exists():
         log.replace(log.with_name(f"{log.name}.1"))
     mark = secrets.token_hex(16)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    private_file(log)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     try:
         child = subprocess.Popen(
             command,
@@ -174,9 +176,16 @@ def stop_processes(managed: Iterable[ManagedProcess], *, timeout_s: float = 10.0
     """End processes and everything that descends from them: SIGTERM first, SIGKILL after `timeout_s`.
 
     Returns when all of them are gone.
+
+    Raises
+    ------
+    StackError
+        If one is another user's; nothing is stopped then.
     """
     managed = list(managed)
     first = [process for one in managed if (process := one.find())]
+    for process in first:
+        _require_ours(process)
     for process in first:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.terminate()
@@ -187,6 +196,16 @@ def stop_processes(managed: Iterable[ManagedProcess], *, timeout_s: float = 10.0
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
     psutil.wait_procs(left, timeout=timeout_s)
+
+
+def _require_ours(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        if os.geteuid() not in (0, process.uids().real):
+            owner = process.username()
+            raise StackError(
+                f"The stack's process {process.pid} belongs to {owner}: only {owner} can stop it, or start it anew, "
+                "with 'bluesky-prefect down' and 'up'. Sessions and 'status' of other users work with it."
+            )
 
 
 def _marked(marks: set[str]) -> list[psutil.Process]:

@@ -153,7 +153,7 @@ class LocalStack:
                 self._stop([known[name]])
         ports = {name: self._port(name, running, any_port, report) for name in _SERVERS}
         moved = any(name in known and known[name].port != ports[name] for name in _SERVERS)
-        if "worker" in running and (moved or running["worker"].variable("TILED_API_KEY") != key):
+        if "worker" in running and (moved or running["worker"].variable("TILED_API_KEY") not in (key, None)):
             del running["worker"]
             report(f"{_TITLES['worker']}: starting anew, since an address or Tiled's key has changed")
         elif "worker" in running and self._wants_another_worker(running["worker"]):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.private import rights_in
 from bluesky_prefect.raw_catalog import RAW_SPEC
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.files import private_directory, write_private
@@ -25,9 +26,13 @@ class TiledServer:
 
     name = "tiled"
     title = "Tiled server"
-    umask = 0o077
     # The RunEngine waits for each document to be written.
     niceness = 0
+
+    @property
+    def umask(self) -> int:
+        """The umask it runs with: its files are for those who may enter the state directory."""
+        return rights_in(self.paths.root).umask
 
     @property
     def catalog(self) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.private import private_directory
+from bluesky_prefect.private import private_directory, rights_in
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.http import answers, request_json
 from bluesky_prefect.stack.info import StackInfo, StackPaths
@@ -41,8 +41,8 @@ class Worker:
 
     @property
     def umask(self) -> int:
-        """The umask it runs with: below the state directory all is for its owner, elsewhere the user's own decides."""
-        return 0o077 if self.settings.output_directory is None else -1
+        """The umask it runs with: that of the state directory below it, elsewhere the user's own."""
+        return rights_in(self.paths.root).umask if self.settings.output_directory is None else -1
 
     def command(self) -> list[str]:
         """Return the command line."""

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bluesky_prefect.profile.ipython import ipython_command, startup_files
+from bluesky_prefect.profile.ipython import _ipython_directory, ipython_command, startup_files
+from bluesky_prefect.settings import Settings, default_state_directory
 
 _FILES = startup_files()
 
@@ -34,3 +35,10 @@ def test_ipython_runs_the_startup_files_and_keeps_its_own_elsewhere(tmp_path: Pa
     assert f"--ipython-dir={tmp_path}" in command
     (files,) = [argument for argument in command if "exec_files" in argument]
     assert json.loads(files.partition("=")[2]) == [str(path) for path in _FILES]
+
+
+@pytest.mark.parametrize(("mode", "own"), [(0o700, False), (0o2770, True)])
+def test_ipython_s_own_files_are_shared_with_nobody(tmp_path: Path, mode: int, own: bool):
+    tmp_path.chmod(mode)
+    directory = default_state_directory() if own else tmp_path
+    assert _ipython_directory(Settings(state_directory=tmp_path)) == directory / "ipython"

@@ -127,3 +127,19 @@ def test_a_broken_file_is_said_and_stops_no_scan(path: Path, caplog: pytest.LogC
     assert [_scan_id(engine), _scan_id(engine)] == [1, 2]
     assert str(path) in caplog.text
     assert {record.levelno for record in caplog.records if record.name.startswith("bluesky_prefect")} == {logging.ERROR}
+
+
+def test_a_trouble_that_lasts_is_told_once_and_the_next_one_again(path: Path, caplog: pytest.LogCaptureFixture):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.mkdir()
+    metadata = PersistentMetadata(path)
+    metadata["sample"] = "Fe"
+    assert metadata.next_scan_id() == 1
+    assert len(caplog.records) == 1
+    path.rmdir()
+    PersistentMetadata(path)  # makes it anew, as the next session does
+    metadata["sample"] = "Co"
+    path.unlink()
+    path.mkdir()
+    metadata["sample"] = "Ni"
+    assert len(caplog.records) == 2

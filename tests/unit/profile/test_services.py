@@ -65,7 +65,7 @@ def test_a_refused_connection_is_named(free_port: int):
 
 
 def test_an_address_that_is_none_is_named():
-    assert "unknown url type" in probe("nonsense").problem
+    assert "write http://host:port/path" in probe("nonsense").problem
 
 
 def test_a_server_that_says_nothing_costs_no_more_than_the_time_allowed():

@@ -9,6 +9,9 @@ import pytest
 
 from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.stack.files import exclusive, private_directory, write_private
+from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.process import start_process
+from bluesky_prefect.stack.tiled import TiledServer
 
 
 def mode(path):
@@ -68,3 +71,13 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     assert subprocess.run([sys.executable, "-c", holder, str(tmp_path / "lock")], check=False).returncode == -9
     with exclusive(tmp_path / "lock", 0):
         pass
+
+
+def test_in_a_shared_directory_what_the_stack_writes_is_the_group_s(tmp_path, any_umask):
+    tmp_path.chmod(0o2770)
+    write_private(tmp_path / "key", "secret")
+    with exclusive(tmp_path / "lock", 1):
+        start_process([sys.executable, "-c", ""], {}, directory=tmp_path, log=tmp_path / "log", port=None)
+    assert {mode(tmp_path / name) for name in ("key", "lock", "log")} == {0o660}
+    assert mode(private_directory(tmp_path / "logs")) == mode(tmp_path) == 0o2770
+    assert TiledServer(StackPaths(tmp_path), 0, "").umask == 0o007

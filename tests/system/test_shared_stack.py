@@ -1,0 +1,43 @@
+"""A local stack that one operator has started, used by another who shares the state directory."""
+
+from bluesky_prefect.stack.info import StackState
+from tests.services.account import shared_place
+
+_SESSION = """
+import os
+from bluesky.plans import count
+from bluesky_prefect.profile import start_session
+from ophyd.sim import det
+
+session = start_session(tell=lambda line: print("TOLD", line))
+uid = session.run_engine(count([det]))[0]
+print("IN TILED", uid in session.raw)
+session.prefect_callback.close(30)
+print("SENT", session.prefect_callback.outbox.counts().sent)
+"""
+
+
+def test_another_operator_works_with_the_stack_and_cannot_stop_it():
+    with shared_place() as (state, ada, bob):
+        here = ("--state-directory", state)
+        code, said = ada.command("up", *here, "--tiled-port", 0, "--prefect-port", 0)
+        assert code == 0, said
+        try:
+            code, said = bob.command("status", *here)
+            assert code == 0, said
+            output = bob.run(_SESSION, umask=0o077, BLUESKY_PREFECT_STATE_DIRECTORY=str(state))
+            assert "IN TILED True" in output, output
+            assert "SENT 1" in output, output
+            code, said = bob.command("up", *here)
+            assert (code, "already running" in said) == (0, True), said
+            code, said = bob.command("down", *here)
+            assert code == 1, said
+            assert f"belongs to {ada.uid}" in said
+            assert "Traceback" not in said
+            assert all(process.is_alive() for process in StackState.load(state / "stack.json").processes.values())
+        finally:
+            code, said = ada.command("down", *here)
+        assert code == 0, said
+        # Also what the servers made, so that the next one to start the stack may be anybody.
+        closed = [path for path in state.rglob("*") if path.stat().st_mode & 0o060 != 0o060 and not path.is_symlink()]
+        assert closed == []
