@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from urllib.parse import urlsplit
 
 import anyio
 from prefect.client.orchestration import get_client
@@ -21,6 +22,7 @@ from bluesky_prefect.flows import data_validation, find_peak, my_workflow
 from bluesky_prefect.reconciliation.flow import reconcile
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stack.http import answers
+from bluesky_prefect.stack.ports import hold_port
 from bluesky_prefect.stack.worker import DEPLOYMENT
 from bluesky_prefect.warm.worker import WarmProcessWorker
 
@@ -66,8 +68,11 @@ def main(worker_name: str) -> None:
     """Run the worker process."""
     # What a script starts in the background has it ignored, and Prefect's handler makes it of SIGTERM.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    settings = get_settings()
+    for url in (get_current_settings().api.url, settings.tiled_uri):
+        hold_port(urlsplit(url or "").port or 0)
     try:
-        anyio.run(work, worker_name, get_settings())
+        anyio.run(work, worker_name, settings)
     except KeyboardInterrupt:
         # What the handler above makes of SIGTERM.
         print("Worker stopped.")  # noqa: T201  # goes to the worker's log
