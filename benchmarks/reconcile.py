@@ -36,7 +36,8 @@ from bluesky_prefect.reconciliation.runs import runs_between
 from bluesky_prefect.reconciliation.window import Window
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.info import StackInfo, StackPaths, stack_info
-from bluesky_prefect.stack.tiled import TiledServer, load_or_make_key, make_containers
+from bluesky_prefect.stack.keys import StackKeys
+from bluesky_prefect.stack.tiled import TiledServer, make_containers
 from bluesky_prefect.stack.tiled_app import index_times
 from bluesky_prefect.submission import Submission, submission_key
 
@@ -61,14 +62,15 @@ def tiled(directory: Path) -> Iterator[tuple[TiledServer, StackInfo]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = TiledServer(paths, port, load_or_make_key(paths))
+    keys = StackKeys.load_or_make(paths)
+    server = TiledServer(paths, port, keys.tiled.get_secret_value())
     server.prepare()
     environment = {**os.environ, **server.environment()}
     with (directory / "tiled.log").open("ab") as log:
         process = subprocess.Popen(server.command(), env=environment, stdout=log, stderr=log)
     try:
         wait_until(server.is_ready)
-        yield server, stack_info(Settings(state_directory=directory), tiled_port=port, prefect_port=0, key=server.key)
+        yield server, stack_info(Settings(state_directory=directory), tiled_port=port, prefect_port=0, keys=keys)
     finally:
         process.kill()
         process.wait()

@@ -31,13 +31,13 @@ from bluesky.plan_stubs import one_nd_step, sleep
 from bluesky.plans import count, scan
 from bluesky.utils import MsgGenerator
 from bluesky_tiled_plugins import TiledWriter
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 from pydantic import SecretStr
 from rich.console import Console
 from rich.table import Table
 from tests.services.outside import cat_facts, open_meteo
 from tests.services.postgres import empty_database
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import prefect_settings, wait_until
 from tiled.client import from_uri
 
 from bluesky_prefect.deployment import deploy
@@ -47,10 +47,11 @@ from bluesky_prefect.sim import make_devices
 from bluesky_prefect.stack.database import parse_database
 from bluesky_prefect.stack.http import request_json
 from bluesky_prefect.stack.info import StackInfo, StackPaths, stack_info
+from bluesky_prefect.stack.keys import StackKeys
 from bluesky_prefect.stack.prefect import PrefectServer
 from bluesky_prefect.stack.process import start_process, stop_processes
 from bluesky_prefect.stack.service import Service
-from bluesky_prefect.stack.tiled import TiledServer, load_or_make_key, make_containers
+from bluesky_prefect.stack.tiled import TiledServer, make_containers
 from bluesky_prefect.stack.worker import Worker
 
 STOCK, WARM = "process", "warm-process"
@@ -89,8 +90,10 @@ def servers(home: Path, url: str, outside: dict[str, str]) -> Iterator[tuple[Sta
     paths = StackPaths(home)
     for directory in (paths.logs, paths.images):
         directory.mkdir(parents=True)
-    tiled = TiledServer(paths, free_port(), load_or_make_key(paths))
-    prefect = PrefectServer(paths, free_port(), parse_database(SecretStr(url), paths))
+    keys = StackKeys.load_or_make(paths)
+    tiled = TiledServer(paths, free_port(), keys.tiled.get_secret_value())
+    database = parse_database(SecretStr(url), paths)
+    prefect = PrefectServer(paths, free_port(), keys.prefect.get_secret_value(), database)
     services: list[Service] = [tiled, prefect]
     started = []
     try:
@@ -99,7 +102,7 @@ def servers(home: Path, url: str, outside: dict[str, str]) -> Iterator[tuple[Sta
             started.append(start(paths, service.name, service.command(), service.environment(), service))
         for service in services:
             wait_until(service.is_ready, timeout_s=180)
-        info = stack_info(settings, tiled_port=tiled.port, prefect_port=prefect.port, key=tiled.key)
+        info = stack_info(settings, tiled_port=tiled.port, prefect_port=prefect.port, keys=keys)
         make_containers(info, settings)
         yield info, settings, {service.name: process.pid for service, process in zip(services, started, strict=True)}
     finally:
@@ -138,17 +141,17 @@ def worker(info: StackInfo, settings: Settings, kind: str, limit: int | None) ->
     made = subprocess.run(make_pool, env={**os.environ, **environment}, capture_output=True, text=True)
     if made.returncode:
         raise SystemExit(f"No work pool of type {kind}: {made.stdout}{made.stderr}")
-    with temporary_settings({PREFECT_API_URL: info.prefect_api_url}):
+    with temporary_settings(prefect_settings(info)):
         name = anyio.run(partial(deploy, my_workflow, kind, pool))
     command = [*prefect, "worker", "start", "--pool", pool, "--type", kind]
     command += [] if limit is None else ["--limit", str(limit)]
     process = start(paths, f"worker-{kind}", command, environment, ours)
     try:
-        api = info.prefect_api_url
-        wait_until(lambda: request_json(f"{api}/work_pools/{pool}/workers/filter", body={}) or not process.is_alive())
+        api, ask = info.prefect_api_url, partial(request_json, headers=info.prefect_headers)
+        wait_until(lambda: ask(f"{api}/work_pools/{pool}/workers/filter", body={}) or not process.is_alive())
         if not process.is_alive():
             raise SystemExit(f"The worker ended:\n{process.log_tail()}")
-        yield request_json(f"{api}/deployments/name/{name}")["id"], process.pid
+        yield ask(f"{api}/deployments/name/{name}")["id"], process.pid
     finally:
         stop_processes([process])
 
@@ -157,7 +160,7 @@ class Bench:
     """One RunEngine with its runs in Tiled, and the flow runs on them."""
 
     def __init__(self, info: StackInfo) -> None:
-        self._api = info.prefect_api_url
+        self._api, self._ask = info.prefect_api_url, partial(request_json, headers=info.prefect_headers)
         self._devices = make_devices(info.images)
         self._engine = RunEngine({"user": "bench"})
         root = from_uri(info.tiled_uri, api_key=info.tiled_api_key.get_secret_value())
@@ -183,14 +186,14 @@ class Bench:
         """Create a flow run on a run, as the forwarder does; note how long that takes."""
         began = time.perf_counter()
         body = {"parameters": {"ref": uid}, "state": {"type": "SCHEDULED"}, "idempotency_key": f"{deployment}-{uid}"}
-        made = request_json(f"{self._api}/deployments/{deployment}/create_flow_run", body=body, timeout_s=120)
+        made = self._ask(f"{self._api}/deployments/{deployment}/create_flow_run", body=body, timeout_s=120)
         result.creates.append(time.perf_counter() - began)
         return made["id"]
 
     def ended(self, flow_runs: list[str]) -> list[dict[str, Any]] | None:
         """Return the flow runs once all have ended, None before."""
         body = {"flow_runs": {"id": {"any_": flow_runs}}}
-        found = request_json(f"{self._api}/flow_runs/filter", body=body, timeout_s=120)
+        found = self._ask(f"{self._api}/flow_runs/filter", body=body, timeout_s=120)
         return found if all(one["state_type"] in ENDED for one in found) else None
 
     def single(self, deployment: str, result: Result) -> None:

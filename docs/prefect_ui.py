@@ -67,6 +67,12 @@ def open_browser(executable: str | Path = BROWSER) -> Iterator[Page]:
             browser.close()
 
 
+def sign_in(page: Page, link: str) -> None:
+    """Open the link that the local stack has printed for a browser, and wait for the flow runs."""
+    page.goto(link)
+    page.wait_for_url("**/runs")
+
+
 class PrefectUi:
     """One of Prefect's two UIs.
 

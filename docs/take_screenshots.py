@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from docs.prefect_ui import BROWSER, PrefectUi, open_browser
+from docs.prefect_ui import BROWSER, PrefectUi, open_browser, sign_in
 
 from bluesky_prefect.settings import get_settings
 from bluesky_prefect.stack import LocalStack
+from bluesky_prefect.stack.sign_in import sign_in_url
 
 IMAGES = Path(__file__).parent / "images"
 
@@ -44,6 +45,7 @@ def main() -> None:
     )
     [*_, plot_url] = re.findall(r"its plot: (\S+)", demo.stdout)
     with open_browser(arguments.browser) as page:
+        sign_in(page, sign_in_url(info))
         flow_runs(PrefectUi(page, info.prefect_ui_url, IMAGES))
         plot(PrefectUi(page, info.prefect_ui_url, IMAGES, version=2), plot_url)
 

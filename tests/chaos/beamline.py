@@ -123,7 +123,7 @@ class Beamline:
             self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
             self.prefect_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["prefect"].port)))
             self.tiled_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["tiled"].port)))
-            self.prefect = made.enter_context(closing(PrefectView(self.info.prefect_api_url)))
+            self.prefect = made.enter_context(closing(PrefectView(self.info)))
             made.callback(self._kill_processes)
             self.keep_executing()
             self._made = made.pop_all()
@@ -300,7 +300,8 @@ class Beamline:
 
     def _service(self, name: str) -> Service:
         if name == "prefect":
-            return PrefectServer(self.stack.paths, int(self.info.prefect_api_url.rsplit(":", 1)[1].split("/")[0]))
+            port = int(self.info.prefect_ui_url.rsplit(":", 1)[1])
+            return PrefectServer(self.stack.paths, port, self.info.prefect_auth_string.get_secret_value())
         if name == "tiled":
             port = int(self.info.tiled_uri.rsplit(":", 1)[1])
             return TiledServer(self.stack.paths, port, self.info.tiled_api_key.get_secret_value())

@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from bluesky_prefect.stack import StackInfo
 from tests.services.prefect_process import wait_until
 
 _PAGE = 200
@@ -18,12 +19,12 @@ class PrefectView:
 
     Parameters
     ----------
-    url : str
-        Address of Prefect's API.
+    info : StackInfo
+        The stack it belongs to.
     """
 
-    def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=30)
+    def __init__(self, info: StackInfo) -> None:
+        self._client = httpx.Client(base_url=info.prefect_api_url, headers=info.prefect_headers, timeout=30)
 
     def close(self) -> None:
         self._client.close()

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
-from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.info import StackInfo, StackPaths
 from bluesky_prefect.stack.prefect import PrefectServer
 
 
@@ -22,6 +23,22 @@ def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
         time.sleep(0.1)
     return answer
+
+
+def prefect_settings(stack: StackInfo) -> dict[Any, str]:
+    """Return the settings that make this process's Prefect a client of the stack's, for ``temporary_settings``."""
+    return {PREFECT_API_URL: stack.prefect_api_url, PREFECT_API_AUTH_STRING: user_of(stack)}
+
+
+def user_of(stack: StackInfo) -> str:
+    """Return user and password of the stack's Prefect."""
+    return stack.prefect_auth_string.get_secret_value()
+
+
+def ask(stack: StackInfo, method: str, path: str, **content: Any) -> httpx.Response:
+    """Send a request to the stack's Prefect as its user."""
+    url, headers = stack.prefect_api_url + path, stack.prefect_headers
+    return httpx.request(method, url, headers=headers, timeout=30, **content)
 
 
 def post(api_url: str, path: str, *, user: str | None = None, **content: Any) -> Any:
@@ -44,7 +61,7 @@ def post(api_url: str, path: str, *, user: str | None = None, **content: Any) ->
 
 
 class PrefectProcess:
-    """``prefect server start`` on a free port, with its database in `home`.
+    """A Prefect server on a free port, as the local stack runs it, with its database in `home`.
 
     With `user`, given as ``name:password``, it wants basic authentication. With `database_url`, its database is there
     and not in an SQLite file.
@@ -67,14 +84,12 @@ class PrefectProcess:
 
     def start(self) -> None:
         # As the local stack runs it: with Prefect's defaults, SQLite stalls under the service that marks late runs.
-        server = PrefectServer(StackPaths(self._home), self.port)
+        server = PrefectServer(StackPaths(self._home), self.port, self._user)
         server.prepare()
         command = server.command()
         environment = {**os.environ, **server.environment()}
         if self._database_url:
             environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database_url
-        if self._user:
-            environment["PREFECT_SERVER_API_AUTH_STRING"] = self._user
         with (self._home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True

@@ -31,14 +31,21 @@ class WorkerProcess:
         Name of the work pool.
     worker_api_url : str, optional
         The Prefect server as the worker and its flow runs see it, where that is a proxy.
+    user : str, optional
+        User and password that the server asks for.
     """
 
-    def __init__(self, api_url: str, folder: Path, pool: str, *, worker_api_url: str | None = None) -> None:
+    def __init__(
+        self, api_url: str, folder: Path, pool: str, *, worker_api_url: str | None = None, user: str = ""
+    ) -> None:
         self.pool = pool
         self.log = folder / f"{pool}.log"
         self._api_url = api_url
-        self._client = httpx.Client(base_url=api_url, timeout=60, transport=httpx.HTTPTransport(retries=3))
+        transport, auth = httpx.HTTPTransport(retries=3), tuple(user.split(":", 1)) if user else None
+        self._client = httpx.Client(base_url=api_url, timeout=60, transport=transport, auth=auth)
         self._environment = {**os.environ, "PREFECT_API_URL": worker_api_url or api_url, "PREFECT_CLI_PROMPT": "false"}
+        if user:
+            self._environment["PREFECT_API_AUTH_STRING"] = user
         self.process: subprocess.Popen | None = None
 
     def make_pool(self, *, preload: list[str] | None = None) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from prefect.logging.handlers import APILogHandler
 from prefect.settings import (
-    PREFECT_API_URL,
     PREFECT_LOCAL_STORAGE_PATH,
     PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW,
     temporary_settings,
@@ -18,6 +17,7 @@ from prefect.settings import (
 from bluesky_prefect.settings import get_settings
 from bluesky_prefect.stack import StackInfo
 from tests.services.outside import Outside, cat_facts, open_meteo
+from tests.services.prefect_process import prefect_settings, user_of
 
 
 class Room:
@@ -42,6 +42,7 @@ class Room:
         """Return what a process needs to run the flows as this one does."""
         return {
             "PREFECT_API_URL": self.stack.prefect_api_url,
+            "PREFECT_API_AUTH_STRING": user_of(self.stack),
             "PREFECT_LOCAL_STORAGE_PATH": str(self.cache),
             "BLUESKY_PREFECT_TILED_URI": self.stack.tiled_uri,
             "TILED_API_KEY": self.stack.tiled_api_key.get_secret_value(),
@@ -77,7 +78,7 @@ def room_for(stack: StackInfo, folder: Path) -> Iterator[Room]:
         settings_from({name: value for name, value in room.environment().items() if name.startswith(("BLU", "TIL"))}),
         temporary_settings(
             {
-                PREFECT_API_URL: stack.prefect_api_url,
+                **prefect_settings(stack),
                 PREFECT_LOCAL_STORAGE_PATH: room.cache,
                 PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW: "ignore",  # a task is called by itself, too
             }

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import bluesky.plans as bp
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 from tiled.client import from_uri
 from tiled.structures.core import Spec
 
@@ -22,8 +22,10 @@ from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.history import History
 from bluesky_prefect.reconciliation.reconciler import Reconciler
 from bluesky_prefect.reconciliation.window import Window
+from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack.tiled import RAW_SPEC
 from bluesky_prefect.submission import Submission, submission_key
+from tests.services.prefect_process import prefect_settings
 from tests.system.beamline import Beamline
 
 # Nobody works on it: the tests decide what becomes of its flow runs.
@@ -99,9 +101,9 @@ class Hutch:
 
 
 @contextmanager
-def idle_deployment(api_url: str) -> Iterator[None]:
+def idle_deployment(stack: StackInfo) -> Iterator[None]:
     """Have the deployment in a Prefect server, and this process talk to that, until the end of the block."""
-    with temporary_settings({PREFECT_API_URL: api_url}), get_client(sync_client=True) as client:
+    with temporary_settings(prefect_settings(stack)), get_client(sync_client=True) as client:
         flow_id = client.create_flow_from_name(DEPLOYMENT.partition("/")[0])
         schema = {"type": "object", "properties": {"ref": {"type": "string"}, "date": {}}, "required": ["ref"]}
         client.create_deployment(flow_id, DEPLOYMENT.partition("/")[2], parameter_openapi_schema=schema)

@@ -30,7 +30,7 @@ HERE = {
 def hutch(stack, tmp_path):
     """After a weekend: scans 1200 to 1203, of which one was processed, and the dead letter of scan 1234."""
     with (
-        idle_deployment(stack.prefect_api_url),
+        idle_deployment(stack),
         closing(Hutch(stack, f"raw-{tmp_path.name}", tmp_path / "state")) as hutch,
         closing(Outbox(hutch.settings.outbox_path)) as outbox,
     ):

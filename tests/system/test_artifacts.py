@@ -4,7 +4,6 @@ import asyncio
 import secrets
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -13,6 +12,7 @@ from bluesky_prefect.flows.artifacts import shown
 from bluesky_prefect.flows.plain_flow import plain_flow
 from bluesky_prefect.flows.progress import Progress
 from tests.services.fault_proxy import FaultProxy
+from tests.services.prefect_process import ask
 from tests.system.flow_room import room_for
 
 
@@ -31,7 +31,7 @@ def proxy(stack):
 
 def artifacts(stack, key):
     asked = {"artifacts": {"key": {"any_": [key]}}}
-    return httpx.post(f"{stack.prefect_api_url}/artifacts/filter", json=asked, timeout=30).raise_for_status().json()
+    return ask(stack, "POST", "/artifacts/filter", json=asked).raise_for_status().json()
 
 
 def test_an_artifact_that_a_busy_server_does_not_take_is_a_warning(stack, proxy, caplog):

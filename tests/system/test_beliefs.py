@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from uuid import UUID, uuid4
 
-import httpx
 import pytest
 from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
@@ -22,7 +21,7 @@ from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.endings import Endings
 from bluesky_prefect.reconciliation.verdict import Verdict
 from bluesky_prefect.submission import submission_key
-from tests.services.prefect_process import post, wait_until
+from tests.services.prefect_process import ask, post, user_of, wait_until
 from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
 
 FLOW = """
@@ -41,7 +40,7 @@ def much_later():
 
 @pytest.fixture(scope="module")
 def _deployment(stack):
-    with idle_deployment(stack.prefect_api_url):
+    with idle_deployment(stack):
         yield
 
 
@@ -285,9 +284,9 @@ def heartbeat(stack, flow_run, *, clock_off_s=0.0):
         "resource": {"prefect.resource.id": f"prefect.flow-run.{flow_run}"},
         "id": str(uuid4()),
     }
-    httpx.post(f"{stack.prefect_api_url}/events", json=[event], timeout=30).raise_for_status()
+    ask(stack, "POST", "/events", json=[event]).raise_for_status()
     body = {"filter": {"id": {"id": [event["id"]]}, "occurred": {"until": "9999-01-01T00:00:00Z"}}}
-    wait_until(lambda: post(stack.prefect_api_url, "/events/filter", **body)["total"])
+    wait_until(lambda: post(stack.prefect_api_url, "/events/filter", user=user_of(stack), **body)["total"])
 
 
 def running(hutch):

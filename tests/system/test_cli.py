@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.services.prefect_process import user_of
+
 
 def cli(*arguments):
     command = [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", *arguments]
@@ -18,21 +20,22 @@ def test_up_ends_with_addresses_and_how_to_go_on(stack):
     done = cli("up", "--state-directory", str(stack.state_directory))
     assert done.returncode == 0, done.stderr
     assert done.stderr == "The stack is already running.\n"
+    assert f"  Prefect UI   {stack.prefect_ui_url}/bluesky-prefect/sign-in#" in done.stdout
     for line in (
-        f"  Prefect UI   {stack.prefect_ui_url}/runs",
         f"  export PREFECT_API_URL={stack.prefect_api_url}",
         f"To stop it:     bluesky-prefect down --state-directory {stack.state_directory}",
     ):
         assert line in done.stdout.splitlines()
-    assert stack.tiled_api_key.get_secret_value() not in done.stdout + done.stderr
+    for secret in (stack.tiled_api_key, stack.prefect_auth_string):
+        assert secret.get_secret_value() not in done.stdout + done.stderr
 
 
-def test_the_printed_key_command_opens_tiled(stack):
+def test_the_printed_commands_open_tiled_and_prefect(stack):
     done = cli("up", "--state-directory", str(stack.state_directory))
     exports = [line.strip() for line in done.stdout.splitlines() if "export " in line]
-    script = "; ".join([*exports, 'printf %s "$TILED_API_KEY"'])
+    script = "; ".join([*exports, 'printf "%s %s" "$TILED_API_KEY" "$PREFECT_API_AUTH_STRING"'])
     shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
-    assert shell.stdout == stack.tiled_api_key.get_secret_value()
+    assert shell.stdout.split() == [stack.tiled_api_key.get_secret_value(), user_of(stack)]
 
 
 def test_status_ends_with_0_while_every_part_is_up(stack):

@@ -6,7 +6,6 @@ from urllib.parse import unquote, urlsplit
 
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
-import httpx
 import numpy as np
 import pytest
 from bluesky import RunEngine
@@ -16,6 +15,7 @@ from bluesky_prefect.demo import _plans
 from bluesky_prefect.flows import data_validation
 from bluesky_prefect.flows.markdown import literal
 from bluesky_prefect.sim import make_devices
+from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for
 
@@ -123,7 +123,7 @@ def test_a_missing_event_fails_the_run_and_the_table_says_where(room):
     assert state.is_failed()
     assert "broken data: primary, points: 2 of 3 points (and 1 more)" in state.message
     asked = {"artifacts": {"key": {"any_": ["data-validation"]}}, "sort": "CREATED_DESC"}
-    found = httpx.post(f"{room.stack.prefect_api_url}/artifacts/filter", json=asked, timeout=30).json()
+    found = ask(room.stack, "POST", "/artifacts/filter", json=asked).json()
     [about] = [one["data"] for one in found if literal(uid) in one["description"]]
     assert '"check": "sequence numbers", "result": "broken", "detail": "2 is missing"' in about
     assert '"stream": "baseline", "check": "points", "result": "passed"' in about

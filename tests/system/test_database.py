@@ -59,11 +59,12 @@ def test_it_works_and_says_where_its_flow_runs_are(on_postgres):
 
 def test_flow_runs_are_executed(on_postgres):
     settings, _ = on_postgres
-    api = LocalStack(settings).find().prefect_api_url
-    deployment = httpx.get(f"{api}/deployments/name/reconcile/local").raise_for_status().json()["id"]
-    made = httpx.post(f"{api}/deployments/{deployment}/create_flow_run", json={"state": {"type": "SCHEDULED"}})
-    flow_run = f"{api}/flow_runs/{made.raise_for_status().json()['id']}"
-    wait_until(lambda: httpx.get(flow_run).json()["state_type"] == "COMPLETED", timeout_s=120)
+    info = LocalStack(settings).find()
+    with httpx.Client(base_url=info.prefect_api_url, headers=info.prefect_headers, timeout=30) as api:
+        deployment = api.get("/deployments/name/reconcile/local").raise_for_status().json()["id"]
+        made = api.post(f"/deployments/{deployment}/create_flow_run", json={"state": {"type": "SCHEDULED"}})
+        flow_run = f"/flow_runs/{made.raise_for_status().json()['id']}"
+        wait_until(lambda: api.get(flow_run).json()["state_type"] == "COMPLETED", timeout_s=120)
 
 
 def test_another_database_is_refused_while_it_runs(on_postgres):

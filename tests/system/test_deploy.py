@@ -4,7 +4,6 @@ import os
 import subprocess
 import sys
 
-import httpx
 import pytest
 from tiled.client import from_uri
 
@@ -12,17 +11,21 @@ from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.profile.tiled import TiledConnection
 from bluesky_prefect.raw_catalog import RAW_SPEC
 from bluesky_prefect.settings import Settings
+from tests.services.prefect_process import ask
 
 
 class Facility:
     """The stack's servers, as a facility has them: the shell knows where they are, and no list of workflows."""
 
     def __init__(self, stack):
-        self.api = stack.prefect_api_url
+        self._stack = stack
         self.environment = {**os.environ, **stack.environment()}
         del self.environment["BLUESKY_PREFECT_WORKFLOWS"]
         for pool in ("srx", "csx"):
-            httpx.post(f"{self.api}/work_pools/", json={"name": pool, "type": "process"}, timeout=30)
+            self.ask("POST", "/work_pools/", json={"name": pool, "type": "process"})
+
+    def ask(self, method, path, **content):
+        return ask(self._stack, method, path, **content)
 
     def run(self, *arguments, **environment):
         command = [sys.executable, "-m", "bluesky_prefect", *arguments]
@@ -34,7 +37,7 @@ class Facility:
         return self.run("deploy", "--work-pool", pool, *options, **environment)
 
     def deployment(self, name):
-        answer = httpx.get(f"{self.api}/deployments/name/{name}", timeout=30)
+        answer = self.ask("GET", f"/deployments/name/{name}")
         return answer.json() if answer.status_code == 200 else None
 
 
@@ -65,7 +68,7 @@ def test_nothing_is_deployed_where_one_would_be_moved(facility):
     assert facility.deploy("srx", "--name", "last", "--reconcile-every", "86400", "--workflows", LIST)[0] == 0
     for flow in ("my-workflow", "data-validation", "find-peak"):
         found = facility.deployment(f"{flow}/last")["id"]
-        httpx.delete(f"{facility.api}/deployments/{found}", timeout=30)
+        facility.ask("DELETE", f"/deployments/{found}")
     code, said = facility.deploy("csx", "--name", "last", "--reconcile-every", "86400", "--workflows", LIST)
     assert code == 1
     assert "reconcile/last on work pool 'srx'" in said

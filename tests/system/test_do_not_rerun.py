@@ -8,12 +8,13 @@ import time
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 
 from bluesky_prefect import Workflow
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.verdict import Verdict
 from bluesky_prefect.submission import Submission, submission_key
+from tests.services.prefect_process import prefect_settings
 from tests.system.hutch import Hutch
 
 FLOWS = """
@@ -63,7 +64,7 @@ def flows(tmp_path_factory):
 @pytest.fixture
 def hutch(stack, tmp_path):
     hutch = Hutch(stack, f"raw-{tmp_path.name}-{time.monotonic_ns()}", tmp_path / "state")
-    with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}):
+    with temporary_settings(prefect_settings(stack)):
         yield hutch
     hutch.close()
 

@@ -24,7 +24,7 @@ from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack import LocalStack, StackInfo
 from bluesky_prefect.stack.process import MARK
 from tests.services.outside import open_meteo
-from tests.services.prefect_process import PrefectProcess, wait_until
+from tests.services.prefect_process import PrefectProcess, ask, user_of, wait_until
 from tests.system.secret_search import found_in
 
 _SESSION = Path(__file__).with_name("beamline_session.py")
@@ -119,7 +119,7 @@ def watched(stack: StackInfo, stack_settings: Settings, tmp_path_factory: pytest
         body = {"flow_runs": {"tags": {"all_": [f"uid:{session.uid}"]}}}
 
         def state() -> str:
-            [found] = httpx.post(f"{stack.prefect_api_url}/flow_runs/filter", json=body, timeout=30).json()
+            [found] = ask(stack, "POST", "/flow_runs/filter", json=body).json()
             return found["state_type"]
 
         wait_until(lambda: state() == "COMPLETED")
@@ -162,7 +162,15 @@ def test_everything_in_the_state_directory_is_its_owner_s(stack: StackInfo, watc
     root = stack.state_directory
     names = {path.name for path in root.rglob("*")}
     assert names >= {"outbox.sqlite", "outbox.sqlite-wal", "outbox.sqlite-shm", "metadata.sqlite", "stack.json"}
-    assert names >= {"tiled-api-key", "prefect.db", "catalog.db", "worker.log", "tiled.log", "prefect.log"}
+    assert names >= {
+        "tiled-api-key",
+        "prefect-auth-string",
+        "prefect.db",
+        "catalog.db",
+        "worker.log",
+        "tiled.log",
+        "prefect.log",
+    }
     # What IPython keeps of its own, and what people write by hand, lies behind a closed directory.
     theirs = {root / name for name in ("exports", "images", "ipython")}
     state = (path for path in root.rglob("*") if not theirs & set(path.parents))
@@ -172,13 +180,16 @@ def test_everything_in_the_state_directory_is_its_owner_s(stack: StackInfo, watc
     assert _open_to_others(stack.images.rglob("image_det_*.h5")) == {}
 
 
-def test_the_key_is_on_no_command_line_and_in_no_file_but_its_own(stack: StackInfo, watched):
+def test_the_keys_are_on_no_command_line_and_in_no_file_but_their_own(stack: StackInfo, watched):
     watch, _ = watched
-    key = stack.tiled_api_key.get_secret_value()
+    key, user = stack.tiled_api_key.get_secret_value(), user_of(stack)
     # A browser that is sent to the server with the key in the address must not leave it in a log either.
     httpx.get(f"{stack.tiled_uri}/api/v1/metadata/", params={"api_key": key}).raise_for_status()
-    assert not [line for line in watch.command_lines if key in line]
+    password = user.partition(":")[2]
+    assert not [line for line in watch.command_lines if key in line or password in line]
     assert {path.name for path, _ in found_in(stack.state_directory, key)} == {"tiled-api-key"}
+    # Prefect's database, the outbox, logs and exported files are all there.
+    assert {path.name for path, _ in found_in(stack.state_directory, user, password)} == {"prefect-auth-string"}
 
 
 # A Prefect server and a Tiled server with credentials, such as a facility has them.
@@ -208,7 +219,7 @@ class Facility:
 
     @property
     def secrets(self) -> list[str]:
-        users = [_USER, _TILED_USER]
+        users = [_USER, _TILED_USER, user_of(self.stack)]
         return [self.tiled_key, *users, *(user.partition(":")[2] for user in users)]
 
     def session(self, what: str, **changes: str | None) -> Session:
@@ -287,7 +298,7 @@ def test_no_secret_is_left_in_outbox_prefect_database_logs_and_exported_files(fa
     searched = {path.name for path in facility.folder.rglob("*")}
     assert searched >= {"outbox.sqlite", "metadata.sqlite", "prefect.db", "server.log", "storage"}
     assert found_in(facility.folder, *facility.secrets) == []
-    passwords = facility.secrets[1:]
+    passwords = [secret for user in (_USER, _TILED_USER) for secret in (user, user.partition(":")[2])]
     assert found_in(facility.stack.state_directory, *passwords) == []
 
 

@@ -6,7 +6,6 @@ import threading
 import time
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pandas
 import pytest
@@ -27,6 +26,7 @@ from bluesky_prefect.flows.markdown import literal
 from bluesky_prefect.flows.results import metadata_of, write_temperatures
 from bluesky_prefect.flows.weather import get_weather
 from bluesky_prefect.settings import get_settings
+from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for, settings_from
 
@@ -78,7 +78,7 @@ def finished_run(catalog, ref, *, timeout_s):
 def artifact(room, key, *, about):
     """Return what the newest artifact of a key that is about a run holds."""
     asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
-    response = httpx.post(f"{room.stack.prefect_api_url}/artifacts/filter", json=asked, timeout=30)
+    response = ask(room.stack, "POST", "/artifacts/filter", json=asked)
     return next(one["data"] for one in response.raise_for_status().json() if literal(about) in one["description"])
 
 
@@ -134,7 +134,7 @@ def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(r
 def test_an_export_is_found_by_scan_id_plan_and_uid(room, uids):
     state = export(uids["scan"], return_state=True)
     assert state.message == "scan 2 scan: 11 points, 4 files"
-    flow_run = httpx.get(f"{room.stack.prefect_api_url}/flow_runs/{state.state_details.flow_run_id}", timeout=30)
+    flow_run = ask(room.stack, "GET", f"/flow_runs/{state.state_details.flow_run_id}")
     assert flow_run.json()["name"] == f"scan-2-scan-{uids['scan'][:8]}-export"
 
 

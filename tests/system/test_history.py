@@ -9,14 +9,14 @@ from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import temporary_settings
 from prefect.states import Completed, Crashed, Running
 
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.endings import Endings
 from bluesky_prefect.reconciliation.history import History
 from bluesky_prefect.submission import Submission, submission_key
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import prefect_settings, wait_until
 
 WORKFLOW = "history-flow/nobody-works-on-it"
 SLEEPER = """
@@ -37,7 +37,7 @@ sleeper()
 
 @pytest.fixture(scope="module")
 def api(stack):
-    with temporary_settings({PREFECT_API_URL: stack.prefect_api_url}):
+    with temporary_settings(prefect_settings(stack)):
         with get_client(sync_client=True) as client:
             flow_id = client.create_flow_from_name("history-flow")
             client.create_deployment(flow_id, "nobody-works-on-it")

@@ -24,7 +24,7 @@ from bluesky_prefect.run import Run
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack.info import StackPaths
 from bluesky_prefect.stack.workflows import WORKFLOWS
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import user_of, wait_until
 from tests.system.hutch import idle_deployment
 
 _PROMPT = re.compile(r"In \[\d+\]: ")
@@ -111,7 +111,7 @@ def _flow_runs(stack: StackInfo, uid: str) -> list[dict[str, Any]]:
     request = urllib.request.Request(
         f"{stack.prefect_api_url}/flow_runs/filter",
         data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", **stack.prefect_headers},
     )
     with urllib.request.urlopen(request, timeout=10) as answer:
         return json.load(answer)
@@ -278,7 +278,7 @@ def _told(terminal: Terminal, what: str) -> str:
 
 
 def test_a_failure_is_told_before_the_next_prompt_once(stack: StackInfo, open_terminal, plain_ipython, no_services):
-    with idle_deployment(stack.prefect_api_url), get_client(sync_client=True) as client:
+    with idle_deployment(stack), get_client(sync_client=True) as client:
         workflows = {"BLUESKY_PREFECT_WORKFLOWS": "tests.system.hutch:WORKFLOWS"}
         terminal = open_terminal(plain_ipython, {**stack.environment(), **no_services, **workflows})
         uid = terminal.run("count([det], 1)")
@@ -350,12 +350,14 @@ def test_what_a_killed_session_left_is_sent_once_by_the_next(
 
 
 def test_a_stack_started_later_gets_the_next_run(stack: StackInfo, open_terminal, plain_ipython, no_services):
-    terminal = open_terminal(plain_ipython, {**no_services, "PREFECT_API_URL": stack.prefect_api_url})
+    prefect = {"PREFECT_API_URL": stack.prefect_api_url, "PREFECT_API_AUTH_STRING": user_of(stack)}
+    terminal = open_terminal(plain_ipython, {**no_services, **prefect})
     assert terminal.greeting.count("No Tiled (") == 1
 
     # What 'up' leaves in the session's state directory.
     known, here = StackPaths(stack.state_directory), StackPaths(Path(no_services["BLUESKY_PREFECT_STATE_DIRECTORY"]))
     shutil.copy(known.tiled_api_key, here.tiled_api_key)
+    shutil.copy(known.prefect_auth_string, here.prefect_auth_string)
     shutil.copy(known.state, here.state)
     uid = terminal.run("count([det], 1)")
 

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from bluesky_prefect.stack import StackInfo
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import ask, wait_until
 from tests.system.session import Acquisition
 
 HERE = Path(__file__).parent
@@ -42,7 +41,7 @@ def acquired(stack: StackInfo, tmp_path_factory, stack_settings) -> dict[str, An
 
 def _flow_runs(stack: StackInfo, uid: str) -> list[dict[str, Any]]:
     asked = {"flow_runs": {"tags": {"all_": [f"uid:{uid}"]}, "parent_task_run_id": {"is_null_": True}}}
-    response = httpx.post(f"{stack.prefect_api_url}/flow_runs/filter", json=asked, timeout=30)
+    response = ask(stack, "POST", "/flow_runs/filter", json=asked)
     return [] if response.status_code == 503 else response.raise_for_status().json()
 
 
@@ -70,7 +69,7 @@ def test_deploying_to_a_server_of_ones_own_is_one_command(stack, stack_settings)
     assert done.returncode == 0, done.stderr
     assert 'PrefectCallback("my-workflow/again")' in done.stderr
     for flow in ("my-workflow", "data-validation", "find-peak"):
-        found = httpx.get(f"{stack.prefect_api_url}/deployments/name/{flow}/again", timeout=30).json()
+        found = ask(stack, "GET", f"/deployments/name/{flow}/again").json()
         assert found["entrypoint"].startswith("bluesky_prefect.flows")
     refused = subprocess.run([*command, "no-such-pool"], env=environment, capture_output=True, text=True)
     assert refused.returncode == 1

@@ -24,7 +24,7 @@ from bluesky_prefect.reconciliation.runs import StoredRun
 from bluesky_prefect.reconciliation.starter import Starter
 from bluesky_prefect.submission import Submission
 from bluesky_prefect.workflow_list import as_workflows
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import user_of, wait_until
 from tests.services.receiver import Receiver
 from tests.system.hutch import DEPLOYMENT, idle_deployment
 from tests.system.secret_search import found_in
@@ -82,7 +82,7 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told(stack):
-    with idle_deployment(stack.prefect_api_url), closing(Receiver()) as receiver:
+    with idle_deployment(stack), closing(Receiver()) as receiver:
         # Apprise's name for plain HTTP with JSON, since Slack's own address is not to be had here.
         SlackWebhook(url=f"json://{receiver.address}/{SECRET}").save("mon-beamline")
         yield Told(stack, receiver)
@@ -98,6 +98,7 @@ def session(told, stack, stack_settings, tmp_path_factory):
     folder = tmp_path_factory.mktemp("told")
     environment = {
         "PREFECT_API_URL": stack.prefect_api_url,
+        "PREFECT_API_AUTH_STRING": user_of(stack),
         "BLUESKY_PREFECT_WORKFLOWS": "tests.system.test_notifications:WORKFLOWS",
         "PYTHONPATH": str(HERE.parents[1]),
     }

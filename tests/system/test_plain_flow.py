@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 
-import httpx
 import pytest
 from prefect import flow, task
 from prefect.context import SyncClientContext
@@ -15,7 +14,7 @@ from prefect.context import SyncClientContext
 from bluesky_prefect.flows import data_validation, export, fun_fact, my_workflow
 from bluesky_prefect.flows.plain_flow import plain_flow, together
 from bluesky_prefect.reconciliation.flow import reconcile
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import ask, wait_until
 from tests.system.flow_room import room_for
 
 FACT = "A cat can jump up to six times its length."
@@ -135,7 +134,7 @@ def test_the_flows_give_signs_of_life(stack):
     asked = {"filter": {"event": {"name": ["prefect.flow-run.heartbeat"]}, "resource": {"id": [flow_run]}}}
 
     def events():
-        return httpx.post(f"{stack.prefect_api_url}/events/filter", json=asked, timeout=30).json().get("events")
+        return ask(stack, "POST", "/events/filter", json=asked).json().get("events")
 
     assert wait_until(events)
 

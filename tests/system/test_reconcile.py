@@ -23,7 +23,7 @@ from tests.system.hutch import DEPLOYMENT, STRICT, Hutch, idle_deployment
 
 @pytest.fixture(scope="module")
 def _deployment(stack):
-    with idle_deployment(stack.prefect_api_url):
+    with idle_deployment(stack):
         yield
 
 

@@ -25,7 +25,7 @@ def flow_runs(info, name):
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
         "sort": "END_TIME_DESC",
     }
-    return request_json(f"{info.prefect_api_url}/flow_runs/filter", body=body)
+    return request_json(f"{info.prefect_api_url}/flow_runs/filter", body=body, headers=info.prefect_headers)
 
 
 @pytest.mark.timeout(300)

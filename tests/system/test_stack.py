@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -21,9 +22,10 @@ from bluesky_prefect.stack.drain import drain
 from bluesky_prefect.stack.process import MARK
 from bluesky_prefect.stack.worker import settings_environment
 from bluesky_prefect.submission import Submission
-from tests.services.prefect_process import post, wait_until
+from tests.services.prefect_process import ask, post, user_of, wait_until
 
 PARTS = {"tiled", "prefect", "worker"}
+_TILED = "bluesky_prefect.stack.tiled_app:app_factory"
 FORK_SERVER = "bluesky_prefect.warm.fork_server"
 
 
@@ -47,16 +49,21 @@ def command(*arguments, **environment):
 def start_waiting(info):
     """Start a flow run on a run that never comes; return its address once it waits for it."""
     name = f"{info.prefect_api_url}/deployments/name/my-workflow/local"
-    deployment = httpx.get(name).raise_for_status().json()["id"]
+    deployment = httpx.get(name, headers=info.prefect_headers).raise_for_status().json()["id"]
     made = post(
         info.prefect_api_url,
         f"/deployments/{deployment}/create_flow_run",
+        user=user_of(info),
         parameters={"ref": "00000000-0000-4000-8000-000000000000"},
         state={"type": "SCHEDULED"},
     )
     flow_run = f"{info.prefect_api_url}/flow_runs/{made['id']}"
-    wait_until(lambda: httpx.get(flow_run).json()["state_type"] == "RUNNING")
+    wait_until(lambda: state_type(info, flow_run) == "RUNNING")
     return flow_run
+
+
+def state_type(info, flow_run):
+    return httpx.get(flow_run, headers=info.prefect_headers).json()["state_type"]
 
 
 def ports(info):
@@ -108,12 +115,12 @@ def test_tiled_has_the_catalog_of_runs_and_the_container_of_results(stack):
 
 
 def test_the_deployment_loads_the_installed_package_and_pulls_nothing(stack):
-    found = httpx.get(f"{stack.prefect_api_url}/deployments/name/my-workflow/local").raise_for_status().json()
+    found = ask(stack, "GET", "/deployments/name/my-workflow/local").raise_for_status().json()
     assert found["entrypoint"] == "bluesky_prefect.flows.my_workflow.my_workflow"
     assert not found["pull_steps"]
     assert found["work_pool_name"] == "bluesky-local"
     assert "ref" in found["parameter_openapi_schema"]["properties"]
-    other = httpx.get(f"{stack.prefect_api_url}/deployments/name/data-validation/local").raise_for_status().json()
+    other = ask(stack, "GET", "/deployments/name/data-validation/local").raise_for_status().json()
     assert other["entrypoint"] == "bluesky_prefect.flows.data_validation.data_validation"
 
 
@@ -130,22 +137,24 @@ def test_the_user_s_own_prefect_is_left_alone(stack):
 
 def test_a_flow_run_that_its_worker_marks_as_crashed_when_it_stops_is_told_of(stack):
     api, pool = stack.prefect_api_url, "drained"
+    make = partial(post, api, user=user_of(stack))
 
     def set_state(kind):
-        post(api, f"/flow_runs/{flow_run['id']}/set_state", state={"type": kind}, force=True)
+        make(f"/flow_runs/{flow_run['id']}/set_state", state={"type": kind}, force=True)
 
-    post(api, "/work_pools/", name=pool, type="process")
-    flow = post(api, "/flows/", name="drained")["id"]
-    deployment = post(api, "/deployments/", name="local", flow_id=flow, work_pool_name=pool)["id"]
-    flow_run = post(api, f"/deployments/{deployment}/create_flow_run", state={"type": "SCHEDULED"})
+    make("/work_pools/", name=pool, type="process")
+    flow = make("/flows/", name="drained")["id"]
+    deployment = make("/deployments/", name="local", flow_id=flow, work_pool_name=pool)["id"]
+    flow_run = make(f"/deployments/{deployment}/create_flow_run", state={"type": "SCHEDULED"})
     set_state("RUNNING")
     said = []
-    drain(api, pool, stop_worker=lambda: set_state("CRASHED"), timeout_s=0.1, report=said.append)
+    killed = {"stop_worker": lambda: set_state("CRASHED"), "timeout_s": 0.1}
+    drain(api, pool, headers=stack.prefect_headers, report=said.append, **killed)
     assert [line for line in said if flow_run["name"] in line and "was stopped" in line]
 
 
 def test_many_who_change_flow_runs_at_once_are_all_served(stack):
-    with httpx.Client(base_url=stack.prefect_api_url, timeout=60) as client:
+    with httpx.Client(base_url=stack.prefect_api_url, headers=stack.prefect_headers, timeout=60) as client:
         flow = client.post("/flows/", json={"name": "many"}).raise_for_status().json()["id"]
         answers = list(ThreadPoolExecutor(8).map(lambda _: list(_flow_run(client, flow)), range(40)))
     # Prefect on SQLite as it comes answers 503 to some of these, "database is locked".
@@ -202,9 +211,9 @@ def test_two_sessions_that_start_a_stack_at_once_start_one(hurt_settings):
     errors = sorted((err for _, err in outputs), key=len)
     assert errors[0] == "The stack is already running.\n"
     assert "Tiled server: ready (" in errors[1]
-    addresses = {line for out, _ in outputs for line in out.splitlines() if "Prefect UI" in line}
+    addresses = {line.partition("#")[0] for out, _ in outputs for line in out.splitlines() if "Prefect UI" in line}
     assert len(addresses) == 1
-    assert len([one for one in family(LocalStack(settings).processes()) if "uvicorn" in one.cmdline()]) == 1
+    assert len([one for one in family(LocalStack(settings).processes()) if _TILED in one.cmdline()]) == 1
 
 
 def test_a_stack_outlives_the_sessions_that_started_it(hurt_settings):
@@ -300,7 +309,7 @@ def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
     assert hurt.down(said.append) is False
     assert said[-1] == "No stack is running."
     assert hurt.up(print) == info
-    assert httpx.get(flow_run).json()["state_type"] == "CRASHED"
+    assert state_type(info, flow_run) == "CRASHED"
 
 
 @pytest.mark.parametrize("worker_type", ["warm-process", "process"])

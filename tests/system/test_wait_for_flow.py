@@ -33,7 +33,7 @@ from bluesky_prefect.stopped_runs import StoppedRuns, stopped_runs
 from bluesky_prefect.submission import Submission, submission_key
 from bluesky_prefect.watch.listing import flow_runs_of
 from tests.services.fault_proxy import FaultProxy
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import user_of, wait_until
 from tests.system.hutch import DEPLOYMENT, idle_deployment
 
 # bluesky's RunEngine leaves its event loop to the garbage collector.
@@ -86,8 +86,9 @@ class Beamline:
 @pytest.fixture(scope="module")
 def prefect(stack):
     """Have all threads of this process talk to the stack's Prefect."""
-    with pytest.MonkeyPatch.context() as patch, idle_deployment(stack.prefect_api_url):
+    with pytest.MonkeyPatch.context() as patch, idle_deployment(stack):
         patch.setenv("PREFECT_API_URL", stack.prefect_api_url)
+        patch.setenv("PREFECT_API_AUTH_STRING", user_of(stack))
         refresh_global_settings_context()
         yield
     refresh_global_settings_context()

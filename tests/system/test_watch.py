@@ -57,7 +57,7 @@ class Desk:
 
 @pytest.fixture
 def desk(stack, tmp_path):
-    with idle_deployment(stack.prefect_api_url):
+    with idle_deployment(stack):
         desk = Desk(Settings(state_directory=tmp_path))
         yield desk
         desk.outbox.close()

@@ -22,7 +22,7 @@ LIST = "tests.system.hutch:WORKFLOWS"
 
 @pytest.fixture(scope="module")
 def _deployment(stack):
-    with idle_deployment(stack.prefect_api_url):
+    with idle_deployment(stack):
         yield
 
 

@@ -18,7 +18,7 @@ from bluesky_prefect.cli.options import (
     settings_from,
     state_option,
 )
-from bluesky_prefect.exceptions import BlueskyPrefectError
+from bluesky_prefect.exceptions import BlueskyPrefectError, StackError
 from bluesky_prefect.reconciliation import list_source
 
 _SHARED = (
@@ -87,6 +87,7 @@ def up(
     What runs already is left as it is.
     """
     from bluesky_prefect.stack import LocalStack
+    from bluesky_prefect.stack.sign_in import sign_in_url
 
     settings = settings_from(
         tiled_port=tiled_port,
@@ -97,7 +98,7 @@ def up(
     )
     with terminal.Progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
-    render.stack_info(info, options=state_option(state_directory))
+    render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
 
 
 @app.command()
@@ -128,13 +129,31 @@ def status(
     Ends with 0 if every part is up, with 1 otherwise.
     """
     from bluesky_prefect.stack import LocalStack
+    from bluesky_prefect.stack.sign_in import sign_in_url
 
-    found = LocalStack(settings_from(state_directory=state_directory)).status(flow_runs=limit)
+    local = LocalStack(settings_from(state_directory=state_directory))
+    found = local.status(flow_runs=limit)
     if as_json:
         render.as_json(found)
     else:
-        render.status(found)
+        info = local.find() if found.all_up else None
+        render.status(found, sign_in=sign_in_url(info) if info else "")
     raise typer.Exit(0 if found.all_up else 1)
+
+
+@app.command()
+def ui(state_directory: StateDirectory = None) -> None:
+    """Print a link that signs a browser in to the local stack's Prefect UI.
+
+    It works once, within ten minutes. The browser stays signed in.
+    """
+    from bluesky_prefect.stack import LocalStack
+    from bluesky_prefect.stack.sign_in import sign_in_url
+
+    info = LocalStack(settings_from(state_directory=state_directory)).find()
+    if info is None:
+        raise StackError(f"The local stack is not up. Start it with: bluesky-prefect up{state_option(state_directory)}")
+    terminal.show(terminal.out(), sign_in_url(info))
 
 
 @app.command()
@@ -155,6 +174,7 @@ def demo(
     already is used and left up. Needs no internet. Ends with 0 if everything is as it should be.
     """
     from bluesky_prefect.stack import LocalStack
+    from bluesky_prefect.stack.sign_in import sign_in_url
 
     settings = settings_from(
         tiled_port=tiled_port,
@@ -181,7 +201,7 @@ def demo(
                 local.down(report)
                 report(f"To look at the flow runs, start it again: bluesky-prefect up{state_option(state_directory)}")
     if keep or running:
-        render.stack_info(info, options=state_option(state_directory))
+        render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
     raise typer.Exit(1 if result.problems else 0)
 
 

@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from bluesky_prefect.stack import StackInfo, StackStatus
 
 
-def stack_info(info: "StackInfo", *, options: str = "") -> None:
-    """Show where the stack is, and how to use and stop it."""
+def stack_info(info: "StackInfo", *, sign_in: str, options: str = "") -> None:
+    """Show where the stack is, and how to use and stop it; `sign_in` is a link for a browser."""
     lines = [
         "The local stack is up.",
-        # Where the scans are, not Prefect's own overview of the machine.
-        f"  Prefect UI   {info.prefect_ui_url}/runs",
+        f"  Prefect UI   {sign_in}",
+        f"               (signs one browser in, once, within ten minutes; after that: {info.prefect_ui_url}/runs)",
         f"  Tiled        {info.tiled_ui_url}   (in a browser add, once, ?api_key= and the key that is in",
         f"               {info.tiled_api_key_path})",
         f"  Files        {info.exports}",
@@ -27,6 +27,7 @@ def stack_info(info: "StackInfo", *, options: str = "") -> None:
         "",
         "To use it from a session of your own:",
         f"  export PREFECT_API_URL={info.prefect_api_url}",
+        f'  export PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(info.prefect_auth_string_path))})"',
         f"  export BLUESKY_PREFECT_TILED_URI={info.tiled_uri}",
         f'  export TILED_API_KEY="$(cat {shlex.quote(str(info.tiled_api_key_path))})"',
         "",
@@ -41,14 +42,16 @@ def as_json(status: "StackStatus") -> None:
     terminal.dump({"all_up": status.all_up, **dataclasses.asdict(status)})
 
 
-def status(status: "StackStatus") -> None:
-    """Show the status for people."""
+def status(status: "StackStatus", *, sign_in: str = "") -> None:
+    """Show the status for people, with a link that signs a browser in if there is one."""
     out = terminal.out()
     parts = terminal.table("Part", "State", "Pid", "Where")
     for part in status.parts:
         state = "up" if part.up else f"down: {part.detail}"
         parts.add_row(part.title, state, str(part.pid or ""), part.url or "", style=None if part.up else "red")
     out.print(parts)
+    if sign_in:
+        terminal.show(out, f"\nTo sign a browser in to Prefect's UI, once, within ten minutes: {sign_in}")
     terminal.show(out, f"\nPrefect's database: {status.prefect_database}")
     counts = status.outbox
     if counts is None:

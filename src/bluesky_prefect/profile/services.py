@@ -1,5 +1,6 @@
 """Where this session's Tiled and Prefect are, and whether they answer."""
 
+import contextlib
 import os
 import threading
 import urllib.error
@@ -20,6 +21,7 @@ from bluesky_prefect.credentials import (
 )
 from bluesky_prefect.exceptions import ConfigurationError, StackError
 from bluesky_prefect.prefect_address import prefect_authorization, prefect_url
+from bluesky_prefect.private import private_directory
 from bluesky_prefect.settings import Settings, get_settings
 
 # What a part that is not there may cost the start of a session, and of a run: scientists do not wait for it.
@@ -28,7 +30,7 @@ START_COMMAND = "bluesky-prefect up"
 # Tiled's own patience (10 tries, 45 s) would hold a scan for that long; it reads these when it is imported.
 _TILED_RETRIES = {"TILED_RETRY_ATTEMPTS": "3", "TILED_RETRY_TIMEOUT": "5"}
 _TILED_VARIABLES = {"BLUESKY_PREFECT_TILED_URI", "BLUESKY_PREFECT_TILED_API_KEY", "TILED_API_KEY"}
-_PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_HOME"}
+_PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Service:
         What its absence means for a scan.
     mend : str
         What the user can do about the problem; empty if the problem says it.
+    note : str
+        What else the user should know, in a sentence.
     """
 
     name: str
@@ -70,6 +74,7 @@ class Service:
     problem: str
     consequence: str
     mend: str
+    note: str = ""
 
     @property
     def cause(self) -> str:
@@ -77,12 +82,12 @@ class Service:
         return f"{self.url}: {self.problem}" if self.url else self.problem
 
 
-def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings:
+def use_services(environment: MutableMapping[str, str] = os.environ, *, make_keys: bool = False) -> Settings:
     """Point `environment` to the session's services, and return the settings as they are then.
 
     What the environment, or Prefect's active profile, names already stays; the rest is the running local stack.
     With no stack running, Prefect is where the stack will be, so that runs taken before it is started get their
-    flow runs afterwards.
+    flow runs afterwards; with `make_keys`, as for a session, it is settled now what password they will need there.
 
     To be called before prefect and tiled are imported: both read the environment at that time.
     """
@@ -100,11 +105,12 @@ def use_services(environment: MutableMapping[str, str] = os.environ) -> Settings
         kept.add("BLUESKY_PREFECT_WORKFLOWS")
     if settings.tiled_uri is not None or settings.tiled_profile is not None:
         kept |= _TILED_VARIABLES
-    if names_prefect := bool(prefect_url(environment)):
+    # One server's password is not for another: with the stack's address goes the stack's password, and only with it.
+    if names_another := prefect_url(environment) not in ("", stack.get("PREFECT_API_URL")):
         kept |= _PREFECT_VARIABLES
     environment.update({name: value for name, value in stack.items() if name not in kept})
-    if not stack and not names_prefect:
-        environment["PREFECT_API_URL"] = f"http://127.0.0.1:{settings.prefect_port}/api"
+    if not stack and not names_another:
+        environment.update(_next_stack_environment(settings, make_keys))
     if user := user_of(environment.get("PREFECT_API_URL", "")):
         # For the flows called at the prompt: Prefect's client would have it in the log of each request.
         environment["PREFECT_API_URL"] = without_user(environment["PREFECT_API_URL"])
@@ -121,6 +127,38 @@ def _stack_environment(settings: Settings) -> dict[str, str]:
     except (StackError, OSError):
         return {}
     return info.environment() if info else {}
+
+
+def _next_stack_environment(settings: Settings, make_keys: bool) -> dict[str, str]:
+    """Return where Prefect will be once the stack is up, and the password that it will ask for.
+
+    Nothing, if somebody else may be listening there: runs, and the password, would be theirs.
+    """
+    from bluesky_prefect.stack.info import StackPaths
+    from bluesky_prefect.stack.keys import CLIENT_AUTH_STRING, StackKeys
+
+    if _stack_port_problem(settings):
+        return {}
+    environment = {"PREFECT_API_URL": f"http://127.0.0.1:{settings.prefect_port}/api"}
+    paths = StackPaths(settings.state_directory.absolute())
+    keys = StackKeys.load(paths)
+    if keys is None and make_keys:
+        # Where no file can be written, no stack can be started either.
+        with contextlib.suppress(OSError):
+            private_directory(paths.root)
+            keys = StackKeys.load_or_make(paths)
+    return {**environment, CLIENT_AUTH_STRING: keys.prefect.get_secret_value() if keys else ""}
+
+
+def _stack_port_problem(settings: Settings) -> str:
+    """Return why the port of a stack that is not up cannot be trusted, or "": then no other user can take it."""
+    from bluesky_prefect.stack.ports import hold_port
+
+    try:
+        hold_port(settings.prefect_port)
+    except StackError as error:
+        return str(error)
+    return ""
 
 
 def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = "") -> Answer:
@@ -158,6 +196,10 @@ def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = 
 def prefect_service() -> Service:
     """Ask Prefect, with this session's credentials, and return what came of it."""
     url = prefect_url()
+    consequence = "flow runs start when Prefect is there"
+    if not url:
+        mend = "free that port, or set PREFECT_API_URL or BLUESKY_PREFECT_PREFECT_PORT"
+        return Service("Prefect", "", _stack_port_problem(get_settings()) or "no address", consequence, mend)
     authorization = prefect_authorization()
     # Not its health, which Prefect tells everybody.
     answer = probe(f"{url}/admin/version", authorization=authorization)
@@ -167,18 +209,40 @@ def prefect_service() -> Service:
         problem = "refuses the credentials" if authorization or user_of(url) else "wants credentials, and none are set"
         mend = f"check {PREFECT_KEY}"
     browser = place.removesuffix("/api")
-    return Service("Prefect", browser, problem, consequence="flow runs start when Prefect is there", mend=mend)
+    note = "" if problem else _open_door(url, browser)
+    return Service("Prefect", browser, problem, consequence, mend, note)
+
+
+def _open_door(url: str, name: str) -> str:
+    """Return a warning if a server that other machines may reach lets everybody in, else ""."""
+    if _is_this_machine(url):
+        return ""
+    answer = probe(f"{without_user(url)}/admin/version")
+    if answer.problem or answer.refused:
+        return ""
+    return (
+        f"Prefect at {name} asks for no password: whoever reaches it can run programs as its workers do. "
+        "Set PREFECT_SERVER_API_AUTH_STRING where it runs."
+    )
+
+
+def _is_this_machine(url: str) -> bool:
+    return urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
 
 
 def start_or_check(url: str, variable: str) -> str:
     """Return what helps where no server answers at `url`, which the environment variable names."""
-    if not url or urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}:
+    if not url or _is_this_machine(url):
         return f"start with: {START_COMMAND}"
     return f"check {variable}"
 
 
 def describe(services: list[Service]) -> str:
     """Return one line that says where the services are, or what is missing and how to start it."""
+    return " ".join([_places(services), *(service.note for service in services if service.note)])
+
+
+def _places(services: list[Service]) -> str:
     missing = [service for service in services if service.problem]
     if not missing:
         return "; ".join(f"{service.name}: {service.url}" for service in services)

@@ -57,7 +57,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     tell : callable
         Is told in one line what is there and what is not.
     """
-    settings = use_services()
+    settings = use_services(make_keys=True)
     share(settings.state_directory, settings.kept_runs_path)
     tiled = TiledConnection(settings)
     tell(describe([_tiled_service(tiled, tell), prefect_service()]))

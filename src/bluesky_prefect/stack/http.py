@@ -3,6 +3,7 @@
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
 from typing import Any
 
@@ -13,7 +14,12 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def request_json(
-    url: str, *, body: Any = None, method: str | None = None, api_key: str | None = None, timeout_s: float = 5.0
+    url: str,
+    *,
+    body: Any = None,
+    method: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout_s: float = 5.0,
 ) -> Any:
     """Send a request, with a JSON body if given, and return the JSON answer.
 
@@ -25,11 +31,9 @@ def request_json(
     request = urllib.request.Request(  # noqa: S310  # the addresses are the stack's own
         url,
         data=None if body is None else json.dumps(body).encode(),
-        headers={"Content-Type": "application/json"},
+        headers={"Content-Type": "application/json", **(headers or {})},
         method=method,
     )
-    if api_key:
-        request.add_header("Authorization", f"Apikey {api_key}")
     try:
         with _opener.open(request, timeout=timeout_s) as answer:
             content = answer.read()
@@ -45,10 +49,10 @@ def request_json(
         raise StackError(f"{url} answered something else than JSON") from error
 
 
-def answers(url: str, *, api_key: str | None = None, timeout_s: float = 2.0) -> bool:
+def answers(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: float = 2.0) -> bool:
     """Tell whether a GET of this address succeeds."""
     try:
-        request_json(url, api_key=api_key, timeout_s=timeout_s)
+        request_json(url, headers=headers, timeout_s=timeout_s)
     except StackError:
         return False
     return True

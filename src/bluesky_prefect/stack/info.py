@@ -7,8 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
+from bluesky_prefect.credentials import basic
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.files import write_private
+from bluesky_prefect.stack.keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack.ports import HOST
 from bluesky_prefect.stack.process import ManagedProcess, without_proxy
 
@@ -20,13 +22,14 @@ STACK_WORKFLOWS = "bluesky_prefect.stack.workflows:WORKFLOWS"
 
 @dataclass(frozen=True)
 class StackInfo:
-    """Addresses of a running local stack, and the key that opens its Tiled server."""
+    """Addresses of a running local stack, and the secrets that open its servers."""
 
     prefect_api_url: str
     prefect_ui_url: str
     tiled_uri: str
     tiled_ui_url: str
     tiled_api_key: SecretStr
+    prefect_auth_string: SecretStr
     exports: Path
     images: Path
     state_directory: Path
@@ -40,6 +43,16 @@ class StackInfo:
         return StackPaths(self.state_directory).tiled_api_key
 
     @property
+    def prefect_auth_string_path(self) -> Path:
+        """The file that holds user and password of the Prefect server."""
+        return StackPaths(self.state_directory).prefect_auth_string
+
+    @property
+    def prefect_headers(self) -> dict[str, str]:
+        """What a request to the Prefect server needs: never for a log."""
+        return {"Authorization": basic(self.prefect_auth_string.get_secret_value())}
+
+    @property
     def logs(self) -> Path:
         """The directory of the services' logs."""
         return StackPaths(self.state_directory).logs
@@ -47,11 +60,12 @@ class StackInfo:
     def environment(self) -> dict[str, str]:
         """Return the environment variables that make a process use this stack.
 
-        They hold the Tiled API key: hand them to a process, never to a log.
+        They hold the keys of both servers: hand them to a process, never to a log.
         """
         key = self.tiled_api_key.get_secret_value()
         return {
             "PREFECT_API_URL": self.prefect_api_url,
+            CLIENT_AUTH_STRING: self.prefect_auth_string.get_secret_value(),
             "PREFECT_HOME": str(self.prefect_home),
             "BLUESKY_PREFECT_TILED_URI": self.tiled_uri,
             # Both names of the setting, so that a value of another server in either of them does not win.
@@ -115,6 +129,11 @@ class StackPaths:
         return self.root / "tiled-api-key"
 
     @property
+    def prefect_auth_string(self) -> Path:
+        """User and password of the Prefect server."""
+        return self.root / "prefect-auth-string"
+
+    @property
     def database_url(self) -> Path:
         """The address of Prefect's database, if it is not the stack's own file."""
         return self.root / "prefect-database-url"
@@ -140,8 +159,8 @@ class StackPaths:
         return self.root / "images"
 
 
-def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, key: str) -> StackInfo:
-    """Return the addresses of a stack with these ports."""
+def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, keys: StackKeys) -> StackInfo:
+    """Return the addresses of a stack with these ports, and the keys to it."""
     paths = StackPaths(settings.state_directory.absolute())
     prefect, tiled = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{tiled_port}"
     return StackInfo(
@@ -149,7 +168,8 @@ def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, key: s
         prefect_ui_url=prefect,
         tiled_uri=tiled,
         tiled_ui_url=tiled,
-        tiled_api_key=SecretStr(key),
+        tiled_api_key=keys.tiled,
+        prefect_auth_string=keys.prefect,
         exports=settings.exports_path.absolute(),
         images=paths.images,
         state_directory=paths.root,

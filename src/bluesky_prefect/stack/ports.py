@@ -1,4 +1,4 @@
-"""Ports of this machine: which are free, and who holds those that are not."""
+"""Ports of this machine: which are free, who holds those that are not, and how nobody else gets them."""
 
 import contextlib
 import socket
@@ -9,6 +9,51 @@ import psutil
 from bluesky_prefect.exceptions import StackError
 
 HOST = "127.0.0.1"
+# Linux forgets an ended connection after 60 s.
+_LINGER_S = 65.0
+_CONNECT_TIMEOUT_S = 1.0
+
+_held: dict[int, socket.socket] = {}
+
+
+def bind_port(port: int) -> socket.socket:
+    """Return a socket that is bound to a port of the loopback interface, 0 for any free one.
+
+    Linux lets processes of one user, and of no other, share a port that all of them bound like this; connections go
+    to the one that listens.
+
+    Raises
+    ------
+    OSError
+        If another user's process, or one that does not share, has the port.
+    """
+    bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((HOST, port))
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+def hold_port(port: int) -> None:
+    """Keep other users of the machine from listening on a port for as long as this process lives.
+
+    The clients of a server send their secret to its port again and again. When the server has died, whoever listens
+    there next is sent it: so each process that has a secret holds the port.
+
+    Raises
+    ------
+    StackError
+        If the port cannot be held.
+    """
+    if port in _held:
+        return
+    try:
+        _held[port] = bind_port(port)
+    except OSError as error:
+        raise StackError(f"Port {port} is in use by {port_owner(port)}.") from error
 
 
 def choose_port(wanted: int, last: int | None, *, service: str, option: str, variable: str) -> int:
@@ -21,24 +66,23 @@ def choose_port(wanted: int, last: int | None, *, service: str, option: str, var
     """
     if wanted == 0:
         return last if last and is_free(last) else _any_free()
+    if _lingers(wanted):
+        wait_until_free(wanted, _LINGER_S)
     if not is_free(wanted):
         raise StackError(
-            f"Port {wanted}, wanted for the {service}, is in use by {_owner(wanted)}. "
+            f"Port {wanted}, wanted for the {service}, is in use by {port_owner(wanted)}. "
             f"Stop that, or choose another port with {option} or {variable} (0 takes any free one)."
         )
     return wanted
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on this port of the loopback interface."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # As servers do: a port whose last connections are in TIME_WAIT counts as free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+    """Tell whether a server could listen on this port of the loopback interface, and nobody else."""
+    try:
+        bind_port(port).close()
+    except OSError:
+        return False
+    return not _listens(port)
 
 
 def wait_until_free(port: int, timeout_s: float) -> None:
@@ -51,16 +95,45 @@ def wait_until_free(port: int, timeout_s: float) -> None:
         time.sleep(0.05)
 
 
-def _any_free() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
-def _owner(port: int) -> str:
+def port_owner(port: int) -> str:
+    """Return who listens on a port, in words."""
     with contextlib.suppress(psutil.Error, OSError):
         for connection in psutil.net_connections(kind="tcp"):
             listening = connection.status == psutil.CONN_LISTEN
             if listening and connection.laddr and connection.laddr.port == port and connection.pid:
                 return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
     return "a process of another user"
+
+
+def _listens(port: int) -> bool:
+    """Tell whether a server of this user's listens there, with which a second one would share the connections."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+        client.settimeout(_CONNECT_TIMEOUT_S)
+        try:
+            client.connect((HOST, port))
+        except ConnectionRefusedError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def _lingers(port: int) -> bool:
+    """Tell whether nothing but connections that have ended keeps a server from a port.
+
+    Those of the stack's own servers do not; those of a server that did not share its port do for a minute.
+    """
+    if is_free(port) or _listens(port):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _any_free() -> int:
+    with bind_port(0) as probe:
+        return probe.getsockname()[1]

@@ -1,15 +1,17 @@
 """The Prefect server: API, UI and database."""
 
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from bluesky_prefect.credentials import basic
 from bluesky_prefect.private import rights_in
 from bluesky_prefect.stack.database import PrefectDatabase, sqlite_database
 from bluesky_prefect.stack.files import private_directory
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.keys import SERVER_AUTH_STRING
 from bluesky_prefect.stack.ports import HOST
+from bluesky_prefect.stack.service import serve_command
 
 # A certificate of no server at all.
 _NOBODY = Path(__file__).with_name("nobody.pem")
@@ -17,10 +19,14 @@ _NOBODY = Path(__file__).with_name("nobody.pem")
 
 @dataclass(frozen=True)
 class PrefectServer:
-    """Prefect's API and UI, apart from any other Prefect of the user; on SQLite unless a database is given."""
+    """Prefect's API and UI, apart from any other Prefect of the user; on SQLite unless a database is given.
+
+    It asks for user and password, `auth_string`, unless that is None.
+    """
 
     paths: StackPaths
     port: int
+    auth_string: str | None = field(repr=False)
     database: PrefectDatabase | None = None
 
     name = "prefect"
@@ -34,9 +40,11 @@ class PrefectServer:
         return rights_in(self.paths.root).umask
 
     def command(self) -> list[str]:
-        """Return the command line."""
-        options = ["--host", HOST, "--port", str(self.port), "--analytics-off"]
-        return [sys.executable, "-P", "-m", "prefect", "server", "start", *options]
+        """Return the command line: Prefect's application in place of ``prefect server start``.
+
+        Prefect's own admits any name for this machine, and web sockets of pages from anywhere.
+        """
+        return serve_command("bluesky_prefect.stack.prefect_app:app_factory", self.port)
 
     def environment(self) -> dict[str, str]:
         """Return Prefect's settings."""
@@ -47,8 +55,7 @@ class PrefectServer:
             "PREFECT_SERVER_API_HOST": HOST,
             "PREFECT_SERVER_API_PORT": str(self.port),
             "PREFECT_SERVER_UI_API_URL": url,
-            # By default any page that somebody on this machine has open in a browser could read it and start flows.
-            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"http://{HOST}:{self.port},http://localhost:{self.port}",
+            **({SERVER_AUTH_STRING: self.auth_string} if self.auth_string else {}),
             "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
             **(self.database or sqlite_database(self.paths)).environment(),
             # Rewrites the state of every flow run that waits for more than 15 s, as one does when scans come fast;
@@ -62,8 +69,10 @@ class PrefectServer:
         private_directory(self.paths.prefect)
 
     def is_ready(self) -> bool:
-        """Tell whether the API answers."""
-        return answers(f"http://{HOST}:{self.port}/api/health")
+        """Tell whether the API lets the one in who knows the password."""
+        headers = {"Authorization": basic(self.auth_string)} if self.auth_string else {}
+        # Not its health, which it tells everybody.
+        return answers(f"http://{HOST}:{self.port}/api/admin/version", headers=headers)
 
 
 def client_environment(paths: StackPaths) -> dict[str, str]:
@@ -77,7 +86,7 @@ def client_environment(paths: StackPaths) -> dict[str, str]:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         # A process that cannot reach the server must say so, not start a second one in the background.
         "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
-        # The server asks for no such token; each client would ask for one first, and be refused.
+        # The server asks for a password and for no such token; each client would ask for one first, and be refused.
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         # The server is of this installation, and each flow run would ask twice.
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",

@@ -57,6 +57,14 @@ class ManagedProcess(BaseModel):
             # Not ours to read, hence most likely not ours; the time of creation has the last word.
             return abs(process.create_time() - self.created) < 1
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether it runs, and is this user's: another operator of a shared state directory may have started it."""
+        try:
+            return psutil.Process(self.pid).uids().effective == os.geteuid()
+        except psutil.Error:
+            return False
+
     def variable(self, name: str) -> str | None:
         """Return an environment variable that it was started with, or None if it cannot be known."""
         try:

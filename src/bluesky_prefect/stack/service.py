@@ -1,5 +1,6 @@
 """What the stack must know of a service to run it."""
 
+import sys
 from typing import Protocol
 
 
@@ -42,3 +43,8 @@ class Service(Protocol):
     def is_ready(self) -> bool:
         """Tell whether it does its work; may ask it over the network, for a few seconds at most."""
         ...
+
+
+def serve_command(factory: str, port: int) -> list[str]:
+    """Return the command line that serves the application which ``module:function`` makes."""
+    return [sys.executable, "-P", "-m", "bluesky_prefect.stack.serve", factory, str(port)]

@@ -9,19 +9,21 @@ from bluesky_prefect.exceptions import OutboxError, StackError
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_address import comparable
 from bluesky_prefect.settings import Settings
-from bluesky_prefect.stack.database import choose_database, present_database
+from bluesky_prefect.stack.database import PrefectDatabase, choose_database, present_database
 from bluesky_prefect.stack.drain import drain
 from bluesky_prefect.stack.files import exclusive, private_directory
 from bluesky_prefect.stack.info import StackInfo, StackPaths, StackState, stack_info
-from bluesky_prefect.stack.ports import choose_port, wait_until_free
+from bluesky_prefect.stack.keys import StackKeys
+from bluesky_prefect.stack.outdated import server_outdated, worker_outdated
+from bluesky_prefect.stack.ports import choose_port, hold_port, wait_until_free
 from bluesky_prefect.stack.prefect import PrefectServer
 from bluesky_prefect.stack.process import ManagedProcess, stop_processes
 from bluesky_prefect.stack.service import Service
 from bluesky_prefect.stack.startup import START_TIMEOUT_S, Report, Startup
 from bluesky_prefect.stack.status import StackStatus, read_status
-from bluesky_prefect.stack.tiled import TiledServer, load_key, load_or_make_key, make_containers
+from bluesky_prefect.stack.tiled import TiledServer, make_containers
 from bluesky_prefect.stack.tiled_app import index_times
-from bluesky_prefect.stack.worker import WORKER_TYPE, Worker
+from bluesky_prefect.stack.worker import Worker
 from bluesky_prefect.texts import counted
 
 STOP_TIMEOUT_S = 10.0
@@ -62,12 +64,17 @@ class LocalStack:
         return {name: one for name, one in self._known().items() if one.is_alive()}
 
     def find(self) -> StackInfo | None:
-        """Return the addresses of the running stack, or None unless both its servers are up."""
+        """Return the addresses of the running stack, or None unless both its servers are up.
+
+        No other user of the machine can listen at them from then on, for as long as this process lives.
+        """
         processes = self.processes()
-        key = load_key(self._paths)
-        if key is None or not all(name in processes and processes[name].ready for name in _SERVERS):
+        keys = StackKeys.load(self._paths)
+        if keys is None or not all(name in processes and processes[name].ready for name in _SERVERS):
             return None
-        return self._info({name: processes[name].port or 0 for name in _SERVERS}, key)
+        if any(server_outdated(name, processes[name], keys) for name in _SERVERS):
+            return None
+        return self._info({name: processes[name].port or 0 for name in _SERVERS}, keys)
 
     def status(self, *, flow_runs: int = 10) -> StackStatus:
         """Return how each part is, what the outbox holds, and the last `flow_runs` flow runs."""
@@ -136,8 +143,8 @@ class LocalStack:
     def _known(self) -> dict[str, ManagedProcess]:
         return StackState.load(self._paths.state).processes
 
-    def _info(self, ports: dict[str, int], key: str) -> StackInfo:
-        return stack_info(self._settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], key=key)
+    def _info(self, ports: dict[str, int], keys: StackKeys) -> StackInfo:
+        return stack_info(self._settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], keys=keys)
 
     def _up(self, report: Report, any_port: bool) -> StackInfo:
         for directory in (self._paths.logs, self._paths.images):
@@ -145,25 +152,31 @@ class LocalStack:
         known = self._known()
         running = {name: one for name, one in known.items() if one.ready and one.is_alive()}
         database = choose_database(self._settings.prefect_database_url, self._paths, running.get("prefect"), report)
-        key = load_or_make_key(self._paths)
-        self._drop_unresponsive(running, key, report)
+        keys = StackKeys.load_or_make(self._paths)
+        were_at = {name: known[name].port for name in _SERVERS if name in known}
+
+        def drop(name: str, why: str) -> None:
+            report(f"{_TITLES[name]}: starting anew, since {why}")
+            del running[name]
+            # Whatever is left of it must free the port before that is looked at.
+            self._stop([known.pop(name)])
+
         for name in _SERVERS:
-            if name in known and name not in running:
-                # Whatever is left of it must free the port before that is looked at.
-                self._stop([known[name]])
+            if name not in running:
+                self._stop([known[name]] if name in known else [])
+            elif why := server_outdated(name, running[name], keys) or self._unresponsive(name, running[name], keys):
+                drop(name, why)
         ports = {name: self._port(name, running, any_port, report) for name in _SERVERS}
-        moved = any(name in known and known[name].port != ports[name] for name in _SERVERS)
-        if "worker" in running and (moved or running["worker"].variable("TILED_API_KEY") not in (key, None)):
-            del running["worker"]
-            report(f"{_TITLES['worker']}: starting anew, since an address or Tiled's key has changed")
-        elif "worker" in running and self._wants_another_worker(running["worker"]):
-            del running["worker"]
-            report(f"{_TITLES['worker']}: starting anew, as {self._settings.worker_type}")
-        info = self._info(ports, key)
-        self._take_backlog_along(known, info, report)
+        for name in _SERVERS:
+            if name not in running or running[name].is_ours:
+                hold_port(ports[name])
+        info = self._info(ports, keys)
+        self._take_backlog_along(were_at.get("prefect"), info, report)
+        moved = any(were_at[name] != ports[name] for name in were_at)
+        if "worker" in running and (why := worker_outdated(running["worker"], self._settings, keys, moved=moved)):
+            drop("worker", why)
         services: list[Service] = [
-            TiledServer(self._paths, ports["tiled"], key),
-            PrefectServer(self._paths, ports["prefect"], database),
+            *self._servers(ports, keys, database),
             Worker(self._paths, info, self._settings),
         ]
         missing = [service for service in services if service.name not in running]
@@ -173,12 +186,11 @@ class LocalStack:
         self._start(missing, known, running, info, report)
         return info
 
-    def _take_backlog_along(self, known: dict[str, ManagedProcess], info: StackInfo, report: Report) -> None:
+    def _take_backlog_along(self, was_at: int | None, info: StackInfo, report: Report) -> None:
         """Have what waits for this stack's Prefect server sent to where it is from now on."""
-        last = known["prefect"].port if "prefect" in known else None
-        former = last or StackState.load(self._paths.state).last_ports.get("prefect")
+        former = was_at or StackState.load(self._paths.state).last_ports.get("prefect")
         to = comparable(info.prefect_api_url)
-        source = comparable(self._info({"tiled": 0, "prefect": former or 0}, "").prefect_api_url)
+        source = comparable(self._info({"tiled": 0, "prefect": former or 0}, StackKeys.none()).prefect_api_url)
         if to is None or source in (None, to):
             return
         try:
@@ -188,10 +200,13 @@ class LocalStack:
         except OutboxError as error:
             report(f"Outbox: what waits for {source} is not sent to {to}: {error}")
 
-    def _wants_another_worker(self, worker: ManagedProcess) -> bool:
-        """Tell whether another type is asked for; who asks for none takes what there is."""
-        asked = "worker_type" in self._settings.model_fields_set
-        return asked and worker.variable(WORKER_TYPE) != self._settings.worker_type
+    def _servers(
+        self, ports: dict[str, int], keys: StackKeys, database: PrefectDatabase | None = None
+    ) -> tuple[TiledServer, PrefectServer]:
+        return (
+            TiledServer(self._paths, ports["tiled"], keys.tiled.get_secret_value()),
+            PrefectServer(self._paths, ports["prefect"], keys.prefect.get_secret_value(), database),
+        )
 
     def _start(
         self,
@@ -218,21 +233,15 @@ class LocalStack:
             make_containers(info, self._settings)
             index_times(service.catalog)
 
-    def _drop_unresponsive(self, running: dict[str, ManagedProcess], key: str, report: Report) -> None:
-        servers: tuple[Service, ...] = (
-            TiledServer(self._paths, _ports(running)["tiled"], key),
-            PrefectServer(self._paths, _ports(running)["prefect"]),
-        )
-        for server in servers:
-            if server.name not in running:
-                continue
-            deadline = time.monotonic() + _UNRESPONSIVE_S
-            while not server.is_ready():
-                if time.monotonic() > deadline:
-                    report(f"{server.title}: does not answer any more, starting it anew")
-                    del running[server.name]
-                    break
-                time.sleep(0.2)
+    def _unresponsive(self, name: str, process: ManagedProcess, keys: StackKeys) -> str:
+        ports: dict[str, int] = dict.fromkeys(_SERVERS, process.port or 0)
+        [server] = [server for server in self._servers(ports, keys) if server.name == name]
+        deadline = time.monotonic() + _UNRESPONSIVE_S
+        while not server.is_ready():
+            if time.monotonic() > deadline:
+                return "it does not answer any more"
+            time.sleep(0.2)
+        return ""
 
     def _port(
         self,
@@ -275,10 +284,12 @@ class LocalStack:
             raise
 
     def _finish_flow_runs(self, alive: dict[str, ManagedProcess], timeout_s: float, report: Report) -> None:
+        info = self._info(_ports(alive), StackKeys.load(self._paths) or StackKeys.none())
         try:
             drain(
-                self._info(_ports(alive), "").prefect_api_url,
+                info.prefect_api_url,
                 self._settings.work_pool,
+                headers=info.prefect_headers,
                 stop_worker=lambda: self._stop([alive["worker"]]),
                 timeout_s=timeout_s,
                 report=report,

@@ -9,7 +9,8 @@ from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_ui import flow_run_url
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.http import answers, request_json
-from bluesky_prefect.stack.info import StackPaths, stack_info
+from bluesky_prefect.stack.info import StackInfo, StackPaths, stack_info
+from bluesky_prefect.stack.keys import StackKeys
 from bluesky_prefect.stack.process import ManagedProcess
 
 
@@ -80,7 +81,8 @@ def read_status(
 ) -> StackStatus:
     """Ask every part how it is; one that does not answer is told of, never an error."""
     ports = {name: (known[name].port or 0) if name in known else 0 for name in titles}
-    info = stack_info(settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], key="")
+    keys = StackKeys.load(paths) or StackKeys.none()
+    info = stack_info(settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], keys=keys)
     urls = {"tiled": info.tiled_ui_url, "prefect": info.prefect_ui_url}
     checks = {"tiled": f"{info.tiled_uri}/healthz", "prefect": f"{info.prefect_api_url}/health"}
     parts = tuple(
@@ -89,7 +91,7 @@ def read_status(
     )
     outbox, outbox_problem = _outbox(settings)
     prefect_up = any(part.name == "prefect" and part.up for part in parts)
-    runs, runs_problem = _flow_runs(info.prefect_api_url, info.prefect_ui_url, flow_runs) if prefect_up else ((), None)
+    runs, runs_problem = _flow_runs(info, flow_runs) if prefect_up else ((), None)
     runs_problem = runs_problem or (None if prefect_up else "not running")
     return StackStatus(parts, database, outbox, outbox_problem, runs, runs_problem)
 
@@ -116,7 +118,7 @@ def _outbox(settings: Settings) -> tuple[OutboxCounts | None, str | None]:
         return None, str(error)
 
 
-def _flow_runs(api_url: str, ui_url: str, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
+def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
     body = {
         "sort": "EXPECTED_START_TIME_DESC",
         "limit": limit,
@@ -124,10 +126,10 @@ def _flow_runs(api_url: str, ui_url: str, limit: int) -> tuple[tuple[FlowRunStat
         "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
     }
     try:
-        found = request_json(f"{api_url}/flow_runs/filter", body=body)
+        found = request_json(f"{info.prefect_api_url}/flow_runs/filter", body=body, headers=info.prefect_headers)
     except StackError as error:
         return (), str(error)
-    return tuple(_flow_run(one, ui_url) for one in found), None
+    return tuple(_flow_run(one, info.prefect_ui_url) for one in found), None
 
 
 def _flow_run(found: dict[str, Any], ui_url: str) -> FlowRunStatus:

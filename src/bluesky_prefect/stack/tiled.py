@@ -1,8 +1,6 @@
 """The Tiled server: catalog, storage, key."""
 
 import json
-import secrets
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,10 @@ from bluesky_prefect.stack.files import private_directory, write_private
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import StackInfo, StackPaths
 from bluesky_prefect.stack.ports import HOST
+from bluesky_prefect.stack.service import serve_command
+
+# The setting of Tiled's server that holds the key.
+KEY = "TILED_SINGLE_USER_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -50,13 +52,11 @@ class TiledServer:
         ``tiled serve config``: that one prints the key, and the access log would hold it whenever a browser
         is sent to ``?api_key=...``.
         """
-        options = ["--host", HOST, "--port", str(self.port), "--no-access-log", "--no-use-colors"]
-        factory = "bluesky_prefect.stack.tiled_app:app_factory"
-        return [sys.executable, "-P", "-m", "uvicorn", "--factory", factory, *options]
+        return serve_command("bluesky_prefect.stack.tiled_app:app_factory", self.port)
 
     def environment(self) -> dict[str, str]:
         """Return the key and the address of the configuration."""
-        return {"TILED_CONFIG": str(self._config), "TILED_SINGLE_USER_API_KEY": self.key, "NO_COLOR": "1"}
+        return {"TILED_CONFIG": str(self._config), KEY: self.key, "NO_COLOR": "1"}
 
     def prepare(self) -> None:
         """Write the configuration and make the directories."""
@@ -78,24 +78,8 @@ class TiledServer:
 
     def is_ready(self) -> bool:
         """Tell whether it lets the holder of the key in."""
-        return answers(f"http://{HOST}:{self.port}/api/v1/metadata/", api_key=self.key)
-
-
-def load_or_make_key(paths: StackPaths) -> str:
-    """Return the Tiled server's key, made on first use and kept in a file of mode 0600."""
-    key = load_key(paths)
-    if key is None:
-        key = secrets.token_hex(32)
-        write_private(paths.tiled_api_key, key + "\n")
-    return key
-
-
-def load_key(paths: StackPaths) -> str | None:
-    """Return the Tiled server's key if there is one."""
-    try:
-        return paths.tiled_api_key.read_text().strip() or None
-    except OSError:
-        return None
+        headers = {"Authorization": f"Apikey {self.key}"}
+        return answers(f"http://{HOST}:{self.port}/api/v1/metadata/", headers=headers)
 
 
 def make_containers(info: StackInfo, settings: Settings) -> None:

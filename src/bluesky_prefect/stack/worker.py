@@ -76,11 +76,13 @@ class Worker:
         """Tell whether this worker has signed in at the server, and the deployment is there."""
         pool = f"{self.info.prefect_api_url}/work_pools/{quote(self.settings.work_pool)}"
         try:
-            workers = request_json(f"{pool}/workers/filter", body={"limit": 200}, timeout_s=2)
+            asked = {"body": {"limit": 200}, "headers": self.info.prefect_headers}
+            workers = request_json(f"{pool}/workers/filter", **asked, timeout_s=2)
         except StackError:
             return False
         signed_in = any(one["name"] == self.worker_name and one["status"] == "ONLINE" for one in workers)
-        return signed_in and answers(f"{self.info.prefect_api_url}/deployments/name/{DEPLOYMENT}")
+        deployment = f"{self.info.prefect_api_url}/deployments/name/{DEPLOYMENT}"
+        return signed_in and answers(deployment, headers=self.info.prefect_headers)
 
 
 def settings_environment(settings: Settings) -> dict[str, str]:

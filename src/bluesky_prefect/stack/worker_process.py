@@ -6,6 +6,7 @@ One process does both, because each further one would pay for importing Prefect 
 import asyncio
 import shlex
 import sys
+from urllib.parse import urlsplit
 
 import anyio
 from prefect.client.orchestration import get_client
@@ -21,6 +22,7 @@ from bluesky_prefect.reconciliation.list_source import PARAMETER
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import STACK_WORKFLOWS
+from bluesky_prefect.stack.ports import hold_port
 from bluesky_prefect.stack.worker import DEPLOYMENT
 from bluesky_prefect.warm.stop_signal import cancelled_by_sigterm
 from bluesky_prefect.warm.worker import WarmProcessWorker
@@ -67,8 +69,11 @@ async def work(worker_name: str, settings: Settings) -> None:
 
 def main(worker_name: str) -> None:
     """Run the worker process."""
+    settings = get_settings()
+    for url in (get_current_settings().api.url, settings.tiled_uri):
+        hold_port(urlsplit(url or "").port or 0)
     try:
-        anyio.run(work, worker_name, get_settings())
+        anyio.run(work, worker_name, settings)
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("Worker stopped.")  # noqa: T201  # goes to the worker's log
 

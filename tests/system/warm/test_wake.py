@@ -37,3 +37,25 @@ def test_answers_of_503_crash_no_flow_run(worker, proxy, deployments):
         wait_until(lambda struck=struck: proxy.struck > struck)
         proxy.mode = "pass"
     assert {worker.wait(flow_run)["state_type"] for flow_run in flow_runs} == {"COMPLETED"}
+
+
+def test_where_prefect_asks_for_a_password_flow_runs_are_told_and_cancelled_all_the_same(tmp_path):
+    from tests.services.prefect_process import PrefectProcess
+    from tests.services.worker_process import WorkerProcess
+    from tests.system.warm.conftest import FLOWS
+
+    server = PrefectProcess(tmp_path, user="bluesky:passw0rd")
+    worker = WorkerProcess(server.url, tmp_path, "closed", user="bluesky:passw0rd")
+    try:
+        server.start()
+        worker.make_pool()
+        worker.start(PREFECT_WORKER_QUERY_SECONDS="3600")
+        flow_run = worker.submit(worker.deploy(f"{FLOWS.name}:lines", FLOWS.parent), count=1)
+        assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+        hanging = worker.submit(worker.deploy(f"{FLOWS.name}:hangs", FLOWS.parent))
+        worker.wait(hanging, "RUNNING")
+        worker.cancel(hanging)
+        assert worker.wait(hanging)["state_type"] == "CANCELLED"
+    finally:
+        worker.close()
+        server.kill()

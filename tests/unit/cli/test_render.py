@@ -3,6 +3,7 @@
 import subprocess
 
 import pytest
+from pydantic import SecretStr
 
 from bluesky_prefect.cli import render, terminal
 from bluesky_prefect.comparison import Comparison
@@ -10,31 +11,37 @@ from bluesky_prefect.demo import DemoResult, DemoRow
 from bluesky_prefect.outbox import OutboxCounts
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.info import stack_info
+from bluesky_prefect.stack.keys import StackKeys
 from bluesky_prefect.stack.status import FlowRunStatus, PartStatus, StackStatus
 
+KEYS = StackKeys(SecretStr("s3cret"), SecretStr("bluesky:passw0rd"))
 LINK = "http://127.0.0.1:4200/runs/flow-run/b7a1d3f0-0000-4000-8000-000000000000"
 PLOT = "http://127.0.0.1:4200/artifacts/artifact/b7a1d3f0-0000-4000-8000-000000000001"
 
 
 def test_addresses_are_not_broken_over_lines(tmp_path, capsys):
     directory = tmp_path / ("long-" * 30)
-    render.stack_info(stack_info(Settings(state_directory=directory), tiled_port=1, prefect_port=2, key="s3cret"))
+    info = stack_info(Settings(state_directory=directory), tiled_port=1, prefect_port=2, keys=KEYS)
+    render.stack_info(info, sign_in="http://127.0.0.1:2/bluesky-prefect/sign-in#token")
     out = capsys.readouterr().out
     assert f"Files        {directory}/exports\n" in out
     assert "export PREFECT_API_URL=http://127.0.0.1:2/api\n" in out
+    assert "Prefect UI   http://127.0.0.1:2/bluesky-prefect/sign-in#token\n" in out
     assert "s3cret" not in out
+    assert "passw0rd" not in out
 
 
 def test_printed_commands_work_in_a_directory_with_a_space(tmp_path, capsys):
     directory = tmp_path / "Application Support"
     directory.mkdir()
-    info = stack_info(Settings(state_directory=directory), tiled_port=1, prefect_port=2, key="s3cret")
+    info = stack_info(Settings(state_directory=directory), tiled_port=1, prefect_port=2, keys=KEYS)
     info.tiled_api_key_path.write_text("s3cret\n")
-    render.stack_info(info)
+    info.prefect_auth_string_path.write_text("bluesky:passw0rd\n")
+    render.stack_info(info, sign_in="")
     exports = [line.strip() for line in capsys.readouterr().out.splitlines() if "export " in line]
-    script = "; ".join([*exports, 'printf %s "$TILED_API_KEY"'])
+    script = "; ".join([*exports, 'printf "%s %s" "$TILED_API_KEY" "$PREFECT_API_AUTH_STRING"'])
     shell = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True)
-    assert shell.stdout == "s3cret"
+    assert shell.stdout == "s3cret bluesky:passw0rd"
 
 
 def test_brackets_are_shown_as_they_are(capsys):

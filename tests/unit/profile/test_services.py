@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from bluesky_prefect.profile.services import (
     Service,
@@ -17,12 +18,15 @@ from bluesky_prefect.profile.services import (
     start_or_check,
     use_services,
 )
-from bluesky_prefect.settings import get_settings
+from bluesky_prefect.settings import Settings, get_settings
+from bluesky_prefect.stack import LocalStack
+from bluesky_prefect.stack.info import StackPaths, stack_info
+from bluesky_prefect.stack.keys import StackKeys
 
 
 class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(int(self.path.strip("/") or 200))
+        self.send_response(int(self.path.split("/")[1] or 200))
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
@@ -240,3 +244,95 @@ def test_credentials_in_the_address_count_and_are_not_shown(session, closed_serv
 def test_an_address_with_a_password_and_no_server_does_not_show_the_password(session):
     for url in ("http://ada:s3cret@127.0.0.1:9/api", "http://ada:s3cret@127.0.0.1/api", "http://ada:s3cret@[::1/api"):
         assert "s3cret" not in session(PREFECT_API_URL=url)
+
+
+# Which password goes to which server.
+
+
+KEYS = StackKeys(SecretStr("t1led"), SecretStr("bluesky:passw0rd"))
+STACK = "http://127.0.0.1:4200/api"
+ELSEWHERE = "https://prefect.example.org/api"
+
+
+@pytest.fixture
+def running_stack(no_stack: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = stack_info(Settings(state_directory=tmp_path), tiled_port=8000, prefect_port=4200, keys=KEYS)
+    monkeypatch.setattr(LocalStack, "find", lambda _: info)
+
+
+@pytest.mark.usefixtures("running_stack")
+@pytest.mark.parametrize("named", [{}, {"PREFECT_API_URL": STACK}, {"PREFECT_API_AUTH_STRING": "ada:0f-elsewhere"}])
+def test_the_stack_s_password_goes_with_the_stack_s_address(named):
+    environment = {"PREFECT_HOME": "/nowhere", **named}
+
+    use_services(environment)
+
+    assert environment["PREFECT_API_URL"] == STACK
+    assert environment["PREFECT_API_AUTH_STRING"] == "bluesky:passw0rd"
+
+
+@pytest.mark.usefixtures("running_stack")
+@pytest.mark.parametrize("credentials", [{}, {"PREFECT_API_AUTH_STRING": "ada:0f-elsewhere"}])
+def test_the_stack_s_password_does_not_go_to_another_prefect(credentials, tmp_path: Path):
+    environment = {"PREFECT_API_URL": ELSEWHERE, **credentials}
+
+    use_services(environment)
+
+    assert "passw0rd" not in str(environment)
+    assert environment.get("PREFECT_API_AUTH_STRING") == credentials.get("PREFECT_API_AUTH_STRING")
+
+    (tmp_path / "profiles.toml").write_text(f'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{ELSEWHERE}"\n')
+    environment = {"PREFECT_HOME": str(tmp_path), **credentials}
+    use_services(environment)
+    assert "passw0rd" not in str(environment)
+
+
+@pytest.mark.usefixtures("no_stack")
+def test_a_session_before_the_stack_has_the_password_that_the_stack_will_ask_for(tmp_path: Path):
+    environment = {"PREFECT_HOME": "/nowhere", "PREFECT_API_AUTH_STRING": "ada:0f-elsewhere"}
+
+    use_services(environment, make_keys=True)
+
+    assert environment["PREFECT_API_AUTH_STRING"] == StackKeys.load(StackPaths(tmp_path)).prefect.get_secret_value()
+
+
+@pytest.mark.usefixtures("no_stack")
+def test_a_command_that_only_looks_makes_no_keys_and_sends_no_other_server_s(tmp_path: Path):
+    environment = {"PREFECT_HOME": "/nowhere", "PREFECT_API_AUTH_STRING": "ada:0f-elsewhere"}
+
+    use_services(environment)
+
+    assert not environment["PREFECT_API_AUTH_STRING"]
+    assert list(tmp_path.iterdir()) == []
+
+
+# A server that asks nobody for a password.
+
+
+@pytest.fixture
+def named_elsewhere(server: str, closed_server: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Have a name of another machine lead to a server on this one, since nothing here may listen for others."""
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **more: resolve(host.replace("prefect.beamline", "127.0.0.1"), *rest, **more),
+    )
+    return lambda url: url.replace("127.0.0.1", "prefect.beamline")
+
+
+@pytest.mark.parametrize("credentials", [{}, {"PREFECT_API_AUTH_STRING": "ada:s3cret"}])
+def test_a_prefect_that_other_machines_reach_without_a_password_is_told_of(
+    session, server, named_elsewhere, credentials
+):
+    url = named_elsewhere(f"{server}/200")
+    line = session(PREFECT_API_URL=url, **credentials)
+
+    assert line.startswith(f"Prefect: {url} Prefect at {url} asks for no password")
+    assert line.count("PREFECT_SERVER_API_AUTH_STRING") == 1
+
+
+def test_a_prefect_that_wants_a_password_or_is_on_this_machine_is_not(session, server, closed_server, named_elsewhere):
+    url = named_elsewhere(closed_server)
+    assert session(PREFECT_API_URL=f"{url}/api", PREFECT_API_AUTH_STRING="ada:s3cret") == f"Prefect: {url}"
+    assert session(PREFECT_API_URL=f"{server}/200") == f"Prefect: {server}/200"

@@ -28,7 +28,7 @@ def start_server(paths):
     started = []
 
     def start(database):
-        environment = PrefectServer(paths, 0, database).environment()
+        environment = PrefectServer(paths, 0, "user:pass", database).environment()
         code = [sys.executable, "-c", "import time; time.sleep(600)"]
         started.append(start_process(code, environment, directory=paths.root, log=paths.root / "log", port=None))
         return started[-1]
@@ -72,7 +72,7 @@ def test_what_prefect_cannot_use_is_refused_with_what_to_write(paths, url, said)
 def test_the_password_is_in_nothing_that_is_printed_or_handed_to_flow_runs(paths):
     settings = Settings(state_directory=paths.root, prefect_database_url=ASYNC)
     database = parse_database(settings.prefect_database_url, paths)
-    server = PrefectServer(paths, 4200, database)
+    server = PrefectServer(paths, 4200, "bluesky:s3cret", database)
     for shown in (settings, database, server, server.command(), settings_environment(settings)):
         assert "s3cret" not in repr(shown)
 

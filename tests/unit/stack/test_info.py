@@ -1,20 +1,26 @@
 """What a stack tells of itself, and how it is remembered."""
 
+from pydantic import SecretStr
+
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack import LocalStack
 from bluesky_prefect.stack.info import StackState, stack_info
+from bluesky_prefect.stack.keys import StackKeys
 from bluesky_prefect.stack.process import ManagedProcess
 from bluesky_prefect.stack.worker import settings_environment
 from bluesky_prefect.workflow_list import load_workflows
 
+KEYS = StackKeys(SecretStr("s3cret"), SecretStr("bluesky:passw0rd"))
+
 
 def info(tmp_path, **values):
-    return stack_info(Settings(state_directory=tmp_path, **values), tiled_port=1234, prefect_port=5678, key="s3cret")
+    return stack_info(Settings(state_directory=tmp_path, **values), tiled_port=1234, prefect_port=5678, keys=KEYS)
 
 
 def test_the_environment_points_a_process_to_both_servers(tmp_path, monkeypatch):
     environment = info(tmp_path).environment()
     assert environment["PREFECT_API_URL"] == "http://127.0.0.1:5678/api"
+    assert environment["PREFECT_API_AUTH_STRING"] == "bluesky:passw0rd"
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     settings = Settings()
@@ -30,8 +36,10 @@ def test_the_environment_names_what_the_stack_has_deployments_for_or_what_the_us
     assert info(tmp_path, workflows="mine:w").environment()["BLUESKY_PREFECT_WORKFLOWS"] == "mine:w"
 
 
-def test_a_printed_stack_does_not_show_the_key(tmp_path):
-    assert "s3cret" not in repr(info(tmp_path))
+def test_a_printed_stack_does_not_show_the_keys(tmp_path):
+    for shown in (info(tmp_path), KEYS):
+        assert "s3cret" not in repr(shown)
+        assert "passw0rd" not in repr(shown)
 
 
 def test_a_missing_or_broken_state_file_is_a_stack_that_does_not_run(tmp_path):

@@ -2,11 +2,15 @@
 
 import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
 from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.stack.ports import choose_port, is_free
+from bluesky_prefect.stack import ports
+from bluesky_prefect.stack.ports import bind_port, choose_port, hold_port, is_free
+from tests.conftest import missing_service
 
 WORDS = {"service": "Tiled server", "option": "--tiled-port", "variable": "BLUESKY_PREFECT_TILED_PORT"}
 
@@ -43,9 +47,7 @@ def test_zero_takes_another_port_if_the_last_one_is_busy(busy_port):
 
 
 def test_a_port_whose_connections_have_just_ended_is_free():
-    with socket.socket() as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.bind(("127.0.0.1", 0))
+    with bind_port(0) as server:
         server.listen()
         port = server.getsockname()[1]
         client = socket.create_connection(("127.0.0.1", port))
@@ -53,3 +55,75 @@ def test_a_port_whose_connections_have_just_ended_is_free():
         accepted.close()  # the side that closes first is left in TIME_WAIT
         client.close()
     assert is_free(port)
+
+
+def test_a_port_that_ended_connections_of_another_server_keep_is_waited_for(monkeypatch):
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
+        client = socket.create_connection(("127.0.0.1", port))
+        accepted, _ = server.accept()
+        accepted.close()
+        client.close()
+    waited = []
+    # It would be a minute.
+    monkeypatch.setattr(ports, "wait_until_free", lambda *asked: waited.append(asked))
+    with pytest.raises(StackError):
+        choose_port(port, None, **WORDS)
+    assert waited == [(port, 65.0)]
+
+
+HOLD = """
+import sys
+from bluesky_prefect.stack.ports import hold_port
+hold_port(int(sys.argv[1]))
+print("holds", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def held_port():
+    """A port that another process of this user holds, as a session does."""
+    with bind_port(0) as probe:
+        port = probe.getsockname()[1]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(port)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout.readline() == "holds\n"
+    yield port
+    holder.communicate()
+
+
+def test_who_holds_a_port_keeps_no_server_of_this_user_s_from_it(held_port):
+    assert is_free(held_port)
+    with bind_port(held_port) as server:
+        server.listen()
+        socket.create_connection(("127.0.0.1", held_port)).close()
+        assert not is_free(held_port)
+        # Whoever comes next holds it as well, so that the server may die.
+        hold_port(held_port)
+
+
+@pytest.mark.parametrize("options", [[], [socket.SO_REUSEADDR], [socket.SO_REUSEADDR, socket.SO_REUSEPORT]])
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_who_holds_a_port_keeps_other_users_from_it(held_port, host, options):
+    if os.geteuid() != 0:
+        missing_service("root, to be another user")
+    code = f"""
+import os, socket
+os.setuid(65534)
+server = socket.socket()
+for option in {[int(option) for option in options]}:
+    server.setsockopt(socket.SOL_SOCKET, option, 1)
+server.bind(({host!r}, {held_port}))
+"""
+    tried = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    assert "Address already in use" in tried.stderr
+
+
+def test_a_port_that_does_not_let_itself_be_held_is_an_error(busy_port):
+    with pytest.raises(StackError, match=rf"Port {busy_port} is in use by process {os.getpid()}"):
+        hold_port(busy_port)

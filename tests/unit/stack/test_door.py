@@ -1,0 +1,105 @@
+"""Which requests of browsers reach a server of the stack, and who is signed in."""
+
+import httpx
+import pytest
+
+from bluesky_prefect.stack.door import Door
+from bluesky_prefect.stack.prefect_app import LINK_LASTS_S, OneTimeTokens, SignIn
+from bluesky_prefect.stack.sign_in import LINKS, SIGN_IN
+
+pytestmark = pytest.mark.anyio
+URL = "http://127.0.0.1:4200"
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+async def server(scope, receive, send):
+    """Answer what it was asked for."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"x-frame-options", b"SAMEORIGIN")]})
+    await send({"type": "http.response.body", "body": scope["path"].encode()})
+
+
+@pytest.fixture
+async def client():
+    app = Door(SignIn(server, "bluesky:passw0rd"))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
+        yield client
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:4200", "127.0.0.1", "[::1]:4200", "LOCALHOST:4200", "127.0.0.1:5000"])
+async def test_names_of_this_machine_are_let_in_with_any_port_as_tunnels_have_it(client, host):
+    assert (await client.post("/api/x", headers={"Host": host})).status_code == 200
+
+
+OTHER_NAMES = ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:4200", "127.0.0.1:x", "a@127.0.0.1"]
+ORIGINS = ["http://evil.example", "null", "http://127.0.0.1:8888", "https://127.0.0.1:4200", ""]
+
+
+@pytest.mark.parametrize("host", OTHER_NAMES)
+async def test_other_names_are_not(client, host):
+    assert (await client.get("/api/x", headers={"Host": host})).status_code == 400
+
+
+async def test_nor_are_two_names(client):
+    headers = [("Host", "127.0.0.1"), ("Host", "evil.example")]
+    assert (await client.get("/api/x", headers=headers)).status_code == 400
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+@pytest.mark.parametrize("origin", ORIGINS)
+async def test_pages_of_other_origins_are_refused_whatever_they_ask(client, method, origin):
+    assert (await client.request(method, "/api/x", headers={"Origin": origin})).status_code == 403
+
+
+async def test_the_server_s_own_pages_are_let_in(client):
+    assert (await client.post("/api/x", headers={"Origin": URL})).status_code == 200
+
+
+async def test_what_the_server_says_of_frames_stays_and_the_rest_is_added(client):
+    answer = await client.get("/api/x")
+    assert answer.headers["x-frame-options"] == "SAMEORIGIN"
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("given", [None, "Basic d3Jvbmc6d3Jvbmc=", "Bearer x", "bluesky:passw0rd"])
+async def test_only_who_knows_the_password_makes_links(client, given):
+    headers = {} if given is None else {"Authorization": given}
+    assert (await client.post(LINKS, headers=headers)).status_code == 401
+
+
+async def test_a_token_is_exchanged_for_the_password_once(client):
+    made = (await client.post(LINKS, auth=("bluesky", "passw0rd"))).json()["token"]
+    first, second = [await client.post(SIGN_IN, content=made) for _ in range(2)]
+    assert first.json() == {"password": "Ymx1ZXNreTpwYXNzdzByZA=="}
+    assert second.status_code == 403
+    assert second.content == b""
+    for answer in (first, second, await client.get(SIGN_IN), await client.get(f"{SIGN_IN}.js")):
+        assert answer.headers["cache-control"] == "no-store"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_the_ui_under_the_name_localhost_is_sent_to_the_address(client):
+    headers = {"Host": "localhost:4200"}
+    answer = await client.get("/runs?page=2", headers=headers)
+    assert answer.headers["location"] == f"{URL}/runs?page=2"
+    assert (await client.get("/api/x", headers=headers)).text == "/api/x"
+
+
+def test_a_token_is_good_for_ten_minutes():
+    now = [0.0]
+    tokens = OneTimeTokens(lambda: now[0])
+    early, late = tokens.make(), tokens.make()
+    now[0] = LINK_LASTS_S
+    assert tokens.take(early)
+    now[0] += 0.1
+    assert not tokens.take(late)
+
+
+def test_who_asks_for_the_status_all_day_fills_no_memory():
+    tokens = OneTimeTokens()
+    first, *_, last = [tokens.make() for _ in range(1000)]
+    assert not tokens.take(first)
+    assert tokens.take(last)

@@ -1,0 +1,66 @@
+"""The secrets of a stack, on disk."""
+
+import stat
+import subprocess
+import sys
+
+import pytest
+
+from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.keys import StackKeys
+
+MAKE = """
+import sys
+from pathlib import Path
+from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.keys import StackKeys
+print("ready", flush=True)
+sys.stdin.readline()
+print(StackKeys.load_or_make(StackPaths(Path(sys.argv[1]))).prefect.get_secret_value())
+"""
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return StackPaths(tmp_path)
+
+
+def test_keys_are_made_once_and_lie_in_files_of_their_owner_s(paths):
+    assert StackKeys.load(paths) is None
+    keys = StackKeys.load_or_make(paths)
+    assert StackKeys.load(paths) == StackKeys.load_or_make(paths) == keys
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths.root.iterdir()} == {0o600}
+    assert {path.name for path in paths.root.iterdir()} == {"tiled-api-key", "prefect-auth-string"}
+
+
+def test_a_password_is_long_and_of_this_stack_alone(paths, tmp_path):
+    (tmp_path / "other").mkdir()
+    keys = [StackKeys.load_or_make(one).prefect.get_secret_value() for one in (paths, StackPaths(tmp_path / "other"))]
+    assert len(set(keys)) == 2
+    for key in keys:
+        user, _, password = key.partition(":")
+        assert user == "bluesky"
+        assert len(password) >= 40
+
+
+def test_a_stack_of_a_version_without_a_password_keeps_its_tiled_key(paths):
+    paths.tiled_api_key.write_text("s3cret\n")
+    assert StackKeys.load(paths) is None
+    assert StackKeys.load_or_make(paths).tiled.get_secret_value() == "s3cret"
+
+
+def test_an_empty_file_is_made_anew(paths):
+    paths.prefect_auth_string.touch()
+    assert StackKeys.load_or_make(paths).prefect.get_secret_value()
+
+
+def test_all_who_make_keys_at_once_have_the_same(paths):
+    command = [sys.executable, "-c", MAKE, str(paths.root)]
+    makers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for maker in makers:
+        assert maker.stdout.readline() == "ready\n"
+    for maker in makers:
+        maker.stdin.write("\n")
+        maker.stdin.flush()
+    made = {maker.communicate()[0].strip() for maker in makers}
+    assert made == {paths.prefect_auth_string.read_text().strip()}
