@@ -13,7 +13,8 @@ HOST = "127.0.0.1"
 _LINGER_S = 65.0
 _CONNECT_TIMEOUT_S = 1.0
 
-_held: dict[int, socket.socket] = {}
+# Descriptors of sockets: nobody closes them but the end of the process.
+_held: dict[int, int] = {}
 
 
 def bind_port(port: int) -> socket.socket:
@@ -51,7 +52,7 @@ def hold_port(port: int) -> None:
     if port in _held:
         return
     try:
-        _held[port] = bind_port(port)
+        _held[port] = bind_port(port).detach()
     except OSError as error:
         raise StackError(f"Port {port} is in use by {port_owner(port)}.") from error
 

@@ -129,20 +129,22 @@ def test_with_all_there_the_line_says_where():
 
 
 @pytest.fixture
-def no_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def no_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_port: int) -> Iterator[None]:
     monkeypatch.setenv("BLUESKY_PREFECT_STATE_DIRECTORY", str(tmp_path))
+    # On the usual one the developer's own stack may be.
+    monkeypatch.setenv("BLUESKY_PREFECT_PREFECT_PORT", str(free_port))
     get_settings.cache_clear()
     yield
     get_settings.cache_clear()
 
 
 @pytest.mark.usefixtures("no_stack")
-def test_without_a_stack_prefect_is_where_the_stack_will_be():
+def test_without_a_stack_prefect_is_where_the_stack_will_be(free_port: int):
     environment = {"PREFECT_HOME": "/nowhere"}
 
     use_services(environment)
 
-    assert environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert environment["PREFECT_API_URL"] == f"http://127.0.0.1:{free_port}/api"
 
 
 @pytest.mark.usefixtures("no_stack")
