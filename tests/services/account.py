@@ -54,7 +54,8 @@ class Account:
 
     def _start(self, command: list[str], umask: int, environment: dict[str, str]) -> subprocess.Popen[str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PREFECT_HOME"))}
-        home = {"HOME": str(self.home), "PREFECT_HOME": str(self.home / ".prefect"), "PYTHONPATH": _PYTHON_PATH}
+        path = os.pathsep.join([_PYTHON_PATH, str(self.home)])
+        home = {"HOME": str(self.home), "PREFECT_HOME": str(self.home / ".prefect"), "PYTHONPATH": path}
         options: dict[str, Any] = {"user": self.uid, "group": self.uid, "extra_groups": [GROUP], "umask": umask}
         return subprocess.Popen(
             command,
@@ -102,6 +103,8 @@ def _interpreter(uid: int) -> str:
 
 def _account(home: Path, uid: int) -> Account:
     home.mkdir(mode=0o700)
+    # A package asks for it on a Python older than 3.11.3, as the system's may be; this one's has not installed it.
+    (home / "async_timeout.py").write_text("from asyncio import timeout\n")
     os.chown(home, uid, uid)
     return Account(uid, home)
 

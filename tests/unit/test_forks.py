@@ -200,9 +200,12 @@ from bluesky_prefect.profile.spool import Spool
 path = state / "run.msgpack"
 spool = Spool(path)
 spool.write("start", {"uid": "0"})
+begun, begin = os.pipe()
 pid = os.fork()
 if pid == 0:
+    os.write(begin, b".")
     signal.pause()
+os.read(begun, 1)
 tell(in_use(path))
 spool.keep()
 tell(in_use(path))
