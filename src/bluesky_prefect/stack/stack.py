@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.private import share
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.database import choose_database, present_database
 from bluesky_prefect.stack.drain import drain
@@ -193,6 +194,8 @@ class LocalStack:
             for service in missing:
                 startup.start(service)
             startup.wait(lambda service: self._finish(service, info))
+        # SQLite lets no group write to what it makes, whatever the umask; its logs have the mode of their database.
+        share(self._paths.root, self._paths.prefect, self._paths.tiled)
 
     def _finish(self, service: Service, info: StackInfo) -> None:
         if isinstance(service, TiledServer):
