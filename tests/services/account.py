@@ -55,6 +55,8 @@ class Account:
     def _start(self, command: list[str], umask: int, environment: dict[str, str]) -> subprocess.Popen[str]:
         own = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "PREFECT_HOME"))}
         path = os.pathsep.join([_PYTHON_PATH, str(self.home)])
+        # Prefect's worker keeps files in a directory of one name for all users, which the first one closes.
+        environment = {"TMPDIR": str(self.home), **environment}
         home = {"HOME": str(self.home), "PREFECT_HOME": str(self.home / ".prefect"), "PYTHONPATH": path}
         options: dict[str, Any] = {"user": self.uid, "group": self.uid, "extra_groups": [GROUP], "umask": umask}
         return subprocess.Popen(

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from bluesky_prefect.exceptions import OutboxError, StackError
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_address import comparable
+from bluesky_prefect.private import is_trusted, share
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.database import PrefectDatabase, choose_database, present_database
 from bluesky_prefect.stack.drain import drain
@@ -68,6 +69,8 @@ class LocalStack:
 
         No other user of the machine can listen at them from then on, for as long as this process lives.
         """
+        if not is_trusted(self._paths.root):
+            return None  # another user wrote what stands there
         processes = self.processes()
         keys = StackKeys.load(self._paths)
         if keys is None or not all(name in processes and processes[name].ready for name in _SERVERS):
@@ -227,6 +230,8 @@ class LocalStack:
             for service in missing:
                 startup.start(service)
             startup.wait(lambda service: self._finish(service, info))
+        # SQLite lets no group write to what it makes, whatever the umask; its logs have the mode of their database.
+        share(self._paths.root, self._paths.prefect, self._paths.tiled)
 
     def _finish(self, service: Service, info: StackInfo) -> None:
         if isinstance(service, TiledServer):
