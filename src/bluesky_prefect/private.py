@@ -40,6 +40,15 @@ def rights_in(directory: Path) -> Rights:
     return Rights(0o2770, 0o660, 0o007, status.st_gid) if _is_shared(status) else Rights()
 
 
+def is_trusted(directory: Path) -> bool:
+    """Tell whether what stands in a directory was written by this user, root, or a group that shares the directory."""
+    try:
+        status = directory.stat()
+    except OSError:
+        return True  # nothing stands there
+    return status.st_uid in (os.geteuid(), 0) or _is_shared(status)
+
+
 def private_directory(path: Path) -> Path:
     """Make a directory that only its owner can enter; one that is there already is closed to others.
 

@@ -8,7 +8,9 @@ if TYPE_CHECKING:
 
 # A browser that was led here by another name for this machine (DNS rebinding) takes the page that led it for ours.
 _HOSTS = {"127.0.0.1", "localhost", "[::1]"}
-_ASKED = (b"host", b"origin")
+_ASKED = (b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode")
+# They load scripts from elsewhere, which could read what a browser keeps for this server.
+_SCRIPTS_OF_OTHERS = {"/docs", "/redoc", "/api/docs", "/api/redoc"}
 _HEADERS = [
     # A page that shows this one in a frame could have a person click in it.
     (b"x-frame-options", b"DENY"),
@@ -38,18 +40,25 @@ class Door:
         """Answer a request, or a web socket that wants to be opened."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-        elif problem := _problem(scope["headers"]):
+        elif problem := _problem(scope["path"], scope["headers"]):
             await _refuse(scope, receive, send, *problem)
         else:
             await self._app(scope, receive, _with_headers(send))
 
 
-def _problem(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str] | None:
-    hosts, origins = ([value.decode("latin-1").lower() for key, value in headers if key == name] for name in _ASKED)
+def _problem(path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+    hosts, origins, sites, modes = (
+        [value.decode("latin-1").lower() for key, value in headers if key == name] for name in _ASKED
+    )
     if len(hosts) != 1 or hosts[0].removesuffix(f":{_port(hosts[0])}") not in _HOSTS:
         return 400, "This server is for this machine only, at 127.0.0.1."
     if any(origin != f"http://{hosts[0]}" for origin in origins):
         return 403, "Pages of other servers may not ask this one."
+    if {"cross-site", "same-site"} & set(sites) and modes != ["navigate"]:
+        # A picture or a script of this server, in a page of another: a browser asks for it without an Origin.
+        return 403, "Pages of other servers may show links to this one, and nothing of it."
+    if path.rstrip("/") in _SCRIPTS_OF_OTHERS:
+        return 404, "This page would load scripts from elsewhere."
     return None
 
 

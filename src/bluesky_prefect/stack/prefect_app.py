@@ -101,10 +101,10 @@ class SignIn:
         """Answer for the page, or have Prefect answer."""
         if scope["type"] != "http":
             app = self._app
-        elif scope["path"] in (SIGN_IN, f"{SIGN_IN}.js", LINKS):
-            app = self._pages
+        elif redirection := _at_127_0_0_1(scope):
+            app = redirection
         else:
-            app = _at_127_0_0_1(scope) or self._app
+            app = self._pages if scope["path"] in (SIGN_IN, f"{SIGN_IN}.js", LINKS) else self._app
         await app(scope, receive, send)
 
     async def _exchange(self, request: "Request") -> Response:

@@ -8,6 +8,7 @@ memory, or hangs in a commit for ever, with the catalog locked.
 """
 
 import operator
+import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -16,19 +17,23 @@ from typing import TYPE_CHECKING, Any
 from bluesky_prefect.exceptions import StackError
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 _EXPRESSIONS = {
     "start.time": """json_extract(metadata, '$."start"."time"')""",
     "stop.time": """json_extract(metadata, '$."stop"."time"')""",
 }
+_UI = re.compile(r"/+ui/+(.*)", re.DOTALL)
 _BUSY_S = 30.0
 # Longer than the tables of any run take, shorter than clients of Tiled wait.
 _TURN_S = 20.0
 
 
-def app_factory() -> "FastAPI":
-    """Return Tiled's own application, which searches by time as the index is made, and uses its tables in turn."""
+def app_factory() -> "ASGIApp":
+    """Return Tiled's own application, which searches by time as the index is made, and uses its tables in turn.
+
+    Of the files of this machine it serves those of its UI alone.
+    """
     from tiled.catalog.adapter import CatalogNodeAdapter
     from tiled.queries import Comparison
     from tiled.server.app import app_factory as tiled_app_factory
@@ -39,7 +44,36 @@ def app_factory() -> "FastAPI":
     for storage in _STORAGE.values():
         if getattr(storage, "dialect", "") == "duckdb":
             take_turns(storage)
-    return app
+    return ConfinedUi(app)
+
+
+class ConfinedUi:
+    """Tiled's application, without the way out of the folder of its UI.
+
+    Tiled 0.2.20 serves ``/ui/PATH`` without a key, and PATH may be absolute, or lead upwards: any file that this user
+    may read, the keys of the stack among them.
+
+    Parameters
+    ----------
+    app : ASGI application
+        Tiled's.
+    """
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self._app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Have Tiled answer, or refuse a path that leads out of the folder."""
+        from starlette.responses import PlainTextResponse
+
+        app = self._app
+        if scope["type"] == "http" and (wanted := _UI.match(scope["path"])):
+            if ".." in wanted[1].replace("\\", "/").split("/"):
+                app = PlainTextResponse("There is no such page.\n", 404)
+            else:
+                # Not absolute: pages of the UI have paths such as /ui//metadata/a/b/c.
+                scope = {**scope, "path": f"/ui/{wanted[1]}"}
+        await app(scope, receive, send)
 
 
 def take_turns(storage: Any) -> None:
