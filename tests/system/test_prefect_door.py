@@ -216,6 +216,24 @@ sys.stdout.buffer.write(b"\\n".join(seen))
 """
 
 
+_WAYS_OUT = [
+    "/ui/{}", "/ui//{}", "/ui/..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2f..%2f..{}", "//ui/{}",
+    "/ui/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e/%2e%2e{}", "/ui/%2f{}", "/ui/..%5c..%5c{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("way", _WAYS_OUT)
+def test_tiled_serves_no_file_of_this_machine_but_those_of_its_ui(stack, way):
+    url = httpx.URL(stack.tiled_uri)
+    path = way.format(stack.prefect_auth_string_path)
+    with create_connection((url.host, url.port), timeout=30) as client:
+        # As it stands: a client of HTTP would tidy the path.
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: {url.host}:{url.port}\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith((b"HTTP/1.1 404", b"HTTP/1.1 200"))
+    assert user_of(stack).encode() not in answer
+
+
 def test_another_user_of_the_machine_neither_finds_the_password_nor_starts_anything(stack):
     with reachable(stack.state_directory):
         asked = [str(stack.state_directory), stack.prefect_ui_url, deployment(stack)]

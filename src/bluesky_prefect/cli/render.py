@@ -1,6 +1,7 @@
 """How results and progress look: results on stdout, everything else on stderr."""
 
 import dataclasses
+import os
 import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 def stack_info(info: "StackInfo", *, sign_in: str, options: str = "") -> None:
     """Show where the stack is, and how to use and stop it; `sign_in` is a link for a browser."""
+    from bluesky_prefect.stack.process import without_proxy  # psutil comes with the local stack
+
     lines = [
         "The local stack is up.",
         f"  Prefect UI   {sign_in}",
@@ -30,6 +33,7 @@ def stack_info(info: "StackInfo", *, sign_in: str, options: str = "") -> None:
         f'  export PREFECT_API_AUTH_STRING="$(cat {shlex.quote(str(info.prefect_auth_string_path))})"',
         f"  export BLUESKY_PREFECT_TILED_URI={info.tiled_uri}",
         f'  export TILED_API_KEY="$(cat {shlex.quote(str(info.tiled_api_key_path))})"',
+        *(f"  export {name}={shlex.quote(value)}" for name, value in without_proxy(dict(os.environ)).items()),
         "",
         f"To look at it:  bluesky-prefect status{options}",
         f"To stop it:     bluesky-prefect down{options}",

@@ -20,9 +20,13 @@ from bluesky_prefect.credentials import (
     without_user,
 )
 from bluesky_prefect.exceptions import ConfigurationError, StackError
-from bluesky_prefect.prefect_address import prefect_authorization, prefect_url
+from bluesky_prefect.prefect_address import comparable, prefect_authorization, prefect_url
 from bluesky_prefect.private import private_directory
 from bluesky_prefect.settings import Settings, get_settings
+from bluesky_prefect.stack.info import StackPaths, StackState
+from bluesky_prefect.stack.keys import CLIENT_AUTH_STRING, StackKeys
+from bluesky_prefect.stack.ports import hold_port
+from bluesky_prefect.stack.process import without_proxy
 
 # What a part that is not there may cost the start of a session, and of a run: scientists do not wait for it.
 PROBE_TIMEOUT_S = 1.0
@@ -101,22 +105,54 @@ def use_services(environment: MutableMapping[str, str] = os.environ, *, make_key
     stack = _stack_environment(settings)
     kept = {name for name in ("BLUESKY_PREFECT_OUTPUT_DIRECTORY",) if name in environment}
     # The stack's list says what runs of the stack should have had, and nothing of those of another server.
-    if settings.workflows or prefect_url(environment) not in ("", stack.get("PREFECT_API_URL")):
+    names_another = _names_another(prefect_url(environment), stack.get("PREFECT_API_URL", ""))
+    if settings.workflows or names_another:
         kept.add("BLUESKY_PREFECT_WORKFLOWS")
     if settings.tiled_uri is not None or settings.tiled_profile is not None:
         kept |= _TILED_VARIABLES
     # One server's password is not for another: with the stack's address goes the stack's password, and only with it.
-    if names_another := prefect_url(environment) not in ("", stack.get("PREFECT_API_URL")):
+    if names_another:
         kept |= _PREFECT_VARIABLES
     environment.update({name: value for name, value in stack.items() if name not in kept})
     if not stack and not names_another:
         environment.update(_next_stack_environment(settings, make_keys))
+    elif not stack:
+        _drop_secrets_for_others(environment, settings)
+    # Nobody's proxy has to know what goes to this machine.
+    environment.update(without_proxy(dict(environment)))
     if user := user_of(environment.get("PREFECT_API_URL", "")):
         # For the flows called at the prompt: Prefect's client would have it in the log of each request.
         environment["PREFECT_API_URL"] = without_user(environment["PREFECT_API_URL"])
         environment.setdefault("PREFECT_API_AUTH_STRING", user)
     get_settings.cache_clear()
     return get_settings()
+
+
+def _names_another(url: str, stack_url: str) -> bool:
+    """Tell whether an address is that of another server than the stack's, however it is written."""
+    return bool(url) and (not stack_url or comparable(url) != comparable(stack_url))
+
+
+def _drop_secrets_for_others(environment: MutableMapping[str, str], settings: Settings) -> None:
+    """Take the secrets of a stack that is down out of an environment that was told them, if others may listen there."""
+    keys = StackKeys.load(StackPaths(settings.state_directory))
+    if keys is None:
+        return
+    for address, secret, names in (
+        ("PREFECT_API_URL", keys.prefect, [CLIENT_AUTH_STRING]),
+        ("BLUESKY_PREFECT_TILED_URI", keys.tiled, ["TILED_API_KEY", "BLUESKY_PREFECT_TILED_API_KEY"]),
+    ):
+        told = [name for name in names if environment.get(name) == secret.get_secret_value()]
+        if told and _port_problem(_port(environment.get(address, ""))):
+            for name in told:
+                del environment[name]
+
+
+def _port(url: str) -> int:
+    try:
+        return urlsplit(url).port or 0
+    except ValueError:
+        return 0
 
 
 def _stack_environment(settings: Settings) -> dict[str, str]:
@@ -134,13 +170,11 @@ def _next_stack_environment(settings: Settings, make_keys: bool) -> dict[str, st
 
     Nothing, if somebody else may be listening there: runs, and the password, would be theirs.
     """
-    from bluesky_prefect.stack.info import StackPaths
-    from bluesky_prefect.stack.keys import CLIENT_AUTH_STRING, StackKeys
-
-    if _stack_port_problem(settings):
+    paths = StackPaths(settings.state_directory)
+    port = settings.prefect_port or StackState.load(paths.state).last_ports.get("prefect", 0)
+    if _port_problem(port):
         return {}
-    environment = {"PREFECT_API_URL": f"http://127.0.0.1:{settings.prefect_port}/api"}
-    paths = StackPaths(settings.state_directory.absolute())
+    environment = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
     keys = StackKeys.load(paths)
     if keys is None and make_keys:
         # Where no file can be written, no stack can be started either.
@@ -150,12 +184,12 @@ def _next_stack_environment(settings: Settings, make_keys: bool) -> dict[str, st
     return {**environment, CLIENT_AUTH_STRING: keys.prefect.get_secret_value() if keys else ""}
 
 
-def _stack_port_problem(settings: Settings) -> str:
+def _port_problem(port: int) -> str:
     """Return why the port of a stack that is not up cannot be trusted, or "": then no other user can take it."""
-    from bluesky_prefect.stack.ports import hold_port
-
+    if port == 0:
+        return "where the stack will be is not known"
     try:
-        hold_port(settings.prefect_port)
+        hold_port(port)
     except StackError as error:
         return str(error)
     return ""
@@ -199,7 +233,7 @@ def prefect_service() -> Service:
     consequence = "flow runs start when Prefect is there"
     if not url:
         mend = "free that port, or set PREFECT_API_URL or BLUESKY_PREFECT_PREFECT_PORT"
-        return Service("Prefect", "", _stack_port_problem(get_settings()) or "no address", consequence, mend)
+        return Service("Prefect", "", _port_problem(get_settings().prefect_port) or "no address", consequence, mend)
     authorization = prefect_authorization()
     # Not its health, which Prefect tells everybody.
     answer = probe(f"{url}/admin/version", authorization=authorization)

@@ -103,3 +103,22 @@ def test_who_asks_for_the_status_all_day_fills_no_memory():
     first, *_, last = [tokens.make() for _ in range(1000)]
     assert not tokens.take(first)
     assert tokens.take(last)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+async def test_a_page_of_another_server_may_link_to_this_one_and_load_nothing_of_it(client, site):
+    loads = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}
+    assert (await client.get("/ico/favicon.png", headers=loads)).status_code == 403
+    follows = {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}
+    assert (await client.get("/runs", headers=follows)).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/", "/api/docs", "/api/redoc"])
+async def test_no_page_loads_scripts_from_elsewhere(client, path):
+    assert (await client.get(path)).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/runs", SIGN_IN, f"{SIGN_IN}.js"])
+async def test_a_browser_is_signed_in_under_one_name_only(client, path):
+    answer = await client.get(path, headers={"Host": "localhost:4200"})
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{URL}{path}")
