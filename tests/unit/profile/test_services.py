@@ -308,6 +308,29 @@ def test_a_command_that_only_looks_makes_no_keys_and_sends_no_other_server_s(tmp
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("no_stack")
+def test_what_was_told_of_a_stack_is_sent_to_nobody_who_took_its_port(server: str, free_port: int, tmp_path: Path):
+    keys = StackKeys.load_or_make(StackPaths(tmp_path))
+    secret = keys.prefect.get_secret_value()
+
+    environment = {"PREFECT_API_URL": f"{server}/api", "PREFECT_API_AUTH_STRING": secret}
+    use_services(environment)
+    assert "PREFECT_API_AUTH_STRING" not in environment
+
+    environment = {"PREFECT_API_URL": f"http://127.0.0.1:{free_port}/api", "PREFECT_API_AUTH_STRING": secret}
+    use_services(environment)
+    assert environment["PREFECT_API_AUTH_STRING"] == secret
+
+
+@pytest.mark.usefixtures("no_stack")
+def test_no_proxy_is_asked_for_the_servers_of_this_machine():
+    environment = {"PREFECT_HOME": "/nowhere", "http_proxy": "http://proxy.example:3128", "no_proxy": "intranet"}
+
+    use_services(environment)
+
+    assert environment["no_proxy"].split(",") == ["intranet", "127.0.0.1", "localhost"]
+
+
 # A server that asks nobody for a password.
 
 
