@@ -144,7 +144,9 @@ class PrefectCallback(DocumentRouter):
             run = Run(uid=uid, start=opened.start, stop=stop, files=tuple(opened.files))
             # All of them before anything is written: what is written is all, or nothing.
             decisions = [decide(workflow, run) for workflow in self.workflows]
-            self._keep([decision.draft for decision in decisions], written)
+            # Who refuses a run without its start document may want it with that: reconciliation asks again.
+            kept = [decision.draft for decision in decisions if decision.is_wanted or opened.start]
+            self._keep(kept, written)
             self._forwarder.wake()
         started = [decision.draft.submission.workflow for decision in decisions if decision.is_wanted]
         known = [workflow.name for workflow in self.workflows]

@@ -41,9 +41,10 @@ class Decision:
 def decide(workflow: Workflow, run: Run) -> Decision:
     """Ask a workflow about a run. Whatever it raises is told and becomes a dead letter; nothing is raised."""
     try:
-        if not workflow.when(run):
+        theirs = run.copy()  # what a workflow changes concerns neither the next one nor what is sent
+        if not workflow.when(theirs):
             return Decision(_draft(workflow, run, "declined", "when= refused the run"))
-        return Decision(_draft(workflow, run, parameters=workflow.parameters_for(run)))
+        return Decision(_draft(workflow, run, parameters=workflow.parameters_for(theirs)))
     except BaseException as error:  # noqa: BLE001 - it is somebody else's code
         # Whether this run was wanted is not known: a person has to see it.
         failed = f"when= or parameters= of workflow {workflow.name!r} failed"

@@ -1,8 +1,10 @@
 """A finished run, as routing sees it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import orjson
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class Run:
     start: Mapping[str, Any]
     stop: Mapping[str, Any]
     files: Sequence[str] = field(default=())
+
+    def copy(self) -> "Run":
+        """Return the run with documents of its own, for code that may change them."""
+        return replace(self, start=orjson.loads(orjson.dumps(self.start)), stop=orjson.loads(orjson.dumps(self.stop)))
 
     @property
     def scan_id(self) -> int | None:

@@ -639,3 +639,24 @@ def test_importing_the_package_imports_neither_prefect_nor_tiled():
         "print(heavy); sys.exit(bool(heavy))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_refusal_without_the_start_document_is_none(make_callback):
+    callback = make_callback(Workflow("a/b", when=lambda run: run.plan_name == "count"))
+    callback("stop", {"run_start": "u", "uid": "s", "exit_status": "success"})
+    assert callback.outbox.entries(run_uid="u") == []
+
+
+def test_what_a_workflow_changes_in_its_run_concerns_no_other(make_callback):
+    def careless(run):
+        run.start.pop("plan_name")
+        run.stop.clear()
+        return True
+
+    callback = make_callback([Workflow("a/b", when=careless), Workflow("c/d", when=succeeded)])
+    callback("start", {"uid": "u", "plan_name": "count"})
+    callback("stop", {"run_start": "u", "exit_status": "success"})
+    entries = callback.outbox.entries(run_uid="u")
+    assert [entry.state for entry in entries] == ["waiting", "waiting"]
+    assert {entry.submission.stop["exit_status"] for entry in entries} == {"success"}
+    assert {entry.plan_name for entry in entries} == {"count"}
