@@ -143,6 +143,6 @@ class Assessment:
 def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:
     """Return whether a run should have had a workflow, or that nobody knows."""
     try:
-        return workflow.when(run.as_run())
+        return bool(workflow.when(run.as_run()))  # an array may have no truth
     except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
         return finding_of(run, workflow, Verdict.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")
