@@ -166,15 +166,18 @@ class Outbox(EntryLookup):
                 self._leave(connection, found)
         return None
 
-    def mark_sent(self, key: str, flow_run_id: str, flow_run_name: str) -> None:
+    def mark_sent(self, key: str, flow_run_id: str, flow_run_name: str, *, api_url: str | None = None) -> None:
         """Record that Prefect has accepted the submission `key`.
+
+        With `api_url`, the address of the API that did, only what is for that address or for any is marked; by
+        default, whatever it is for.
 
         Raises
         ------
         OutboxError
             If the file cannot be written.
         """
-        self._settle(key, "sent", None, flow_run_id, flow_run_name)
+        self._settle(key, "sent", None, flow_run_id, flow_run_name, api_url)
 
     def mark_dead(self, key: str, reason: str) -> None:
         """Record that the submission `key` is not to be sent as it is, and why.
@@ -351,13 +354,20 @@ class Outbox(EntryLookup):
         logger.warning("Run %s: %s waits: %s", unreadable.run_uid, unreadable.key, reason)
 
     def _settle(
-        self, key: str, state: State, reason: str | None, flow_run_id: str | None, flow_run_name: str | None
+        self,
+        key: str,
+        state: State,
+        reason: str | None,
+        flow_run_id: str | None,
+        flow_run_name: str | None,
+        api_url: str | None = None,
     ) -> None:
         with self._relaxed.change(f"{key} cannot be marked {state}") as connection:
             connection.execute(
                 "UPDATE entries SET state = ?, reason = ?, flow_run_id = ?, flow_run_name = ?, changed = ?, "
-                "leased_by = NULL, leased_until = NULL WHERE key = ? AND state != 'sent'",
-                (state, reason, flow_run_id, flow_run_name, self._clock(), key),
+                "leased_by = NULL, leased_until = NULL WHERE key = ? AND state != 'sent' "
+                "AND (? IS NULL OR api_url IS NULL OR api_url = ?)",
+                (state, reason, flow_run_id, flow_run_name, self._clock(), key, api_url, api_url),
             )
 
 

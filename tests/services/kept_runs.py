@@ -37,6 +37,16 @@ def _run(values: list[Any], **data_key: Any) -> Documents:
     yield "stop", run.compose_stop()
 
 
+def _with_nul(data_key: str) -> Documents:
+    run = compose_run(metadata={"scan_id": 1, "plan_name": "kept", "sam\0ple": "Cu\0"})
+    key = {"source": "\0", "dtype": "number", "shape": []}
+    stream = run.compose_descriptor(name="primary", data_keys={data_key: key})
+    yield "start", run.start_doc
+    yield "descriptor", stream.descriptor_doc
+    yield "event", stream.compose_event(data={data_key: 1.0}, timestamps={data_key: 1.0}, seq_num=1)
+    yield "stop", run.compose_stop()
+
+
 def _of_unknown_format() -> Documents:
     run = compose_run(metadata={"scan_id": 1, "plan_name": "kept"})
     key = {"source": "test", "dtype": "number", "shape": [1], "external": "STREAM:", "dtype_numpy": "<f8"}
@@ -53,6 +63,8 @@ def _of_unknown_format() -> Documents:
 
 KINDS: dict[str, Callable[[], Documents]] = {
     "good": lambda: _run([1.0, 2.0]),
+    "NUL in metadata": lambda: _with_nul("x"),
+    "NUL in a data key": lambda: _with_nul("x\0"),
     "a value changes its type": lambda: _run([1.0, "two"]),
     "a datum without its resource": lambda: _run(["lost/0"], external="FILESTORE:", dtype="array", shape=[1]),
     "a format that Tiled does not know": _of_unknown_format,

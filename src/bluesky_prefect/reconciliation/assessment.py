@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from bluesky_prefect.kept_runs import is_recorded
+from bluesky_prefect.outbox import Entry
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.case import Case, finding_of
 from bluesky_prefect.reconciliation.former_names import Past, begun_otherwise, pasts
@@ -108,12 +109,18 @@ class Assessment:
         if judgement.verdict is not Verdict.MISSING:
             return permitted(judgement, past.flow_runs, workflow)
         entry = self._outbox.entry(run.uid, workflow)
-        if entry is None:
-            return judgement
+        return judgement if entry is None else self._with_entry(judgement, entry)
+
+    def _with_entry(self, judgement: Judgement, entry: Entry) -> Judgement:
+        """Return the judgement of what has no flow run here, by what the outbox holds of it."""
         if entry.state == "declined":
             return replace(judgement, verdict=Verdict.NOT_WANTED, next_generation=None)
         if entry.state == "dead":
             return replace(judgement, verdict=Verdict.DEAD, reason=entry.reason or "", next_generation=None)
+        if entry.api_url not in (None, self._api.api_url):
+            # To start it here as well would process the run twice.
+            reason = f"{_what_is_there(entry)} Prefect at {entry.api_url}"
+            return replace(judgement, verdict=Verdict.ELSEWHERE, reason=reason, next_generation=None)
         if entry.state == "waiting":
             return replace(judgement, verdict=Verdict.WAITING, reason=entry.reason or "nobody has sent it yet")
         return replace(judgement, reason=f"Prefect had {entry.flow_run_name}, and knows it no more")
@@ -140,9 +147,13 @@ class Assessment:
         return finding_of(run, None, Verdict.NO_STOP if lost else Verdict.OPEN, since, reason)
 
 
+def _what_is_there(entry: Entry) -> str:
+    return "it waits for" if entry.state == "waiting" else f"{entry.flow_run_name} was made by"
+
+
 def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:
     """Return whether a run should have had a workflow, or that nobody knows."""
     try:
-        return workflow.when(run.as_run())
+        return bool(workflow.when(run.as_run()))  # an array may have no truth
     except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
         return finding_of(run, workflow, Verdict.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")

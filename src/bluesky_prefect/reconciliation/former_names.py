@@ -3,11 +3,10 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from bluesky_prefect.prefect_api import PrefectApi, explained
-from bluesky_prefect.reconciliation.history import History, PastFlowRun, Wanted
+from bluesky_prefect.reconciliation.history import History, PastFlowRun, Wanted, made_after
 from bluesky_prefect.reconciliation.runs import StoredRun
 from bluesky_prefect.submission import key_parts
 from bluesky_prefect.workflow import Workflow
@@ -20,8 +19,6 @@ Pair = tuple[StoredRun, Workflow]
 # So many runs are asked for at once; Prefect's own limit for one answer is twice that.
 _RUNS = 100
 _PAGE = 200
-# A flow run is made after its run stopped; so far may the clocks of the machines be apart.
-_CLOCKS_APART_S = 86400.0
 
 
 @dataclass(frozen=True)
@@ -104,11 +101,10 @@ def begun_otherwise(
 def _flow_runs(api: PrefectApi, flow: str, uids: list[str], since_s: float) -> "Iterator[FlowRun]":
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
 
-    after = datetime.fromtimestamp(max(since_s - _CLOCKS_APART_S, 0.0), UTC)
     of_flow = FlowFilter(name=FlowFilterName(any_=[flow]))
     for begin in range(0, len(uids), _RUNS):
         tags = [f"uid:{uid}" for uid in uids[begin : begin + _RUNS]]
-        asked = {"tags": {"any_": tags}, "expected_start_time": {"after_": after}}
+        asked = {"tags": {"any_": tags}, "expected_start_time": {"after_": made_after(since_s)}}
         page, offset = [None] * _PAGE, 0
         while len(page) == _PAGE:
             with explained():

@@ -1,5 +1,6 @@
 """What Prefect did with a run: its flow runs, found by their keys."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,6 +23,10 @@ Wanted = tuple[str, str]
 _PAGE = 200
 # Which generations are asked for at once. Most runs have the first and no second; beyond that, more at a time.
 _GENERATIONS = (range(2), range(2, 10), range(10, 50), range(50, 250))
+# So many in a row may have been deleted by hand, before one that is there. Each more would cost the runs that are given
+# up another request every time.
+_DELETED = 3
+_UNSUCCESSFUL = {"CRASHED", "FAILED", "CANCELLED"}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 # The most that Prefect gives at once. They come in the order of their senders' clocks.
 _EVENTS = 50
@@ -136,7 +141,9 @@ class History:
             self._look_up(left, generations, since_s, found)
             # Without a first flow run there may be later ones, if old ones are deleted.
             left = [
-                one for one in left if generations[-1] in found[one] or not any(found[other] for other in alike[one])
+                one
+                for one in left
+                if _may_go_on(found[one], generations) or not any(found[other] for other in alike[one])
             ]
         return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
 
@@ -187,13 +194,21 @@ class History:
         )
 
         # The time is for the database, which has an index of it, and none of the key alone.
-        after = datetime.fromtimestamp(max(since_s - _CLOCKS_APART_S, 0.0), UTC)
         asked = FlowRunFilter(
             idempotency_key=FlowRunFilterIdempotencyKey(any_=keys),
-            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": after}),
+            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": made_after(since_s)}),
         )
         with explained():
             return self._api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
+
+
+def made_after(since_s: float) -> datetime:
+    """Return the moment before which no flow run was made of runs that stopped at `since_s` (since the epoch) or later.
+
+    A time that lies ahead of now, such as one in milliseconds, tells nothing: that is the beginning of time then.
+    """
+    known = since_s <= time.time() + _CLOCKS_APART_S
+    return datetime.fromtimestamp(max(since_s - _CLOCKS_APART_S, 0.0) if known else 0.0, UTC)
 
 
 def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
@@ -241,6 +256,15 @@ def _events_of(ids: Iterable[UUID], *names: str) -> "EventFilter":
         resource=EventResourceFilter(id=[f"prefect.flow-run.{one}" for one in ids]),
         event=EventNameFilter(name=list(names)) if names else None,
     )
+
+
+def _may_go_on(found: Mapping[int, PastFlowRun], asked: range) -> bool:
+    """Tell whether there may be generations after those asked for, the last of which may have been deleted."""
+    if not found:
+        return False
+    last = found[max(found)]
+    gap = asked[-1] - last.generation
+    return gap == 0 or (gap <= _DELETED and last.state_type in _UNSUCCESSFUL)
 
 
 def _pages(keys: list[str]) -> Iterator[list[str]]:

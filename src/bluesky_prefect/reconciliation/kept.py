@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.exceptions import ConfigurationError
+from bluesky_prefect.exceptions import ConfigurationError, TiledUnavailable
 from bluesky_prefect.flows.catalog import Catalog, explained
 from bluesky_prefect.kept_runs import in_use, kept_files, read_documents, send_run
 from bluesky_prefect.reconciliation.report import Finding
@@ -46,7 +46,7 @@ def reconcile_kept(
         finding = _look(path, settings, now)
         if finding is not None and window.wants(finding):
             sends = submit and finding.verdict is Verdict.NOT_IN_TILED
-            yield _send(path, finding, raw(), catalog.name) if sends else finding
+            yield _send(path, finding, raw(), catalog) if sends else finding
 
 
 def _look(path: Path, settings: Settings, now: float) -> Finding | None:
@@ -87,10 +87,22 @@ def _ends(path: Path) -> tuple[tuple[str, Any], tuple[str, Any]]:
     return first, last
 
 
-def _send(path: Path, finding: Finding, raw: Any, tiled: str) -> Finding:
+def _is_failure(error: BaseException | None) -> bool:
+    import httpx
+
+    return isinstance(error, httpx.HTTPStatusError) and error.response.is_server_error
+
+
+def _send(path: Path, finding: Finding, raw: Any, catalog: Catalog) -> Finding:
     try:
-        with explained(tiled):
+        with explained(catalog.name):
             send_run(path, raw)
+    except TiledUnavailable as error:
+        if not _is_failure(error.__cause__):
+            raise
+        _ = catalog.raw  # asks Tiled, and raises if it fails on everything
+        mend = f"If it does so again and again, save what you need of {path}, then move the file out of that directory."
+        return replace(finding, action=f"{error} It fails on this run only. {mend}")
     except (ConfigurationError, OSError) as error:  # this file's; the others are sent all the same
         return replace(finding, action=str(error))
     return replace(finding, action="written to Tiled", solved=True)

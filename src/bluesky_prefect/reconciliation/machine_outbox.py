@@ -7,7 +7,7 @@ from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.outbox import Entry, Outbox
 from bluesky_prefect.reconciliation.report import Finding
 from bluesky_prefect.reconciliation.verdict import Verdict
-from bluesky_prefect.submission import submission_key
+from bluesky_prefect.submission import key_parts, submission_key
 from bluesky_prefect.workflow import Workflow
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,13 @@ class MachineOutbox:
         by_key = {entry.key: entry for entry in entries}
         keys = (submission_key(run_uid, name) for name in workflow.names)
         return next((by_key[key] for key in keys if key in by_key), None)
+
+    def name_of(self, run_uid: str, workflow: Workflow) -> str | None:
+        """Return the name, of all that a workflow has, under which `entry` is found; None if there is none."""
+        entry = self.entry(run_uid, workflow)
+        # The key has it even where a newer version wrote the rest.
+        parts = key_parts(entry.key) if entry else None
+        return parts[1] if parts else None
 
     def dead_letters(self) -> Iterator[Finding]:
         """Yield a finding for each dead letter."""

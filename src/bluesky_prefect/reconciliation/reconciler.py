@@ -226,6 +226,5 @@ class Reconciler:
 
     def _named(self, case: Case) -> Workflow:
         """Return the workflow under the name that it was begun under: the same key makes no second flow run."""
-        if case.verdict is Verdict.WAITING and (entry := self._outbox.entry(case.run.uid, case.workflow)):
-            return case.workflow.under(entry.workflow)
-        return case.workflow.under(case.past.name)
+        waiting = self._outbox.name_of(case.run.uid, case.workflow) if case.verdict is Verdict.WAITING else None
+        return case.workflow.under(waiting or case.past.name)

@@ -9,6 +9,8 @@ from bluesky_prefect.reconciliation.verdict import Verdict
 MENDS = {
     Verdict.MISSING: "--submit starts it",
     Verdict.WAITING: "sent when Prefect answers and a session is open; --submit starts it now",
+    Verdict.ELSEWHERE: "if that server is gone: bluesky-prefect outbox move --from ... --to ..., "
+    "or bluesky-prefect submit {uid}",
     Verdict.DEAD: "see: bluesky-prefect outbox show {uid}",
     Verdict.UNDECIDED: "mend it in the list of workflows",
     Verdict.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid}",

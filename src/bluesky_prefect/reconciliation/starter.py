@@ -85,7 +85,8 @@ class Starter:
         if self._outbox is None:
             return
         try:
-            self._outbox.mark_sent(submission.key, flow_run.id, flow_run.name)
+            # What waits for another server is that one's.
+            self._outbox.mark_sent(submission.key, flow_run.id, flow_run.name, api_url=self._api.api_url)
         except OutboxError as error:
             # Its forwarder will ask Prefect for the same key, and find the same flow run.
             logger.warning("Run %s was started, and the outbox does not know: %s", submission.run_uid, error)

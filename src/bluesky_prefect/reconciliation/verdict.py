@@ -25,6 +25,7 @@ class Verdict(StrEnum):
     OPEN = "not stopped yet"
     MISSING = "no flow run"
     WAITING = "waits in the outbox"
+    ELSEWHERE = "at another server"
     DEAD = "dead letter"
     UNDECIDED = "undecided"
     NOT_WANTED = "not wanted"

@@ -67,4 +67,7 @@ def parse_moment(text: str, now: float) -> float:
 
 def moment(time_s: float) -> str:
     """Return a time as people read it, local."""
-    return f"{datetime.fromtimestamp(time_s):%Y-%m-%d %H:%M}"
+    try:
+        return f"{datetime.fromtimestamp(time_s):%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):  # a document may say anything: milliseconds, say
+        return "an impossible time"

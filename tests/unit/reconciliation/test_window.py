@@ -34,3 +34,8 @@ def test_anything_else_is_refused_with_examples(text):
 
 def test_a_moment_is_shown_as_it_can_be_written():
     assert abs(parse_moment(moment(NOW), NOW) - NOW) < 60
+
+
+@pytest.mark.parametrize("time_s", [1.7e12, float("-inf"), float("nan")])
+def test_a_time_that_cannot_be_is_told_as_such(time_s):
+    assert moment(time_s) == "an impossible time"

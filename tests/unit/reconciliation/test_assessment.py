@@ -1,0 +1,89 @@
+"""What is thought of runs that Prefect has no flow run of: a Prefect that knows nothing, and a real outbox."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from bluesky_prefect import Outbox, Settings, Workflow
+from bluesky_prefect.reconciliation.assessment import Assessment
+from bluesky_prefect.reconciliation.machine_outbox import MachineOutbox
+from bluesky_prefect.reconciliation.runs import StoredRun
+from bluesky_prefect.reconciliation.verdict import Verdict
+from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.workflow_list import as_workflows
+
+NOW = 1_000_000.0
+HERE = "http://here:4200/api"
+
+
+class EmptyPrefect:
+    """Has no flow runs."""
+
+    api_url = HERE
+
+    def __init__(self):
+        self.client = SimpleNamespace(read_flow_runs=lambda **asked: [])
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.sqlite")
+    yield outbox
+    outbox.close()
+
+
+def run(uid, **start):
+    return StoredRun(uid, {"uid": uid, **start}, {"run_start": uid, "time": NOW - 5000})
+
+
+def assessed(runs, workflow, outbox=None):
+    api = EmptyPrefect()
+    return list(Assessment(api, as_workflows(workflow), Settings(), MachineOutbox(outbox), lambda: NOW).of(runs))
+
+
+def test_a_when_whose_answer_is_neither_yes_nor_no_leaves_that_run_to_a_person_and_the_rest_goes_on():
+    workflow = Workflow("flow/local", when=lambda run: np.isin(run.start["detectors"], ["det", "cam"]))
+    runs = [run("one", detectors=["det"]), run("two", detectors=["det", "cam"]), run("none", detectors=["x"])]
+    found = {one.finding.run_uid if hasattr(one, "finding") else one.run_uid: one for one in assessed(runs, workflow)}
+    assert {uid: one.verdict for uid, one in found.items()} == {"one": Verdict.MISSING, "two": Verdict.UNDECIDED}
+    assert "ambiguous" in found["two"].reason
+
+
+THERE = "http://there:4200/api"
+WORKFLOW = Workflow("flow/local")
+
+
+def put(outbox, uid, api_url, **options):
+    submission = Submission(submission_key(uid, WORKFLOW.name), WORKFLOW.name, WORKFLOW.deployment, uid)
+    outbox.put(submission, api_url=api_url, **options)
+    return submission
+
+
+def sent(outbox, submission):
+    outbox.mark_sent(submission.key, "id", "scan-10-there")
+
+
+@pytest.mark.parametrize(("happen", "said"), [(lambda *_: None, "waits for"), (sent, "scan-10-there was made by")])
+def test_what_is_for_another_prefect_server_is_told_with_its_address_and_not_started_here(outbox, happen, said):
+    happen(outbox, put(outbox, "one", THERE))
+    [case] = assessed([run("one")], WORKFLOW, outbox)
+    assert (case.verdict, case.judgement.next_generation) == (Verdict.ELSEWHERE, None)
+    assert case.verdict.is_problem
+    assert THERE in case.judgement.reason
+    assert said in case.judgement.reason
+    assert "outbox move" in case.finding.mend
+    assert "submit one" in case.finding.mend
+
+
+@pytest.mark.parametrize("api_url", [HERE, None])
+def test_what_waits_for_this_server_or_any_is_started_here(outbox, api_url):
+    put(outbox, "one", api_url)
+    [case] = assessed([run("one")], WORKFLOW, outbox)
+    assert (case.verdict, case.judgement.next_generation) == (Verdict.WAITING, 0)
+
+
+def test_a_dead_letter_stays_one_whatever_server_it_was_for(outbox):
+    put(outbox, "one", THERE, dead="its reason")
+    [case] = assessed([run("one")], WORKFLOW, outbox)
+    assert case.verdict is Verdict.DEAD
