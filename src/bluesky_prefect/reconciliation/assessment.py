@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 from bluesky_prefect.kept_runs import is_recorded
@@ -154,6 +155,8 @@ def _what_is_there(entry: Entry) -> str:
 def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:
     """Return whether a run should have had a workflow, or that nobody knows."""
     try:
-        return bool(workflow.when(run.as_run()))  # an array may have no truth
+        # Documents of its own: what it changes concerns no other workflow.
+        theirs = replace(run.as_run(), start=deepcopy(run.start), stop=deepcopy(run.stop or {}))
+        return bool(workflow.when(theirs))  # an array may have no truth
     except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
         return finding_of(run, workflow, Verdict.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")

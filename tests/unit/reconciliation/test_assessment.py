@@ -87,3 +87,16 @@ def test_a_dead_letter_stays_one_whatever_server_it_was_for(outbox):
     put(outbox, "one", THERE, dead="its reason")
     [case] = assessed([run("one")], WORKFLOW, outbox)
     assert case.verdict is Verdict.DEAD
+
+
+def test_a_when_that_changes_its_run_changes_it_for_itself_alone():
+    def careless(run):
+        return run.start.pop("plan_name") == "count"
+
+    workflows = [
+        Workflow("flow/local", when=careless),
+        Workflow("other/local", when=lambda run: "plan_name" in run.start),
+    ]
+    one = run("one", plan_name="count")
+    assert len(assessed([one], workflows)) == 2
+    assert one.start["plan_name"] == "count"
