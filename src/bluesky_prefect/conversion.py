@@ -38,23 +38,27 @@ class Conversion:
         How many values may be converted, those in containers and the containers themselves.
     characters : int
         How many characters their texts may have.
+    late : callable
+        Whether the time is up; it never is by default. From then on only scalars, bytes and Python's own containers are
+        converted: how long anything else takes is not for the budget to tell.
     """
 
-    def __init__(self, values: int, characters: int) -> None:
+    def __init__(self, values: int, characters: int, late: Callable[[], bool] = bool) -> None:
         self._path: set[int] = set()
+        self._late, self._refused = late, False
         self._values, self._characters = values, characters
         self.values_left, self.characters_left = values, characters
 
     @property
     def is_full(self) -> bool:
         """Whether something was left out for the budget."""
-        return self.values_left < 0 or self.characters_left < 0
+        return self.values_left < 0 or self.characters_left < 0 or self._refused
 
     def convert(self, value: Any) -> Any:
         """Return a value made of nothing but dict, list, str, int, float, bool and None."""
         self.values_left -= 1
         if self.values_left < 0:
-            return left_out(value, f"the document has more than {self._values} values")
+            return self._too_many(value)
         kind = type(value)
         if kind is str:
             return self.text(value)
@@ -96,14 +100,15 @@ class Conversion:
             self._path.discard(id(value))
 
     def _convert_object(self, value: Any) -> Any:
-        if isinstance(value, Mapping):
+        kind = type(value)
+        if kind is dict:
             return self._pairs(value.items())
-        if isinstance(value, list | tuple):
+        if kind is list or kind is tuple:
             return self._items(value)
+        if kind is set or kind is frozenset:
+            return self._members(value)
         if isinstance(value, bytes | bytearray):
             return self._bytes(value)
-        if isinstance(value, Set | ValuesView):  # views of keys and items are sets
-            return self._members(value)
         if isinstance(value, datetime | date | time):
             return self.convert(value.isoformat())
         if isinstance(value, str):
@@ -111,6 +116,14 @@ class Conversion:
             return self.text(str.__getitem__(value, slice(max(self.characters_left, 0) + 1)))
         if isinstance(value, int | float):
             return self.convert(int.__int__(value) if isinstance(value, int) else float.__float__(value))
+        if self._late() and getattr(value, "shape", None) != ():  # numpy's scalars have this one
+            return self._too_late(value)
+        if isinstance(value, Mapping):
+            return self._pairs(value.items())
+        if isinstance(value, list | tuple):
+            return self._items(value)
+        if isinstance(value, Set | ValuesView):  # views of keys and items are sets
+            return self._members(value)
         if isinstance(value, Sequence) and not isinstance(value, memoryview):
             return self._items(value)
         if hasattr(value, "dtype") and hasattr(value, "tolist"):
@@ -128,7 +141,7 @@ class Conversion:
             pass
         if issubclass(kind, _CONTAINERS):
             return self.text(left_out(value, "it cannot be read"))
-        return self._representation(value)
+        return self._too_late(value) if self._late() else self._representation(value)
 
     def _pairs(self, pairs: Iterable[tuple[Any, Any]]) -> dict[str, Any]:
         converted: dict[str, Any] = {}
@@ -163,15 +176,26 @@ class Conversion:
         if size > MAX_ARRAY_SIZE or array.nbytes > _MAX_ARRAY_BYTES:
             what = f"{size} elements of {str(array.dtype)[:100]}, shape {list(array.shape)}"
             return self.text(left_out(array, f"an array of more than {MAX_ARRAY_SIZE} elements or 10 MB ({what})"))
+        # Before it is unfolded, which takes milliseconds. An element of a table unfolds to its fields.
+        if size * len(getattr(array.dtype, "names", None) or "1") > self.values_left:
+            return self._too_many(array)
         plain = array.tolist()
         # What Python has no type for (numpy.longdouble) stays what it is.
         return self._representation(array) if type(plain) is type(array) else self.convert(plain)
 
     def _bytes(self, value: bytes | bytearray) -> str:
         # Each byte takes a character at least; the whole would take four, of hundreds of megabytes.
-        some = slice(MAX_REPR_LENGTH)
+        some = slice(min(MAX_REPR_LENGTH, max(self.characters_left, 0) + 1))
         start = bytes.__getitem__(value, some) if isinstance(value, bytes) else bytearray.__getitem__(value, some)
         return self.text(_cut(repr(start)))
+
+    def _too_many(self, value: Any) -> str:
+        self._refused = True
+        return left_out(value, f"the document has more than {self._values} values")
+
+    def _too_late(self, value: Any) -> str:
+        self._refused = True
+        return left_out(value, "the document takes too long to convert")
 
     def _integer(self, value: int) -> str:
         if value.bit_length() > _MAX_INT_BITS:

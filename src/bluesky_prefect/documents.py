@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+import time
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -16,6 +18,8 @@ logger = logging.getLogger(__name__)
 # to gigabytes of text; the callback stops well before.
 MAX_VALUES = 50_000
 MAX_CHARACTERS = 10_000_000
+# The RunEngine waits for both: the walk through all of a document, and the choice of what is kept if that is too large.
+MAX_SECONDS = 0.3
 # PostgreSQL indexes keys of some 2,700 bytes at most.
 _MAX_UID_LENGTH = 200
 
@@ -33,23 +37,27 @@ def jsonable(value: Any) -> Any:
     mapping, though, keeps its keys, its numbers and its short texts: of the rest, the largest values are replaced by a
     text that says so, each as a whole (a mapping, by what is left of it by the same rule).
 
-    Never raises an `Exception`, and shares no mutable object with `value`. Time and memory are bounded, but for the
-    ``repr`` of objects that are no containers, which is their own.
+    Objects of other kinds than JSON's, numpy's scalars and Python's own containers are read until `MAX_SECONDS` have
+    passed. The rest of them is left out by the same rule, within as much time again.
+
+    Never raises an `Exception`, and shares no mutable object with `value`. Time and memory are bounded, but for what
+    methods of a single such object take, which is their own.
     """
     return _shortened(value)[0]
 
 
-def document(doc: Any) -> Any:
+def document(doc: Any, *, clock: Callable[[], float] = time.perf_counter) -> Any:
     """Return a start or stop document as `jsonable` does; a WARNING names what is left out of it."""
-    converted, missing = _shortened(doc)
+    converted, missing = _shortened(doc, clock)
     if missing:
         logger.warning(
-            "Run %s: Prefect does not get all of its %s document: beyond %d values or %d characters, the largest are "
-            "left out, here %s. All of it is in Tiled.",
+            "Run %s: Prefect does not get all of its %s document: beyond %d values, %d characters or %s seconds, the "
+            "largest are left out, here %s. All of it is in Tiled.",
             uid_text(converted.get("run_start") or converted.get("uid")),
             "stop" if "run_start" in converted else "start",
             MAX_VALUES,
             MAX_CHARACTERS,
+            MAX_SECONDS,
             one_line(", ".join(missing)),
         )
     return converted
@@ -85,15 +93,20 @@ def uid_text(value: Any) -> str:
     return f"{line[: _MAX_UID_LENGTH - len(digest) - 1]}-{digest}"
 
 
-def _shortened(value: Any) -> tuple[Any, list[str]]:
+def _shortened(value: Any, clock: Callable[[], float] = time.perf_counter) -> tuple[Any, list[str]]:
     """Return a value as JSON values, and the keys of those that were left out."""
-    whole = Conversion(MAX_VALUES, MAX_CHARACTERS)
+    whole = Conversion(MAX_VALUES, MAX_CHARACTERS, _time_limit(clock))
     converted = whole.convert(value)
     if not whole.is_full or not issubclass(type(value), dict):
         return converted, []
     try:
-        selection = Selection(MAX_VALUES, MAX_CHARACTERS)
+        selection = Selection(MAX_VALUES, MAX_CHARACTERS, _time_limit(clock))
         selection.convert(value)
     except Exception:  # noqa: BLE001 - another thread may be changing it
         return converted, []
     return selection.converted, selection.missing
+
+
+def _time_limit(clock: Callable[[], float]) -> Callable[[], bool]:
+    end = clock() + MAX_SECONDS
+    return lambda: clock() >= end

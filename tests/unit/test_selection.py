@@ -3,11 +3,12 @@
 import itertools
 import json
 import logging
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from bluesky_prefect.documents import MAX_CHARACTERS, MAX_VALUES, document, jsonable
+from bluesky_prefect.documents import MAX_CHARACTERS, MAX_SECONDS, MAX_VALUES, document, jsonable
 from bluesky_prefect.selection import MORE_KEYS, Selection
 from bluesky_prefect.submission import Submission
 
@@ -123,3 +124,105 @@ def test_a_selection_of_nothing_is_empty():
     selection = Selection(MAX_VALUES, MAX_CHARACTERS)
     selection.convert({})
     assert (selection.converted, selection.missing) == ({}, [])
+
+
+def select(mapping, **limits):
+    selection = Selection(MAX_VALUES, MAX_CHARACTERS, **limits)
+    selection.convert(mapping)
+    return selection.converted
+
+
+class Clock:
+    """A clock that stands still but for what those who are asked take, and the number of times that they were."""
+
+    def __init__(self):
+        self.asked, self.now = 0, 100.0
+
+    def __call__(self):
+        return self.now
+
+    def ask(self, seconds=0.0):
+        self.asked += 1
+        self.now += seconds
+
+
+class CountedArray:
+    dtype, nbytes = np.dtype(float), 80
+
+    def __init__(self, counter, size):
+        self._counter, self.shape = counter, (size,)
+
+    def tolist(self):
+        self._counter.ask()
+        return [0.0] * self.shape[0]
+
+
+def test_arrays_are_not_unfolded_that_do_not_fit():
+    counter = Clock()
+    kept = select({str(number): CountedArray(counter, 9_999) for number in range(1_000)})
+    assert len(kept) == 1_000
+    assert counter.asked == sum(isinstance(value, list) for value in kept.values()) > 0
+
+
+def test_a_table_counts_as_its_fields_before_it_is_unfolded():
+    table = np.zeros(10_000, dtype=[(f"field_{number}", "i1") for number in range(900)])
+    tracemalloc.start()
+    try:
+        assert is_left_out(jsonable({"table": table, "scan_id": 7})["table"])
+        assert tracemalloc.get_traced_memory()[1] < 10**6
+    finally:
+        tracemalloc.stop()
+
+
+def test_looking_at_many_values_costs_a_bounded_number_of_looks():
+    clock = Clock()
+    select({str(number): [1] * 20 for number in range(40_000)}, late=clock.ask)
+    assert clock.asked <= 2 * MAX_VALUES
+
+
+def test_of_many_lists_as_many_are_kept_as_fit():
+    kept = select({str(number): list(range(100)) for number in range(5_000)})
+    assert sum(isinstance(value, list) for value in kept.values()) > 400
+
+
+def test_values_that_do_not_fit_cost_no_key_for_the_texts_in_their_place():
+    kept = select({str(number): [1, 2, 3] for number in range(MAX_VALUES - 100)})
+    assert len(kept) == MAX_VALUES - 100
+
+
+class Slow:
+    def __init__(self, counter):
+        self._counter = counter
+
+    def __repr__(self):
+        self._counter.ask(seconds=0.05)
+        return "slow" * 1_000
+
+
+def test_objects_whose_repr_takes_long_are_left_out_when_the_time_is_up_and_nothing_else_is(caplog):
+    counter = Clock()
+    slow = {f"slow_{number}": Slow(counter) for number in range(100)}
+    rest = {"uid": "the-uid", "scan_id": 7, "energy": np.float64(8.3), "title": "x" * 1000, "prefect": False}
+    kept = document(slow | rest, clock=counter)
+    assert counter.now - 100 < 2 * MAX_SECONDS + 0.1
+    assert kept.keys() == slow.keys() | rest.keys()
+    assert kept.items() >= rest.items()
+    assert f"or {MAX_SECONDS} seconds" in caplog.text
+    assert "slow_50" in caplog.text
+
+
+def test_a_document_of_plain_values_within_the_budget_is_whole_however_long_it_takes():
+    times = itertools.count(step=1_000)
+    doc = {"uid": "u", "names": ["a", ("b", {"c"})], "energy": np.float64(8.3), "sample": {"name": "Fe", "x": [1.5]}}
+    assert document(doc, clock=lambda: next(times)) == doc | {"names": ["a", ["b", ["c"]]]}
+
+
+def test_when_the_time_is_up_a_selection_takes_keys_and_scalars_and_looks_at_nothing_else():
+    counter = Clock()
+    large = {"object": Slow(counter), "array": CountedArray(counter, 3), "list": [1] * 100, "dict": {"a": [1] * 100}}
+    kept = select(large | {"scan_id": np.int64(7), "title": "x" * 1000}, late=lambda: True)
+    assert kept.pop("scan_id") == 7
+    assert kept.pop("title") == "x" * 1000
+    assert kept.keys() == large.keys()
+    assert all(map(is_left_out, kept.values()))
+    assert counter.asked == 0
