@@ -43,6 +43,8 @@ def hutch(stack, tmp_path):
         start = {"uid": "dead-1234", "scan_id": 1234, "plan_name": "count"}
         key = submission_key(start["uid"], DEPLOYMENT)
         outbox.put(Submission(key, DEPLOYMENT, DEPLOYMENT, start["uid"], start), dead="no such sample")
+        key = submission_key("left-behind", DEPLOYMENT)
+        outbox.put(Submission(key, DEPLOYMENT, DEPLOYMENT, "left-behind"), api_url="http://old-server:4200/api")
         hutch.outbox = outbox
         yield hutch
 
@@ -87,6 +89,9 @@ def test_each_command_of_the_page_does_what_it_says(hutch, stack):
                 assert [entry.state for entry in hutch.outbox.entries(run_uid="dead-1234")] == ["waiting"]
             case ["outbox", "discard", *_]:
                 assert hutch.outbox.entries(run_uid="dead-1234") == []
+            case ["outbox", "move", *_]:
+                [moved] = hutch.outbox.entries(run_uid="left-behind")
+                assert moved.api_url == "http://new-server:4200/api"
             case ["submit", _, "--again", "--dry-run"]:
                 assert "4 would be started" in said
                 assert len(hutch.flow_runs(hutch.uids[3])) == 1
@@ -98,5 +103,5 @@ def test_each_command_of_the_page_does_what_it_says(hutch, stack):
                 assert "with the list tests.system.hutch:WORKFLOWS" in error
             case _:
                 pytest.fail(f"The page has a command that this test does not know: {command}")
-    assert len(ended) == 12
+    assert len(ended) == 13
     assert [command for command, code in ended if code and not command.startswith("reconcile")] == []

@@ -103,6 +103,7 @@ class Room:
     def execute(self, flow_run):
         """Do what the process of a flow run does when it comes up."""
         environment = {**os.environ, **self._hutch.environment, "PREFECT__FLOW_RUN_ID": flow_run}
+        environment["PREFECT_LOCAL_STORAGE_PATH"] = str(self._directory / "storage")
         command = [sys.executable, "-m", "prefect.engine"]
         subprocess.run(command, env=environment, cwd=self._directory, capture_output=True, text=True, check=False)
 

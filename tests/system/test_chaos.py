@@ -39,7 +39,7 @@ def outcome(beamline) -> Outcome:
     return Campaign(beamline, SMALL, seed=1, report=print).run(1, SCANS, one_by_one=False)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)  # beside another process of tests
 def test_whatever_breaks_each_run_is_processed_exactly_once(outcome):
     assert outcome.verdict.lost == {}
     assert outcome.verdict.duplicated == {}

@@ -83,7 +83,7 @@ def executed(hutch, flows, kind):
     subprocess.run(
         [sys.executable, "-m", "prefect.engine", made.id],
         cwd=flows,
-        env={**os.environ, **hutch.environment},
+        env={**os.environ, **hutch.environment, "PREFECT_LOCAL_STORAGE_PATH": str(flows / "storage")},
         capture_output=True,
         check=False,
     )

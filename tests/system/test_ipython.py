@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID
 
 import pexpect
@@ -24,6 +25,7 @@ from bluesky_prefect.run import Run
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack.info import StackPaths
 from bluesky_prefect.stack.workflows import WORKFLOWS
+from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import user_of, wait_until
 from tests.system.hutch import idle_deployment
 
@@ -332,16 +334,20 @@ def test_scan_ids_go_on_in_the_next_session(open_terminal, plain_ipython, no_ser
 
 
 def test_what_a_killed_session_left_is_sent_once_by_the_next(
-    stack: StackInfo, open_terminal, plain_ipython, no_services
+    stack: StackInfo, open_terminal, plain_ipython, no_services, request
 ):
-    services = {**stack.environment(), **no_services}
-    away = open_terminal(plain_ipython, {**services, "PREFECT_API_URL": "http://127.0.0.1:1/api"})
+    proxy = FaultProxy(urlsplit(stack.prefect_api_url).port)
+    request.addfinalizer(proxy.close)
+    services = {**stack.environment(), **no_services, "PREFECT_API_URL": f"{proxy.url}/api"}
+    proxy.mode = "refuse"
+    away = open_terminal(plain_ipython, services)
     away.type("import os, signal")
     away.type("_ = RE.subscribe(lambda _, doc: print('UID', doc['run_start']), 'stop')")
     away.type("_ = RE.subscribe(lambda *_: os.kill(os.getpid(), signal.SIGKILL), 'stop')")
     assert away.type_to_death("RE(count([det], 2))") == signal.SIGKILL
     uid = re.search(r"UID (\S+)", away.last_words)[1]
 
+    proxy.mode = "pass"
     back = open_terminal(plain_ipython, services)
 
     _completed(stack, uid)

@@ -169,5 +169,11 @@ def _again(
         return Judgement(Verdict.GIVEN_UP, since, f"{verdict} {tries} times; last: {reason}", ended=ended)
     wait_s = 0.0 if tries == 1 else settings.rerun_wait_s * _LONGER ** (tries - 2)
     return Judgement(
-        verdict, since, reason, next_generation=last.generation + 1, not_before=since + wait_s, ended=ended
+        verdict,
+        since,
+        reason,
+        next_generation=last.generation + 1,
+        # The server's clock is known to a second: at once is at once.
+        not_before=since + wait_s if wait_s else 0.0,
+        ended=ended,
     )

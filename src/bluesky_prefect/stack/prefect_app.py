@@ -5,6 +5,7 @@ for whoever has a link with a token, which works once and for ten minutes.
 """
 
 import hmac
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -41,7 +42,12 @@ def app_factory() -> "ASGIApp":
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings
 
-    app = create_app(final=True)
+    # Prefect copies its UI, with this umask, into its own installation, and other users of that serve it, too.
+    umask = os.umask(0o022)
+    try:
+        app = create_app(final=True)
+    finally:
+        os.umask(umask)
     auth_string = get_current_settings().server.api.auth_string
     return SignIn(app, auth_string.get_secret_value()) if auth_string else app
 

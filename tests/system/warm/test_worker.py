@@ -98,7 +98,7 @@ def test_the_log_is_complete_to_the_last_line(worker, deployments):
     worker.wait(flow_run)
     expected = [f"line {number}" for number in range(300)]
     wait_until(lambda: [one for one in worker.messages(flow_run) if one.startswith("line ")] == expected)
-    assert any("Finished in state" in message for message in worker.messages(flow_run))
+    wait_until(lambda: any("Finished in state" in message for message in worker.messages(flow_run)))
     assert "line 299" in worker.log.read_text()
     worker.wait(worker.submit(deployments["speaks_c"]))
     wait_until(lambda: worker.says("said in C"))
