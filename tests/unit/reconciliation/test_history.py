@@ -66,7 +66,7 @@ def test_few_questions_are_asked_where_nothing_more_can_be(states, requests):
     assert len(prefect.asked) == requests
 
 
-@pytest.mark.parametrize("since_s", [1.7e12, float("inf"), float("nan"), time.time() + 1e9, -1e12, float("-inf")])
+@pytest.mark.parametrize("since_s", [1.7e12, float("inf"), float("nan"), 4e9, -1e12, float("-inf")])
 def test_runs_whose_time_cannot_be_have_their_flow_runs_found_all_the_same(since_s):
     prefect = Prefect({0: "COMPLETED"})
     assert generations(prefect, since_s) == [0]
