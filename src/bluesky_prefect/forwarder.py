@@ -375,7 +375,8 @@ class Forwarder:
 
     def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
         delay_s = self._outage.met(error, entry.run_uid)
-        outbox.give_back(entry.key, str(error), delay_s)
+        asked_s = min(error.retry_after_s or 0.0, self._settings.retry_most_s) if error.about_submission else 0.0
+        outbox.give_back(entry.key, str(error), max(delay_s, asked_s))
         return delay_s
 
     def _rescue(self) -> None:

@@ -61,7 +61,10 @@ class Outage:
         return self._failures > 0
 
     def met(self, error: PrefectUnavailable, run_uid: str) -> float:
-        """Take note of an attempt that failed, and return how long to wait before the next, in seconds."""
+        """Take note of an attempt that failed, and return how long to wait before the next, in seconds.
+
+        Where Prefect is well otherwise, what it asks for is for the one submission.
+        """
         now = self._clock()
         if not self.under_way:
             self._began = now
@@ -70,7 +73,8 @@ class Outage:
         if not self._told and (not error.passing or now - self._began >= _TOLD_AFTER_S):
             self._told = True
             self._logger.warning("Run %s waits in the outbox: %s", run_uid, error)
-        return min(max(self._wait_s(self._failures), error.retry_after_s or 0.0), _LONGEST_WAIT_S)
+        asked_s = 0.0 if error.about_submission else error.retry_after_s or 0.0
+        return min(max(self._wait_s(self._failures), asked_s), _LONGEST_WAIT_S)
 
     def over(self) -> None:
         """Take note of an attempt that Prefect answered."""

@@ -158,7 +158,7 @@ class PrefectApi:
         attempt, which begins with one, shows that.
         """
         read_at, _ = self._deployments.pop(deployment, (0.0, None))
-        if read_at and read_at < began and not error.busy and (error.answered or not error.passing):
+        if read_at and read_at < began and (error.answered or not error.passing):
             self.check(deployment)
             return True
         return read_at >= began

@@ -14,8 +14,8 @@ MOMENT_S = 1.0
 # database takes no more, say, which others would only keep busy.
 _DIFFERENT = 3
 # A server that is busy (429, 503) is as a rule so for all; to a submission that alone meets it, it is so about half a
-# minute of waits later.
-_BUSY_BEFORE = 8
+# minute of waits later, or when it has come as late as it was asked to.
+_BUSY_BEFORE, _BUSY_AS_ASKED = 8, 2
 # An attempt that hangs keeps all others waiting: it is made again after this many times as long.
 _REST = 5
 # Another clock says when a submission in the outbox is due.
@@ -74,7 +74,7 @@ class SubmissionBackoff:
         """Take note of an attempt that failed; return whether the trouble is this submission's, and not Prefect's."""
         if not error.about_submission or not error.busy:
             return error.about_submission
-        return _count(self._busy, entry.key) >= _BUSY_BEFORE
+        return _count(self._busy, entry.key) >= (_BUSY_AS_ASKED if error.retry_after_s else _BUSY_BEFORE)
 
     def failed(self, entry: Entry, took_s: float, retry_after_s: float | None = None) -> Wait:
         """Take note of an attempt that failed for a trouble of the submission's own; return how it waits.

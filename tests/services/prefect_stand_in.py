@@ -131,7 +131,7 @@ class PrefectStandIn:
         body = json.dumps(content).encode()
         handler.send_response(status)
         handler.send_header("Content-Type", "application/json")
-        if status >= 500 and self.retry_after_s is not None:
+        if status >= 429 and self.retry_after_s is not None:
             handler.send_header("Retry-After", str(self.retry_after_s))
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()

@@ -128,7 +128,7 @@ def test_a_trouble_is_a_submission_s_own_if_prefect_answers_what_else_it_is_aske
         assert blames_the_submission(api, stand_in, status)
 
 
-@pytest.mark.parametrize(("status", "knows"), [(500, True), (502, True), (403, True), (503, False), (0, False)])
+@pytest.mark.parametrize(("status", "knows"), [(500, True), (502, True), (403, True), (503, True), (0, False)])
 def test_whose_trouble_it_is_is_known_by_the_second_attempt_at_the_latest(stand_in, status, knows):
     with PrefectApi(0.5) as api:
         api.create_flow_run(replace(SUBMISSION, key="another"))

@@ -83,6 +83,35 @@ def test_a_submission_that_alone_meets_trouble_holds_up_no_other(prefect, outbox
     assert prefect.repeated == 0
 
 
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_submission_that_alone_is_told_to_come_later_does_so_and_holds_up_its_deployment_once(
+    prefect, outbox, sending, status
+):
+    prefect.troubles[BAD] = status
+    prefect.retry_after_s = 3600
+    began = time.time()
+    put(outbox, sending, [("bad", "flow/one"), *OTHERS])
+    wait_until(lambda: set(keys(OTHERS)) <= set(prefect.created), timeout_s=10)
+    other_deployment, same_deployment = (
+        max(prefect.created[key] for key in keys(OTHERS[a:b])) for a, b in [(1, 3), (3, 4)]
+    )
+    assert other_deployment - began < 2.5
+    assert 3.0 <= same_deployment - began < 6.0  # retry_most_s, in place of an hour
+    assert prefect.asked.count(BAD) == 2
+    del prefect.troubles[BAD]
+    wait_until(lambda: outbox.counts() == OutboxCounts(sent=6))
+
+
+def test_a_prefect_that_is_busy_as_a_whole_is_left_alone_for_as_long_as_it_asks(prefect, outbox, sending):
+    prefect.down, prefect.retry_after_s = 429, 2
+    put(outbox, sending, OTHERS)
+    wait_until(lambda: sum(entry.attempts for entry in outbox.entries()) == 2)
+    began = time.monotonic()
+    prefect.down = None
+    wait_until(lambda: outbox.counts() == OutboxCounts(sent=5))
+    assert time.monotonic() - began > 1.5
+
+
 def test_a_submission_that_alone_is_never_answered_takes_little_time_from_the_others(prefect, outbox, sending):
     prefect.troubles[BAD] = 0
     put(outbox, sending, [("bad", "flow/one"), *OTHERS])
