@@ -150,7 +150,7 @@ class Beamline:
         environment = {
             **self.info.environment(),
             **_SESSION,
-            "PREFECT_API_URL": f"{self.prefect_proxy.url}/api",
+            "PREFECT_API_URL": self._prefect_api_url,
             "BLUESKY_PREFECT_TILED_URI": self.tiled_proxy.url,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
             **variables,
@@ -281,6 +281,7 @@ class Beamline:
         environment = {
             **os.environ,
             **self._flow_environment(),
+            "PREFECT_API_URL": self._prefect_api_url,  # a server is known by its address
             "BLUESKY_PREFECT_TILED_URI": self.info.tiled_uri,
             **_HEALING,
             **changes,
@@ -290,6 +291,10 @@ class Beamline:
         command = [sys.executable, "-m", module, "reconcile", "--submit", "--since", f"{minutes}m"]
         with (self.root / "logs" / "reconcile.log").open("a") as log:
             return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+
+    @property
+    def _prefect_api_url(self) -> str:
+        return f"{self.prefect_proxy.url}/api"
 
     @property
     def _prefect_database(self) -> Path:
