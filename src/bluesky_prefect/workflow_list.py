@@ -22,7 +22,8 @@ class WorkflowList(tuple[Workflow, ...]):
         What a run starts.
     ours : callable, optional
         Called with the `Run`, which has no stop document while it goes on; a true answer says that it is a run of
-        this beamline. Reconciliation looks at no other run: needed where beamlines share a catalog in Tiled.
+        this beamline. Reconciliation looks at no other run: needed where beamlines share a catalog in Tiled. It is not
+        asked of dead letters and of runs kept in files: a state directory is one beamline's.
 
     Raises
     ------

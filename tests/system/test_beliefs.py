@@ -20,7 +20,7 @@ from bluesky_prefect import Workflow
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation.endings import Endings
 from bluesky_prefect.reconciliation.verdict import Verdict
-from bluesky_prefect.submission import submission_key
+from bluesky_prefect.submission import Submission, submission_key
 from tests.services.prefect_process import ask, post, user_of, wait_until
 from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
 
@@ -308,6 +308,18 @@ def test_a_clock_of_ours_that_is_ahead_makes_no_flow_run_silent(hutch, stack, mo
     assert hutch.reconcile(submit=True, sleep=waited.append).verdicts == {Verdict.UNDER_WAY: 1}
     assert waited == []
     assert states(hutch.flow_runs(uid)) == ["RUNNING"]
+
+
+@pytest.mark.parametrize("days", [-3, 3])
+def test_a_server_whose_clock_is_days_off_is_told_of_and_hides_no_run(hutch, days):
+    uid = hutch.count()
+    settings = hutch.settings.model_copy(update={"settle_s": 60.0})
+    report = hutch.reconcile(submit=True, settings=settings, clock=lambda: time.time() + days * 86400)
+    assert report.verdicts == {Verdict.MISSING: 1}
+    assert any("4320 min apart" in remark for remark in report.remarks)
+    with PrefectApi(30) as api:  # the run's session was only slow, and sends it now
+        again = api.create_flow_run(Submission(submission_key(uid, DEPLOYMENT), DEPLOYMENT, DEPLOYMENT, uid))
+    assert [one.id for one in hutch.flow_runs(uid)] == [again.id]
 
 
 @pytest.mark.parametrize("off_s", [-7200.0, 0.0, 7200.0])

@@ -17,8 +17,9 @@ from bluesky_prefect.profile.recorder import TiledRecorder
 from bluesky_prefect.profile.tiled import TiledConnection
 from bluesky_prefect.reconciliation.verdict import Verdict
 from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.workflow_list import WorkflowList
 from tests.services.kept_runs import write_kept_run
-from tests.system.hutch import DEPLOYMENT, STRICT, Hutch, idle_deployment
+from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS, Hutch, idle_deployment
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +175,13 @@ def test_a_dead_letter_is_told_of_and_not_started(hutch):
     assert found(report) == {(here, Verdict.DEAD), (elsewhere, Verdict.DEAD)}
     assert {finding.reason for finding in report.findings} == {"its reason"}
     assert hutch.flow_runs(here) == ()
+
+
+def test_what_the_state_directory_holds_is_told_of_whatever_ours_says(hutch):
+    kept, _ = write_kept_run(hutch.settings.kept_runs_path, "good")
+    put(hutch, "dead", dead="its reason").close()
+    report = hutch.reconcile(workflows=WorkflowList(WORKFLOWS, ours=lambda run: False))
+    assert found(report) == {("dead", Verdict.DEAD), (kept, Verdict.NOT_IN_TILED)}
 
 
 def test_what_waits_in_the_outbox_is_started_and_the_outbox_told(hutch):

@@ -57,6 +57,9 @@ def archive(room):
         "at the end": write(room, DAY + 9 * HOUR, DAY + 10 * HOUR, scan_id=IDS + 9),
         "over the end": write(room, DAY + 8 * HOUR, DAY + 11 * HOUR, scan_id=IDS + 9),
         "early again": write(room, DAY + HOUR, DAY + HOUR + 1, scan_id=IDS + 2),
+        "clock set back": write(room, DAY + 12 * HOUR, DAY + 4 * HOUR, scan_id=IDS + 10, plan_name="list_scan"),
+        "set back within": write(room, DAY + 7 * HOUR, DAY + 5 * HOUR, scan_id=IDS + 11, plan_name="list_scan"),
+        "set back too far": write(room, DAY + 12 * HOUR, DAY - HOUR, scan_id=IDS + 12, plan_name="list_scan"),
     }
 
 
@@ -82,7 +85,17 @@ def test_a_window_holds_the_runs_that_stopped_in_it_or_are_open_whenever_they_we
 ):
     monkeypatch.setattr(runs_module, "_PAGE", page)
     found = names(archive, runs_between(catalog, DAY, DAY + 10 * HOUR))
-    assert sorted(found) == ["at the start", "early again", "late", "long", "open"]
+    expected = ["at the start", "clock set back", "early again", "late", "long", "open", "set back within"]
+    assert sorted(found) == expected
+
+
+def test_a_run_during_which_the_clock_was_set_back_is_in_the_window_in_which_it_stopped_once(catalog, archive):
+    def found(begin_s, end_s):
+        return sorted(names(archive, runs_between(catalog, begin_s, end_s, plan="list_scan")))
+
+    assert found(DAY, DAY + 10 * HOUR) == ["clock set back", "set back within"]
+    assert found(DAY + 6 * HOUR, DAY + 13 * HOUR) == []
+    assert found(DAY - 2 * HOUR, DAY + 13 * HOUR) == ["clock set back", "set back too far", "set back within"]
 
 
 def test_a_window_without_an_end_reaches_to_the_last_run(catalog, archive, room):

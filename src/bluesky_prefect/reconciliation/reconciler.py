@@ -134,6 +134,8 @@ class Reconciler:
         remarks.on_catalog(self._catalog)
         # Files have times of this machine's clock.
         kept = list(reconcile_kept(self._catalog, window, self._settings, time.time(), submit=submit))
+        # Only now: what Tiled missed is written to it without Prefect, too.
+        remarks.on_clocks(self._clock(), time.time(), self._api.api_url)
         within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
         runs = filter(assessment.is_ours, chain(self._late_comers(kept, window), within))
         tally = _Tally()

@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.raw_catalog import spec_problem
 from bluesky_prefect.reconciliation.verdict import Judgement, Verdict
+from bluesky_prefect.reconciliation.window import moment
 from bluesky_prefect.texts import counted
 from bluesky_prefect.workflow import Workflow
 
 # A workflow of which nothing else is known is new, or has a new name.
 _NOT_THERE = {Verdict.MISSING, Verdict.OTHER_NAME, Verdict.SETTLING}
+
+# Longer than any answer takes, and shorter than what counts as too long.
+_CLOCKS_APART_S = 300.0
 
 
 class Remarks:
@@ -45,6 +49,24 @@ class Remarks:
         """
         if problem := spec_problem(catalog.raw, catalog.name):
             self._tell(problem)
+
+    def on_clocks(self, server_s: float, ours_s: float, address: str | None) -> None:
+        """Tell whether Prefect's clock and this machine's are apart.
+
+        Parameters
+        ----------
+        server_s, ours_s : float
+            The present time by either, in seconds since the epoch.
+        address : str or None
+            Address of Prefect's server.
+        """
+        apart_s = abs(server_s - ours_s)
+        if apart_s > _CLOCKS_APART_S:
+            self._tell(
+                f"The clocks of Prefect at {address} ({moment(server_s)}) and of this machine ({moment(ours_s)}) are "
+                f"{apart_s / 60:.0f} min apart. Set the wrong one, by NTP for example: until then runs and flow "
+                "runs seem older or newer than they are."
+            )
 
     def on_new_names(self, judged: Iterable[tuple[Workflow, Judgement]]) -> None:
         """Tell which workflows have no history, so that somebody sees what their first runs are going to be."""

@@ -117,16 +117,22 @@ def runs_between(
     if scan_id is not None:
         wanted.append(Eq("start.scan_id", scan_id))
 
+    begin_s, end_s = float(since_s), _NEVER_S if until_s is None else float(until_s)
+
     def within(key: str) -> list[Any]:
         # SQLite takes a stretch with two ends to be shorter, and chooses its index by that.
-        end_s = _NEVER_S if until_s is None else float(until_s)
-        return [Comparison("ge", key, float(since_s)), Comparison("lt", key, end_s), *wanted]
+        return [Comparison("ge", key, begin_s), Comparison("lt", key, end_s), *wanted]
 
-    # By its start, which never changes, each run is in one of the two, also if it stops between two requests.
-    began_within = _search(catalog, raw, within("start.time"))
-    began_before = _search(catalog, raw, [Comparison("lt", "start.time", float(since_s)), *within("stop.time")])
-    for run in heapq.merge(began_within, began_before, key=lambda run: run.time_s, reverse=True):
-        if since_s <= run.time_s and (until_s is None or run.time_s < until_s):
+    # By its start, which never changes, each run is in one of the three, also if it stops between two requests. A run
+    # starts after the end of the window if the clock was set back while it went on.
+    searches = [
+        within("start.time"),
+        [Comparison("lt", "start.time", begin_s), *within("stop.time")],
+        [Comparison("ge", "start.time", end_s), *within("stop.time")],
+    ]
+    found = (_search(catalog, raw, queries) for queries in searches)
+    for run in heapq.merge(*found, key=lambda run: run.time_s, reverse=True):
+        if begin_s <= run.time_s < end_s:
             yield run
 
 

@@ -106,8 +106,9 @@ def judge(
         Asked for flow runs that have been pending for long; see `Workers.have_lost`.
     """
     if not flow_runs:
-        # By a clock that is ahead of ours it stopped in the future.
-        verdict = Verdict.SETTLING if max(now - stopped, 0.0) < settings.settle_s else Verdict.MISSING
+        # By a clock that is ahead it stopped in the future. Further ahead than we wait, it is not waited for: the key
+        # of the first flow run finds the one that its session may be about to make.
+        verdict = Verdict.SETTLING if abs(now - stopped) < settings.settle_s else Verdict.MISSING
         return Judgement(verdict, stopped, next_generation=None if verdict is Verdict.SETTLING else 0)
     last = flow_runs[-1]
     waited = now - last.changed

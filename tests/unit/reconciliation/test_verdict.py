@@ -70,6 +70,14 @@ def test_a_run_that_has_just_stopped_may_still_be_on_its_way():
     assert verdict([], stopped=NOW - 90).verdict is Verdict.MISSING
 
 
+@pytest.mark.parametrize(
+    ("ahead_s", "expected"), [(30, Verdict.SETTLING), (90, Verdict.MISSING), (1e9, Verdict.MISSING)]
+)
+def test_a_run_that_stops_in_the_future_is_not_just_stopped_for_ever(ahead_s, expected):
+    found = verdict([], stopped=NOW + ahead_s)
+    assert (found.verdict, found.next_generation) == (expected, 0 if expected is Verdict.MISSING else None)
+
+
 def test_a_flow_run_that_fell_silent_is_marked_as_crashed_and_started_again():
     found = verdict(past("RUNNING"), signs=SignsOfLife(last=NOW - 700, heartbeats=True))
     assert (found.verdict, found.next_generation) == (Verdict.SILENT, 1)
