@@ -2,6 +2,7 @@
 
 import socket
 import ssl
+import sys
 import threading
 import urllib.request
 import weakref
@@ -17,6 +18,8 @@ class DeadlineTransport(httpx.BaseTransport):
 
     httpx's own time-outs are those of single steps: a server that drips bytes meets them for ever, addresses are tried
     one after the other, and looking up a name has none. So another thread does all of it, and is waited for.
+
+    Where no thread can be started, a request raises `httpx.ConnectError` and is not made.
 
     A request that is given up raises `httpx.ReadTimeout`. Its connection is shut down, which ends the thread. One that
     looks up a name ends when the system's resolver gives up, one that connects after httpx's own time-out; neither
@@ -40,9 +43,12 @@ class DeadlineTransport(httpx.BaseTransport):
         exchange = _Exchange(self._transport, request, self._streams)
         try:
             threading.Thread(target=exchange.run, name="bluesky-prefect-request", daemon=True).start()
-        except RuntimeError:
-            # At the end of an interpreter (from Python 3.12 on) no thread can be started any more: whoever waits for
-            # this one then does so for a limited time.
+        except RuntimeError as error:
+            if not (sys.is_finalizing() or "interpreter shutdown" in str(error)):
+                # The system has no thread to spare now. Without one there is no deadline.
+                raise httpx.ConnectError(str(error), request=request) from error
+            # From Python 3.12 on no thread can be started at the end of an interpreter, long before it says that it
+            # is finalizing: whoever waits for this one then does so for a limited time.
             exchange.run()
         if not exchange.ended.wait(self._timeout_s):
             exchange.give_up()

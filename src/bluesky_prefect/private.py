@@ -11,6 +11,8 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 _SHARED = stat.S_IRWXU | stat.S_IRWXG
+# Of parents, before the umask.
+_PARENT = 0o755
 # What SQLite makes beside a file, with the mode of the file.
 _COMPANIONS = ("-wal", "-shm", "-journal")
 # Paths that a warning was given for: every connection comes here, and a trouble is told once.
@@ -53,7 +55,7 @@ def private_directory(path: Path) -> Path:
     """Make a directory that only its owner can enter; one that is there already is closed to others.
 
     One that a group shares stays so, and what is made in it is the group's, too. Parents that do not exist yet are
-    made with the user's own defaults.
+    made with the user's own defaults, but nobody else can write to them: they could put another directory in its place.
 
     Raises
     ------
@@ -61,7 +63,8 @@ def private_directory(path: Path) -> Path:
         If it cannot be made, or is open to others and not this user's to close.
     """
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+        for parent in reversed([one for one in path.parents if not one.exists()]):
+            _make_parent(parent)
         rights = rights_in(path.parent)
         path.mkdir(mode=rights.directory, exist_ok=True)
         _set(path, rights.directory, rights.group)
@@ -138,6 +141,13 @@ def share(directory: Path, *within: Path) -> None:
             with suppress(OSError):
                 if path.stat().st_uid == os.geteuid() and (path.is_file() or path in within):
                     _set(path, rights.file if path.is_file() else rights.directory, rights.group)
+
+
+def _make_parent(path: Path) -> None:
+    rights = rights_in(path.parent)
+    path.mkdir(mode=_PARENT if rights.group is None else rights.directory, exist_ok=True)
+    if rights.group is not None:
+        _set(path, rights.directory, rights.group)
 
 
 def _is_shared(status: os.stat_result) -> bool:

@@ -142,34 +142,69 @@ def test_whose_certificates_are_trusted_prefect_s_settings_say(tmp_path):
                 api.check("flow/one")
 
 
-def test_where_no_thread_can_be_started_requests_are_made_all_the_same():
+# Asks while it may start no thread, and when it may again.
+_SCARCE = """
+import resource, threading
+from bluesky_prefect.exceptions import BlueskyPrefectError
+from bluesky_prefect.prefect_api import PrefectApi
+
+def ask():
+    try:
+        api.check("flow/one")
+    except BlueskyPrefectError as error:
+        print(type(error).__name__, error, flush=True)
+
+with PrefectApi(5) as api:
+    assert api.client is not None
+    before = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (1, before[1]))
+    ask()
+    resource.setrlimit(resource.RLIMIT_NPROC, before)
+    ask()
+"""
+
+
+@pytest.mark.parametrize(("mode", "then"), [("whole", "DeploymentMissing"), ("body", "PrefectUnavailable")])
+def test_where_no_thread_can_be_started_nothing_is_asked_without_a_deadline_and_it_is_an_outage(mode, then):
+    with closing(DrippingServer(mode)) as server:
+        environment = {**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api", "HOME": "/nonexistent"}
+        done = subprocess.run(
+            [*as_limited_account(), sys.executable, "-W", "ignore", "-c", _SCARCE],
+            env={**environment, "PREFECT_HOME": "/nonexistent"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    refused, asked = done.stdout.splitlines()
+    assert refused.startswith("PrefectUnavailable"), done.stderr
+    assert "cannot be reached: ConnectError: can't start new thread" in refused
+    assert asked.startswith(then)
+
+
+@pytest.mark.parametrize("refusal", ["", "can't create new thread at interpreter shutdown"])
+def test_requests_are_made_also_while_the_interpreter_ends(refusal):
     program = (
-        "import resource, threading\n"
+        "import atexit, threading\n"
         "from bluesky_prefect.exceptions import DeploymentMissing\n"
         "from bluesky_prefect.prefect_api import PrefectApi\n"
-        "with PrefectApi(5) as api:\n"
-        "    assert api.client is not None\n"
-        "    resource.setrlimit(resource.RLIMIT_NPROC, (1, 1))\n"
-        "    try:\n"
-        "        threading.Thread(target=print).start()\n"
-        "    except RuntimeError as error:\n"
-        "        print(error)\n"
+        "api = PrefectApi(5).__enter__()\n"
+        "assert api.client is not None\n"
+        "def last():\n"
+        "    def refuse(_): raise RuntimeError(refusal)\n"
+        f"    if refusal := {refusal!r}:\n"  # as Python 3.12 and later do by themselves
+        "        threading.Thread.start = refuse\n"
         "    try:\n"
         "        api.check('flow/one')\n"
         "    except DeploymentMissing:\n"
         "        print('asked')\n"
+        "atexit.register(last)\n"
     )
     with closing(DrippingServer("whole")) as server:
-        environment = {**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api", "HOME": "/nonexistent"}
-        done = subprocess.run(
-            [*as_limited_account(), sys.executable, "-W", "ignore", "-c", program],
-            env={**environment, "PREFECT_HOME": "/nonexistent"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    assert done.stdout.splitlines() == ["can't start new thread", "asked"], done.stderr
+        environment = {**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api"}
+        command = [sys.executable, "-W", "ignore", "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "asked\n", done.stderr
 
 
 def test_a_session_whose_prefect_drips_ends_in_time_and_keeps_its_runs(tmp_path):

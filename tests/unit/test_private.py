@@ -100,3 +100,26 @@ def test_a_directory_of_somebody_else_is_told_of_and_used_all_the_same(
     _outbox(tmp_path / "state")
 
     assert "is open to other users (mode 775)" in caplog.text
+
+
+@pytest.mark.parametrize(("umask", "expected"), [(0o000, "0o755"), (0o002, "0o755"), (0o077, "0o700")], ids=str)
+def test_nobody_else_can_put_another_directory_in_place_of_the_state_s(tmp_path: Path, umask: int, expected: str):
+    before = os.umask(umask)
+    try:
+        private_directory(tmp_path / "share" / "beamline" / "state")
+    finally:
+        os.umask(before)
+
+    assert _mode(tmp_path / "share") == _mode(tmp_path / "share" / "beamline") == expected
+    assert _mode(tmp_path / "share" / "beamline" / "state") == "0o700"
+
+
+def test_what_is_made_deep_in_a_directory_of_a_group_is_the_group_s(tmp_path: Path):
+    tmp_path.chmod(0o2770)
+    before = os.umask(0)
+    try:
+        private_directory(tmp_path / "beamline" / "state")
+    finally:
+        os.umask(before)
+
+    assert _mode(tmp_path / "beamline") == _mode(tmp_path / "beamline" / "state") == "0o2770"

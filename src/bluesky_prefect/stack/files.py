@@ -14,7 +14,7 @@ from bluesky_prefect.exceptions import StackError
 def private_directory(path: Path) -> Path:
     """Make a directory that only its owner can enter, or the group that shares the one around it, whatever the umask.
 
-    Parents that do not exist yet are made with the user's own defaults.
+    Parents that do not exist yet are made with the user's own defaults, but nobody else can write to them.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """What opens the stack's servers: Tiled's API key, and the user and password that Prefect asks for."""
 
-import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Callable
@@ -64,14 +64,27 @@ class StackKeys:
 
 
 def _read_or_make(path: Path, make: Callable[[], str]) -> str:
-    if path.exists():
-        if present := path.read_text().strip():
-            return present
-        path.unlink()
+    """Return what is in a file; of all who find it missing or empty at once, the first one's is everybody's."""
+    if not _is_blank(path):
+        return path.read_text().strip()
     new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
     write_private(new, make() + "\n")
-    with contextlib.suppress(FileExistsError):
-        # A session may make it while 'up' does: the first one's is everybody's.
+    try:
         os.link(new, path)
-    new.unlink()
+    except FileExistsError:
+        _replace_if_blank(path, new)
+    finally:
+        new.unlink(missing_ok=True)
     return path.read_text().strip()
+
+
+def _is_blank(path: Path) -> bool:
+    return not path.exists() or not path.read_text().strip()
+
+
+def _replace_if_blank(path: Path, new: Path) -> None:
+    with path.open("r+") as found:
+        # Whoever replaces this very file holds its lock; who comes too late finds another one under its name.
+        fcntl.flock(found, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(found.fileno()), path.stat()) and _is_blank(path):
+            new.replace(path)

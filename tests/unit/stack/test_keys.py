@@ -3,6 +3,7 @@
 import stat
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -17,6 +18,19 @@ from bluesky_prefect.stack.keys import StackKeys
 print("ready", flush=True)
 sys.stdin.readline()
 print(StackKeys.load_or_make(StackPaths(Path(sys.argv[1]))).prefect.get_secret_value())
+"""
+
+MAKE_OFTEN = """
+import sys, time
+from pathlib import Path
+from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack.keys import StackKeys
+print("ready", flush=True)
+begin = float(sys.stdin.readline())
+for number, place in enumerate(sys.argv[1:]):
+    while time.monotonic() < begin + 0.03 * number:
+        pass
+    print(StackKeys.load_or_make(StackPaths(Path(place))).prefect.get_secret_value())
 """
 
 
@@ -64,3 +78,22 @@ def test_all_who_make_keys_at_once_have_the_same(paths):
         maker.stdin.flush()
     made = {maker.communicate()[0].strip() for maker in makers}
     assert made == {paths.prefect_auth_string.read_text().strip()}
+
+
+def test_all_who_find_an_empty_file_at_once_have_the_same_key_and_it_stays(tmp_path):
+    stacks = [StackPaths(tmp_path / f"{number}") for number in range(50)]
+    for stack in stacks:
+        stack.root.mkdir()
+        stack.tiled_api_key.write_text("s3cret")  # making it would take each of them another while
+        stack.prefect_auth_string.touch()
+    command = [sys.executable, "-c", MAKE_OFTEN, *(str(stack.root) for stack in stacks)]
+    makers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for maker in makers:
+        assert maker.stdout.readline() == "ready\n"
+    begin = time.monotonic() + 0.1
+    for maker in makers:
+        maker.stdin.write(f"{begin}\n")
+        maker.stdin.flush()
+    made = [maker.communicate()[0].split() for maker in makers]
+    kept = [stack.prefect_auth_string.read_text().strip() for stack in stacks]
+    assert made == [kept] * len(makers)
