@@ -28,6 +28,8 @@ class SharedConnection:
         The file; made, with its directory (0700), if it is not there. Without a path everything is kept in memory.
     formats : sequence of sequence of str
         For each version of the format the statements that make it of the one before. The version is kept in the file.
+    indexes : sequence of str, optional
+        Statements for what the newest format may have besides, and does nothing where it is there.
     durable : bool
         Whether a transaction waits until it is on disk.
     keep_format : bool, optional
@@ -35,10 +37,17 @@ class SharedConnection:
     """
 
     def __init__(
-        self, file: OutboxFile, formats: Sequence[Sequence[str]], *, durable: bool, keep_format: bool = False
+        self,
+        file: OutboxFile,
+        formats: Sequence[Sequence[str]],
+        indexes: Sequence[str] = (),
+        *,
+        durable: bool,
+        keep_format: bool = False,
     ) -> None:
         self._outbox_file = file
         self._formats = formats
+        self._indexes = indexes
         self._durable = durable
         self._keep_format = keep_format
         self._lock = threading.Lock()
@@ -176,8 +185,14 @@ class SharedConnection:
         self._migrate(connection)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if self._version(connection) == len(self._formats) or self._keep_format:
+        if self._keep_format:
             return
+        if self._version(connection) < len(self._formats):
+            self._bring_up_to_date(connection)
+        for statement in self._indexes:
+            connection.execute(statement)
+
+    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             # Asked again: another process may have done it meanwhile.
