@@ -425,13 +425,6 @@ def test_the_file_and_its_directory_are_the_owners_alone(outbox):
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
 
 
-def test_a_file_that_is_no_database_is_an_error_that_names_it(tmp_path):
-    path = tmp_path / "outbox.sqlite"
-    path.write_bytes(b"something else" * 100)
-    with pytest.raises(OutboxError, match=r"outbox\.sqlite.*not a database"):
-        Outbox(path).put(submission("a"))
-
-
 def test_an_outbox_opens_once_the_trouble_is_gone(tmp_path):
     (tmp_path / "state").write_text("a file where the directory should be")
     outbox = Outbox(tmp_path / "state" / "outbox.sqlite")
