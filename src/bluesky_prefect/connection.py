@@ -1,5 +1,6 @@
 """A connection to an SQLite file, shared by threads, and as durable as asked."""
 
+import logging
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.at_fork import HeldLock, tell_of_forks
+from bluesky_prefect.database_files import (
+    DatabaseFiles,
+    database_files,
+    is_malformed,
+    remove_stale,
+    save,
+    set_aside_malformed,
+)
 from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.outbox_file import OutboxFile
 from bluesky_prefect.private import private_database
+
+logger = logging.getLogger(__name__)
 
 # How long to wait for another process's transaction; those of an outbox take milliseconds. A process that was stopped
 # in the middle of one must not hold up a RunEngine for longer: the run is then kept in memory for the while.
@@ -22,12 +33,18 @@ _BUSY_TIMEOUT_S = 5.0
 class SharedConnection:
     """A connection that several threads share, opened on first use, and again after it could not be.
 
+    Before each transaction it is asked whether the files are still those that were opened. What was in a log that
+    somebody deleted is saved; where the file itself was deleted or replaced, what stands at its name counts; one that
+    is malformed is set aside, and the next transaction begins a new one.
+
     Parameters
     ----------
     file : OutboxFile
         The file; made, with its directory (0700), if it is not there. Without a path everything is kept in memory.
     formats : sequence of sequence of str
         For each version of the format the statements that make it of the one before. The version is kept in the file.
+    indexes : sequence of str, optional
+        Statements for what the newest format may have besides, and does nothing where it is there.
     durable : bool
         Whether a transaction waits until it is on disk.
     keep_format : bool, optional
@@ -35,15 +52,22 @@ class SharedConnection:
     """
 
     def __init__(
-        self, file: OutboxFile, formats: Sequence[Sequence[str]], *, durable: bool, keep_format: bool = False
+        self,
+        file: OutboxFile,
+        formats: Sequence[Sequence[str]],
+        indexes: Sequence[str] = (),
+        *,
+        durable: bool,
+        keep_format: bool = False,
     ) -> None:
         self._outbox_file = file
         self._formats = formats
+        self._indexes = indexes
         self._durable = durable
         self._keep_format = keep_format
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._opened_file: tuple[int, int] | None = None
+        self._files: DatabaseFiles | None = None
         self._fork = HeldLock(self._lock)
         self._parents: sqlite3.Connection | None = None
         tell_of_forks(self)
@@ -57,8 +81,7 @@ class SharedConnection:
         OutboxError
             Saying `trouble` and its cause, if the file cannot be opened or written; nothing is then changed.
         """
-        with self._opened(trouble) as connection:
-            connection.execute("BEGIN IMMEDIATE")
+        with self._opened(trouble, writing=True) as connection:
             try:
                 yield connection
                 connection.execute("COMMIT")
@@ -114,32 +137,64 @@ class SharedConnection:
             self._connection.close()
             self._connection = None
 
-    def _file(self) -> tuple[int, int] | None:
-        """Return what tells the file from another one of its name."""
-        if self._path is None:
-            return None
-        try:
-            status = self._path.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
-
     @contextmanager
-    def _opened(self, trouble: str) -> Iterator[sqlite3.Connection]:
+    def _opened(self, trouble: str, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                if self._parents is not None and self._path is not None:
-                    raise OSError("this process was forked in the middle of a transaction, and cannot use the file")
-                if self._connection is not None and self._file() != self._opened_file:
-                    self._drop()  # the file was deleted or replaced: what is written to the old one is lost
-                if self._connection is None:
-                    self._connection = self._open()
-                    self._opened_file = self._file()
-                yield self._connection
+                yield self._locked() if writing else self._current()
             except (sqlite3.Error, OSError) as error:
-                if self._path is not None:
+                if self._path is not None and not isinstance(error, _NotSaved):
                     self._drop()  # a new connection has no memory of the trouble
+                    self._set_aside_if(error, self._path)
                 raise OutboxError(f"Outbox {self._path or 'in memory'}: {trouble}: {error}.") from error
+
+    def _locked(self) -> sqlite3.Connection:
+        """Return the connection in a transaction of its own, on files that nobody has replaced meanwhile."""
+        while True:
+            connection = self._current()
+            connection.execute("BEGIN IMMEDIATE")
+            if self._path is None or database_files(self._path) == self._files:
+                return connection
+            connection.execute("ROLLBACK")
+
+    def _current(self) -> sqlite3.Connection:
+        """Return the connection to what stands at the file's name."""
+        if self._parents is not None and self._path is not None:
+            raise OSError("this process was forked in the middle of a transaction, and cannot use the file")
+        if self._connection is not None and self._path is not None and self._files is not None:
+            self._leave_former(self._connection, self._path, self._files)
+        if self._connection is None:
+            self._connection = self._open()
+            self._files = None if self._path is None else database_files(self._path)
+        return self._connection
+
+    def _leave_former(self, connection: sqlite3.Connection, path: Path, opened: DatabaseFiles) -> None:
+        """Close files that are no longer all at their names."""
+        present = database_files(path)
+        if present == opened:
+            return
+        if present.main != opened.main:
+            remove_stale(path, opened)  # the file was deleted or replaced: what is written to the old one is lost
+        else:
+            self._save(connection, path, opened)
+        self._drop()
+
+    def _save(self, connection: sqlite3.Connection, path: Path, opened: DatabaseFiles) -> None:
+        try:
+            saved = save(connection, path, opened)
+        except (sqlite3.Error, OSError) as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise _NotSaved(f"its -wal or -shm was deleted, and what was in it cannot be saved: {error}") from error
+        if saved:
+            logger.warning("Outbox %s: its -wal or -shm was deleted while it was open; nothing is lost.", path)
+
+    def _set_aside_if(self, error: BaseException, path: Path) -> None:
+        if is_malformed(error):
+            try:
+                set_aside_malformed(path)
+            except (sqlite3.Error, OSError) as trouble:
+                logger.debug("Outbox %s: not set aside: %s", path, trouble)
 
     def _open(self) -> sqlite3.Connection:
         path = self._path
@@ -176,8 +231,14 @@ class SharedConnection:
         self._migrate(connection)
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        if self._version(connection) == len(self._formats) or self._keep_format:
+        if self._keep_format:
             return
+        if self._version(connection) < len(self._formats):
+            self._bring_up_to_date(connection)
+        for statement in self._indexes:
+            connection.execute(statement)
+
+    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
         try:
             # Asked again: another process may have done it meanwhile.
@@ -203,3 +264,7 @@ class _NewerFormat(sqlite3.DatabaseError):
     def __init__(self, version: int) -> None:
         super().__init__(f"it was written by a newer bluesky-prefect (format {version}); upgrade this one")
         self.version = version
+
+
+class _NotSaved(sqlite3.OperationalError):
+    """What is in a deleted log is in this connection only, which has to stay open for the next try."""

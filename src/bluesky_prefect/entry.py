@@ -76,6 +76,14 @@ _FORMAT_2 = (
     "CREATE INDEX entries_by_run ON entries (run_uid)",
 )
 FORMATS = (_FORMAT_1, _FORMAT_2)
+# Made in any file of the newest format that lacks them. They change no meaning, and other versions keep them up.
+INDEXES = (
+    """
+    CREATE INDEX IF NOT EXISTS entries_aside ON entries (
+        state, deployment, aside, api_url, seq, not_before, changed, leased_until, leased_by
+    ) WHERE aside = 1
+    """,
+)
 
 # A row whose last change lies further ahead was written before the clock was set back: its times mean nothing now.
 CLOCK_SLACK_S = 1.0

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.connection import SharedConnection
-from bluesky_prefect.entry import FORMATS, Draft, Entry, OutboxCounts, State, entry, holder
+from bluesky_prefect.entry import FORMATS, INDEXES, Draft, Entry, OutboxCounts, State, entry, holder
 from bluesky_prefect.entry_lookup import SHORTEST_UID, EntryLookup
 from bluesky_prefect.exceptions import OutboxError
 from bluesky_prefect.lease_holder import this_process
@@ -66,8 +66,8 @@ class Outbox(EntryLookup):
         self._unreadable: set[int] = set()
         # Only `put` waits for the disk. What the sending side writes may be lost in a power cut: that repeats a
         # request which Prefect knows by its idempotency key. In memory there is one database, so one connection.
-        super().__init__(SharedConnection(self._file, FORMATS, durable=False, keep_format=keep_format), clock)
-        self._durable = SharedConnection(self._file, FORMATS, durable=True) if path else self._relaxed
+        super().__init__(SharedConnection(self._file, FORMATS, INDEXES, durable=False, keep_format=keep_format), clock)
+        self._durable = SharedConnection(self._file, FORMATS, INDEXES, durable=True) if path else self._relaxed
 
     @property
     def path(self) -> Path | None:
@@ -301,7 +301,7 @@ class Outbox(EntryLookup):
             return []
         columns = tuple(name for name in free[0].keys() if name not in _OF_ONE_FILE)  # noqa: SIM118 - a Row
         # A connection of its own: on that of `put`, a RunEngine would wait for this as well.
-        durable = SharedConnection(self._file, FORMATS, durable=True)
+        durable = SharedConnection(self._file, FORMATS, INDEXES, durable=True)
         trouble = f"what is in {other.path or 'memory'} cannot be moved there"
         with closing(durable), durable.change(trouble) as connection:
             connection.executemany(_insertion(columns), [tuple(row[name] for name in columns) for row in free])

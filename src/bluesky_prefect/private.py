@@ -14,7 +14,7 @@ _SHARED = stat.S_IRWXU | stat.S_IRWXG
 # Of parents, before the umask.
 _PARENT = 0o755
 # What SQLite makes beside a file, with the mode of the file.
-_COMPANIONS = ("-wal", "-shm", "-journal")
+COMPANIONS = ("-wal", "-shm", "-journal")
 # Paths that a warning was given for: every connection comes here, and a trouble is told once.
 _told: set[Path] = set()
 
@@ -118,7 +118,7 @@ def private_database(path: Path) -> None:
         As `private_file`.
     """
     private_file(path)
-    for suffix in _COMPANIONS:
+    for suffix in COMPANIONS:
         with suppress(FileNotFoundError):  # the last one to close the file deletes them
             _settle(path.with_name(path.name + suffix), rights_in(path.parent))
 

@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Collection, Container
 
-from bluesky_prefect.entry import holder, is_due
+from bluesky_prefect.entry import CLOCK_SLACK_S, holder, is_due
 
 # A longer queue takes a Prefect server on SQLite more than ten seconds: long enough for somebody at the beamline to
 # wait for the flow run of the scan just taken.
@@ -36,9 +36,12 @@ SELECT 1 FROM (
     SELECT * FROM (SELECT 1 {_QUEUE} = :api_url LIMIT :kept + 1)
 ) LIMIT 1 OFFSET :kept
 """  # noqa: S608 - this module's texts
+# Those that `is_due` says are due. The index entries_aside holds all these columns: of a row itself SQLite would read
+# the documents, which stand before them.
 _ASIDE = """
-SELECT * FROM entries
+SELECT seq, changed, leased_by, leased_until FROM entries
 WHERE state = 'waiting' AND deployment = :deployment AND aside = 1 AND (api_url IS NULL OR api_url = :api_url)
+AND (not_before <= :now OR changed > :set_back)
 ORDER BY seq
 """
 
@@ -86,9 +89,10 @@ class Turns:
                 self._last = name
                 return row
         for name in names:
-            rows = connection.execute(_ASIDE, {"deployment": name, "api_url": api_url})
-            if row := next((row for row in rows if row["seq"] not in unreadable and _can_go(row, now)), None):
-                return row
+            values = {"deployment": name, "api_url": api_url, "now": now, "set_back": now + CLOCK_SLACK_S}
+            for row in connection.execute(_ASIDE, values):
+                if row["seq"] not in unreadable and holder(row, now) is None:
+                    return connection.execute("SELECT * FROM entries WHERE seq = ?", (row["seq"],)).fetchone()
         return None
 
     def _of(self, connection: sqlite3.Connection, name: str, api_url: str | None, now: float) -> sqlite3.Row | None:
