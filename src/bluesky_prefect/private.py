@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import pwd
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -49,6 +50,14 @@ def is_trusted(directory: Path) -> bool:
     except OSError:
         return True  # nothing stands there
     return status.st_uid in (os.geteuid(), 0) or _is_shared(status)
+
+
+def user_name(uid: int) -> str:
+    """Return what a user of this machine is called."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a user without a name, as in containers
+        return f"user {uid}"
 
 
 def private_directory(path: Path) -> Path:
@@ -188,7 +197,7 @@ def _warn_if_open(path: Path) -> None:
 
 def _closed(path: Path) -> PermissionError:
     """Return the error of a path that this user cannot use, with what its owner, or this user, can do about it."""
-    owner = _owner(path)
+    owner = user_name(path.stat().st_uid)
     directory = path if path.is_dir() else path.parent
     if rights_in(directory).group is not None and path != directory:
         remedy = (
@@ -201,10 +210,3 @@ def _closed(path: Path) -> PermissionError:
             "Or set BLUESKY_PREFECT_STATE_DIRECTORY to a directory of your own"
         )
     return PermissionError(errno.EACCES, f"{path} belongs to {owner} and is closed to this user: {remedy}")
-
-
-def _owner(path: Path) -> str:
-    try:
-        return path.owner()
-    except KeyError:  # a user without a name, as in containers
-        return f"user {path.stat().st_uid}"
