@@ -1,6 +1,7 @@
 """Files that only their owner may read, or the group that shares their directory, whatever the umask."""
 
 import errno
+import grp
 import logging
 import os
 import pwd
@@ -45,11 +46,24 @@ def rights_in(directory: Path) -> Rights:
 
 def is_trusted(directory: Path) -> bool:
     """Tell whether what stands in a directory was written by this user, root, or a group that shares the directory."""
+    return not is_anothers(directory) or bool(shared_with(directory))
+
+
+def shared_with(directory: Path) -> str:
+    """Return which group shares a directory, and whose it is, in words; "" if none does."""
     try:
         status = directory.stat()
     except OSError:
-        return True  # nothing stands there
-    return status.st_uid in (os.geteuid(), 0) or _is_shared(status)
+        return ""
+    return f"group {_group_name(status.st_gid)}, owned by {user_name(status.st_uid)}" if _is_shared(status) else ""
+
+
+def is_anothers(directory: Path) -> bool:
+    """Tell whether a directory is that of another user, other than root."""
+    try:
+        return directory.stat().st_uid not in (os.geteuid(), 0)
+    except OSError:
+        return False
 
 
 def user_name(uid: int) -> str:
@@ -210,3 +224,10 @@ def _closed(path: Path) -> PermissionError:
             "Or set BLUESKY_PREFECT_STATE_DIRECTORY to a directory of your own"
         )
     return PermissionError(errno.EACCES, f"{path} belongs to {owner} and is closed to this user: {remedy}")
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
