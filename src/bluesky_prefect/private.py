@@ -1,8 +1,10 @@
 """Files that only their owner may read, or the group that shares their directory, whatever the umask."""
 
 import errno
+import grp
 import logging
 import os
+import pwd
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,11 +46,32 @@ def rights_in(directory: Path) -> Rights:
 
 def is_trusted(directory: Path) -> bool:
     """Tell whether what stands in a directory was written by this user, root, or a group that shares the directory."""
+    return not is_anothers(directory) or bool(shared_with(directory))
+
+
+def shared_with(directory: Path) -> str:
+    """Return which group shares a directory, and whose it is, in words; "" if none does."""
     try:
         status = directory.stat()
     except OSError:
-        return True  # nothing stands there
-    return status.st_uid in (os.geteuid(), 0) or _is_shared(status)
+        return ""
+    return f"group {_group_name(status.st_gid)}, owned by {user_name(status.st_uid)}" if _is_shared(status) else ""
+
+
+def is_anothers(directory: Path) -> bool:
+    """Tell whether a directory is that of another user, other than root."""
+    try:
+        return directory.stat().st_uid not in (os.geteuid(), 0)
+    except OSError:
+        return False
+
+
+def user_name(uid: int) -> str:
+    """Return what a user of this machine is called."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # a user without a name, as in containers
+        return f"user {uid}"
 
 
 def private_directory(path: Path) -> Path:
@@ -188,7 +211,7 @@ def _warn_if_open(path: Path) -> None:
 
 def _closed(path: Path) -> PermissionError:
     """Return the error of a path that this user cannot use, with what its owner, or this user, can do about it."""
-    owner = _owner(path)
+    owner = user_name(path.stat().st_uid)
     directory = path if path.is_dir() else path.parent
     if rights_in(directory).group is not None and path != directory:
         remedy = (
@@ -203,8 +226,8 @@ def _closed(path: Path) -> PermissionError:
     return PermissionError(errno.EACCES, f"{path} belongs to {owner} and is closed to this user: {remedy}")
 
 
-def _owner(path: Path) -> str:
+def _group_name(gid: int) -> str:
     try:
-        return path.owner()
-    except KeyError:  # a user without a name, as in containers
-        return f"user {path.stat().st_uid}"
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)

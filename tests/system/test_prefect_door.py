@@ -98,6 +98,30 @@ def test_no_page_shows_the_ui_in_a_frame(stack, page, elsewhere):
         wait_until(lambda: page.wait_for_timeout(100) or blocked)
 
 
+def test_a_page_elsewhere_signs_nobody_in_to_tiled_nor_out_of_it(stack, page, elsewhere):
+    key, elsewhere = stack.tiled_api_key.get_secret_value(), elsewhere.replace("127.0.0.1", "localhost")
+
+    def led_to_tiled(page_with_link, key):
+        page.goto(page_with_link)
+        address = f"{stack.tiled_uri}/api/v1/metadata/?api_key={key}"
+        with page.expect_response(address) as led:
+            page.evaluate("url => { location = url }", address)
+        page.wait_for_url(address)
+        return led.value.status
+
+    def cookies():
+        return [one["value"] for one in page.context.cookies(stack.tiled_uri) if one["name"] == "tiled_api_key"]
+
+    assert led_to_tiled(elsewhere, key) == 403
+    assert cookies() == []
+    # As from the UI of Prefect, and from a terminal.
+    assert led_to_tiled(f"{stack.prefect_ui_url}/runs", key) == 200
+    assert page.goto(f"{stack.tiled_uri}/?api_key={key}").status == 200
+    [kept] = cookies()
+    assert led_to_tiled(elsewhere, "0" * 64) == 403
+    assert cookies() == [kept]
+
+
 _FOREIGN = ["evil.example", "evil.example:{port}", "127.0.0.1.evil.example:{port}", "10.0.0.1:{port}", ""]
 
 

@@ -1,5 +1,7 @@
 """A local stack that one operator has started, used by another who shares the state directory."""
 
+import socket
+
 from bluesky_prefect.stack.info import StackState
 from tests.services.account import shared_place
 
@@ -41,3 +43,44 @@ def test_another_operator_works_with_the_stack_and_cannot_stop_it():
         # Also what the servers made, so that the next one to start the stack may be anybody.
         closed = [path for path in state.rglob("*") if path.stat().st_mode & 0o060 != 0o060 and not path.is_symlink()]
         assert [path.relative_to(state) for path in closed] == []
+
+
+_OPEN_SESSION = """
+import signal
+from bluesky_prefect.profile.services import use_services
+use_services(make_keys=True)
+print("OPEN", flush=True)
+signal.pause()
+"""
+
+
+def test_whose_open_session_keeps_the_port_of_a_stack_that_is_down_and_what_helps_is_told():
+    with shared_place() as (state, ada, bob):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        wanted = ("--state-directory", state, "--tiled-port", 0, "--prefect-port", port)
+        code, said = ada.command("up", *wanted)
+        assert code == 0, said
+        session = ada.popen(_OPEN_SESSION, BLUESKY_PREFECT_STATE_DIRECTORY=str(state))
+        try:
+            assert session.stdout.readline() == "OPEN\n"
+            code, said = ada.command("down", "--state-directory", state)
+            assert code == 0, said
+            # It starts nothing, but the file of the stack is bob's from then on.
+            code, said = bob.command("down", "--state-directory", state)
+            assert code == 0, said
+            code, said = bob.command("up", *wanted)
+            said = " ".join(said.split())
+            assert code == 1, said
+            for word in (
+                f"Port {port}",
+                f"session of user {ada.uid}",
+                "--prefect-port",
+                "BLUESKY_PREFECT_PREFECT_PORT",
+            ):
+                assert word in said
+        finally:
+            session.kill()
+            session.communicate()
+            ada.command("down", "--state-directory", state)

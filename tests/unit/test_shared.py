@@ -1,5 +1,6 @@
 """Several users of one state directory, each with a uid of their own: their runs are in one outbox."""
 
+import json
 import os
 import signal
 import sqlite3
@@ -225,3 +226,36 @@ with PrefectApi(5) as api:
 
         [told] = [line for line in output.splitlines() if "open to other users" in line]
         assert f"{state} is open to other users (mode 777)" in told
+
+
+_GREETED = """
+from bluesky_prefect.profile import start_session
+start_session("my-workflow/local", tell=lambda line: print("TOLD", line))
+"""
+
+
+def test_a_session_says_whose_directory_it_shares_with_a_group_unless_it_is_its_own_or_root_s():
+    with shared_place() as (state, ada, bob):
+        variables = {"BLUESKY_PREFECT_STATE_DIRECTORY": str(state), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+        os.chown(state, ada.uid, GROUP)
+        state.chmod(0o2770)
+        words = f"{state} is shared with group {GROUP}, owned by user {ada.uid}"
+        assert words in bob.run(_GREETED, **variables)
+        assert "shared with" not in ada.run(_GREETED, **variables)
+        os.chown(state, 0, GROUP)
+        state.chmod(0o2770)
+        assert "shared with" not in bob.run(_GREETED, **variables)
+
+
+def test_with_which_group_a_directory_is_shared_and_whose_it_is_status_tells(place: Place):
+    state, ada, bob = place
+    os.chown(state, ada.uid, GROUP)
+    state.chmod(0o2770)
+    for account in (ada, bob):
+        _, said = account.command("status", "--state-directory", state)
+        assert f"shared with group {GROUP}, owned by user {ada.uid}" in " ".join(said.split())
+    _, said = bob.command("status", "--json", "--state-directory", state)
+    assert json.loads(said)["shared"] == f"group {GROUP}, owned by user {ada.uid}"
+    state.chmod(0o700)
+    _, said = ada.command("status", "--state-directory", state)
+    assert "shared with" not in said

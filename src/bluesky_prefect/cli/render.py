@@ -57,6 +57,8 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
     if sign_in:
         terminal.show(out, f"\nTo sign a browser in to Prefect's UI, once, within ten minutes: {sign_in}")
     terminal.show(out, f"\nPrefect's database: {status.prefect_database}")
+    if status.shared:
+        terminal.show(out, f"State directory: shared with {status.shared}")
     counts = status.outbox
     if counts is None:
         terminal.show(out, f"Outbox: cannot be read: {status.outbox_problem}")

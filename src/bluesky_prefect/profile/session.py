@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.exceptions import BlueskyPrefectError
-from bluesky_prefect.private import share
+from bluesky_prefect.private import is_anothers, share, shared_with
 from bluesky_prefect.profile.metadata import PersistentMetadata
 from bluesky_prefect.profile.recorder import TiledRecorder
 from bluesky_prefect.profile.services import Service, describe, prefect_service, start_or_check, use_services
@@ -61,6 +61,8 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     share(settings.state_directory, settings.kept_runs_path)
     tiled = TiledConnection(settings)
     tell(describe([_tiled_service(tiled, tell), prefect_service()]))
+    if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
+        tell(f"{settings.state_directory} is shared with {others}: they can read and change what this session keeps.")
 
     from bluesky import RunEngine
 

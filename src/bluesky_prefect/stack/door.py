@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -9,6 +10,8 @@ if TYPE_CHECKING:
 # A browser that was led here by another name for this machine (DNS rebinding) takes the page that led it for ours.
 _HOSTS = {"127.0.0.1", "localhost", "[::1]"}
 _ASKED = (b"host", b"origin", b"sec-fetch-site", b"sec-fetch-mode")
+# In the query of an address that signs a browser in to Tiled.
+_KEY = "api_key"
 # They load scripts from elsewhere, which could read what a browser keeps for this server.
 _SCRIPTS_OF_OTHERS = {"/docs", "/redoc", "/api/docs", "/api/redoc"}
 _HEADERS = [
@@ -40,13 +43,13 @@ class Door:
         """Answer a request, or a web socket that wants to be opened."""
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
-        elif problem := _problem(scope["path"], scope["headers"]):
+        elif problem := _problem(scope["path"], scope["query_string"], scope["headers"]):
             await _refuse(scope, receive, send, *problem)
         else:
             await self._app(scope, receive, _with_headers(send))
 
 
-def _problem(path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str] | None:
+def _problem(path: str, query: bytes, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, str] | None:
     hosts, origins, sites, modes = (
         [value.decode("latin-1").lower() for key, value in headers if key == name] for name in _ASKED
     )
@@ -57,6 +60,9 @@ def _problem(path: str, headers: Iterable[tuple[bytes, bytes]]) -> tuple[int, st
     if {"cross-site", "same-site"} & set(sites) and modes != ["navigate"]:
         # A picture or a script of this server, in a page of another: a browser asks for it without an Origin.
         return 403, "Pages of other servers may show links to this one, and nothing of it."
+    if "cross-site" in sites and _KEY in dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True)):
+        # Tiled makes a cookie of the key of any address: a wrong one signs a browser out of it.
+        return 403, "Links on pages of other sites carry no key for this server: type the address by hand."
     if path.rstrip("/") in _SCRIPTS_OF_OTHERS:
         return 404, "This page would load scripts from elsewhere."
     return None

@@ -82,12 +82,14 @@ class StackInfo:
 class StackState(BaseModel):
     """The processes of a stack by the name of their service, as kept in ``stack.json``.
 
-    The ports that were used last are kept when it is down, so that bookmarks stay good where any port will do.
+    The ports that were used last are kept when it is down, so that bookmarks stay good where any port will do; and by
+    whom, since their sessions may go on holding them.
     """
 
     version: int = 1
     processes: dict[str, ManagedProcess] = Field(default_factory=dict)
     last_ports: dict[str, int] = Field(default_factory=dict)
+    last_users: dict[str, int] = Field(default_factory=dict)
 
     @classmethod
     def load(cls, path: Path) -> "StackState":
@@ -98,9 +100,13 @@ class StackState(BaseModel):
             return cls()
 
     def with_processes(self, processes: dict[str, ManagedProcess]) -> "StackState":
-        """Return the state with other processes; the ports of the present ones are remembered."""
-        ports = {name: one.port for name, one in {**self.processes, **processes}.items() if one.port}
-        return StackState(processes=processes, last_ports={**self.last_ports, **ports})
+        """Return the state with other processes; ports and users of the present ones are remembered."""
+        present = {**self.processes, **processes}
+        ports = {name: one.port for name, one in present.items() if one.port}
+        users = {name: one.uid for name, one in present.items() if one.uid is not None}
+        return StackState(
+            processes=processes, last_ports={**self.last_ports, **ports}, last_users={**self.last_users, **users}
+        )
 
     def save(self, path: Path) -> None:
         """Write the state to disk."""

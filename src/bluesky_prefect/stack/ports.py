@@ -1,17 +1,24 @@
 """Ports of this machine: which are free, who holds those that are not, and how nobody else gets them."""
 
 import contextlib
+import os
 import socket
 import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import psutil
 
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.private import user_name
 
 HOST = "127.0.0.1"
 # Linux forgets an ended connection after 60 s.
 _LINGER_S = 65.0
 _CONNECT_TIMEOUT_S = 1.0
+# As Linux writes it in /proc/net/tcp.
+_LISTENS = "0A"
+_UNKNOWN = "a process that does not listen there"
 
 # Descriptors of sockets: nobody closes them but the end of the process.
 _held: dict[int, int] = {}
@@ -57,8 +64,30 @@ def hold_port(port: int) -> None:
         raise StackError(f"Port {port} is in use by {port_owner(port)}.") from error
 
 
-def choose_port(wanted: int, last: int | None, *, service: str, option: str, variable: str) -> int:
+def choose_port(
+    wanted: int,
+    last: int | None,
+    *,
+    service: str,
+    option: str,
+    variable: str,
+    last_user: int | None = None,
+    report: Callable[[str], None] = lambda _: None,
+) -> int:
     """Return the port to listen on: the wanted one, or for 0 the last one if free, else any free one.
+
+    Parameters
+    ----------
+    wanted : int
+        The port that is set.
+    last : int or None
+        The one that the service had last.
+    service, option, variable : str
+        What the service is called, and what sets its port.
+    last_user : int, optional
+        Whose server it was, as the number of a user.
+    report : callable
+        Is told in one line what is waited for, and how long at most.
 
     Raises
     ------
@@ -68,11 +97,17 @@ def choose_port(wanted: int, last: int | None, *, service: str, option: str, var
     if wanted == 0:
         return last if last and is_free(last) else _any_free()
     if _lingers(wanted):
+        report(f"{service}: waiting for port {wanted}, kept by connections that have ended (at most {_LINGER_S:.0f} s)")
         wait_until_free(wanted, _LINGER_S)
     if not is_free(wanted):
+        owner, remedy = port_owner(wanted), "Stop that"
+        if owner == _UNKNOWN and wanted == last and last_user not in (None, os.geteuid()):
+            # As processes of one user do, it shares the port with no other user.
+            owner = f"what seems to be an open session of {user_name(last_user)}, who started it last"
+            remedy = "Have that closed"
         raise StackError(
-            f"Port {wanted}, wanted for the {service}, is in use by {port_owner(wanted)}. "
-            f"Stop that, or choose another port with {option} or {variable} (0 takes any free one)."
+            f"Port {wanted}, wanted for the {service}, is in use by {owner}. "
+            f"{remedy}, or choose another port with {option} or {variable} (0 takes any free one)."
         )
     return wanted
 
@@ -103,7 +138,23 @@ def port_owner(port: int) -> str:
             listening = connection.status == psutil.CONN_LISTEN
             if listening and connection.laddr and connection.laddr.port == port and connection.pid:
                 return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
-    return "a process of another user"
+    for state, uid in _sockets(port):
+        if state == _LISTENS:
+            return f"a process of {user_name(uid)}"
+    return _UNKNOWN
+
+
+def _sockets(port: int) -> Iterator[tuple[str, int]]:
+    """Give state and user of what this machine listens with, or is connected with, on a port.
+
+    The system tells nobody of those that are bound only.
+    """
+    for name in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path("/proc/net", name).read_text().splitlines()[1:]:
+                fields = line.split()
+                if int(fields[1].rpartition(":")[2], 16) == port:
+                    yield fields[3], int(fields[7])
 
 
 def _listens(port: int) -> bool:
@@ -124,7 +175,7 @@ def _lingers(port: int) -> bool:
 
     Those of the stack's own servers do not; those of a server that did not share its port do for a minute.
     """
-    if is_free(port) or _listens(port):
+    if is_free(port) or _listens(port) or not any(_sockets(port)):
         return False
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -34,6 +34,7 @@ class ManagedProcess(BaseModel):
     mark: str
     log: Path
     port: int | None = None
+    uid: int | None = None
     ready: bool = False
 
     def is_alive(self) -> bool:
@@ -128,7 +129,7 @@ def start_process(
         created = psutil.Process(child.pid).create_time()
     except psutil.NoSuchProcess:
         created = time.time()
-    return ManagedProcess(pid=child.pid, created=created, mark=mark, log=log, port=port)
+    return ManagedProcess(pid=child.pid, created=created, mark=mark, log=log, port=port, uid=os.geteuid())
 
 
 def _wait_until_marked(child: subprocess.Popen[bytes], mark: str) -> None:

@@ -258,7 +258,8 @@ class LocalStack:
         if name in running:
             return running[name].port or 0
         wanted = self._settings.tiled_port if name == "tiled" else self._settings.prefect_port
-        last = StackState.load(self._paths.state).last_ports.get(name)
+        state = StackState.load(self._paths.state)
+        last = state.last_ports.get(name)
 
         def choose(port: int) -> int:
             return choose_port(
@@ -267,6 +268,8 @@ class LocalStack:
                 service=_TITLES[name],
                 option=f"--{name}-port",
                 variable=f"BLUESKY_PREFECT_{name.upper()}_PORT",
+                last_user=state.last_users.get(name),
+                report=report,
             )
 
         try:

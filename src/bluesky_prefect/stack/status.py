@@ -7,6 +7,7 @@ from bluesky_prefect.entry import OutboxCounts
 from bluesky_prefect.exceptions import BlueskyPrefectError, StackError
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_ui import flow_run_url
+from bluesky_prefect.private import shared_with
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.http import answers, request_json
 from bluesky_prefect.stack.info import StackInfo, StackPaths, stack_info
@@ -55,6 +56,8 @@ class StackStatus:
         The last ones, newest first.
     flow_runs_problem : str or None
         Why Prefect does not tell.
+    shared : str
+        Which group shares the state directory, and whose it is, in words; empty if none does.
     """
 
     parts: tuple[PartStatus, ...]
@@ -63,6 +66,7 @@ class StackStatus:
     outbox_problem: str | None
     flow_runs: tuple[FlowRunStatus, ...]
     flow_runs_problem: str | None
+    shared: str = ""
 
     @property
     def all_up(self) -> bool:
@@ -93,7 +97,7 @@ def read_status(
     prefect_up = any(part.name == "prefect" and part.up for part in parts)
     runs, runs_problem = _flow_runs(info, flow_runs) if prefect_up else ((), None)
     runs_problem = runs_problem or (None if prefect_up else "not running")
-    return StackStatus(parts, database, outbox, outbox_problem, runs, runs_problem)
+    return StackStatus(parts, database, outbox, outbox_problem, runs, runs_problem, shared_with(paths.root))
 
 
 def _part(

@@ -24,6 +24,7 @@ from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import STACK_WORKFLOWS
 from bluesky_prefect.stack.ports import hold_port
 from bluesky_prefect.stack.worker import DEPLOYMENT
+from bluesky_prefect.warm.control_log import bound_control_log
 from bluesky_prefect.warm.stop_signal import cancelled_by_sigterm
 from bluesky_prefect.warm.worker import WarmProcessWorker
 
@@ -69,6 +70,7 @@ async def work(worker_name: str, settings: Settings) -> None:
 
 def main(worker_name: str) -> None:
     """Run the worker process."""
+    bound_control_log()
     settings = get_settings()
     for url in (get_current_settings().api.url, settings.tiled_uri):
         hold_port(urlsplit(url or "").port or 0)

@@ -24,6 +24,7 @@ from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 from bluesky_prefect.warm.client import SparingClient, begin_submission
 from bluesky_prefect.warm.cold import reason_for_a_new_interpreter
 from bluesky_prefect.warm.configuration import WarmJobConfiguration, WarmVariables, preload_of
+from bluesky_prefect.warm.control_log import bound_control_log
 from bluesky_prefect.warm.executors import Executors
 from bluesky_prefect.warm.forks import Forks
 from bluesky_prefect.warm.messages import Job
@@ -104,6 +105,7 @@ class WarmProcessWorker(ProcessWorker):
 
     async def setup(self) -> None:
         """Prepare to work, with a fork server and an ear for new flow runs."""
+        bound_control_log()
         environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
         self._forks = Forks(environment)
         await super().setup()

@@ -1,8 +1,10 @@
 """The worker type ``warm-process``: everything that a process worker gives."""
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -335,3 +337,22 @@ def test_a_worker_that_is_killed_takes_no_flow_run_with_it(another_worker, tmp_p
     (tmp_path / "it").unlink()
     assert another_worker.wait(flow_run)["state_type"] == "COMPLETED"
     wait_until(lambda: not alive(server))
+
+
+def test_strangers_who_connect_to_it_fill_no_log(worker, deployments, tmp_path):
+    listening = [
+        one.laddr.port
+        for one in psutil.Process(worker.process.pid).net_connections("tcp")
+        if one.status == psutil.CONN_LISTEN
+    ]
+    assert listening
+    for port in listening * 20:
+        for said in (b"garbage\n", b"x" * 100_000 + b"\n"):
+            with socket.create_connection(("127.0.0.1", port)) as stranger, contextlib.suppress(OSError):
+                stranger.sendall(said)
+                assert not stranger.recv(1)
+    log = worker.log.read_text()
+    assert log.count("rejected unauthenticated connection") == 1
+    assert log.count("Unexpected error handling control channel connection") == 1
+    # It serves flow runs as before.
+    reported(worker, deployments["report"], tmp_path / "seen.json")

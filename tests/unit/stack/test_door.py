@@ -113,6 +113,21 @@ async def test_a_page_of_another_server_may_link_to_this_one_and_load_nothing_of
     assert (await client.get("/runs", headers=follows)).status_code == 200
 
 
+@pytest.mark.parametrize("query", ["api_key=x", "api_key=", "a=b&api%5Fkey=x"])
+async def test_a_link_of_another_site_carries_no_key_and_one_of_this_machine_or_of_a_terminal_may(client, query):
+    def followed(site):
+        return client.get(f"/ui/?{query}", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"})
+
+    answers = {site: await followed(site) for site in ("cross-site", "same-site", "same-origin", "none")}
+    assert {site: answer.status_code for site, answer in answers.items()} == {
+        "cross-site": 403,
+        "same-site": 200,
+        "same-origin": 200,
+        "none": 200,
+    }
+    assert "by hand" in answers["cross-site"].text
+
+
 @pytest.mark.parametrize("path", ["/docs", "/redoc", "/docs/", "/api/docs", "/api/redoc"])
 async def test_no_page_loads_scripts_from_elsewhere(client, path):
     assert (await client.get(path)).status_code == 404

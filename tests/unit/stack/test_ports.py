@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -67,12 +68,59 @@ def test_a_port_that_ended_connections_of_another_server_keep_is_waited_for(monk
         accepted, _ = server.accept()
         accepted.close()
         client.close()
-    waited = []
+    waited, told = [], []
     # It would be a minute.
     monkeypatch.setattr(ports, "wait_until_free", lambda *asked: waited.append(asked))
     with pytest.raises(StackError):
-        choose_port(port, None, **WORDS)
+        choose_port(port, None, report=told.append, **WORDS)
     assert waited == [(port, 65.0)]
+    [line] = told
+    for word in ("Tiled server", f"port {port}", "connections that have ended", "at most 65 s"):
+        assert word in line
+
+
+@pytest.mark.parametrize("options", [[], [socket.SO_REUSEADDR]])
+def test_a_port_that_somebody_keeps_without_listening_is_refused_at_once(options):
+    with socket.socket() as bound:
+        for option in options:
+            bound.setsockopt(socket.SOL_SOCKET, option, 1)
+        bound.bind(("127.0.0.1", 0))
+        port, began = bound.getsockname()[1], time.monotonic()
+        with pytest.raises(StackError, match=rf"Port {port}.* in use by a process that does not listen there"):
+            choose_port(port, None, **WORDS)
+    assert time.monotonic() - began < 2.0
+
+
+def test_a_port_that_an_open_session_of_this_user_s_holds_is_taken_at_once(held_port):
+    began = time.monotonic()
+    assert choose_port(held_port, held_port, **WORDS) == held_port
+    assert time.monotonic() - began < 2.0
+
+
+def test_whose_process_listens_is_told_also_where_it_is_another_user_s(busy_port):
+    if os.geteuid() != 0:
+        missing_service("root, to be another user")
+    code = f"""
+import os, socket
+from bluesky_prefect.stack.ports import port_owner
+os.setuid(65534)
+print(port_owner({busy_port}))
+"""
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert asked.stdout == "a process of root\n"
+
+
+def test_who_started_the_stack_last_is_named_for_a_port_that_their_session_holds():
+    with socket.socket() as bound:  # as that of a session of another user's, which shares it with nobody else
+        bound.bind(("127.0.0.1", 0))
+        port = bound.getsockname()[1]
+        with pytest.raises(StackError) as caught:
+            choose_port(port, port, last_user=54_001, **WORDS)
+        for word in (f"Port {port}", "user 54001", "session", *WORDS.values()):
+            assert word in str(caught.value)
+        for last, last_user in ((port, os.geteuid()), (port + 1, 54_001), (port, None)):
+            with pytest.raises(StackError, match="a process that does not listen there"):
+                choose_port(port, last, last_user=last_user, **WORDS)
 
 
 HOLD = """
