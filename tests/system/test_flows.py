@@ -23,7 +23,7 @@ from bluesky_prefect.exceptions import (
 from bluesky_prefect.flows import export
 from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.flows.markdown import literal
-from bluesky_prefect.flows.results import metadata_of, write_temperatures
+from bluesky_prefect.flows.temperatures import metadata_of, write_temperatures
 from bluesky_prefect.flows.weather import get_weather
 from bluesky_prefect.settings import get_settings
 from tests.services.prefect_process import ask

@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from bluesky_prefect.stack import LocalStack
-from bluesky_prefect.stack.files import private_directory
+from bluesky_prefect.stack.files import make_private_directory
 from bluesky_prefect.stack.prefect import PrefectServer
 from bluesky_prefect.stack.sign_in import LINKS, SIGN_IN, sign_in_url
 from bluesky_prefect.stack.startup import Startup
@@ -328,7 +328,7 @@ class OldPrefectServer(PrefectServer):
 def test_a_server_without_a_password_is_started_anew_by_up_which_says_so(own_stack):
     local: LocalStack = own_stack()
     for directory in (local.paths.root, local.paths.logs):
-        private_directory(directory)
+        make_private_directory(directory)
     with socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

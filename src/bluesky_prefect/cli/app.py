@@ -19,7 +19,7 @@ from bluesky_prefect.cli.options import (
     state_option,
 )
 from bluesky_prefect.exceptions import BlueskyPrefectError, StackError
-from bluesky_prefect.reconciliation import list_source
+from bluesky_prefect.reconciliation.list_source import LIST_PARAMETER, require_list_source
 
 _SHARED = (
     "It compares each run of the catalog with the list {}. Where beamlines share a catalog, the list has to say which "
@@ -231,7 +231,7 @@ def deploy_(
     """
     listed = settings_from(workflows=workflows).workflows
     # Before anything is deployed.
-    compared_with = "" if reconcile_every is None else list_source.required(listed)
+    compared_with = "" if reconcile_every is None else require_list_source(listed)
     import anyio
 
     from bluesky_prefect.deployment import deploy, list_problem, refuse_to_move, tiled_problem
@@ -251,7 +251,7 @@ def deploy_(
         if problem := tiled_problem(settings_from()):
             report(problem)
         if reconcile_every is not None:
-            kept = {list_source.PARAMETER: compared_with}
+            kept = {LIST_PARAMETER: compared_with}
             deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept))
             report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
             if problem := list_problem(compared_with):

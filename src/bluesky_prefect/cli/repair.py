@@ -53,14 +53,14 @@ def _places(state_directory: Path | None, workflows: str | None) -> Iterator[_Pl
 
 def _workflows(places: _Places, named: Sequence[str] = ()) -> "WorkflowList":
     """Return the workflows of the list that is named here; without one, those that a person has named will do."""
-    from bluesky_prefect.reconciliation.list_source import kept_in_prefect, required
+    from bluesky_prefect.reconciliation.list_source import lists_in_prefect, require_list_source
     from bluesky_prefect.workflow_list import as_workflows, load_workflows
 
     where = places.settings.workflows
     if not where and named:
         terminal.note("The list of workflows is not known here, nor what it says of these: --workflows names it.")
         return as_workflows(named)
-    return load_workflows(where or required(None, kept_in_prefect(places.api)))
+    return load_workflows(where or require_list_source(None, lists_in_prefect(places.api)))
 
 
 def reconcile(
@@ -144,17 +144,17 @@ def submit(
             raise typer.BadParameter(f"There is no option {ref}.")
     overrides = _overrides(parameters)
     with _places(state_directory, workflows) as places:
-        from bluesky_prefect.reconciliation import resubmission
         from bluesky_prefect.reconciliation.history import History
+        from bluesky_prefect.reconciliation.resubmission import ResubmissionRequest, choose_workflows, resubmit
         from bluesky_prefect.reconciliation.runs import runs_named
         from bluesky_prefect.reconciliation.starter import Starter
 
-        chosen = resubmission.chosen(_workflows(places, workflow or ()), workflow or [])
+        chosen = choose_workflows(_workflows(places, workflow or ()), workflow or [])
         with terminal.Progress("Looking up the runs"):
             runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
-        request = resubmission.Request(again=again, dry_run=dry_run, overrides=overrides)
+        request = ResubmissionRequest(again=again, dry_run=dry_run, overrides=overrides)
         starter = Starter(places.api, places.outbox)
-        made = resubmission.submit(runs, chosen, request, history=History(places.api), starter=starter)
+        made = resubmit(runs, chosen, request, history=History(places.api), starter=starter)
         outcomes = list(render_repair.with_bar(made, len(runs) * len(chosen)))
     if as_json:
         render_repair.outcomes_as_json(outcomes)

@@ -50,7 +50,7 @@ async def save_temp_plot(weather: dict[str, Any], folder: RunFolder) -> None:
 @task(name="write_data_to_tiled", cache_policy=NO_CACHE)
 async def write_data_to_tiled(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
     """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
-    from bluesky_prefect.flows.results import metadata_of, write_temperatures
+    from bluesky_prefect.flows.temperatures import metadata_of, write_temperatures
 
     return await asyncio.to_thread(write_temperatures, catalog, metadata_of(run, weather), weather)
 

@@ -4,7 +4,6 @@ import datetime
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect._version import __version__
-from bluesky_prefect.flows import open_meteo
 from bluesky_prefect.flows.catalog import Catalog, explained
 from bluesky_prefect.flows.streams import plain
 from bluesky_prefect.texts import one_line
@@ -15,51 +14,6 @@ if TYPE_CHECKING:
 _TRIES = 8
 # The quantity that a peak's entry names.
 PEAK = "peak"
-
-
-def metadata_of(run: dict[str, Any], weather: dict[str, Any]) -> dict[str, Any]:
-    """Return what a person (or a search) wants to know about the temperatures of a run's day.
-
-    Parameters
-    ----------
-    run : dict
-        ``uid``, ``scan_id`` and ``plan_name`` of the run.
-    weather : dict
-        See `open_meteo.parse`.
-    """
-    temperatures = open_meteo.known(weather)
-    return {
-        **_origin(run),
-        "quantity": "temperature_2m",
-        "place": {name: weather[name] for name in ("latitude", "longitude", "timezone")},
-        "date": weather["date"],
-        "unit": weather["unit"],
-        "min": min(temperatures),
-        "max": max(temperatures),
-        "mean": sum(temperatures) / len(temperatures),
-        "sunrise": weather["sunrise"],
-        "sunset": weather["sunset"],
-        "source_url": weather["source"],
-    }
-
-
-def write_temperatures(catalog: Catalog, metadata: dict[str, Any], weather: dict[str, Any]) -> str:
-    """Write a table of hourly temperatures; one that the same run already has is replaced.
-
-    A fixed name per run keeps results from piling up, and makes a second try after a crash find what the first one
-    left.
-
-    Returns
-    -------
-    str
-        Path of the table in Tiled.
-    """
-    container = catalog.processed()
-    key = f"temperature-{metadata['raw_uid']}"
-    table = {"time": weather["hours"], "temperature_2m": weather["temperatures"]}
-    with explained(catalog.name):
-        _replace(container, key, table, metadata)
-    return "/".join([*container.path_parts, key])
 
 
 def write_peak(catalog: Catalog, run: dict[str, Any], peak: dict[str, Any], table: dict[str, Any]) -> str:
@@ -81,10 +35,23 @@ def write_peak(catalog: Catalog, run: dict[str, Any], peak: dict[str, Any], tabl
     str
         Its path in Tiled.
     """
+    return write_table(catalog, f"peak-{run['uid']}", table, {**origin_of(run), "quantity": PEAK, **peak})
+
+
+def write_table(catalog: Catalog, key: str, table: dict[str, Any], metadata: dict[str, Any]) -> str:
+    """Write a table beside the runs; one of the same key is replaced.
+
+    A fixed key per run keeps results from piling up, and makes a second try after a crash find what the first one
+    left.
+
+    Returns
+    -------
+    str
+        Its path in Tiled.
+    """
     container = catalog.processed()
-    key = f"peak-{run['uid']}"
     with explained(catalog.name):
-        _replace(container, key, table, {**_origin(run), "quantity": PEAK, **peak})
+        _replace(container, key, table, metadata)
     return "/".join([*container.path_parts, key])
 
 
@@ -93,7 +60,8 @@ def results_of(catalog: Catalog, run_uid: str) -> dict[str, dict[str, Any]]:
     return {"/".join(node.path_parts): plain(node.metadata) for node in catalog.processed_by_uid(run_uid)}
 
 
-def _origin(run: dict[str, Any]) -> dict[str, Any]:
+def origin_of(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata that say which run a result was made from (``uid``, ``scan_id``, ``plan_name``), and how."""
     return {
         "raw_uid": run["uid"],
         "scan_id": run["scan_id"],

@@ -40,13 +40,13 @@ def open_ipython(
         If the stack cannot be started.
     """
     from bluesky_prefect.stack import LocalStack
-    from bluesky_prefect.stack.files import private_directory
+    from bluesky_prefect.stack.files import make_private_directory
 
     settings = settings or get_settings()
     files = startup_files()
     stack = LocalStack(settings)
     info = stack.find() or stack.up(report)
-    directory = private_directory(_ipython_directory(settings))
+    directory = make_private_directory(_ipython_directory(settings))
     command = [*ipython_command(files, directory), *arguments]
     sys.stdout.flush()
     sys.stderr.flush()

@@ -12,7 +12,7 @@ from bluesky_prefect.flows.catalog import Catalog
 from bluesky_prefect.flows.plain_flow import plain_flow
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation.list_source import required
+from bluesky_prefect.reconciliation.list_source import require_list_source
 from bluesky_prefect.reconciliation.reconciler import Reconciler
 from bluesky_prefect.reconciliation.report import Report
 from bluesky_prefect.reconciliation.window import Window, moment, parse_moment
@@ -44,7 +44,7 @@ def _compare(since: str, submit: bool, where: str | None) -> Report:
     settings, logger = get_settings(), get_run_logger()
     if where and settings.workflows not in (None, where):
         logger.warning("Compared with %s, as the deployment says; this worker's own list is not.", where)
-    workflows = load_workflows(required(where or settings.workflows))
+    workflows = load_workflows(require_list_source(where or settings.workflows))
     now = time.time()
     window = Window(since=parse_moment(since, now), until=now)
     with (

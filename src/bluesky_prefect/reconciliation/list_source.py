@@ -5,11 +5,11 @@ from bluesky_prefect.prefect_api import PrefectApi, explained
 
 # As flows name it (bluesky_prefect.reconciliation.flow, which imports Prefect).
 _FLOW = "reconcile"
-PARAMETER = "workflows"
+LIST_PARAMETER = "workflows"
 """The parameter of the deployment that says where the list is."""
 
 
-def required(where: str | None, hint: str = "") -> str:
+def require_list_source(where: str | None, hint: str = "") -> str:
     """Return where the list is, if that is known.
 
     Parameters
@@ -33,7 +33,7 @@ def required(where: str | None, hint: str = "") -> str:
     )
 
 
-def kept_in_prefect(api: PrefectApi) -> str:
+def lists_in_prefect(api: PrefectApi) -> str:
     """Return what Prefect's deployments of ``reconcile`` compare with, in words.
 
     It is a hint for a person only: on a server of several beamlines the only such deployment may be a neighbour's.
@@ -47,6 +47,6 @@ def kept_in_prefect(api: PrefectApi) -> str:
 
     with explained():
         found = api.client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_FLOW])))
-    lists = {f"{_FLOW}/{one.name}": (one.parameters or {}).get(PARAMETER) for one in found}
+    lists = {f"{_FLOW}/{one.name}": (one.parameters or {}).get(LIST_PARAMETER) for one in found}
     said = ", ".join(f"{name} compares with {where or 'what its worker says'}" for name, where in sorted(lists.items()))
     return f" In Prefect, {said}." if said else ""

@@ -49,7 +49,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Request:
+class ResubmissionRequest:
     """How runs are to be processed.
 
     Attributes
@@ -67,10 +67,10 @@ class Request:
     overrides: Mapping[str, Any] | None = None
 
 
-def submit(
+def resubmit(
     runs: Sequence[StoredRun],
     workflows: Sequence[Workflow],
-    request: Request,
+    request: ResubmissionRequest,
     *,
     history: History,
     starter: Starter,
@@ -86,7 +86,7 @@ def submit(
         Each of them once.
     workflows : sequence of Workflow
         What to start on each run; their ``when=`` is not asked, since a person has asked for these runs.
-    request : Request
+    request : ResubmissionRequest
         How.
     history, starter : History, Starter
         What there is already; what starts more.
@@ -104,7 +104,7 @@ def submit(
             yield _submit(run, workflow, past, request, starter)
 
 
-def chosen(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
+def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
     """Return the workflows of these names, or all; a name that is not among them may be that of any deployment.
 
     Raises
@@ -121,7 +121,7 @@ def chosen(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow
         raise ConfigurationError(f"{error} Workflows of this beamline: {', '.join(known)}.") from error
 
 
-def _submit(run: StoredRun, workflow: Workflow, past: Past, request: Request, starter: Starter) -> Outcome:
+def _submit(run: StoredRun, workflow: Workflow, past: Past, request: ResubmissionRequest, starter: Starter) -> Outcome:
     known = run.as_run()
     last = past.flow_runs[-1] if past.flow_runs else None
 

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bluesky_prefect import private
 from bluesky_prefect.exceptions import StackError
+from bluesky_prefect.private import private_directory, private_file
 
 
-def private_directory(path: Path) -> Path:
+def make_private_directory(path: Path) -> Path:
     """Make a directory that only its owner can enter, or the group that shares the one around it, whatever the umask.
 
     Parents that do not exist yet are made with the user's own defaults, but nobody else can write to them.
@@ -22,7 +22,7 @@ def private_directory(path: Path) -> Path:
         If it cannot be made, or is not this user's to close.
     """
     try:
-        private.private_directory(path)
+        private_directory(path)
     except OSError as error:
         raise StackError(
             f"Cannot make the private directory {path}: {error.strerror}. "
@@ -34,7 +34,7 @@ def private_directory(path: Path) -> Path:
 def write_private(path: Path, text: str) -> None:
     """Replace a file with a private one; a reader sees the old content or the new, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    private.private_file(temporary)
+    private_file(temporary)
     with temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
@@ -52,7 +52,7 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
         If somebody else holds it for longer than `timeout_s`, or it is closed to this user.
     """
     try:
-        private.private_file(path)
+        private_file(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as error:
         raise StackError(f"Cannot lock {path}: {error.strerror}.") from error

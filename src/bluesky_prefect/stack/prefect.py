@@ -6,7 +6,7 @@ from pathlib import Path
 from bluesky_prefect.credentials import basic
 from bluesky_prefect.private import rights_in
 from bluesky_prefect.stack.database import PrefectDatabase, sqlite_database
-from bluesky_prefect.stack.files import private_directory
+from bluesky_prefect.stack.files import make_private_directory
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import StackPaths
 from bluesky_prefect.stack.keys import SERVER_AUTH_STRING
@@ -66,7 +66,7 @@ class PrefectServer:
 
     def prepare(self) -> None:
         """Make the directory of the database."""
-        private_directory(self.paths.prefect)
+        make_private_directory(self.paths.prefect)
 
     def is_ready(self) -> bool:
         """Tell whether the API lets the one in who knows the password."""

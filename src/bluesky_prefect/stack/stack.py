@@ -12,7 +12,7 @@ from bluesky_prefect.private import is_trusted, share
 from bluesky_prefect.settings import Settings
 from bluesky_prefect.stack.database import PrefectDatabase, choose_database, present_database
 from bluesky_prefect.stack.drain import drain
-from bluesky_prefect.stack.files import exclusive, private_directory
+from bluesky_prefect.stack.files import exclusive, make_private_directory
 from bluesky_prefect.stack.info import StackInfo, StackPaths, StackState, stack_info
 from bluesky_prefect.stack.keys import StackKeys
 from bluesky_prefect.stack.outdated import server_outdated, worker_outdated
@@ -101,7 +101,7 @@ class LocalStack:
             If a port is in use, or a service does not come up; what this call started is then stopped again.
         """
         _require_extra()
-        private_directory(self._paths.root)
+        make_private_directory(self._paths.root)
         with exclusive(self._paths.lock, START_TIMEOUT_S):
             return self._up(report, any_port)
 
@@ -151,7 +151,7 @@ class LocalStack:
 
     def _up(self, report: Report, any_port: bool) -> StackInfo:
         for directory in (self._paths.logs, self._paths.images):
-            private_directory(directory)
+            make_private_directory(directory)
         known = self._known()
         running = {name: one for name, one in known.items() if one.ready and one.is_alive()}
         database = choose_database(self._settings.prefect_database_url, self._paths, running.get("prefect"), report)

@@ -8,7 +8,7 @@ from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.private import rights_in
 from bluesky_prefect.raw_catalog import RAW_SPEC
 from bluesky_prefect.settings import Settings
-from bluesky_prefect.stack.files import private_directory, write_private
+from bluesky_prefect.stack.files import make_private_directory, write_private
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import StackInfo, StackPaths
 from bluesky_prefect.stack.ports import HOST
@@ -60,7 +60,7 @@ class TiledServer:
 
     def prepare(self) -> None:
         """Write the configuration and make the directories."""
-        data = private_directory(private_directory(self.paths.tiled) / "data")
+        data = make_private_directory(make_private_directory(self.paths.tiled) / "data")
         tree = {
             "path": "/",
             "tree": "catalog",
@@ -68,7 +68,7 @@ class TiledServer:
                 "uri": f"sqlite:///{self.catalog}",
                 # Tables go to DuckDB, which tells NaN from missing; SQLite does not.
                 "writable_storage": [str(data), f"duckdb:///{self.paths.tiled / 'tables.duckdb'}"],
-                "readable_storage": [str(private_directory(self.paths.images))],
+                "readable_storage": [str(make_private_directory(self.paths.images))],
                 "init_if_not_exists": True,
             },
         }

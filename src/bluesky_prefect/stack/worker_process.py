@@ -18,7 +18,7 @@ from bluesky_prefect.deployment import deploy
 from bluesky_prefect.exceptions import StackError
 from bluesky_prefect.flows import data_validation, find_peak, my_workflow
 from bluesky_prefect.reconciliation.flow import reconcile
-from bluesky_prefect.reconciliation.list_source import PARAMETER
+from bluesky_prefect.reconciliation.list_source import LIST_PARAMETER
 from bluesky_prefect.settings import Settings, get_settings
 from bluesky_prefect.stack.http import answers
 from bluesky_prefect.stack.info import STACK_WORKFLOWS
@@ -51,7 +51,7 @@ async def set_up(settings: Settings) -> None:
     for flow in (data_validation, find_peak):
         await deploy(flow, name, settings.work_pool, job_variables=job_variables)
     every_s = settings.reconcile_every_s
-    compared_with = {PARAMETER: settings.workflows or STACK_WORKFLOWS}
+    compared_with = {LIST_PARAMETER: settings.workflows or STACK_WORKFLOWS}
     options = {"job_variables": job_variables, "every_s": every_s, "parameters": compared_with}
     await deploy(reconcile, name, settings.work_pool, **options)
 

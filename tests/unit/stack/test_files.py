@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.stack.files import exclusive, private_directory, write_private
+from bluesky_prefect.stack.files import exclusive, make_private_directory, write_private
 from bluesky_prefect.stack.info import StackPaths
 from bluesky_prefect.stack.process import start_process
 from bluesky_prefect.stack.tiled import TiledServer
@@ -26,12 +26,12 @@ def any_umask(request):
 
 
 def test_a_private_directory_is_0700_whatever_the_umask(tmp_path, any_umask):
-    assert mode(private_directory(tmp_path / "state")) == 0o700
+    assert mode(make_private_directory(tmp_path / "state")) == 0o700
 
 
 def test_a_directory_that_is_there_is_closed_to_others(tmp_path):
     (tmp_path / "state").mkdir(mode=0o755)
-    assert mode(private_directory(tmp_path / "state")) == 0o700
+    assert mode(make_private_directory(tmp_path / "state")) == 0o700
 
 
 def test_a_private_file_is_0600_whatever_the_umask(tmp_path, any_umask):
@@ -51,7 +51,7 @@ def test_replacing_a_file_that_others_may_read_closes_it(tmp_path):
 def test_a_state_directory_that_cannot_be_made_is_an_error_that_says_what_to_set(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StackError, match="BLUESKY_PREFECT_STATE_DIRECTORY"):
-        private_directory(tmp_path / "file" / "state")
+        make_private_directory(tmp_path / "file" / "state")
 
 
 def test_a_lock_keeps_others_out_and_says_who_holds_it(tmp_path):
@@ -79,5 +79,5 @@ def test_in_a_shared_directory_what_the_stack_writes_is_the_group_s(tmp_path, an
     with exclusive(tmp_path / "lock", 1):
         start_process([sys.executable, "-c", ""], {}, directory=tmp_path, log=tmp_path / "log", port=None)
     assert {mode(tmp_path / name) for name in ("key", "lock", "log")} == {0o660}
-    assert mode(private_directory(tmp_path / "logs")) == mode(tmp_path) == 0o2770
+    assert mode(make_private_directory(tmp_path / "logs")) == mode(tmp_path) == 0o2770
     assert TiledServer(StackPaths(tmp_path), 0, "").umask == 0o007
