@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.callback import DEPLOYMENT, START, _run, percentile
+from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.outbox import Outbox
-from bluesky_prefect.submission import Submission, submission_key
 
 INTERVAL_S = 0.1
 IDLE_STOPS = 300

@@ -29,17 +29,15 @@ from tests.services.prefect_process import PrefectProcess, wait_until
 
 from benchmarks.callback import START
 from bluesky_prefect import Workflow
-from bluesky_prefect.flows.catalog import Catalog
+from bluesky_prefect.core import Settings, Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation.reconciler import Reconciler
-from bluesky_prefect.reconciliation.runs import runs_between
-from bluesky_prefect.reconciliation.window import Window
-from bluesky_prefect.settings import Settings
-from bluesky_prefect.stack.info import StackInfo, StackPaths, stack_info
-from bluesky_prefect.stack.keys import StackKeys
-from bluesky_prefect.stack.tiled import TiledServer, make_containers
-from bluesky_prefect.stack.tiled_app import index_times
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.reconciliation import Reconciler, Window
+from bluesky_prefect.stack import StackInfo
+from bluesky_prefect.stack._info import StackPaths, stack_info
+from bluesky_prefect.stack._keys import StackKeys
+from bluesky_prefect.stack._tiled import TiledServer, make_containers
+from bluesky_prefect.stack.workarounds._tiled_app import index_times
+from bluesky_prefect.tiled_api import Catalog, runs_between
 
 WINDOW = 100
 BETWEEN_RUNS_S = 300.0

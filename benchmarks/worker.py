@@ -40,19 +40,19 @@ from tests.services.postgres import empty_database
 from tests.services.prefect_process import prefect_settings, wait_until
 from tiled.client import from_uri
 
-from bluesky_prefect.deployment import deploy
+from bluesky_prefect.core import Settings
 from bluesky_prefect.flows import my_workflow
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.prefect_api import deploy
 from bluesky_prefect.sim import make_devices
-from bluesky_prefect.stack.database import parse_database
-from bluesky_prefect.stack.http import request_json
-from bluesky_prefect.stack.info import StackInfo, StackPaths, stack_info
-from bluesky_prefect.stack.keys import StackKeys
-from bluesky_prefect.stack.prefect import PrefectServer
-from bluesky_prefect.stack.process import start_process, stop_processes
-from bluesky_prefect.stack.service import Service
-from bluesky_prefect.stack.tiled import TiledServer, make_containers
-from bluesky_prefect.stack.worker import Worker
+from bluesky_prefect.stack import StackInfo, request_json
+from bluesky_prefect.stack._database import parse_database
+from bluesky_prefect.stack._info import StackPaths, stack_info
+from bluesky_prefect.stack._keys import StackKeys
+from bluesky_prefect.stack._prefect import PrefectServer
+from bluesky_prefect.stack._process import start_process, stop_processes
+from bluesky_prefect.stack._service import Service
+from bluesky_prefect.stack._tiled import TiledServer, make_containers
+from bluesky_prefect.stack._worker import Worker
 
 STOCK, WARM = "process", "warm-process"
 SCANS = 15

@@ -11,9 +11,8 @@ from pathlib import Path
 
 from docs.prefect_ui import BROWSER, PrefectUi, open_browser, sign_in
 
-from bluesky_prefect.settings import get_settings
-from bluesky_prefect.stack import LocalStack
-from bluesky_prefect.stack.sign_in import sign_in_url
+from bluesky_prefect.core import get_settings
+from bluesky_prefect.stack import LocalStack, sign_in_url
 
 IMAGES = Path(__file__).parent / "images"
 

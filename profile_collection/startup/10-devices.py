@@ -1,6 +1,6 @@
 """Simulated motors and detectors. A beamline puts its own here."""
 
-from bluesky_prefect.settings import get_settings
+from bluesky_prefect.core import get_settings
 from bluesky_prefect.sim import make_devices
 
 devices = make_devices(get_settings().state_directory / "images")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.comparison import Comparison, compare_run
-from bluesky_prefect.flows.files import OWNER
+from bluesky_prefect.cli._comparison import Comparison, compare_run
+from bluesky_prefect.flows import OWNER
 from tests.chaos.beamline import Beamline
 
 _AT_ONCE = 4

@@ -46,8 +46,8 @@ class KillPoints:
 
     def install(self) -> None:
         """Wrap what passes the points, in this process only."""
-        from bluesky_prefect.connection import SharedConnection
         from bluesky_prefect.outbox import Outbox
+        from bluesky_prefect.outbox._sqlite_file import SharedConnection
         from bluesky_prefect.prefect_api import PrefectApi
 
         put, change, create = Outbox.put_all, SharedConnection.change, PrefectApi.create_flow_run
@@ -98,9 +98,9 @@ class Session:
         from bluesky import RunEngine
 
         from bluesky_prefect import PrefectCallback, Workflow
-        from bluesky_prefect.profile.recorder import TiledRecorder
-        from bluesky_prefect.profile.tiled import TiledConnection
-        from bluesky_prefect.settings import get_settings
+        from bluesky_prefect.core import get_settings
+        from bluesky_prefect.session._recorder import TiledRecorder
+        from bluesky_prefect.session._tiled import TiledConnection
         from tests.chaos.ledger import Ledger
 
         settings = get_settings()
@@ -121,7 +121,7 @@ class Session:
             self.engine(plans.count([det], 2) if number % 2 else plans.scan([det], motor, -1, 1, 3))
 
     def counts(self) -> str:
-        from bluesky_prefect.exceptions import OutboxError
+        from bluesky_prefect.core import OutboxError
 
         try:
             counts = self.callback.outbox.counts()

@@ -14,13 +14,13 @@ from typing import Any, Self
 
 import psutil
 
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.core import Settings
 from bluesky_prefect.stack import LocalStack
-from bluesky_prefect.stack.prefect import PrefectServer
-from bluesky_prefect.stack.service import Service
-from bluesky_prefect.stack.startup import Startup
-from bluesky_prefect.stack.tiled import TiledServer
-from bluesky_prefect.stack.worker import Worker
+from bluesky_prefect.stack._prefect import PrefectServer
+from bluesky_prefect.stack._service import Service
+from bluesky_prefect.stack._startup import Startup
+from bluesky_prefect.stack._tiled import TiledServer
+from bluesky_prefect.stack._worker import Worker
 from tests.chaos.clocks import MachineClock
 from tests.chaos.ledger import Ledger
 from tests.chaos.prefect_view import PrefectView
@@ -29,7 +29,7 @@ from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
 
 # What the stack's worker forks flow runs from.
-_FORK_SERVER = "bluesky_prefect.warm.fork_server"
+_FORK_SERVER = "bluesky_prefect.worker.forkserver"
 # Closed, so that the services on the internet refuse at once.
 _REFUSING = "http://127.0.0.1:9"
 _FLOW_SETTINGS = {

@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settin
 from prefect.states import Pending
 
 from bluesky_prefect.flows import my_workflow
-from bluesky_prefect.stack.worker import DEPLOYMENT
+from bluesky_prefect.stack import DEPLOYMENT
 from tests.chaos.processes import PAUSED
 
 logger = logging.getLogger(__name__)

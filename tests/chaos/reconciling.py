@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from bluesky_prefect.cli import main as command
-from bluesky_prefect.reconciliation.endings import Endings
+from bluesky_prefect.reconciliation._endings import Endings
 
 
 def main() -> None:

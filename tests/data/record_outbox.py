@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bluesky_prefect.entry import SCHEMA_VERSION
+from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.outbox import Outbox
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.outbox._entry import SCHEMA_VERSION
 
 OUTBOXES = Path(__file__).with_name("outboxes")
 # What stands in them came about at this time, in seconds since the epoch.

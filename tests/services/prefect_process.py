@@ -12,8 +12,9 @@ from typing import Any
 import httpx
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
-from bluesky_prefect.stack.info import StackInfo, StackPaths
-from bluesky_prefect.stack.prefect import PrefectServer
+from bluesky_prefect.stack import StackInfo
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack._prefect import PrefectServer
 
 
 def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:

@@ -84,7 +84,7 @@ class WorkerProcess:
     def fork_server(self) -> int | None:
         """The process id of the newest fork server that lives."""
         children = psutil.Process(self.process.pid).children()
-        servers = [one for one in children if "bluesky_prefect.warm.fork_server" in one.cmdline()]
+        servers = [one for one in children if "bluesky_prefect.worker.forkserver" in one.cmdline()]
         return max(servers, key=lambda one: one.create_time()).pid if servers else None
 
     def stop(self, number: int = signal.SIGTERM) -> int:

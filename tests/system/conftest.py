@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.core import Settings
 from bluesky_prefect.stack import LocalStack, StackInfo
 from tests.system.demo_command import demo
 

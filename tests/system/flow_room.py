@@ -14,7 +14,7 @@ from prefect.settings import (
     temporary_settings,
 )
 
-from bluesky_prefect.settings import get_settings
+from bluesky_prefect.core import get_settings
 from bluesky_prefect.stack import StackInfo
 from tests.services.outside import Outside, cat_facts, open_meteo
 from tests.services.prefect_process import prefect_settings, user_of

@@ -15,16 +15,12 @@ from tiled.client import from_uri
 from tiled.structures.core import Spec
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.entry import Draft
-from bluesky_prefect.flows.catalog import Catalog
-from bluesky_prefect.outbox import existing_outbox
-from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation.history import History
-from bluesky_prefect.reconciliation.reconciler import Reconciler
-from bluesky_prefect.reconciliation.window import Window
+from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.outbox import Draft, existing_outbox
+from bluesky_prefect.prefect_api import History, PrefectApi
+from bluesky_prefect.reconciliation import Reconciler, Window
 from bluesky_prefect.stack import StackInfo
-from bluesky_prefect.stack.tiled import RAW_SPEC
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.tiled_api import RAW_SPEC, Catalog
 from tests.services.prefect_process import prefect_settings
 from tests.system.beamline import Beamline
 

@@ -12,7 +12,7 @@ import pytest
 from prefect.states import Completed, Crashed, Running
 
 from bluesky_prefect import Outbox, Settings
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.core import Submission, submission_key
 from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "after-an-outage.md"

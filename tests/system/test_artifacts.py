@@ -8,9 +8,9 @@ import pytest
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from bluesky_prefect.flows.artifacts import shown
-from bluesky_prefect.flows.plain_flow import plain_flow
-from bluesky_prefect.flows.progress import Progress
+from bluesky_prefect.flows import plain_flow
+from bluesky_prefect.flows.common._artifacts import shown
+from bluesky_prefect.flows.common._progress import Progress
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import ask
 from tests.system.flow_room import room_for

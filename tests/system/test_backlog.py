@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bluesky_prefect import Outbox
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.core import Submission, submission_key
 from tests.services.prefect_process import wait_until
 from tests.services.prefect_stand_in import PrefectStandIn
 from tests.system.session import Acquisition

@@ -17,10 +17,10 @@ from prefect.states import Completed, Crashed, Pending, Running, Scheduled
 from prefect.utilities.callables import parameter_schema
 
 from bluesky_prefect import Workflow
+from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation.endings import Endings
-from bluesky_prefect.reconciliation.verdict import Verdict
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._endings import Endings
 from tests.services.prefect_process import ask, post, user_of, wait_until
 from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
 

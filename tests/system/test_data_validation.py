@@ -11,9 +11,9 @@ import pytest
 from bluesky import RunEngine
 from bluesky_tiled_plugins import TiledWriter
 
-from bluesky_prefect.demo import _plans
+from bluesky_prefect.cli._demo import _plans
+from bluesky_prefect.core import literal
 from bluesky_prefect.flows import data_validation
-from bluesky_prefect.flows.markdown import literal
 from bluesky_prefect.sim import make_devices
 from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline

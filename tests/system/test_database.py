@@ -9,11 +9,10 @@ import psutil
 import pytest
 from pydantic import SecretStr
 
-from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.core import Settings, StackError
 from bluesky_prefect.stack import LocalStack
-from bluesky_prefect.stack.database import VARIABLE, choose_database, parse_database
-from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.stack._database import VARIABLE, choose_database, parse_database
+from bluesky_prefect.stack._info import StackPaths
 from tests.conftest import missing_service
 from tests.services.postgres import empty_database
 from tests.services.prefect_process import wait_until

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.core import Settings
 from bluesky_prefect.stack import LocalStack
 from tests.system.demo_command import demo
 

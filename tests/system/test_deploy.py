@@ -7,10 +7,9 @@ import sys
 import pytest
 from tiled.client import from_uri
 
-from bluesky_prefect.flows.catalog import Catalog
-from bluesky_prefect.profile.tiled import TiledConnection
-from bluesky_prefect.raw_catalog import RAW_SPEC
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.core import Settings
+from bluesky_prefect.session._tiled import TiledConnection
+from bluesky_prefect.tiled_api import RAW_SPEC, Catalog
 from tests.services.prefect_process import ask
 
 
@@ -125,7 +124,7 @@ def test_a_catalog_without_its_spec_is_told_of_with_the_command_that_mends_it(fa
     assert "bluesky-prefect make-catalog" in said
     code, said = facility.run("reconcile", "--workflows", LIST, **variables)
     assert lacking in said
-    session = "from bluesky_prefect.profile import start_session; start_session('my-workflow/local')"
+    session = "from bluesky_prefect.session import start_session; start_session('my-workflow/local')"
     done = subprocess.run(
         [sys.executable, "-c", session], env={**facility.environment, **variables}, capture_output=True, text=True
     )

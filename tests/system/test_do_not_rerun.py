@@ -11,9 +11,9 @@ from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 
 from bluesky_prefect import Workflow
+from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation.verdict import Verdict
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.reconciliation._diagnosis import Verdict
 from tests.services.prefect_process import prefect_settings
 from tests.system.hutch import Hutch
 

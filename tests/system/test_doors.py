@@ -19,10 +19,10 @@ import pytest
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
-from bluesky_prefect.comparison import run_folder
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.cli._comparison import run_folder
+from bluesky_prefect.core import Settings
 from bluesky_prefect.stack import LocalStack, StackInfo
-from bluesky_prefect.stack.process import MARK
+from bluesky_prefect.stack._process import MARK
 from tests.services.outside import open_meteo
 from tests.services.prefect_process import PrefectProcess, ask, user_of, wait_until
 from tests.system.secret_search import found_in
@@ -132,7 +132,7 @@ def watched(stack: StackInfo, stack_settings: Settings, tmp_path_factory: pytest
 def test_the_stack_and_its_flow_runs_listen_on_loopback_only(stack: StackInfo, watched):
     watch, _ = watched
     # Flow runs are forked from it, and watched as it is.
-    assert any("bluesky_prefect.warm.fork_server" in line for line in watch.command_lines)
+    assert any("bluesky_prefect.worker.forkserver" in line for line in watch.command_lines)
     assert {address for address, _ in watch.listening} == {"127.0.0.1"}
     assert {port for _, port in watch.listening} >= {
         httpx.URL(url).port for url in (stack.tiled_uri, stack.prefect_api_url)
@@ -364,7 +364,7 @@ def test_the_greeting_tells_of_credentials_that_do_not_open_with_the_setting(ref
 def test_a_callback_tells_of_credentials_that_do_not_open_before_there_is_a_run(refused, kind):
     log = refused[kind].log
     # Somebody's own profile has no greeting; the forwarder asks with what Prefect itself takes for its settings.
-    wait_until(lambda: "ERROR:bluesky_prefect.forwarder:Runs will wait" in log.read_text())
+    wait_until(lambda: "ERROR:bluesky_prefect.courier._forwarder:Runs will wait" in log.read_text())
     assert "refuses the credentials (401). Check PREFECT_API_AUTH_STRING or PREFECT_API_KEY" in log.read_text()
     assert "wr0ngkey" not in "".join(refused[kind].said) + log.read_text()
 

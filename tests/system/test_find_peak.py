@@ -3,10 +3,9 @@
 import bluesky.plans as bp
 import pytest
 
+from bluesky_prefect.core import get_settings
 from bluesky_prefect.flows import find_peak
-from bluesky_prefect.flows.catalog import Catalog
-from bluesky_prefect.flows.results import results_of
-from bluesky_prefect.settings import get_settings
+from bluesky_prefect.tiled_api import Catalog, results_of
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for
 

@@ -13,19 +13,19 @@ from bluesky.plans import count
 from tiled.queries import Key
 from tiled.structures.core import Spec
 
-from bluesky_prefect.exceptions import (
+from bluesky_prefect.core import (
     ConfigurationError,
     FlowInputError,
     RunIncomplete,
     RunNotFound,
     TiledUnavailable,
+    get_settings,
+    literal,
 )
 from bluesky_prefect.flows import export
-from bluesky_prefect.flows.catalog import Catalog
-from bluesky_prefect.flows.markdown import literal
-from bluesky_prefect.flows.temperatures import metadata_of, write_temperatures
-from bluesky_prefect.flows.weather import get_weather
-from bluesky_prefect.settings import get_settings
+from bluesky_prefect.flows.weather._temperatures import metadata_of, write_temperatures
+from bluesky_prefect.flows.weather._weather import get_weather
+from bluesky_prefect.tiled_api import Catalog
 from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for, settings_from

@@ -11,7 +11,7 @@ from bluesky.plans import count
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-from bluesky_prefect.exceptions import TiledUnavailable
+from bluesky_prefect.core import TiledUnavailable
 from bluesky_prefect.flows import export, fun_fact, my_workflow
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for, settings_from
@@ -151,7 +151,9 @@ def test_another_process_prints_what_a_user_expects_and_takes_the_weather_from_t
 
 def test_tiled_away_is_an_error_that_names_it(room):
     environment = {"BLUESKY_PREFECT_TILED_URI": "http://user:secret@127.0.0.1:9/?api_key=deadbeef"}
-    program = "from bluesky_prefect.flows.catalog import *; from bluesky_prefect.settings import get_settings\n"
+    program = (
+        "from bluesky_prefect.tiled_api._catalog import *; from bluesky_prefect.core._settings import get_settings\n"
+    )
     program += "Catalog.connect(get_settings())"
     done = subprocess.run(
         # How often Tiled's client tries is read when it is imported.

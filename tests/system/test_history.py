@@ -12,10 +12,9 @@ from prefect.client.orchestration import get_client
 from prefect.settings import temporary_settings
 from prefect.states import Completed, Crashed, Running
 
-from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation.endings import Endings
-from bluesky_prefect.reconciliation.history import History
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.prefect_api import History, PrefectApi
+from bluesky_prefect.reconciliation._endings import Endings
 from tests.services.prefect_process import prefect_settings, wait_until
 
 WORKFLOW = "history-flow/nobody-works-on-it"

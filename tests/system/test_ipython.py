@@ -20,11 +20,11 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Crashed
 
-from bluesky_prefect.profile.ipython import ipython_command, startup_files
-from bluesky_prefect.run import Run
+from bluesky_prefect.core import Run
+from bluesky_prefect.session._ipython import ipython_command, startup_files
 from bluesky_prefect.stack import StackInfo
-from bluesky_prefect.stack.info import StackPaths
-from bluesky_prefect.stack.workflows import WORKFLOWS
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack._workflows import WORKFLOWS
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import user_of, wait_until
 from tests.system.hutch import idle_deployment

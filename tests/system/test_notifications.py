@@ -18,12 +18,11 @@ from prefect.client.orchestration import get_client
 from prefect.states import Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Workflow
-from bluesky_prefect.notifications import TAG, Notifications, automation
+from bluesky_prefect.core import Submission, as_workflows
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation.runs import StoredRun
-from bluesky_prefect.reconciliation.starter import Starter
-from bluesky_prefect.submission import Submission
-from bluesky_prefect.workflow_list import as_workflows
+from bluesky_prefect.prefect_api._notifications import TAG, Notifications, automation
+from bluesky_prefect.reconciliation import Starter
+from bluesky_prefect.tiled_api import StoredRun
 from tests.services.prefect_process import user_of, wait_until
 from tests.services.receiver import Receiver
 from tests.system.hutch import DEPLOYMENT, idle_deployment

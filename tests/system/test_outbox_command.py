@@ -5,7 +5,7 @@ import threading
 import pytest
 from typer.testing import CliRunner
 
-from bluesky_prefect.cli.app import app
+from bluesky_prefect.cli._app import app
 from tests.services.prefect_process import wait_until
 from tests.services.prefect_stand_in import PrefectStandIn
 from tests.system.session import Acquisition

@@ -11,9 +11,9 @@ import pytest
 from prefect import flow, task
 from prefect.context import SyncClientContext
 
-from bluesky_prefect.flows import data_validation, export, fun_fact, my_workflow
-from bluesky_prefect.flows.plain_flow import plain_flow, together
-from bluesky_prefect.reconciliation.flow import reconcile
+from bluesky_prefect.flows import data_validation, export, fun_fact, my_workflow, plain_flow
+from bluesky_prefect.flows.common._plain_flow import together
+from bluesky_prefect.reconciliation import reconcile
 from tests.services.prefect_process import ask, wait_until
 from tests.system.flow_room import room_for
 

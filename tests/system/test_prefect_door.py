@@ -16,11 +16,10 @@ from docs.prefect_ui import BROWSER, PrefectUi, open_browser, sign_in
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from bluesky_prefect.stack import LocalStack
-from bluesky_prefect.stack.files import make_private_directory
-from bluesky_prefect.stack.prefect import PrefectServer
-from bluesky_prefect.stack.sign_in import LINKS, SIGN_IN, sign_in_url
-from bluesky_prefect.stack.startup import Startup
+from bluesky_prefect.stack import LocalStack, make_private_directory, sign_in_url
+from bluesky_prefect.stack._prefect import PrefectServer
+from bluesky_prefect.stack._sign_in import LINKS, SIGN_IN
+from bluesky_prefect.stack._startup import Startup
 from tests.conftest import missing_service
 from tests.services.another_user import as_nobody, reachable, said_by
 from tests.services.loopback import Loopback

@@ -11,10 +11,10 @@ import pytest
 from docs.prefect_ui import BROWSER, PrefectUi, open_browser, sign_in
 from prefect.settings import temporary_settings
 
-from bluesky_prefect.flows.artifacts import publish_table
-from bluesky_prefect.flows.markdown import from_cell
-from bluesky_prefect.flows.plain_flow import plain_flow
-from bluesky_prefect.stack.sign_in import sign_in_url
+from bluesky_prefect.core._markdown import from_cell
+from bluesky_prefect.flows import plain_flow
+from bluesky_prefect.flows.common._artifacts import publish_table
+from bluesky_prefect.stack import sign_in_url
 from tests.conftest import missing_service
 from tests.services.loopback import Loopback
 from tests.services.prefect_process import ask, post, prefect_settings, user_of, wait_until

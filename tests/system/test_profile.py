@@ -15,13 +15,13 @@ from bluesky import RunEngine
 from bluesky.plans import count, scan
 from event_model import unpack_event_page
 
-from bluesky_prefect.exceptions import ConfigurationError
-from bluesky_prefect.kept_runs import read_documents, send_run
-from bluesky_prefect.profile.recorder import TiledRecorder
-from bluesky_prefect.profile.tiled import LazyClient, TiledConnection
-from bluesky_prefect.settings import Settings
-from bluesky_prefect.sim import SimulatedDevices, make_devices, two_runs_interleaved
+from bluesky_prefect.core import ConfigurationError, Settings
+from bluesky_prefect.session._recorder import TiledRecorder
+from bluesky_prefect.session._tiled import LazyClient, TiledConnection
+from bluesky_prefect.sim import make_devices, two_runs_interleaved
+from bluesky_prefect.sim._devices import SimulatedDevices
 from bluesky_prefect.stack import StackInfo
+from bluesky_prefect.tiled_api import read_documents, send_run
 
 
 class Line:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bluesky_prefect.profile.ipython import startup_files
+from bluesky_prefect.session._ipython import startup_files
 
 _STARTUP = startup_files()[0].parent
 

@@ -10,14 +10,12 @@ from bluesky import RunEngine
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.exceptions import ConfigurationError, TiledUnavailable
-from bluesky_prefect.kept_runs import hold, send_run
+from bluesky_prefect.core import ConfigurationError, Submission, TiledUnavailable, WorkflowList, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.profile.recorder import TiledRecorder
-from bluesky_prefect.profile.tiled import TiledConnection
-from bluesky_prefect.reconciliation.verdict import Verdict
-from bluesky_prefect.submission import Submission, submission_key
-from bluesky_prefect.workflow_list import WorkflowList
+from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.session._recorder import TiledRecorder
+from bluesky_prefect.session._tiled import TiledConnection
+from bluesky_prefect.tiled_api import hold, send_run
 from tests.services.kept_runs import write_kept_run
 from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS, Hutch, idle_deployment
 

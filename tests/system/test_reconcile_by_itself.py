@@ -5,11 +5,9 @@ import pytest
 from tiled.client import from_uri
 
 from bluesky_prefect import Outbox, Settings
-from bluesky_prefect.comparison import Comparison, compare_run, run_folder
-from bluesky_prefect.stack import LocalStack
-from bluesky_prefect.stack.http import request_json
-from bluesky_prefect.stack.worker import DEPLOYMENT
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
+from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.stack import DEPLOYMENT, LocalStack, request_json
 from tests.services.prefect_process import wait_until
 from tests.system.beamline import Beamline
 

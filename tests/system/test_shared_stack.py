@@ -2,13 +2,13 @@
 
 import socket
 
-from bluesky_prefect.stack.info import StackState
+from bluesky_prefect.stack._info import StackState
 from tests.services.account import shared_place
 
 _SESSION = """
 import os
 from bluesky.plans import count
-from bluesky_prefect.profile import start_session
+from bluesky_prefect.session import start_session
 from ophyd.sim import det
 
 session = start_session(tell=lambda line: print("TOLD", line))
@@ -47,7 +47,7 @@ def test_another_operator_works_with_the_stack_and_cannot_stop_it():
 
 _OPEN_SESSION = """
 import signal
-from bluesky_prefect.profile.services import use_services
+from bluesky_prefect.stack._discovery import use_services
 use_services(make_keys=True)
 print("OPEN", flush=True)
 signal.pause()

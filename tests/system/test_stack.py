@@ -15,18 +15,16 @@ import psutil
 import pytest
 
 from bluesky_prefect import Outbox
-from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.core import Settings, StackError, Submission
 from bluesky_prefect.stack import LocalStack
-from bluesky_prefect.stack.drain import drain
-from bluesky_prefect.stack.process import MARK
-from bluesky_prefect.stack.worker import settings_environment
-from bluesky_prefect.submission import Submission
+from bluesky_prefect.stack._drain import drain
+from bluesky_prefect.stack._process import MARK
+from bluesky_prefect.stack._worker import settings_environment
 from tests.services.prefect_process import ask, post, user_of, wait_until
 
 PARTS = {"tiled", "prefect", "worker"}
-_TILED = "bluesky_prefect.stack.tiled_app:app_factory"
-FORK_SERVER = "bluesky_prefect.warm.fork_server"
+_TILED = "bluesky_prefect.stack.workarounds._tiled_app:app_factory"
+FORK_SERVER = "bluesky_prefect.worker.forkserver"
 
 
 def family(processes):
@@ -76,7 +74,7 @@ def ports(info):
 def test_a_running_stack_is_found_by_anybody_who_knows_its_directory(stack, stack_settings):
     assert LocalStack(stack_settings).find() == stack
     code = (
-        "import sys; from bluesky_prefect.settings import Settings; from bluesky_prefect.stack import LocalStack; "
+        "import sys; from bluesky_prefect.core import Settings; from bluesky_prefect.stack import LocalStack; "
         "print(LocalStack(Settings(state_directory=sys.argv[1])).find().prefect_api_url)"
     )
     other = subprocess.run(
@@ -116,12 +114,12 @@ def test_tiled_has_the_catalog_of_runs_and_the_container_of_results(stack):
 
 def test_the_deployment_loads_the_installed_package_and_pulls_nothing(stack):
     found = ask(stack, "GET", "/deployments/name/my-workflow/local").raise_for_status().json()
-    assert found["entrypoint"] == "bluesky_prefect.flows.my_workflow.my_workflow"
+    assert found["entrypoint"] == "bluesky_prefect.flows.my_workflow"
     assert not found["pull_steps"]
     assert found["work_pool_name"] == "bluesky-local"
     assert "ref" in found["parameter_openapi_schema"]["properties"]
     other = ask(stack, "GET", "/deployments/name/data-validation/local").raise_for_status().json()
-    assert other["entrypoint"] == "bluesky_prefect.flows.data_validation.data_validation"
+    assert other["entrypoint"] == "bluesky_prefect.flows.data_validation"
 
 
 def test_the_prefect_ui_is_there_and_talks_to_this_server(stack):

@@ -14,14 +14,11 @@ from tiled.catalog import orm
 from tiled.queries import Comparison
 
 from bluesky_prefect import Workflow
-from bluesky_prefect.documents import jsonable
-from bluesky_prefect.exceptions import RunNotFound
-from bluesky_prefect.flows.catalog import Catalog
-from bluesky_prefect.reconciliation import runs as runs_module
-from bluesky_prefect.reconciliation.runs import runs_between, runs_named
-from bluesky_prefect.settings import get_settings
-from bluesky_prefect.stack import tiled_app
-from bluesky_prefect.stack.info import StackPaths
+from bluesky_prefect.core import RunNotFound, get_settings, jsonable
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack.workarounds import _tiled_app as tiled_app
+from bluesky_prefect.tiled_api import Catalog, runs_between, runs_named
+from bluesky_prefect.tiled_api import _stored_runs as runs_module
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for
 

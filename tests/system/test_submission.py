@@ -10,11 +10,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.settings.models.server.api import ServerAPISettings
 
 from bluesky_prefect import Outbox
-from bluesky_prefect.documents import jsonable
-from bluesky_prefect.exceptions import SubmissionRefused
-from bluesky_prefect.parameter_size import SERVER_LIMIT
+from bluesky_prefect.core import Submission, SubmissionRefused, jsonable
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.submission import Submission
+from bluesky_prefect.prefect_api._parameter_size import SERVER_LIMIT
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import PrefectProcess, wait_until
 from tests.system.session import Acquisition

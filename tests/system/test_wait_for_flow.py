@@ -17,7 +17,7 @@ from prefect.client.orchestration import get_client
 from prefect.context import refresh_global_settings_context
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
-import bluesky_prefect.plan_stubs.waiting
+import bluesky_prefect.plan_stubs._wait_for_flow
 from bluesky_prefect import (
     BlueskyPrefectError,
     FlowFailed,
@@ -27,11 +27,11 @@ from bluesky_prefect import (
     Workflow,
     wait_for_flow,
 )
-from bluesky_prefect.entry import Draft
+from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.outbox import Draft, stopped_runs
+from bluesky_prefect.outbox._stopped_runs import StoppedRuns
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.stopped_runs import StoppedRuns, stopped_runs
-from bluesky_prefect.submission import Submission, submission_key
-from bluesky_prefect.watch.listing import flow_runs_of
+from bluesky_prefect.watch import flow_runs_of
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import user_of, wait_until
 from tests.system.hutch import DEPLOYMENT, idle_deployment
@@ -102,7 +102,7 @@ def settings(stack, tmp_path, monkeypatch):
         tiled_uri=stack.tiled_uri,
         tiled_api_key=stack.tiled_api_key.get_secret_value(),
     )
-    monkeypatch.setattr(bluesky_prefect.plan_stubs.waiting, "get_settings", lambda: settings)
+    monkeypatch.setattr(bluesky_prefect.plan_stubs._wait_for_flow, "get_settings", lambda: settings)
     return settings
 
 
@@ -275,7 +275,7 @@ def test_a_run_that_nobody_knows_of_is_not_waited_for_for_ever(beamline):
 
 
 def test_without_a_run_there_is_nothing_to_wait_for(beamline, monkeypatch):
-    monkeypatch.setattr(bluesky_prefect.plan_stubs.waiting, "stopped_runs", StoppedRuns())
+    monkeypatch.setattr(bluesky_prefect.plan_stubs._wait_for_flow, "stopped_runs", StoppedRuns())
     with pytest.raises(BlueskyPrefectError, match="give the run's uid"):
         beamline.run(wait_for_flow())
 

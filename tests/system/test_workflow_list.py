@@ -11,10 +11,10 @@ from prefect.client.orchestration import get_client
 from prefect.states import Completed, Crashed
 
 from bluesky_prefect import Outbox, Workflow, WorkflowList
+from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.profile.spool import Spool
-from bluesky_prefect.reconciliation.verdict import Verdict
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.session._spool import Spool
 from tests.system.hutch import DEPLOYMENT, WORKFLOWS, Hutch, decline, idle_deployment
 
 LIST = "tests.system.hutch:WORKFLOWS"
@@ -66,7 +66,7 @@ def test_a_shell_without_the_list_starts_nothing_and_says_how_to_name_it(hutch, 
     said = " ".join(done.stderr.split())
     assert "BLUESKY_PREFECT_WORKFLOWS" in said
     assert "--workflows" in said
-    assert "reconcile/local compares with bluesky_prefect.stack.workflows:WORKFLOWS" in said, "Prefect knows of it"
+    assert "reconcile/local compares with bluesky_prefect.stack:WORKFLOWS" in said, "Prefect knows of it"
     assert len(flow_runs_of(uids)) == 6
 
 
@@ -86,7 +86,7 @@ def test_a_workflow_that_a_person_names_needs_no_list(hutch):
 
 RECONCILE = """
 import sys
-from bluesky_prefect.reconciliation.flow import reconcile
+from bluesky_prefect.reconciliation._flow import reconcile
 
 state = reconcile(**dict(one.split("=") for one in sys.argv[1:]), return_state=True)
 print(state.type.value, state.message)
@@ -121,7 +121,7 @@ def test_a_scheduled_reconcile_has_its_list_from_its_deployment(hutch):
 def test_the_deployment_of_the_local_stack_holds_its_list():
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("reconcile/local")
-    assert deployment.parameters == {"workflows": "bluesky_prefect.stack.workflows:WORKFLOWS"}
+    assert deployment.parameters == {"workflows": "bluesky_prefect.stack:WORKFLOWS"}
 
 
 def found(report):
@@ -218,10 +218,10 @@ def test_a_scan_longer_than_six_hours_is_no_alarm_while_its_session_records_it(h
     assert Verdict.NO_STOP in hutch.reconcile().verdicts
 
 
-SERVICES = "from bluesky_prefect.profile.services import use_services; print(use_services().workflows)"
+SERVICES = "from bluesky_prefect.stack._discovery import use_services; print(use_services().workflows)"
 
 
-@pytest.mark.parametrize(("own", "listed"), [(True, "bluesky_prefect.stack.workflows:WORKFLOWS"), (False, "None")])
+@pytest.mark.parametrize(("own", "listed"), [(True, "bluesky_prefect.stack:WORKFLOWS"), (False, "None")])
 def test_the_stack_s_list_says_nothing_of_the_runs_of_another_server(stack, own, listed):
     """As where somebody left a local stack running on a machine of a beamline with servers of its own."""
     url = stack.prefect_api_url if own else "http://prefect.example:4200/api"

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from bluesky import RunEngine
 
-import bluesky_prefect.callback
 from bluesky_prefect import PrefectCallback, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @pytest.mark.parametrize("example", EXAMPLES)
 def test_an_example_runs_as_it_is_written(example, tmp_path, monkeypatch):
-    monkeypatch.setattr(bluesky_prefect.callback, "get_settings", lambda: Settings(state_directory=tmp_path))
+    monkeypatch.setattr("bluesky_prefect.callback._callback.get_settings", lambda: Settings(state_directory=tmp_path))
     subscribed = []
 
     class Engine(RunEngine):

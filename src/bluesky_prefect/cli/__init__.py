@@ -17,7 +17,7 @@ def main() -> None:
     end with 2, an interrupt with 130.
     """
     try:
-        from bluesky_prefect.cli.app import run
+        from bluesky_prefect.cli._app import run
 
         sys.exit(run())
     except ModuleNotFoundError as error:

@@ -1,9 +1,19 @@
 """The Prefect flows: what happens to a run after it stopped."""
 
-from bluesky_prefect.flows.data_validation import data_validation
-from bluesky_prefect.flows.export import export
-from bluesky_prefect.flows.find_peak import find_peak
-from bluesky_prefect.flows.fun_fact import fun_fact
-from bluesky_prefect.flows.my_workflow import my_workflow
+from bluesky_prefect.flows._data_validation import data_validation
+from bluesky_prefect.flows._export import export
+from bluesky_prefect.flows._find_peak import find_peak
+from bluesky_prefect.flows._fun_fact import fun_fact
+from bluesky_prefect.flows._my_workflow import my_workflow
+from bluesky_prefect.flows.common._plain_flow import plain_flow
+from bluesky_prefect.flows.export_parts._atomic_files import OWNER
 
-__all__ = ["data_validation", "export", "find_peak", "fun_fact", "my_workflow"]
+__all__ = [
+    "OWNER",
+    "data_validation",
+    "export",
+    "find_peak",
+    "fun_fact",
+    "my_workflow",
+    "plain_flow",
+]

@@ -1,6 +1,5 @@
 """What plans wait for flow runs with."""
 
-from bluesky_prefect.plan_stubs.result import FlowResult
-from bluesky_prefect.plan_stubs.waiting import wait_for_flow
+from lazy_loader import attach_stub
 
-__all__ = ["FlowResult", "wait_for_flow"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

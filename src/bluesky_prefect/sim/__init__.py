@@ -1,8 +1,8 @@
 """Simulated devices and plans, for the demo, the IPython profile and the tests."""
 
-from .devices import SimulatedDevices, make_devices
-from .image import ImageDetector
-from .plans import close_in_on_peak, failing_scan, find_peak, two_runs_interleaved
+from bluesky_prefect.sim._devices import SimulatedDevices, make_devices
+from bluesky_prefect.sim._image import ImageDetector
+from bluesky_prefect.sim._plans import close_in_on_peak, failing_scan, find_peak, two_runs_interleaved
 
 __all__ = [
     "ImageDetector",

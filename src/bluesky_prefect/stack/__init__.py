@@ -1,7 +1,5 @@
 """Tiled server, Prefect server and worker on one machine."""
 
-from bluesky_prefect.stack.info import StackInfo
-from bluesky_prefect.stack.stack import LocalStack
-from bluesky_prefect.stack.status import StackStatus
+from lazy_loader import attach_stub
 
-__all__ = ["LocalStack", "StackInfo", "StackStatus"]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bluesky_prefect import Outbox
-from bluesky_prefect.cli.app import app
-from bluesky_prefect.entry import Draft, OutboxCounts
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.cli._app import app
+from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.outbox import Draft, OutboxCounts
 
 FIRST, SECOND, THIRD = ("4f3a2b1c-1111", "4f3a2b1c-2222", "9c0ffee0-3333")
 WORKFLOW = "my-workflow/local"

@@ -5,14 +5,16 @@ import subprocess
 import pytest
 from pydantic import SecretStr
 
-from bluesky_prefect.cli import render, terminal
-from bluesky_prefect.comparison import Comparison
-from bluesky_prefect.demo import DemoResult, DemoRow
+from bluesky_prefect.cli import _render as render
+from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.cli._comparison import Comparison
+from bluesky_prefect.cli._demo import DemoResult, DemoRow
+from bluesky_prefect.core import Settings
 from bluesky_prefect.outbox import OutboxCounts
-from bluesky_prefect.settings import Settings
-from bluesky_prefect.stack.info import stack_info
-from bluesky_prefect.stack.keys import StackKeys
-from bluesky_prefect.stack.status import FlowRunStatus, PartStatus, StackStatus
+from bluesky_prefect.stack import StackStatus
+from bluesky_prefect.stack._info import stack_info
+from bluesky_prefect.stack._keys import StackKeys
+from bluesky_prefect.stack._status import FlowRunStatus, PartStatus
 
 KEYS = StackKeys(SecretStr("s3cret"), SecretStr("bluesky:passw0rd"))
 LINK = "http://127.0.0.1:4200/runs/flow-run/b7a1d3f0-0000-4000-8000-000000000000"

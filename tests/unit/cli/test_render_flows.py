@@ -6,10 +6,10 @@ import json
 import pytest
 from rich.console import Console
 
-from bluesky_prefect.cli import render_flows, terminal
-from bluesky_prefect.exceptions import FlowTimeout
-from bluesky_prefect.watch import WorkflowStatus
-from bluesky_prefect.watch.listing import Listing
+from bluesky_prefect.cli import _render_flows as render_flows
+from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.core import FlowTimeout
+from bluesky_prefect.watch import Listing, WorkflowStatus
 
 LINK = "http://127.0.0.1:4200/runs/flow-run/b7a1d3f0-0000-4000-8000-00000000000"
 AWAY = "Prefect at http://127.0.0.1:4200/api cannot be reached."

@@ -5,8 +5,8 @@ import math
 import pyarrow
 import pytest
 
-from bluesky_prefect.flows.checks import missing_streams, stream_checks
-from bluesky_prefect.flows.streams import ExternalArray, Run, Stream
+from bluesky_prefect.flows.validation._checks import missing_streams, stream_checks
+from bluesky_prefect.tiled_api import ExternalArray, Run, Stream
 
 MOVED = {"hints": {"dimensions": [[["motor"], "primary"]]}, "motors": ["motor"]}
 

@@ -9,8 +9,8 @@ import httpx
 import numpy as np
 import pytest
 
-from bluesky_prefect.flows.external_data import array_checks
-from bluesky_prefect.flows.streams import ExternalArray
+from bluesky_prefect.flows.validation._external_data import array_checks
+from bluesky_prefect.tiled_api import ExternalArray
 
 
 class Node:

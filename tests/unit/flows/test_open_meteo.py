@@ -5,15 +5,8 @@ import datetime
 
 import pytest
 
-from bluesky_prefect.exceptions import FlowInputError, ServiceUnavailable
-from bluesky_prefect.flows.open_meteo import (
-    checked_date,
-    checked_place,
-    is_archived,
-    known,
-    parse,
-    query,
-)
+from bluesky_prefect.core import FlowInputError, ServiceUnavailable
+from bluesky_prefect.flows.weather._open_meteo import checked_date, checked_place, is_archived, known, parse, query
 from tests.services.outside import _weather
 
 DAY = datetime.date(2026, 5, 1)

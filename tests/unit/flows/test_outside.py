@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from bluesky_prefect.exceptions import ServiceUnavailable
-from bluesky_prefect.flows.outside import ask
+from bluesky_prefect.core import ServiceUnavailable
+from bluesky_prefect.flows.common._outside import ask
 from tests.services.outside import cat_facts
 
 BUDGET_S = 1.0
@@ -84,8 +84,8 @@ def test_an_address_that_is_none_is_no_answer(url):
 HANGING_LOOK_UP = """
 import socket, time
 socket.getaddrinfo = lambda *args, **kwargs: time.sleep(60)
-from bluesky_prefect.exceptions import ServiceUnavailable
-from bluesky_prefect.flows.outside import ask
+from bluesky_prefect.core._exceptions import ServiceUnavailable
+from bluesky_prefect.flows.common._outside import ask
 begun = time.monotonic()
 try:
     ask("https://api.open-meteo.com/v1/forecast", timeout_s=0.5)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bluesky_prefect.flows.peak import Peak, find
+from bluesky_prefect.flows._peak import Peak, find
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian of width 1
 

@@ -7,8 +7,8 @@ import threading
 import pyarrow
 import pytest
 
-from bluesky_prefect.flows.plots import run_plot, scanned, temperature_plot
-from bluesky_prefect.flows.streams import Run, Stream
+from bluesky_prefect.flows.export_parts._plots import run_plot, scanned, temperature_plot
+from bluesky_prefect.tiled_api import Run, Stream
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COLUMNS = {

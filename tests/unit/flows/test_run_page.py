@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from bluesky_prefect.flows.export import MOST_PLOT_BYTES
-from bluesky_prefect.flows.plots import data_address, run_plot
-from bluesky_prefect.flows.run_page import run_page
-from bluesky_prefect.flows.streams import ExternalArray, Run, Stream
+from bluesky_prefect.flows._export import MOST_PLOT_BYTES
+from bluesky_prefect.flows.export_parts._plots import data_address, run_plot
+from bluesky_prefect.flows.export_parts._run_page import run_page
+from bluesky_prefect.tiled_api import ExternalArray, Run, Stream
 
 UTC = ZoneInfo("UTC")
 READER = MarkdownIt("gfm-like", {"linkify": False, "html": True})

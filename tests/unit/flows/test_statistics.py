@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow
 import pytest
 
-from bluesky_prefect.flows.statistics import MOST_COLUMNS, column_statistics
-from bluesky_prefect.flows.streams import ExternalArray, Run, Stream
+from bluesky_prefect.flows.export_parts._statistics import MOST_COLUMNS, column_statistics
+from bluesky_prefect.tiled_api import ExternalArray, Run, Stream
 
 COLUMNS = {
     "plain": pyarrow.array([1.0, 2.0, 4.0]),

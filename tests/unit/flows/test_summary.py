@@ -6,8 +6,8 @@ from zoneinfo import ZoneInfo
 import pyarrow
 import pytest
 
-from bluesky_prefect.flows.streams import ExternalArray, Run, Stream
-from bluesky_prefect.flows.summary import local_time, summary
+from bluesky_prefect.flows.export_parts._summary import local_time, summary
+from bluesky_prefect.tiled_api import ExternalArray, Run, Stream
 
 ZONE = ZoneInfo("America/New_York")
 START = {

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.reconciliation.assessment import Assessment
-from bluesky_prefect.reconciliation.machine_outbox import MachineOutbox
-from bluesky_prefect.reconciliation.runs import StoredRun
-from bluesky_prefect.reconciliation.verdict import Verdict
-from bluesky_prefect.submission import Submission, submission_key
-from bluesky_prefect.workflow_list import as_workflows
+from bluesky_prefect.core import Submission, as_workflows, submission_key
+from bluesky_prefect.reconciliation._assessment import Assessment
+from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
+from bluesky_prefect.tiled_api import StoredRun
 
 NOW = 1_000_000.0
 HERE = "http://here:4200/api"

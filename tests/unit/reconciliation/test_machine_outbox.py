@@ -6,8 +6,8 @@ from contextlib import closing
 import pytest
 
 from bluesky_prefect import Outbox, Workflow
-from bluesky_prefect.reconciliation.machine_outbox import MachineOutbox
-from bluesky_prefect.submission import Submission, submission_key
+from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 
 WORKFLOW = Workflow("flow/local", name="new", was="old")
 

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from bluesky_prefect.reconciliation.remarks import Remarks
-from bluesky_prefect.reconciliation.window import moment
+from bluesky_prefect.reconciliation._remarks import Remarks
+from bluesky_prefect.reconciliation._time_window import moment
 
 URL = "http://here:4200/api"
 

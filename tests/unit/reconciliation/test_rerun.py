@@ -3,11 +3,10 @@
 import pytest
 
 from bluesky_prefect import DoNotRerun, Workflow
-from bluesky_prefect.exceptions import ConfigurationError
-from bluesky_prefect.reconciliation.history import PastFlowRun, SignsOfLife
-from bluesky_prefect.reconciliation.rerun import must_not_rerun, permitted, settings_of
-from bluesky_prefect.reconciliation.verdict import Verdict, judge
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.core import ConfigurationError, Settings
+from bluesky_prefect.prefect_api import PastFlowRun, SignsOfLife
+from bluesky_prefect.reconciliation._diagnosis import Verdict, judge
+from bluesky_prefect.reconciliation._rerun import must_not_rerun, permitted, settings_of
 
 NOW = 1_000_000.0
 SETTINGS = Settings(reruns_most=3, rerun_failed=True)

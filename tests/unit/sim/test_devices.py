@@ -8,7 +8,8 @@ import pytest
 from bluesky import RunEngine
 from bluesky.plans import count, scan
 
-from bluesky_prefect.sim import SimulatedDevices, make_devices
+from bluesky_prefect.sim import make_devices
+from bluesky_prefect.sim._devices import SimulatedDevices
 
 
 @pytest.fixture

@@ -6,13 +6,12 @@ import sys
 import pytest
 from pydantic import SecretStr
 
-from bluesky_prefect.exceptions import ConfigurationError, StackError
-from bluesky_prefect.settings import Settings
-from bluesky_prefect.stack.database import VARIABLE, choose_database, parse_database, present_database
-from bluesky_prefect.stack.info import StackPaths
-from bluesky_prefect.stack.prefect import PrefectServer
-from bluesky_prefect.stack.process import start_process, stop_processes
-from bluesky_prefect.stack.worker import settings_environment
+from bluesky_prefect.core import ConfigurationError, Settings, StackError
+from bluesky_prefect.stack._database import VARIABLE, choose_database, parse_database, present_database
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack._prefect import PrefectServer
+from bluesky_prefect.stack._process import start_process, stop_processes
+from bluesky_prefect.stack._worker import settings_environment
 
 ASYNC = "postgresql+asyncpg://me:s3cret@db:5433/prefect"
 

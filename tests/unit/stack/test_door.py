@@ -3,9 +3,9 @@
 import httpx
 import pytest
 
-from bluesky_prefect.stack.door import Door
-from bluesky_prefect.stack.prefect_app import LINK_LASTS_S, OneTimeTokens, SignIn
-from bluesky_prefect.stack.sign_in import LINKS, SIGN_IN
+from bluesky_prefect.stack._door import Door
+from bluesky_prefect.stack._prefect_app import LINK_LASTS_S, OneTimeTokens, SignIn
+from bluesky_prefect.stack._sign_in import LINKS, SIGN_IN
 
 pytestmark = pytest.mark.anyio
 URL = "http://127.0.0.1:4200"

@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.stack.files import exclusive, make_private_directory, write_private
-from bluesky_prefect.stack.info import StackPaths
-from bluesky_prefect.stack.process import start_process
-from bluesky_prefect.stack.tiled import TiledServer
+from bluesky_prefect.core import StackError
+from bluesky_prefect.stack import make_private_directory
+from bluesky_prefect.stack._files import exclusive, write_private
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack._process import start_process
+from bluesky_prefect.stack._tiled import TiledServer
 
 
 def mode(path):
@@ -65,7 +66,7 @@ def test_a_lock_keeps_others_out_and_says_who_holds_it(tmp_path):
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     holder = (
-        "import os, sys; from pathlib import Path; from bluesky_prefect.stack.files import exclusive\n"
+        "import os, sys; from pathlib import Path; from bluesky_prefect.stack._files import exclusive\n"
         "with exclusive(Path(sys.argv[1]), 0): os.kill(os.getpid(), 9)"
     )
     assert subprocess.run([sys.executable, "-c", holder, str(tmp_path / "lock")], check=False).returncode == -9

@@ -2,13 +2,12 @@
 
 from pydantic import SecretStr
 
-from bluesky_prefect.settings import Settings
+from bluesky_prefect.core import Settings, load_workflows
 from bluesky_prefect.stack import LocalStack
-from bluesky_prefect.stack.info import StackState, stack_info
-from bluesky_prefect.stack.keys import StackKeys
-from bluesky_prefect.stack.process import ManagedProcess
-from bluesky_prefect.stack.worker import settings_environment
-from bluesky_prefect.workflow_list import load_workflows
+from bluesky_prefect.stack._info import StackState, stack_info
+from bluesky_prefect.stack._keys import StackKeys
+from bluesky_prefect.stack._process import ManagedProcess
+from bluesky_prefect.stack._worker import settings_environment
 
 KEYS = StackKeys(SecretStr("s3cret"), SecretStr("bluesky:passw0rd"))
 

@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from bluesky_prefect.stack.info import StackPaths
-from bluesky_prefect.stack.keys import StackKeys
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack._keys import StackKeys
 
 MAKE = """
 import sys
 from pathlib import Path
-from bluesky_prefect.stack.info import StackPaths
-from bluesky_prefect.stack.keys import StackKeys
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack._keys import StackKeys
 print("ready", flush=True)
 sys.stdin.readline()
 print(StackKeys.load_or_make(StackPaths(Path(sys.argv[1]))).prefect.get_secret_value())
@@ -23,8 +23,8 @@ print(StackKeys.load_or_make(StackPaths(Path(sys.argv[1]))).prefect.get_secret_v
 MAKE_OFTEN = """
 import sys, time
 from pathlib import Path
-from bluesky_prefect.stack.info import StackPaths
-from bluesky_prefect.stack.keys import StackKeys
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack._keys import StackKeys
 print("ready", flush=True)
 begin = float(sys.stdin.readline())
 for number, place in enumerate(sys.argv[1:]):

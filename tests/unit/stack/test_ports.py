@@ -8,9 +8,9 @@ import time
 
 import pytest
 
-from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.stack import ports
-from bluesky_prefect.stack.ports import bind_port, choose_port, hold_port, is_free
+from bluesky_prefect.core import StackError
+from bluesky_prefect.stack import _ports as ports
+from bluesky_prefect.stack._ports import bind_port, choose_port, hold_port, is_free
 from tests.conftest import missing_service
 
 WORDS = {"service": "Tiled server", "option": "--tiled-port", "variable": "BLUESKY_PREFECT_TILED_PORT"}
@@ -102,7 +102,7 @@ def test_whose_process_listens_is_told_also_where_it_is_another_user_s(busy_port
         missing_service("root, to be another user")
     code = f"""
 import os, socket
-from bluesky_prefect.stack.ports import port_owner
+from bluesky_prefect.stack._ports import port_owner
 os.setuid(65534)
 print(port_owner({busy_port}))
 """
@@ -125,7 +125,7 @@ def test_who_started_the_stack_last_is_named_for_a_port_that_their_session_holds
 
 HOLD = """
 import sys
-from bluesky_prefect.stack.ports import hold_port
+from bluesky_prefect.stack._ports import hold_port
 hold_port(int(sys.argv[1]))
 print("holds", flush=True)
 sys.stdin.read()

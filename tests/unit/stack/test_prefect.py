@@ -2,8 +2,8 @@
 
 import ssl
 
-from bluesky_prefect.stack.info import StackPaths
-from bluesky_prefect.stack.prefect import client_environment
+from bluesky_prefect.stack._info import StackPaths
+from bluesky_prefect.stack._prefect import client_environment
 
 
 def test_its_clients_do_not_read_the_certificates_of_the_world(tmp_path):

@@ -8,14 +8,9 @@ import time
 import psutil
 import pytest
 
-from bluesky_prefect.exceptions import StackError
-from bluesky_prefect.stack.process import (
-    MARK,
-    inherited_environment,
-    start_process,
-    stop_processes,
-    without_proxy,
-)
+from bluesky_prefect.core import StackError
+from bluesky_prefect.stack import without_proxy
+from bluesky_prefect.stack._process import MARK, inherited_environment, start_process, stop_processes
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEP

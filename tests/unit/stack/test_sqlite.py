@@ -9,7 +9,7 @@ from sqlalchemy import Column, Integer, MetaData, Table, event, insert, select, 
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from bluesky_prefect.stack import sqlite
+from bluesky_prefect.stack.workarounds import _sqlite as sqlite
 
 COUNTER = Table("counter", MetaData(), Column("id", Integer, primary_key=True), Column("value", Integer))
 

@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 from tiled.storage import parse_storage
 
-from bluesky_prefect.stack.tiled_app import ConfinedUi, take_turns
+from bluesky_prefect.stack.workarounds._tiled_app import ConfinedUi, take_turns
 
 
 def test_threads_that_use_tables_at_once_do_not_meet(tmp_path):

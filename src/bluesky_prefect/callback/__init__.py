@@ -1,0 +1,7 @@
+"""The callback on the RunEngine's thread."""
+
+from bluesky_prefect.callback._callback import PrefectCallback
+
+__all__ = [
+    "PrefectCallback",
+]

@@ -1,0 +1,76 @@
+"""A workflow's decision about a run: whether to start, and with which parameters."""
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_prefect.core import Run, Submission, Workflow, error_and_place, error_line, submission_key
+from bluesky_prefect.outbox import Draft, State
+
+logger = logging.getLogger(__name__)
+
+# All of its run that a refusal needs, so that a person finds it.
+_NAMES_OF_A_RUN = ("scan_id", "plan_name")
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A workflow's decision about a run.
+
+    Attributes
+    ----------
+    draft : Draft
+        What to put in the outbox: a submission, a dead letter if the workflow failed to decide, or a refusal.
+    interrupt : BaseException or None
+        What ends this process, if it came while the workflow decided.
+    """
+
+    draft: Draft
+    interrupt: BaseException | None = None
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether the workflow is started, or somebody has to see that it could not be."""
+        return self.draft.state != "declined"
+
+
+def decide(workflow: Workflow, run: Run) -> Decision:
+    """Ask a workflow about a run. Whatever it raises is told and becomes a dead letter; nothing is raised."""
+    try:
+        theirs = run.copy()  # what a workflow changes concerns neither the next one nor what is sent
+        if not workflow.when(theirs):
+            return Decision(_draft(workflow, run, "declined", "when= refused the run"))
+        return Decision(_draft(workflow, run, parameters=workflow.parameters_for(theirs)))
+    except BaseException as error:  # noqa: BLE001 - it is somebody else's code
+        # Whether this run was wanted is not known: a person has to see it.
+        failed = f"when= or parameters= of workflow {workflow.name!r} failed"
+        logger.error("Run %s: %s: %s", run.uid, failed, error_and_place(error))
+        draft = _draft(workflow, run, "dead", f"{failed}: {error_line(error)}", undecided=True)
+        return Decision(draft, error if ends_process(error) else None)
+
+
+def ends_process(error: BaseException) -> bool:
+    """Tell whether somebody wants this process to end, or a piece of code has only raised what looks like it.
+
+    Signals are raised in the main thread. A RunEngine calls its callbacks in another one, and does not survive a
+    SystemExit there.
+    """
+    return isinstance(error, KeyboardInterrupt | SystemExit) and threading.current_thread() is threading.main_thread()
+
+
+def _draft(workflow: Workflow, run: Run, state: State = "waiting", reason: str | None = None, **what: Any) -> Draft:
+    start, stop = run.start, run.stop
+    if state == "declined":
+        start, stop = {name: start[name] for name in _NAMES_OF_A_RUN if name in start}, {}
+    submission = Submission(
+        key=submission_key(run.uid, workflow.name),
+        workflow=workflow.name,
+        deployment=workflow.deployment,
+        run_uid=run.uid,
+        start=start,
+        stop=stop,
+        notify=workflow.notices,
+        **what,
+    )
+    return Draft(submission, state, reason)

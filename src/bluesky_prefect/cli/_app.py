@@ -1,0 +1,299 @@
+"""The commands: each parses, calls and renders."""
+
+import os
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from bluesky_prefect import __version__
+from bluesky_prefect.cli import _flows as flows
+from bluesky_prefect.cli import _outbox as outbox
+from bluesky_prefect.cli import _render as render
+from bluesky_prefect.cli import _repair as repair
+from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.cli._options import (
+    DatabaseUrl,
+    PrefectPort,
+    StateDirectory,
+    TiledPort,
+    WorkerType,
+    Workflows,
+    settings_from,
+    state_option,
+)
+from bluesky_prefect.core import BlueskyPrefectError, StackError
+from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
+
+_SHARED = (
+    "It compares each run of the catalog with the list {}. Where beamlines share a catalog, the list has to say which "
+    "runs are its own: WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
+)
+
+app = typer.Typer(
+    name="bluesky-prefect",
+    help="Start Prefect flows from Bluesky runs.\n\n"
+    "New here? 'bluesky-prefect demo' shows all of it on simulated devices: it starts the local stack (Tiled "
+    "server, Prefect server, worker), takes a few scans, and lists the flow runs that they started.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.add_typer(outbox.app, name="outbox")
+
+
+def run() -> int:
+    """Run the command line and return the exit code."""
+    try:
+        return app(standalone_mode=True) or 0
+    except BlueskyPrefectError as error:
+        terminal.error(str(error))
+        return 1
+    except KeyboardInterrupt:
+        terminal.error("Interrupted.")
+        return 130
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"bluesky-prefect {__version__}")
+        raise typer.Exit
+
+
+app.command()(flows.flows)
+app.command()(repair.reconcile)
+# A negative index is no option.
+app.command(context_settings={"ignore_unknown_options": True})(repair.submit)
+
+
+@app.callback()
+def bluesky_prefect(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Hold what comes before the command."""
+
+
+@app.command()
+def up(
+    tiled_port: TiledPort = None,
+    prefect_port: PrefectPort = None,
+    worker_type: WorkerType = None,
+    database_url: DatabaseUrl = None,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Start the local stack: Tiled server, Prefect server and worker.
+
+    They run in the background on this machine only (127.0.0.1), and go on after this terminal is closed.
+    What runs already is left as it is.
+    """
+    from bluesky_prefect.stack import LocalStack, sign_in_url
+
+    settings = settings_from(
+        tiled_port=tiled_port,
+        prefect_port=prefect_port,
+        prefect_database_url=database_url,
+        worker_type=worker_type,
+        state_directory=state_directory,
+    )
+    with terminal.Progress("Starting the local stack") as report:
+        info = LocalStack(settings).up(report)
+    render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
+
+
+@app.command()
+def down(
+    wait: Annotated[
+        float, typer.Option(min=0, help="Seconds that flow runs under way get to finish, before they are stopped.")
+    ] = 15,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Stop the local stack.
+
+    Data, flow runs and the outbox are kept; flow runs that wait for a worker are taken up after the next 'up'.
+    """
+    from bluesky_prefect.stack import LocalStack
+
+    with terminal.Progress("Stopping the local stack") as report:
+        LocalStack(settings_from(state_directory=state_directory)).down(report, flow_runs_timeout_s=wait)
+
+
+@app.command()
+def status(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    limit: Annotated[int, typer.Option(min=0, max=200, help="How many flow runs to list.")] = 10,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Show the parts of the local stack, the outbox, and the last flow runs.
+
+    Ends with 0 if every part is up, with 1 otherwise.
+    """
+    from bluesky_prefect.stack import LocalStack, sign_in_url
+
+    local = LocalStack(settings_from(state_directory=state_directory))
+    found = local.status(flow_runs=limit)
+    if as_json:
+        render.as_json(found)
+    else:
+        info = local.find() if found.all_up else None
+        render.status(found, sign_in=sign_in_url(info) if info else "")
+    raise typer.Exit(0 if found.all_up else 1)
+
+
+@app.command()
+def ui(state_directory: StateDirectory = None) -> None:
+    """Print a link that signs a browser in to the local stack's Prefect UI.
+
+    It works once, within ten minutes. The browser stays signed in.
+    """
+    from bluesky_prefect.stack import LocalStack, sign_in_url
+
+    info = LocalStack(settings_from(state_directory=state_directory)).find()
+    if info is None:
+        raise StackError(f"The local stack is not up. Start it with: bluesky-prefect up{state_option(state_directory)}")
+    terminal.show(terminal.out(), sign_in_url(info))
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the local stack up at the end.")] = False,
+    plans: Annotated[
+        int | None, typer.Option(min=1, help="Take the first so many plans only. Default: all.", show_default=False)
+    ] = None,
+    tiled_port: TiledPort = None,
+    prefect_port: PrefectPort = None,
+    worker_type: WorkerType = None,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Take simulated scans and show the flow runs that they start.
+
+    Starts the local stack, takes several kinds of scans with a real RunEngine on simulated devices, waits for
+    the flow runs, checks the exported files against Tiled, and takes the stack down again. A stack that runs
+    already is used and left up. Needs no internet. Ends with 0 if everything is as it should be.
+    """
+    from bluesky_prefect.stack import LocalStack, sign_in_url
+
+    settings = settings_from(
+        tiled_port=tiled_port,
+        prefect_port=prefect_port,
+        worker_type=worker_type,
+        state_directory=state_directory,
+    )
+    local = LocalStack(settings)
+    running = local.find() is not None
+    with terminal.Progress("Starting the local stack") as report:
+        # Who has not asked for a port takes what is there: a newcomer's 8000 is often in use.
+        info = local.up(report, any_port=not {"tiled_port", "prefect_port"} & settings.model_fields_set)
+    try:
+        # Before Prefect is imported: it reads its settings then, once.
+        os.environ.update(info.environment())
+        from bluesky_prefect.cli._demo import Demo
+
+        with terminal.Progress("Taking scans and waiting for their flow runs") as report:
+            result = Demo(info, settings, plans=plans).run(report)
+        render.demo(result)
+    finally:
+        if not keep and not running:
+            with terminal.Progress("Stopping the local stack") as report:
+                local.down(report)
+                report(f"To look at the flow runs, start it again: bluesky-prefect up{state_option(state_directory)}")
+    if keep or running:
+        render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
+    raise typer.Exit(1 if result.problems else 0)
+
+
+@app.command("deploy")
+def deploy_(
+    work_pool: Annotated[str, typer.Option(help="Work pool of the Prefect server; it has to exist.")],
+    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "local",
+    reconcile_every: Annotated[
+        float | None,
+        typer.Option(
+            min=10,
+            help="Deploy 'reconcile' too, to run every so many seconds: it starts again what crashed.",
+            show_default=False,
+        ),
+    ] = None,
+    workflows: Workflows = None,
+    move: Annotated[
+        bool,
+        typer.Option("--move", help="Move deployments to this work pool that are there on another one."),
+    ] = False,
+) -> None:
+    """Deploy my-workflow, data-validation and find-peak to a Prefect server of your own.
+
+    The server is the one that PREFECT_API_URL or the active Prefect profile names. Its workers need this package
+    installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has these
+    deployments already.
+    """
+    listed = settings_from(workflows=workflows).workflows
+    # Before anything is deployed.
+    compared_with = "" if reconcile_every is None else require_list_source(listed)
+    import anyio
+
+    from bluesky_prefect.flows import data_validation, find_peak, my_workflow
+    from bluesky_prefect.prefect_api import deploy, list_problem, refuse_to_move, tiled_problem
+    from bluesky_prefect.reconciliation import reconcile
+
+    flows = [my_workflow, data_validation, find_peak, *([] if reconcile_every is None else [reconcile])]
+    with terminal.Progress("Deploying") as report:
+        if not move:
+            anyio.run(refuse_to_move, [f"{flow.name}/{name}" for flow in flows], work_pool)
+        deployed = anyio.run(deploy, my_workflow, name, work_pool)
+        report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
+        for flow in (data_validation, find_peak):
+            report(f"Deployed {anyio.run(deploy, flow, name, work_pool)}, to be subscribed beside it if wanted.")
+        # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
+        os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
+        if problem := tiled_problem(settings_from()):
+            report(problem)
+        if reconcile_every is not None:
+            kept = {LIST_PARAMETER: compared_with}
+            deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept))
+            report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
+            if problem := list_problem(compared_with):
+                report(f"The workers need that list, and here it cannot be had. {problem}")
+
+
+@app.command()
+def make_catalog() -> None:
+    """Make the catalog of Bluesky runs in Tiled, or give the one that is there the spec that it lacks.
+
+    It is the one that BLUESKY_PREFECT_RAW_CONTAINER names, on the server that BLUESKY_PREFECT_TILED_URI names;
+    TILED_API_KEY has to allow that. The local stack has it already.
+    """
+    from bluesky_prefect.tiled_api import Catalog
+
+    settings = settings_from()
+    with terminal.Progress("Looking at Tiled"), Catalog.connect(settings) as catalog:
+        changed = catalog.make_raw()
+    terminal.note(f"The catalog {settings.raw_container!r} {'is made' if changed else 'has all that it needs'}.")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def ipython(
+    context: typer.Context,
+    tiled_port: TiledPort = None,
+    prefect_port: PrefectPort = None,
+    worker_type: WorkerType = None,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Open IPython with the beamline profile, on the local stack (started if need be).
+
+    Further arguments are IPython's own. The stack stays up afterwards.
+    """
+    from bluesky_prefect.session import open_ipython
+    from bluesky_prefect.stack import LocalStack
+
+    settings = settings_from(
+        tiled_port=tiled_port,
+        prefect_port=prefect_port,
+        worker_type=worker_type,
+        state_directory=state_directory,
+    )
+    with terminal.Progress("Starting the local stack") as report:
+        LocalStack(settings).up(report)
+    open_ipython(context.args, settings=settings, report=report)

@@ -1,0 +1,257 @@
+"""The main job on simulated devices: scans, the flow runs that they start, and the files these write."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
+from bluesky_prefect.core import Settings, StackError
+from bluesky_prefect.prefect_api import artifact_url, flow_run_url
+from bluesky_prefect.stack import DEPLOYMENT, StackInfo, request_json
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.utils import MsgGenerator
+    from tiled.client.container import Container
+
+    from bluesky_prefect.outbox import Outbox
+
+Report = Callable[[str], None]
+
+# So long may nothing at all change before the rest is given up.
+PATIENCE_S = 180.0
+SUMMARY = "run-summary"
+"""Key of the artifact that shows what a run was, and its plot."""
+_ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One run, and what became of it."""
+
+    run_uid: str
+    scan_id: int
+    plan_name: str
+    stopped: float = 0.0
+    flow_run_id: str | None = None
+    flow_run_name: str | None = None
+    state: str = "not started"
+    message: str = ""
+    running_after_s: float | None = None
+    done_after_s: float | None = None
+    url: str | None = None
+    summary_url: str | None = None
+    files: tuple[Path, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What a person calls the run."""
+        return f"Scan {self.scan_id} ({self.plan_name})"
+
+
+@dataclass
+class DemoResult:
+    """All runs, and what is not as it should be (nothing, if all went well)."""
+
+    rows: list[DemoRow]
+    comparison: Comparison = field(default_factory=Comparison)
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def compared(self) -> str:
+        """What was compared, in a sentence."""
+        found = self.comparison
+        return (
+            f"Compared {found.values} values in {found.files} CSV file{'' if found.files == 1 else 's'} "
+            "with what Tiled holds: "
+            f"{len(found.differences) or 'no'} difference{'' if len(found.differences) == 1 else 's'}."
+        )
+
+
+class Demo:
+    """Scans on simulated devices against a running stack.
+
+    The process's environment has to point to that stack before Prefect is imported.
+
+    Parameters
+    ----------
+    info : StackInfo
+        The stack.
+    settings : Settings
+        Where the outbox is.
+    plans : int, optional
+        Take the first so many plans only.
+    """
+
+    def __init__(self, info: StackInfo, settings: Settings, *, plans: int | None = None) -> None:
+        self._info = info
+        self._settings = settings
+        self._plans = plans
+
+    def run(self, report: Report) -> DemoResult:
+        """Take the scans, wait for their flow runs, and check the files."""
+        from tiled.client import from_uri
+
+        from bluesky_prefect import PrefectCallback
+
+        root = from_uri(self._info.tiled_uri, api_key=self._info.tiled_api_key.get_secret_value())
+        raw = root[self._settings.raw_container]
+        callback = PrefectCallback(DEPLOYMENT, settings=self._settings)
+        try:
+            result = DemoResult(self._scan(raw, callback, report))
+            result.rows = self._wait(result.rows, callback.outbox, report)
+        finally:
+            callback.close()
+        self._check(result, raw, report)
+        return result
+
+    def _scan(self, raw: "Container", callback: Callable[..., Any], report: Report) -> list[DemoRow]:
+        from bluesky import RunEngine
+        from bluesky_tiled_plugins import TiledWriter
+
+        from bluesky_prefect.sim import make_devices
+
+        engine = RunEngine({"user": "demo", "sample": {"name": "a very thin slice of nothing"}})
+        rows: dict[str, DemoRow] = {}
+
+        def record(name: str, document: dict[str, Any]) -> None:
+            if name == "start":
+                uid = document["uid"]
+                rows[uid] = DemoRow(uid, document["scan_id"], document["plan_name"])
+            elif name == "stop":
+                uid = document["run_start"]
+                rows[uid] = replace(rows[uid], stopped=document["time"])
+                report(f"{rows[uid].label}: taken, exit status {document['exit_status']}")
+
+        engine.subscribe(record)
+        # Tiled first: the flow run finds the run there.
+        engine.subscribe(TiledWriter(raw))
+        engine.subscribe(callback)
+        for plan in islice(_plans(make_devices(self._info.images)), self._plans):
+            _execute(engine, plan)
+        return list(rows.values())
+
+    def _wait(self, rows: list[DemoRow], outbox: "Outbox", report: Report) -> list[DemoRow]:
+        report(f"Waiting for {len(rows)} flow run{'' if len(rows) == 1 else 's'}")
+        began = changed = time.monotonic()
+        waiting, done = {row.run_uid: row for row in rows}, {}
+        while waiting and time.monotonic() - changed < PATIENCE_S:
+            for uid, old in list(waiting.items()):
+                row = waiting[uid] = self._look_at(old, outbox)
+                if row != old:
+                    changed = time.monotonic()
+                if row.done_after_s is not None:
+                    done[uid] = waiting.pop(uid)
+                    report(
+                        f"{row.label}: flow run {row.flow_run_name} is {row.state} after {row.done_after_s:.1f} s "
+                        f"({len(done)} of {len(rows)}, {time.monotonic() - began:.0f} s)"
+                    )
+            time.sleep(0.5)
+        found = {**done, **waiting}
+        return [found[row.run_uid] for row in rows]
+
+    def _look_at(self, row: DemoRow, outbox: "Outbox") -> DemoRow:
+        if row.flow_run_id is None:
+            [*_, entry] = outbox.entries(run_uid=row.run_uid) or [None]
+            if entry is None or entry.flow_run_id is None:
+                return replace(row, state=entry.state if entry else "not in the outbox", message=_reason(entry))
+            row = replace(row, flow_run_id=entry.flow_run_id, message="")
+        try:
+            found = self._ask(f"flow_runs/{row.flow_run_id}")
+        except StackError as error:
+            return replace(row, message=str(error))
+        return replace(
+            row,
+            flow_run_name=found["name"],
+            state=found["state_name"],
+            message=(found["state"] or {}).get("message") or "",
+            running_after_s=_after(row, found["start_time"]),
+            done_after_s=_after(row, found["end_time"]) if found["state_type"] in _ENDED else None,
+            url=flow_run_url(self._info.prefect_ui_url, found["id"]),
+        )
+
+    def _ask(self, path: str, *, body: Any = None) -> Any:
+        return request_json(f"{self._info.prefect_api_url}/{path}", body=body, headers=self._info.prefect_headers)
+
+    def _summary_url(self, flow_run_id: str | None) -> str | None:
+        """Return the page with the run's plot, which belongs to the flow run or to one within it; None without one."""
+        wanted = {"key": {"any_": [SUMMARY]}}
+        for relation in ("id", "parent_flow_run_id"):
+            body = {"artifacts": wanted, "flow_runs": {relation: {"any_": [flow_run_id]}}, "sort": "CREATED_DESC"}
+            with suppress(StackError):
+                for found in self._ask("artifacts/filter", body=body):
+                    return artifact_url(self._info.prefect_ui_url, found["id"])
+        return None
+
+    def _check(self, result: DemoResult, raw: "Container", report: Report) -> None:
+        report("Comparing the exported files with Tiled")
+        for index, row in enumerate(result.rows):
+            if row.state != "Completed":
+                result.problems.append(f"{row.label}: its flow run is {row.state}. {row.message}".strip())
+                continue
+            folder = run_folder(self._info.exports, row.run_uid)
+            if folder is None:
+                result.problems.append(f"{row.label}: no files of it in {self._info.exports}")
+                continue
+            result.rows[index] = row = replace(row, summary_url=self._summary_url(row.flow_run_id))
+            files = tuple(sorted(file for file in folder.iterdir() if not file.name.startswith(".")))
+            result.rows[index] = replace(row, files=files)
+            before = len(result.comparison.differences)
+            compare_run(raw[row.run_uid], folder, result.comparison)
+            result.problems += [f"{row.label}: {one}" for one in result.comparison.differences[before:]]
+            for kind in (".txt", ".csv", ".png"):
+                if not any(file.suffix == kind for file in files):
+                    result.problems.append(f"{row.label}: no {kind} file in {folder}")
+
+
+def _plans(devices: Any) -> "Iterator[MsgGenerator[Any]]":
+    from bluesky.plans import count, grid_scan, list_scan, scan
+
+    from bluesky_prefect.sim import failing_scan, find_peak, two_runs_interleaved
+
+    d = devices
+    yield count([d.det], 5)
+    yield scan([d.det, d.noisy_det], d.motor, -3, 3, 13)
+    yield grid_scan([d.det1, d.det2], d.motor1, -1, 1, 4, d.motor2, -1, 2, 4)
+    # The plan's annotation asks for pairs; it takes, and documents, motor and positions in turn.
+    yield list_scan([d.noisy_det], d.motor, [-2, -0.5, -0.1, 0, 0.1, 0.5, 2])  # type: ignore[reportArgumentType]
+    yield find_peak(d.det1, d.motor1, -1, 1)
+    yield scan([d.image_det], d.motor1, -2, 2, 5)
+    yield two_runs_interleaved(d.det1, d.det2)
+    yield failing_scan([d.det])
+
+
+def _execute(engine: "RunEngine", plan: "MsgGenerator[Any]") -> None:
+    with _quiet("bluesky"):
+        try:
+            engine(plan)
+        except RuntimeError as error:
+            # The last of the plans; a run that failed is exported like any other.
+            if "on purpose" not in str(error):
+                raise
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Keep a failing plan's traceback from the terminal: what matters of it is reported."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _reason(entry: Any) -> str:
+    return (entry.reason or "") if entry else ""
+
+
+def _after(row: DemoRow, moment: str | None) -> float | None:
+    return None if moment is None else datetime.fromisoformat(moment).timestamp() - row.stopped

@@ -1,0 +1,47 @@
+"""The command that shows what became of runs."""
+
+import os
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from bluesky_prefect.cli import _render_flows as render_flows
+from bluesky_prefect.cli._options import StateDirectory, settings_from
+
+# What 'flows' lists at most.
+MOST = 200
+
+
+def flows(
+    count: Annotated[int, typer.Option("-n", min=1, max=MOST, help="How many to list.")] = 10,
+    scan: Annotated[
+        int | None, typer.Option(metavar="ID", help="Those of runs with this scan id only.", show_default=False)
+    ] = None,
+    failed: Annotated[bool, typer.Option("--failed", help="Only what failed or crashed, and dead letters.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep up with them until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Show the last flow runs that came of runs, and what waits in this machine's outbox.
+
+    Ends with 1 if Prefect or the outbox cannot be asked.
+    """
+    from bluesky_prefect.stack import use_services
+
+    path = settings_from(state_directory=state_directory).state_directory
+    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(path.absolute())
+    settings = use_services()
+    # Prefect reads the environment when it is imported.
+    from bluesky_prefect.watch import look
+
+    look_again = partial(look, count, failed=failed, scan_id=scan, settings=settings)
+    if watch:
+        render_flows.watch(look_again)
+        return
+    listing = look_again()
+    if as_json:
+        render_flows.listing_as_json(listing)
+    else:
+        render_flows.listing(listing)
+    raise typer.Exit(1 if listing.problems else 0)

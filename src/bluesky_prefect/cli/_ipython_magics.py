@@ -1,0 +1,123 @@
+"""The IPython extension: ``%load_ext bluesky_prefect`` gives ``%flows`` and ``%wait_flows``, and tells of failures."""
+
+from functools import partial
+from typing import Any
+
+from IPython.core.error import UsageError
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
+
+from bluesky_prefect.core import BlueskyPrefectError, get_settings
+from bluesky_prefect.watch import Notices
+
+# What '%flows 200' lists; a larger number is a scan id.
+MOST = 200
+_COUNT = 10
+
+
+@magics_class
+class FlowMagics(Magics):
+    """``%flows`` and ``%wait_flows``, and a line before a prompt when something went wrong.
+
+    Parameters
+    ----------
+    shell : InteractiveShell
+        The IPython that they are for.
+    notices : Notices
+        What is to be told.
+    """
+
+    def __init__(self, shell: InteractiveShell, notices: Notices) -> None:
+        super().__init__(shell=shell)
+        self._notices = notices
+
+    @magic_arguments()
+    @argument(
+        "number",
+        nargs="?",
+        type=int,
+        help=f"up to {MOST}: list so many; above: the flow runs of that scan. -n and --scan say it outright",
+    )
+    @argument("-n", dest="count", metavar="COUNT", type=int, help=f"list so many (default: {_COUNT})")
+    @argument("--scan", metavar="ID", type=int, help="only those of runs with this scan id")
+    @argument("--failed", action="store_true", help="only what failed or crashed, and dead letters")
+    @argument("--watch", action="store_true", help="keep up with them until Ctrl-C")
+    @line_magic
+    def flows(self, line: str) -> None:
+        """Show the last flow runs that came of runs, and what waits to be sent to Prefect."""
+        given = parse_argstring(self.flows, line)
+        count, scan_id = count_and_scan(given.number, given.count, given.scan)
+        from bluesky_prefect.cli import _render_flows as render_flows
+        from bluesky_prefect.watch import look
+
+        look_again = partial(look, count, failed=given.failed, scan_id=scan_id)
+        if given.watch:
+            render_flows.watch(look_again)
+        else:
+            _without_traceback(lambda: render_flows.listing(look_again()))
+
+    @magic_arguments()
+    @argument("timeout", nargs="?", type=float, help="how long at most, in seconds; for ever if not given")
+    @line_magic
+    def wait_flows(self, line: str) -> None:
+        """Wait until all that was sent to Prefect from here is done; Ctrl-C stops the waiting, not the flow runs."""
+        timeout_s = parse_argstring(self.wait_flows, line).timeout
+        from bluesky_prefect.cli import _render_flows as render_flows
+        from bluesky_prefect.watch import wait_for_flow_runs
+
+        _without_traceback(lambda: render_flows.waiting(lambda report: wait_for_flow_runs(timeout_s, report=report)))
+
+    def tell(self, *_: Any) -> None:
+        """Print what is to be told; asks nobody, so that no prompt waits for it."""
+        for line in self._notices.take():
+            print(line)  # noqa: T201 - the prompt's own output
+
+    def close(self) -> None:
+        """Tell nothing more."""
+        self._notices.close()
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """Give an IPython the magics, and have it tell of failures before a prompt."""
+    notices = Notices(get_settings())
+    magics = FlowMagics(shell, notices)
+    shell.register_magics(magics)
+    shell.events.register("post_run_cell", magics.tell)
+    notices.start()
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """Take it back, as far as IPython lets one: the magics stay."""
+    magics: Any = shell.magics_manager.registry[FlowMagics.__name__]  # type: ignore[union-attr]  # made with the shell
+    magics.close()
+    shell.events.unregister("post_run_cell", magics.tell)
+
+
+def count_and_scan(number: int | None, count: int | None, scan: int | None) -> tuple[int, int | None]:
+    """Return how many flow runs are meant, and of which scan.
+
+    Raises
+    ------
+    UsageError
+        If that is not clear.
+    """
+    if number is not None and (count is not None or scan is not None):
+        raise UsageError("Give a number, or -n and --scan, not both.")
+    if number is not None and number > MOST:
+        scan = number
+    elif number is not None:
+        count = number
+    if count is not None and not 0 < count <= MOST:
+        raise UsageError(f"How many? 1 to {MOST}, not {count}.")
+    return (MOST if scan is not None else _COUNT) if count is None else count, scan
+
+
+def _without_traceback(show: Any) -> None:
+    """Do it; what goes wrong is a line, and Ctrl-C an end."""
+    try:
+        show()
+    except BlueskyPrefectError as error:
+        print(error)  # noqa: T201
+    except KeyboardInterrupt:
+        print("Interrupted.")  # noqa: T201

@@ -1,0 +1,143 @@
+"""How the flow runs of runs look: as a table, as a table that keeps up, and while they are waited for."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.core import one_line
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from bluesky_prefect.watch import Listing, Report, WorkflowStatus
+
+_CELL = 60
+# A table with a column of links needs that much; else the names themselves are links, where the terminal can do so.
+_WITH_LINKS = 150
+_REFRESH_S = 2.0
+
+
+def listing(listing: "Listing") -> None:
+    """Show flow runs for people."""
+    out = terminal.out()
+    if listing.workflows:
+        out.print(_table(listing.workflows, out))
+    for line in _below(listing, out):
+        terminal.show(out, line)
+
+
+def listing_as_json(listing: "Listing") -> None:
+    """Show flow runs for programs."""
+    terminal.dump(
+        {
+            "flow_runs": [
+                {**dataclasses.asdict(one), "created": terminal.iso(one.created)} for one in listing.workflows
+            ],
+            "problems": listing.problems,
+        }
+    )
+
+
+def watch(look: "Callable[[], Listing]") -> None:
+    """Show flow runs, and keep up with them, until Ctrl-C."""
+    out = terminal.out()
+    hint = Text("Ctrl-C ends this.", style="dim")
+    try:
+        # Not the alternate screen: what was seen last stays there.
+        with Live(console=out, auto_refresh=False, vertical_overflow="visible") as live:
+            while True:
+                found = look()
+                table = [_table(found.workflows, out)] if found.workflows else []
+                live.update(Group(*table, *map(Text, _below(found, out)), hint), refresh=True)
+                time.sleep(_REFRESH_S)
+    except KeyboardInterrupt:
+        pass
+
+
+def waiting(wait: "Callable[[Report], list[WorkflowStatus]]") -> None:
+    """Call `wait` with what it is to report to; show a bar meanwhile, and then what came out.
+
+    Raises
+    ------
+    FlowTimeout
+        What `wait` raises.
+    """
+    out = terminal.out()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=out, disable=not out.is_terminal, transient=True) as progress:
+        bar = progress.add_task("Flow runs", total=None)
+
+        def report(ended: "Sequence[WorkflowStatus]", total: int, problem: str) -> None:
+            failed = sum(one.failed for one in ended)
+            what = "Prefect is away" if problem else f"{failed} failed" if failed else "Flow runs"
+            progress.update(bar, description=what, completed=len(ended), total=total)
+
+        ended = wait(report)
+    terminal.show(out, summary(ended))
+    for one in ended:
+        if one.failed:
+            terminal.show(out, f"{one.state}: {_name(one)}  {one.url or ''}  {one_line(one.message, 200)}".rstrip())
+
+
+def summary(ended: "Sequence[WorkflowStatus]") -> str:
+    """Return in a line how they ended."""
+    if not ended:
+        return "Nothing is under way."
+    states: dict[str, int] = {}
+    for one in ended:
+        states[one.state] = states.get(one.state, 0) + 1
+    how = ", ".join(f"{many} {state.lower()}" for state, many in sorted(states.items()))
+    return f"{len(ended)} flow run{'' if len(ended) == 1 else 's'}: {how}."
+
+
+def _below(listing: "Listing", out: Console) -> list[str]:
+    """Return what stands below the table: links that it has no room for, and what went wrong, each once."""
+    if not listing.workflows and not listing.problems:
+        return ["No flow runs."]
+    said = (f"{one.state}: {one_line(one.message, 300)}" for one in listing.workflows if _is_unsent(one))
+    # Why something waits and why the table is short may be the same.
+    news = [line for line in dict.fromkeys(said) if not any(problem in line for problem in listing.problems)]
+    return [*_links(listing.workflows, out), *news, *listing.problems]
+
+
+def _table(workflows: "Sequence[WorkflowStatus]", out: Console) -> "Table":
+    wide = out.width >= _WITH_LINKS
+    # Flow runs of several workflows on one run have one name.
+    several = len({one.workflow for one in workflows}) > 1
+    columns = ["Scan", "Plan", *(["Workflow"] if several else []), "Flow run", "State", "Seconds"]
+    table = terminal.table(*columns, *(["Link"] if wide else []))
+    for one in workflows:
+        run = [str(one.scan_id or ""), one_line(one.plan_name or "", 40)]
+        workflow = [one_line(one.workflow, _CELL)] if several else []
+        name = Text(_name(one), style=f"link {one.url}" if one.url and out.is_terminal else "")
+        cells = [*run, *workflow, name, one_line(one.state, _CELL), _seconds(one)]
+        table.add_row(*cells, *([one.url or ""] if wide else []), style="red" if one.failed else None)
+    return table
+
+
+def _links(workflows: "Sequence[WorkflowStatus]", out: Console) -> list[str]:
+    """Return the links of the newest and of what somebody has to look at, where the table has none."""
+    if out.width >= _WITH_LINKS:
+        return []
+    linked = [one for one in workflows if one.url]
+    shown = [*linked[:1], *(one for one in linked[1:] if one.failed)]
+    return [f"scan {one.scan_id}: {one.url}" for one in shown]
+
+
+def _name(one: "WorkflowStatus") -> str:
+    return one_line(one.flow_run_name or f"{one.run_uid[:8]} ({one.workflow})", _CELL)
+
+
+def _is_unsent(one: "WorkflowStatus") -> bool:
+    return one.flow_run_id is None and bool(one.message)
+
+
+def _seconds(one: "WorkflowStatus") -> str:
+    return f"{one.run_s:.1f}" if one.run_s else ""

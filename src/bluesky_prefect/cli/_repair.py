@@ -1,0 +1,177 @@
+"""The commands that compare Tiled with Prefect, and start what is missing."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from bluesky_prefect.cli import _render_repair as render_repair
+from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.cli._options import StateDirectory, Workflows, settings_from
+from bluesky_prefect.core import ConfigurationError, Settings
+from bluesky_prefect.reconciliation import Window, parse_moment
+
+if TYPE_CHECKING:
+    from bluesky_prefect.core import WorkflowList
+
+
+class _Places(NamedTuple):
+    """What both commands work on."""
+
+    settings: Settings
+    catalog: Any
+    api: Any
+    outbox: Any
+
+
+@contextmanager
+def _places(state_directory: Path | None, workflows: str | None) -> Iterator[_Places]:
+    """Open Tiled, Prefect and the outbox: those that the environment names, or those of the running local stack."""
+    from bluesky_prefect.stack import use_services
+
+    given = settings_from(state_directory=state_directory, workflows=workflows)
+    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(given.state_directory.absolute())
+    if workflows:
+        os.environ["BLUESKY_PREFECT_WORKFLOWS"] = workflows
+    settings = use_services()
+    # Prefect and Tiled read the environment when they are imported.
+    from bluesky_prefect.outbox import existing_outbox
+    from bluesky_prefect.prefect_api import PrefectApi
+    from bluesky_prefect.tiled_api import Catalog
+
+    with ExitStack() as opened:
+        catalog = opened.enter_context(Catalog.connect(settings))
+        api = opened.enter_context(PrefectApi(settings.request_timeout_s, asks_again=True))
+        outbox = opened.enter_context(existing_outbox(settings.outbox_path))
+        yield _Places(settings, catalog, api, outbox)
+
+
+def _workflows(places: _Places, named: Sequence[str] = ()) -> "WorkflowList":
+    """Return the workflows of the list that is named here; without one, those that a person has named will do."""
+    from bluesky_prefect.core import as_workflows, load_workflows
+    from bluesky_prefect.reconciliation import lists_in_prefect, require_list_source
+
+    where = places.settings.workflows
+    if not where and named:
+        terminal.note("The list of workflows is not known here, nor what it says of these: --workflows names it.")
+        return as_workflows(named)
+    return load_workflows(where or require_list_source(None, lists_in_prefect(places.api)))
+
+
+def reconcile(
+    since: Annotated[
+        str, typer.Option(help="Runs that stopped since then: how long ago (90m, 24h, 7d), or a date or time.")
+    ] = "24h",
+    until: Annotated[
+        str | None, typer.Option(help="Runs that stopped before then, written alike. Default: now.", show_default=False)
+    ] = None,
+    plan: Annotated[str | None, typer.Option(help="Runs of this plan only.", show_default=False)] = None,
+    scan_id: Annotated[int | None, typer.Option(help="Runs with this scan id only.", show_default=False)] = None,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="Start what is missing, and again what crashed or failed.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    workflows: Workflows = None,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Compare what Tiled holds with what Prefect did, and show each run that was not processed.
+
+    Looks for runs without a flow run, flow runs that crashed, failed, gave no sign of life or were never started,
+    dead letters, and runs whose stop never came. Changes nothing, unless --submit is given; doing it twice, or two
+    people doing it at once, starts nothing twice. Where nobody names the list of workflows, nothing is compared. Ends
+    with 0 if nothing is left to be done, with 1 otherwise.
+    """
+    now = time.time()
+    begin, end = parse_moment(since, now), now if until is None else parse_moment(until, now)
+    if begin >= end:
+        raise ConfigurationError(f"--since {since} is not before --until {until or 'now'}.")
+    window = Window(begin, end, plan=plan, scan_id=scan_id)
+    with terminal.Progress("Comparing Tiled with Prefect") as tell, _places(state_directory, workflows) as places:
+        from bluesky_prefect.reconciliation import Reconciler
+
+        listed = _workflows(places)
+        reconciler = Reconciler(places.catalog, places.api, listed, places.settings, outbox=places.outbox)
+        report = reconciler.run(window, submit=submit, report=tell, warn=tell)
+    if as_json:
+        render_repair.report_as_json(report)
+    else:
+        render_repair.report(report)
+    raise typer.Exit(0 if report.all_processed else 1)
+
+
+def submit(
+    refs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="REF...",
+            help="Runs: scan ids, uids (or how they begin), negative indexes (-1 is the newest run), ranges such as "
+            "1200..1250 or -10..-1.",
+        ),
+    ],
+    workflow: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Start this one only: the name of a workflow, or any deployment as flow-name/deployment-name. "
+            "May be repeated. Default: all workflows of the beamline.",
+            show_default=False,
+        ),
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Also where the run has been processed already.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    parameters: Annotated[
+        str | None,
+        typer.Option(
+            help='JSON object of parameters that win over the workflow\'s own, such as \'{"date": "2026-01-01"}\'.',
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    workflows: Workflows = None,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Start the beamline's workflows on runs of the past.
+
+    A run that has been processed, or is being processed, is left alone, unless --again is given. Ends with 0 if
+    nothing was refused, with 1 otherwise.
+    """
+    for ref in refs:
+        if ref.startswith("-") and not ref[1:2].isdigit():
+            raise typer.BadParameter(f"There is no option {ref}.")
+    overrides = _overrides(parameters)
+    with _places(state_directory, workflows) as places:
+        from bluesky_prefect.prefect_api import History
+        from bluesky_prefect.reconciliation import ResubmissionRequest, Starter, choose_workflows, resubmit
+        from bluesky_prefect.tiled_api import runs_named
+
+        chosen = choose_workflows(_workflows(places, workflow or ()), workflow or [])
+        with terminal.Progress("Looking up the runs"):
+            runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
+        request = ResubmissionRequest(again=again, dry_run=dry_run, overrides=overrides)
+        starter = Starter(places.api, places.outbox)
+        made = resubmit(runs, chosen, request, history=History(places.api), starter=starter)
+        outcomes = list(render_repair.with_bar(made, len(runs) * len(chosen)))
+    if as_json:
+        render_repair.outcomes_as_json(outcomes)
+    else:
+        render_repair.outcomes(outcomes, dry_run=dry_run)
+    raise typer.Exit(1 if any(outcome.refused for outcome in outcomes) else 0)
+
+
+def _overrides(parameters: str | None) -> dict[str, Any] | None:
+    if parameters is None:
+        return None
+    try:
+        given = json.loads(parameters)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"--parameters is not JSON ({error}). Write an object in single quotes: "
+            """--parameters '{"date": "2026-01-01"}'."""
+        ) from error
+    if not isinstance(given, dict):
+        raise ConfigurationError("--parameters is not a JSON object of names and values.")
+    return given

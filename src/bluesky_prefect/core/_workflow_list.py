@@ -1,0 +1,180 @@
+"""The workflows of a beamline: what its sessions start, and what reconciliation compares with."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
+from typing import Self
+
+from bluesky_prefect.core._exceptions import ConfigurationError
+from bluesky_prefect.core._run import Run
+from bluesky_prefect.core._text import error_line
+from bluesky_prefect.core._workflow import Workflow, always
+
+logger = logging.getLogger(__name__)
+
+
+class WorkflowList(tuple[Workflow, ...]):
+    """The workflows of a beamline, and which runs are the beamline's.
+
+    Parameters
+    ----------
+    workflows : str, Workflow or iterable of these
+        What a run starts.
+    ours : callable, optional
+        Called with the `Run`, which has no stop document while it goes on; a true answer says that it is a run of
+        this beamline. Reconciliation looks at no other run: needed where beamlines share a catalog in Tiled. It is not
+        asked of dead letters and of runs kept in files: a state directory is one beamline's.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no workflow, or two have the same name.
+
+    Attributes
+    ----------
+    ours : callable
+        See above.
+
+    Examples
+    --------
+    >>> WorkflowList("my-workflow/srx", ours=lambda run: run.start.get("beamline_id") == "srx")  # doctest: +SKIP
+    """
+
+    ours: Callable[[Run], bool]
+
+    def __new__(
+        cls, workflows: "str | Workflow | Iterable[str | Workflow]", ours: Callable[[Run], bool] = always
+    ) -> Self:
+        """Check the workflows, and that no name stands for two of them."""
+        listed = [workflows] if isinstance(workflows, str | Workflow) else list(workflows)
+        made = super().__new__(cls, (item if isinstance(item, Workflow) else Workflow(item) for item in listed))
+        if not made:
+            raise ConfigurationError(
+                "No workflow given: name at least one deployment, for example 'my-workflow/local'."
+            )
+        if not callable(ours):
+            raise ConfigurationError(f"ours={ours!r} of a list of workflows is not callable with a run.")
+        _tell_apart(made)
+        made.ours = ours
+        return made
+
+
+def _tell_apart(workflows: Iterable[Workflow]) -> None:
+    of_name: dict[str, Workflow] = {}
+    for workflow in workflows:
+        for name in dict.fromkeys(workflow.names):
+            if name in of_name:
+                raise _ambiguous(name, of_name[name], workflow)
+            of_name[name] = workflow
+
+
+def _ambiguous(name: str, first: Workflow, second: Workflow) -> ConfigurationError:
+    if first.name == second.name:
+        return ConfigurationError(
+            f"Two workflows are called {name!r}, so one run would start only one of them. "
+            "Tell them apart: Workflow(..., name='...')."
+        )
+    return ConfigurationError(
+        f"{name!r} is or was the name of two workflows, {first.name!r} and {second.name!r}, so nobody knows whose "
+        "flow runs are meant. Take it out of was= of one of them."
+    )
+
+
+def as_workflows(workflows: "str | Workflow | Iterable[str | Workflow]") -> WorkflowList:
+    """Return `workflows` as a `WorkflowList`; one that is a list already is left as it is.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or two have the same name.
+    """
+    return workflows if isinstance(workflows, WorkflowList) else WorkflowList(workflows)
+
+
+def load_workflows(where: str) -> WorkflowList:
+    """Return the workflows that ``module:attribute`` names.
+
+    A facility keeps its list in one importable place: its profile subscribes it, and reconciliation looks it up to
+    know which workflows a run should have had.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such module or attribute, or it holds no workflows.
+    """
+    module_name, _, attribute = where.partition(":")
+    if not module_name or not attribute:
+        raise ConfigurationError(
+            f"{where!r} does not say where the workflows are: write 'module:attribute', as in "
+            "BLUESKY_PREFECT_WORKFLOWS=my_beamline.workflows:workflows."
+        )
+    try:
+        return as_workflows(getattr(import_module(module_name), attribute))
+    except ConfigurationError:
+        raise
+    except Exception as error:  # a facility's own module may raise anything
+        raise ConfigurationError(
+            f"The workflows {where!r} cannot be imported ({error_line(error)}): check BLUESKY_PREFECT_WORKFLOWS, and "
+            "that the module is installed where this runs."
+        ) from error
+
+
+def workflows_of_session(
+    given: "str | Workflow | Iterable[str | Workflow] | None", listed_at: str | None
+) -> WorkflowList:
+    """Return the workflows that a session starts, and log once how they differ from those that reconciliation knows.
+
+    Parameters
+    ----------
+    given : str, Workflow, iterable of these, or None
+        What the session names.
+    listed_at : str or None
+        Where the list is that reconciliation compares with; None if the session does not know.
+
+    Raises
+    ------
+    ConfigurationError
+        If the session's own workflows cannot work as given.
+    """
+    if given is None:
+        return load_workflows(listed_at) if listed_at else as_workflows(DEFAULT_WORKFLOWS)
+    workflows = as_workflows(given)
+    if listed_at:
+        _tell_differences(workflows, listed_at)
+    return workflows
+
+
+def _tell_differences(session: WorkflowList, listed_at: str) -> None:
+    try:
+        listed = load_workflows(listed_at)
+    except ConfigurationError as error:
+        # The session has its own; its scans go on.
+        logger.warning("What reconciliation compares with is not known here. %s", error)
+        return
+    if differences := "; ".join(_differences(session, listed)):
+        logger.warning(
+            "The workflows of this session are not those of the list %s, with which reconciliation compares: %s.",
+            listed_at,
+            differences,
+        )
+
+
+def _differences(session: WorkflowList, listed: WorkflowList) -> Iterator[str]:
+    subscribed = {name: workflow for workflow in session for name in workflow.names}
+    in_list = {name: workflow for workflow in listed for name in workflow.names}
+    missing = [one.name for one in listed if not subscribed.keys() & set(one.names)]
+    extra = [one.name for one in session if not in_list.keys() & set(one.names)]
+    differing = [
+        one.name for one in session for name in one.names if name in in_list and one.when != in_list[name].when
+    ]
+    if missing:
+        yield f"it will start {', '.join(missing)} on the runs of this session, as far as their when= says so"
+    if extra:
+        yield f"it does not track {', '.join(extra)}"
+    if differing:
+        names = ", ".join(differing)
+        yield f"the list has another when= for {names}, and what this session refuses is known on this machine only"
+
+
+DEFAULT_WORKFLOWS = (Workflow("my-workflow/local"),)
+"""What a session starts that has said nothing else."""

@@ -1,0 +1,83 @@
+"""An outage of Prefect: how long to wait, and what to tell of it."""
+
+import logging
+from collections.abc import Callable
+
+from tenacity import RetryCallState, Retrying
+from tenacity.wait import wait_base, wait_exponential, wait_random
+
+from bluesky_prefect.core import PrefectUnavailable, Settings
+
+# A shorter outage (a server on SQLite answers 503 under load) is nobody's business.
+_TOLD_AFTER_S = 10.0
+# The longest that a server's Retry-After is obeyed: a broken proxy may ask for a year.
+_LONGEST_WAIT_S = 3600.0
+
+
+def growing_waits(settings: Settings) -> Callable[[int], float]:
+    """Return what gives the wait after so many failures, in seconds: ever longer, and never quite the same."""
+    exponential = wait_exponential(multiplier=settings.retry_first_s, max=settings.retry_most_s)
+    policy: wait_base = exponential + wait_random(0, settings.retry_first_s)
+
+    def wait_s(failures: int) -> float:
+        call = RetryCallState(Retrying(), None, (), {})
+        call.attempt_number = failures
+        return policy(call)
+
+    return wait_s
+
+
+class Outage:
+    """An outage that is under way, or none.
+
+    Parameters
+    ----------
+    settings : Settings
+        First and longest wait.
+    clock : callable
+        Gives a time in seconds that never jumps.
+    logger : logging.Logger
+        Told at the beginning and at the end of an outage that lasts.
+
+    Attributes
+    ----------
+    busy : bool
+        Whether a server is there, and only busy or in trouble.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float], logger: logging.Logger) -> None:
+        self._wait_s = growing_waits(settings)
+        self._clock = clock
+        self._logger = logger
+        self._failures = 0
+        self._began = 0.0
+        self._told = False
+        self.busy = False
+
+    @property
+    def under_way(self) -> bool:
+        """Whether the last attempt met it."""
+        return self._failures > 0
+
+    def met(self, error: PrefectUnavailable, run_uid: str) -> float:
+        """Take note of an attempt that failed, and return how long to wait before the next, in seconds.
+
+        Where Prefect is well otherwise, what it asks for is for the one submission.
+        """
+        now = self._clock()
+        if not self.under_way:
+            self._began = now
+        self._failures += 1
+        self.busy = error.answered
+        if not self._told and (not error.passing or now - self._began >= _TOLD_AFTER_S):
+            self._told = True
+            self._logger.warning("Run %s waits in the outbox: %s", run_uid, error)
+        asked_s = 0.0 if error.about_submission else error.retry_after_s or 0.0
+        return min(max(self._wait_s(self._failures), asked_s), _LONGEST_WAIT_S)
+
+    def over(self) -> None:
+        """Take note of an attempt that Prefect answered."""
+        if self._told:
+            self._logger.warning("Prefect answers again; sending what waits")
+        self._failures = 0
+        self._told = False

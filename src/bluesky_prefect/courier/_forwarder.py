@@ -1,0 +1,424 @@
+"""Takes submissions from the outbox to Prefect."""
+
+import atexit
+
+# Imported for Prefect: where Prefect itself is imported only while the process ends (a short script), it is too late
+# for these two, which register something to be done at the end.
+import concurrent.futures.process
+import concurrent.futures.thread  # noqa: F401
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import Protocol
+
+from bluesky_prefect.core import (
+    DeploymentMissing,
+    OutboxError,
+    PrefectUnavailable,
+    Settings,
+    Submission,
+    SubmissionRefused,
+    api_address,
+    error_and_place,
+    error_line,
+    tell_of_forks,
+)
+from bluesky_prefect.courier._backoff import Outage
+from bluesky_prefect.courier._submission_backoff import MOMENT_S, SubmissionBackoff
+from bluesky_prefect.outbox import PRUNED_AT_ONCE, Entry, Outbox
+from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
+
+logger = logging.getLogger(__name__)
+
+# How often the outbox is looked at for what another, ended process has left in it.
+_POLL_S = 2.0
+# A session's start-up is over by then, and importing Prefect disturbs nobody.
+_WARM_UP_S = 5.0
+# Enough for importing Prefect and a few requests, at the end of a short script.
+CLOSE_TIMEOUT_S = 10.0
+_SILENT_S = 2.0
+_PRUNE_EVERY_S = 3600.0
+_REMIND_EVERY_S = 3600.0
+# Runs named at most, of those that are lost.
+_NAMED = 100
+# How often it is looked for what sessions of older versions have put beside the outbox.
+_ADOPT_EVERY_S = 60.0
+# What waits for another server is sent by that server's own session, if there is one, long before.
+_ELSEWHERE_AFTER_S = 60.0
+
+
+class FlowRunApi(Protocol):
+    """What creates flow runs; see `PrefectApi`."""
+
+    @property
+    def api_url(self) -> str | None:
+        """Address of the API, as `prefect_address.comparable` writes it."""
+        ...
+
+    def create_flow_run(self, submission: Submission) -> FlowRunRef:
+        """Create the flow run of a submission, or find the one created before."""
+        ...
+
+    def check(self, deployment: str) -> None:
+        """Raise what would keep the submissions of a deployment waiting."""
+        ...
+
+    def prepare_notifications(self, notices: Sequence[str]) -> None:
+        """Have people told of the ends of flow runs, as far as possible; raise nothing."""
+        ...
+
+
+class Forwarder:
+    """Takes submissions from outboxes to Prefect, on a thread of its own.
+
+    Outages are retried for ever, with exponential back-off and jitter, and so is a submission that has a trouble of
+    its own, while all others go on; a missing deployment is retried slowly; a submission that Prefect refuses becomes
+    a dead letter. Log messages tell the beginning and the end of an outage, not each try.
+
+    Parameters
+    ----------
+    outboxes : sequence of Outbox
+        The first is the durable one. What is in the others is moved to it when it can be, and sent first: it would be
+        lost with the session.
+    settings : Settings
+        Time-outs and waits.
+    deployments : sequence of str, optional
+        Asked for once, a few seconds after the start: what would keep their first runs waiting is logged then.
+    notices : sequence of str, optional
+        What Prefect is to tell people of; seen to a few seconds after the start, and now and then.
+    connect : callable, optional
+        Makes the context manager whose value creates flow runs.
+    clock : callable, optional
+        Gives a time in seconds that never jumps.
+
+    Attributes
+    ----------
+    api_url : str or None
+        Address of the Prefect API that it sends to, as `prefect_address.comparable` writes it; None if it has none, or
+        has not imported Prefect yet.
+    """
+
+    def __init__(
+        self,
+        outboxes: Sequence[Outbox],
+        settings: Settings,
+        *,
+        deployments: Sequence[str] = (),
+        notices: Sequence[str] = (),
+        connect: Callable[[], AbstractContextManager[FlowRunApi]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._outboxes = outboxes
+        self._unchecked = list(dict.fromkeys(deployments))
+        self._notices = notices
+        self._settings = settings
+        self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
+        self._clock = clock
+        self._outage = Outage(settings, clock, logger)
+        self._backoff = SubmissionBackoff(settings, clock)
+        self._resources = ExitStack()
+        self._api: FlowRunApi | None = None
+        self.api_url: str | None = None
+        self._reminded: dict[str, float] = {}
+        self._pruned_at: float | None = None
+        self._rescue_at = 0.0
+        self._adopted_at: float | None = None
+        self._looked_elsewhere_at = clock()
+        self._deadline = 0.0
+        self._wake = threading.Event()
+        self._finish = threading.Event()
+        self._thread = self._new_thread()
+        self._sleeps = False
+
+    def start(self) -> None:
+        """Start the thread. At the end of the process it gets `CLOSE_TIMEOUT_S` to send what waits."""
+        self._thread.start()
+        tell_of_forks(self)
+        atexit.register(self.close)
+
+    def wake(self) -> None:
+        """Say that something was put in an outbox."""
+        if self._sleeps:
+            self._sleeps = False
+            with suppress(RuntimeError):  # another thread was first
+                self._thread.start()
+        self._wake.set()
+
+    def before_fork(self) -> None:
+        """Nothing has to stand still: what the thread does at that moment is the parent's."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        """Begin anew in a child, which has no thread: with one that starts when there is something to send.
+
+        The parent's connection to Prefect is neither used nor closed.
+        """
+        if in_child and not self._finish.is_set():
+            self._parents = (self._resources, self._api)
+            self._resources, self._api = ExitStack(), None
+            self._outage = Outage(self._settings, self._clock, logger)
+            self._backoff = SubmissionBackoff(self._settings, self._clock)
+            # Anew, since the parent's thread may have been in the middle of them.
+            self._wake, self._finish = threading.Event(), threading.Event()
+            self._thread, self._sleeps = self._new_thread(), True
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Send what can be sent now, then end the thread.
+
+        Parameters
+        ----------
+        timeout_s : float
+            How long to wait for that, in seconds. What is not sent by then stays in the outbox.
+
+        Returns
+        -------
+        bool
+            Whether the thread has ended.
+        """
+        atexit.unregister(self.close)
+        self._deadline = self._clock() + timeout_s
+        self._finish.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(min(timeout_s, _SILENT_S))
+            if self._thread.is_alive():
+                logger.warning("Sending the last runs to Prefect, for %g s at most ...", timeout_s)
+                self._thread.join(max(0.0, timeout_s - _SILENT_S))
+            self._tell_what_waits()
+        return not self._thread.is_alive()
+
+    def step(self) -> float:
+        """Send one submission, if one is due, and return how long to wait before the next step, in seconds.
+
+        Whatever goes wrong is logged and the submission kept; nothing is raised.
+        """
+        try:
+            self._rescue()
+            self._prune()
+            for outbox in reversed(self._outboxes):
+                entry = self._take(outbox)
+                if entry is not None:
+                    return self._send(outbox, entry)
+            self._tell_what_waits_elsewhere()
+        except OutboxError as error:
+            # What Prefect has accepted meanwhile is found again by its idempotency key.
+            self._remind("outbox", logging.ERROR, "%s What was being sent is sent again when it works again.", error)
+            return self._settings.retry_first_s
+        except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
+            logger.error("The forwarder met an error it does not know; it goes on: %s", error_and_place(error))
+            return self._settings.retry_first_s
+        return min(_POLL_S, self._backoff.next_s())
+
+    def _new_thread(self) -> threading.Thread:
+        return threading.Thread(target=self._run, name="bluesky-prefect-forwarder", daemon=True)
+
+    def _run(self) -> None:
+        idle_since = self._clock()
+        while not self._finish.is_set():
+            self._wake.clear()
+            if (wait_s := self.step()) == 0.0:
+                continue
+            if self._outage.under_way:
+                self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
+                continue  # and the warm-up would tell once more what the attempt has told
+            self._wake.wait(wait_s)
+            if (self._api is None or self._unchecked) and self._clock() - idle_since > _WARM_UP_S:
+                self._warm_up()
+            elif self._api is not None:
+                self._api.prepare_notifications(self._notices)
+        self._drain()
+        self._resources.close()
+
+    def _drain(self) -> None:
+        """Send what can be sent by the deadline; a server that is busy is asked again, one that is away is not.
+
+        A submission that has a trouble of its own is waited for as long as it keeps its place.
+        """
+        self._rescue_at = 0.0
+        self._adopted_at = None
+        self._rescue()
+        if self._outage.under_way and not self._outage.busy:
+            return
+        while (wait_s := self.step()) == 0.0 or self._is_worth_waiting():
+            if self._clock() + wait_s > self._deadline:
+                return
+            time.sleep(min(wait_s, 0.5))
+
+    def _is_worth_waiting(self) -> bool:
+        return (self._outage.under_way and self._outage.busy) or self._backoff.next_s() <= MOMENT_S
+
+    def _tell_what_waits(self) -> None:
+        durable, *fallbacks = self._outboxes
+        try:
+            by_address = durable.waiting_by_address()
+            waiting = by_address.get(None, 0) + (by_address.get(self._here, 0) if self._here else 0)
+        except OutboxError as error:
+            logger.debug("Not counted: %s", error)
+        else:
+            if waiting:
+                logger.warning(
+                    "Still to be sent: %d (in %s); the next session on this outbox sends them", waiting, durable.path
+                )
+        for outbox in fallbacks:
+            if left := outbox.oldest_unsent(_NAMED):
+                logger.error(
+                    "Neither sent nor on disk, and lost with this session: what was to be started on the runs %s. "
+                    "The runs are in Tiled: start it with 'bluesky-prefect submit UID...'",
+                    ", ".join(dict.fromkeys(entry.run_uid for entry in left)),
+                )
+
+    def _warm_up(self) -> None:
+        """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""
+        deployments, self._unchecked = self._unchecked, []
+        try:
+            api = self._connected()
+            for deployment in deployments:
+                try:
+                    api.check(deployment)
+                except DeploymentMissing as error:
+                    self._remind(deployment, logging.WARNING, "Runs will wait: %s", error)
+            api.prepare_notifications(self._notices)
+        except PrefectUnavailable as error:
+            level = logging.INFO if error.passing else logging.ERROR
+            self._remind("start", level, "Runs will wait in the outbox: %s", error)
+        except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
+            self._remind("start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error))
+
+    def _connected(self) -> FlowRunApi:
+        if self._api is None:
+            try:
+                self._api = self._resources.enter_context(self._connect())
+                self.api_url = self._api.api_url
+            except PrefectUnavailable:
+                raise
+            except Exception as error:
+                # Importing Prefect reads its settings, and packages of all kinds.
+                raise PrefectUnavailable(
+                    f"Prefect cannot be imported: {error_and_place(error)}. 'prefect version' may say more.",
+                    passing=False,
+                ) from error
+        return self._api
+
+    def _take(self, outbox: Outbox) -> Entry | None:
+        try:
+            if not outbox.has_waiting():
+                return None
+            with suppress(PrefectUnavailable):  # `_send` meets it again, and tells of it
+                self._connected()
+            return outbox.take(self._here, skip=self._backoff.held)
+        except OutboxError as error:
+            self._remind("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
+            return None
+
+    @property
+    def _here(self) -> str | None:
+        """Address that it sends to, or will as far as can be said without Prefect."""
+        return api_address() if self._api is None else self.api_url
+
+    def _tell_what_waits_elsewhere(self) -> None:
+        """Tell of what waits for another server, and of nothing that this session could send."""
+        now = self._clock()
+        if now - self._looked_elsewhere_at < _ELSEWHERE_AFTER_S:
+            return
+        self._looked_elsewhere_at = now
+        here = self._here
+        for url, many in self._outboxes[0].waiting_by_address(for_s=_ELSEWHERE_AFTER_S).items():
+            if url not in (None, here):
+                self._remind(
+                    url,
+                    logging.WARNING,
+                    "%d submissions in %s wait for a session whose Prefect is at %s; this one's is at %s. To have "
+                    "them sent there: bluesky-prefect outbox move --from %s --to URL",
+                    many,
+                    self._outboxes[0].path,
+                    url,
+                    here or "no known address",
+                    url,
+                )
+
+    def _send(self, outbox: Outbox, entry: Entry) -> float:
+        """Send `entry` and record what became of it; return how long to wait then, in seconds."""
+        began = self._clock()
+        try:
+            flow_run = self._connected().create_flow_run(entry.submission)
+        except SubmissionRefused as error:
+            logger.error("Run %s: dead letter %s: %s", entry.run_uid, entry.key, error)
+            outbox.mark_dead(entry.key, str(error))
+        except DeploymentMissing as error:
+            self._remind(entry.deployment, logging.WARNING, "Run %s waits: %s", entry.run_uid, error)
+            outbox.give_back(entry.key, str(error), self._settings.missing_deployment_retry_s)
+        except PrefectUnavailable as error:
+            if not self._backoff.concerns(entry, error):
+                return self._back_off(outbox, entry, error)
+            wait = self._backoff.failed(entry, self._clock() - began, error.retry_after_s)
+            if wait.first:
+                logger.warning("Run %s: %s is tried again later, others go on: %s", entry.run_uid, entry.key, error)
+            outbox.give_back(entry.key, str(error), wait.delay_s, aside=wait.aside)
+        except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
+            where = error_and_place(error)
+            logger.error("Run %s: %s cannot be sent; trying again later: %s", entry.run_uid, entry.key, where)
+            wait = self._backoff.failed(entry, self._clock() - began)
+            outbox.give_back(entry.key, error_line(error), wait.delay_s, aside=wait.aside)
+            return 0.0
+        else:
+            self._sent(outbox, entry, flow_run)
+        self._outage.over()
+        return 0.0
+
+    def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef) -> None:
+        outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
+        self._reminded.pop(entry.deployment, None)
+        self._backoff.succeeded(entry)
+        logger.info(
+            "Run %s: flow run %s (%s) of %s created",
+            entry.run_uid,
+            flow_run.name,
+            flow_run.id,
+            entry.deployment,
+        )
+
+    def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
+        delay_s = self._outage.met(error, entry.run_uid)
+        asked_s = min(error.retry_after_s or 0.0, self._settings.retry_most_s) if error.about_submission else 0.0
+        outbox.give_back(entry.key, str(error), max(delay_s, asked_s))
+        return delay_s
+
+    def _rescue(self) -> None:
+        """Move to the outbox on disk, once that takes it, what only memory holds, and what waits beside it."""
+        durable, *fallbacks = self._outboxes
+        now = self._clock()
+        if now < self._rescue_at:
+            return
+        try:
+            for outbox in fallbacks:
+                for run_uid in dict.fromkeys(durable.adopt(outbox)):
+                    logger.warning("Run %s: the outbox takes it again; it is on disk now", run_uid)
+            if self._adopted_at is None or now - self._adopted_at >= _ADOPT_EVERY_S:
+                self._adopted_at = now
+                durable.adopt_siblings()
+        except OutboxError as error:
+            self._rescue_at = self._clock() + _POLL_S
+            logger.debug("Not moved to disk: %s", error)
+
+    def _prune(self) -> None:
+        durable, *fallbacks = self._outboxes
+        for outbox in fallbacks:
+            outbox.prune(0.0, states=["sent"])  # nobody looks there for what was sent
+        now = self._clock()
+        if self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY_S:
+            return
+        try:
+            if durable.prune(self._settings.keep_sent_days) < PRUNED_AT_ONCE:
+                self._pruned_at = now
+        except OutboxError as error:
+            self._pruned_at = now
+            logger.debug("Not pruned: %s", error)
+
+    def _remind(self, topic: str, level: int, message: str, *values: object) -> None:
+        """Log a trouble that lasts, once an hour."""
+        now = self._clock()
+        last = self._reminded.get(topic)
+        if last is None or now - last >= _REMIND_EVERY_S:
+            self._reminded[topic] = now
+            logger.log(level, message, *values)

@@ -1,0 +1,185 @@
+"""Export a run: a summary, its data as CSV, plots, and the weather of its day."""
+
+import asyncio
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client, get_run_logger, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from bluesky_prefect.core import EXPORTED_FILES, Settings, counted, get_settings, literal, one_line, run_name, table_of
+from bluesky_prefect.flows.common._artifacts import publish_table, shown
+from bluesky_prefect.flows.common._plain_flow import plain_flow, together
+from bluesky_prefect.flows.common._progress import Progress
+from bluesky_prefect.flows.export_parts._run_folder import RunFolder, start_day
+from bluesky_prefect.flows.export_parts._run_page import run_page
+from bluesky_prefect.flows.export_parts._statistics import column_statistics
+from bluesky_prefect.flows.export_parts._summary import summary
+from bluesky_prefect.flows.weather import _open_meteo as open_meteo
+from bluesky_prefect.flows.weather._weather import format_weather, weather_of
+from bluesky_prefect.tiled_api import Catalog, Run, checked_ref, read_run
+
+# With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
+MOST_PLOT_BYTES = 80_000
+
+
+@task(name="get_tiled_data", cache_policy=NO_CACHE)
+async def get_tiled_data(ref: int | str, catalog: Catalog, timeout_s: float) -> Run:
+    """Wait until a run is finished, then read it from Tiled."""
+    node = await catalog.finished_run(ref, timeout_s=timeout_s)
+    return await asyncio.to_thread(read_run, node, catalog.name)
+
+
+@task(name="save_temp_plot", cache_policy=NO_CACHE)
+async def save_temp_plot(weather: dict[str, Any], folder: RunFolder) -> None:
+    """Draw the temperatures of a day into a file."""
+    from bluesky_prefect.flows.export_parts._plots import temperature_plot
+
+    folder.write("_temperature.png", await asyncio.to_thread(temperature_plot, weather))
+
+
+@task(name="write_data_to_tiled", cache_policy=NO_CACHE)
+async def write_data_to_tiled(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
+    """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
+    from bluesky_prefect.flows.weather._temperatures import metadata_of, write_temperatures
+
+    return await asyncio.to_thread(write_temperatures, catalog, metadata_of(run, weather), weather)
+
+
+@plain_flow(name="export", log_prints=True)
+async def export(
+    ref: int | str,
+    lat: float = 40.86,
+    lon: float = -72.87,
+    date: str | None = None,
+    timezone: str = "America/New_York",
+    temperature_unit: open_meteo.TemperatureUnit = "fahrenheit",
+) -> State[Any]:
+    """Write a run's summary, data and plots to a folder of its own, and the weather of its day to Tiled.
+
+    Doing it again for the same run writes the same files again and replaces what is in Tiled.
+
+    Parameters
+    ----------
+    ref : int or str
+        The run: scan id, negative index (-1 is the newest run), full or partial uid.
+    lat, lon : float
+        Where to ask for the weather, in degrees; the default is Upton, New York.
+    date : str, optional
+        The day to ask for, as ``YYYY-MM-DD``; the run's own start day in `timezone` if not given.
+    timezone : str
+        Name of the time zone of all times and dates, the one in the folder's name included.
+    temperature_unit : str
+        ``fahrenheit`` or ``celsius``.
+
+    Returns
+    -------
+    str
+        The folder.
+
+    Raises
+    ------
+    FlowInputError
+        If an argument cannot be used; before any work.
+    RunNotFound, RunIncomplete
+        If Tiled has no such run, or not its end.
+    """
+    place = open_meteo.checked_place(lat, lon, timezone, temperature_unit)
+    day = None if date is None else open_meteo.checked_date(date)
+    checked_ref(ref)
+    settings = get_settings()
+
+    async with Progress("export-progress") as progress:
+        with await asyncio.to_thread(Catalog.connect, settings) as catalog:
+            run = await get_tiled_data(ref, catalog, settings.stop_timeout_s)
+            progress.percent = 40.0
+            folder = RunFolder.of(run, place.zone, settings)
+            # The files are written while the weather service is asked, then more of them while Tiled writes.
+            plot, weather, _ = await together(
+                asyncio.to_thread(_write_data, run, folder, progress),
+                _weather(run, place, day or start_day(run, place.zone), settings),
+                _name_flow_run(run),
+            )
+            page = catalog.page_of(run.path)
+            await together(
+                _write_summary(run, folder, place, weather, plot, page), _write_temperatures(catalog, run, weather)
+            )
+    print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
+    message = f"scan {run.start.get('scan_id', '?')} {run.start.get('plan_name', '?')}: {counted(run.points, 'point')}"
+    message = f"{one_line(message, 200)}, {counted(len(folder.files), 'file')}"
+    if isinstance(weather, str):
+        message += f", no weather: {weather}"
+    return Completed(message=message, data=str(folder.path))
+
+
+def _write_data(run: Run, folder: RunFolder, progress: Progress) -> bytes:
+    """Write a run's streams and their plot; return the plot."""
+    from bluesky_prefect.flows.export_parts._plots import run_plot
+
+    folder.write_data(run, progress, upto=80.0)
+    plot = run_plot(run)
+    folder.write("_plot.png", plot)
+    progress.percent = 90.0
+    return plot
+
+
+async def _weather(run: Run, place: open_meteo.Place, day: Any, settings: Settings) -> dict[str, Any] | str:
+    """Return the weather of a day, or why there is none."""
+    weather = await weather_of(
+        place,
+        day,
+        archive_url=settings.weather_archive_url,
+        forecast_url=settings.weather_forecast_url,
+        timeout_s=settings.weather_timeout_s,
+    )
+    if isinstance(weather, str):
+        get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
+    return weather
+
+
+async def _name_flow_run(run: Run) -> None:
+    """Have people find the flow run by what they know of the run."""
+    name = f"{run_name(run.start.get('scan_id'), run.start.get('plan_name'), run.uid)}-export"
+    async with get_client() as client:
+        await shown(client.set_flow_run_name(UUID(flow_run.get_id()), name), "name of the flow run")
+
+
+async def _write_summary(
+    run: Run, folder: RunFolder, place: open_meteo.Place, weather: dict[str, Any] | str, plot: bytes, page: str
+) -> None:
+    """Write what is about all the rest: the summary comes last, so that where it is, all is; then the artifacts."""
+    from bluesky_prefect.flows.export_parts._plots import data_address
+
+    if isinstance(weather, str):
+        block = f"not available: {weather}"
+        # An earlier export may have had weather; its picture must not stand beside a summary that has none.
+        folder.remove("_temperature.png")
+    else:
+        block = await format_weather(weather)
+        await save_temp_plot(weather, folder)
+    names = [path.name for path in folder.files]
+    folder.write(".txt", summary(run, block, place.zone, names).encode())
+    picture = await asyncio.to_thread(data_address, plot, MOST_PLOT_BYTES)
+    text = run_page(run, plot=picture, weather=weather, zone=place.zone, files=folder.files, tiled=page)
+    about = literal(f"{run.label}, run {run.uid}")
+    columns = await asyncio.to_thread(column_statistics, run)
+    files = table_of(folder.files)
+    await together(
+        shown(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary"),
+        publish_table(columns, "run-columns", about),
+        publish_table(files, EXPORTED_FILES, about),
+    )
+
+
+async def _write_temperatures(catalog: Catalog, run: Run, weather: dict[str, Any] | str) -> None:
+    if isinstance(weather, dict):
+        path = await write_data_to_tiled(catalog, _identity(run), weather)
+        print(f"Wrote the temperatures to {one_line(path)} in Tiled")
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    return {"uid": run.uid, "scan_id": run.start.get("scan_id"), "plan_name": run.start.get("plan_name", "")}

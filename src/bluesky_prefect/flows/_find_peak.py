@@ -1,0 +1,73 @@
+"""Find the peak that a scan of one motor shows, for the plan that waits for it."""
+
+import asyncio
+from typing import Any
+
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
+
+from bluesky_prefect.core import get_settings, one_line
+from bluesky_prefect.flows.common._plain_flow import plain_flow
+from bluesky_prefect.flows.export_parts._plots import detectors_of, numbers_of, scanned
+from bluesky_prefect.tiled_api import Catalog, Run, Stream, checked_ref, read_run, write_peak
+
+
+@plain_flow(name="find-peak")
+async def find_peak(ref: int | str) -> State[Any]:
+    """Find the peak that a run's first detector shows over its motor, and write it to Tiled.
+
+    Doing it again for the same run replaces what is in Tiled. That there is no peak is a finding too: it is written
+    with the reason.
+
+    Parameters
+    ----------
+    ref : int or str
+        The run: scan id, negative index (-1 is the newest run), full or partial uid.
+
+    Returns
+    -------
+    dict
+        What was found: ``found``, ``motor``, ``detector``, and those of `peak.Peak`, or ``reason``.
+
+    Raises
+    ------
+    FlowInputError
+        If `ref` cannot name a run.
+    RunNotFound, RunIncomplete
+        If Tiled has no such run, or not its end.
+    """
+    settings = get_settings()
+    checked_ref(ref)
+    with await asyncio.to_thread(Catalog.connect, settings) as catalog:
+        node = await catalog.finished_run(ref, timeout_s=settings.stop_timeout_s)
+        run = await asyncio.to_thread(read_run, node, catalog.name)
+        found, table = _found(run)
+        identity = {name: run.start.get(name) for name in ("uid", "scan_id")}
+        identity["plan_name"] = run.start.get("plan_name", "")
+        path = await asyncio.to_thread(write_peak, catalog, identity, found, table)
+    what = f"{found['detector']} has its peak at {found['motor']} {found['center']:g}" if found["found"] else "no peak"
+    why = f": {found['reason']}" if "reason" in found else f", {found['fwhm']:g} wide"
+    return Completed(message=one_line(f"{run.label}: {what}{why}; {path} in Tiled"), data=found)
+
+
+def _found(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is to be told of the peak, and the points."""
+    from bluesky_prefect.flows import _peak as peak  # numpy comes with it
+
+    stream, motors = scanned(run)
+    if stream is None or len(motors) != 1 or not (detectors := _detectors(stream, motors)):
+        return {"found": False, "reason": "not a scan of one motor with a detector that gives numbers"}, {"points": [0]}
+    [motor], detector = motors, detectors[0]
+    positions, readings = numbers_of(stream, motor), numbers_of(stream, detector)
+    result = peak.find(positions, readings)
+    names = {"motor": motor, "detector": detector}
+    told = {"reason": result} if isinstance(result, str) else result.as_metadata()
+    return {"found": not isinstance(result, str), **names, **told}, {motor: positions, detector: readings}
+
+
+def _detectors(stream: Stream, motors: list[str]) -> list[str]:
+    """Return the detectors; what a motor tells of itself beside its position is none."""
+    data_keys = stream.metadata.get("data_keys") or {}
+    devices = {key: (data_keys.get(key) or {}).get("object_name", key) for key in stream.table.column_names}
+    moved = {devices.get(motor) for motor in motors}
+    return [key for key in detectors_of(stream, motors) if devices.get(key) not in moved]

@@ -1,0 +1,43 @@
+"""What starts when a run stops."""
+
+from typing import Any
+
+from prefect import get_run_logger
+from prefect.client.schemas.objects import State
+from prefect.runtime import flow_run
+from prefect.states import Completed
+
+from bluesky_prefect.flows._export import export
+from bluesky_prefect.flows._fun_fact import fun_fact
+from bluesky_prefect.flows.common._plain_flow import plain_flow, together
+
+
+@plain_flow(name="my-workflow", log_prints=True)
+async def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
+    """Get a fun fact and export a run, at once; without the fact, the export is done all the same.
+
+    Parameters
+    ----------
+    ref : int or str
+        The run: scan id, negative index (-1 is the newest run), full or partial uid.
+    date : str, optional
+        The day to ask for the weather of, as ``YYYY-MM-DD``; the run's own start day if not given.
+
+    Returns
+    -------
+    str
+        The folder that the run was exported to.
+    """
+    print("Getting fun fact...")
+    print("Now exporting a file...")
+    name = f"{flow_run.get_name()}-fun-fact"
+    named_fact = fun_fact.with_options(flow_run_name=lambda: name)
+    fact, exported = await together(named_fact(return_state=True), export(ref, date=date, return_state=True))
+    if not fact.is_completed():
+        get_run_logger().warning("Done without a fun fact: %s", fact.message)
+    folder = await exported.aresult()  # raises what the export raised
+    print("Done!")
+    message = exported.message or "exported"
+    if not fact.is_completed():
+        message += f", {fact.message}"
+    return Completed(message=message, data=folder)

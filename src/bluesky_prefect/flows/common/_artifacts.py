@@ -1,0 +1,53 @@
+"""Artifacts: what a flow run shows in Prefect's UI. None of them is worth failing for."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+import httpx
+from prefect import get_run_logger
+from prefect.artifacts import acreate_table_artifact
+from prefect.exceptions import PrefectException
+
+from bluesky_prefect.core import cell, error_line
+
+T = TypeVar("T")
+
+# Prefect's client asks a busy server again and again, for most of a minute.
+MOST_S = 10.0
+
+
+async def shown(artifact: Coroutine[Any, Any, T], name: str, *, most_s: float = MOST_S) -> T | None:
+    """Have an artifact written, and return what that returns; what goes wrong is a warning, and returns None.
+
+    Parameters
+    ----------
+    artifact : coroutine
+        Writes it: ``acreate_markdown_artifact(...)`` and its like.
+    name : str
+        What the warning calls it.
+    most_s : float
+        How long it may take, in seconds.
+    """
+    try:
+        async with asyncio.timeout(most_s):
+            return await artifact
+    except (httpx.HTTPError, PrefectException, TimeoutError) as error:
+        get_run_logger().warning("The artifact %s could not be written: %s", name, error_line(error))
+        return None
+
+
+async def publish_table(rows: Iterable[Mapping[str, Any]], key: str, description: str) -> None:
+    """Have a table written whose cells show text that anybody may have typed as it is.
+
+    Parameters
+    ----------
+    rows : iterable of mapping
+        The cells of each row, by the names of the columns.
+    key : str
+        The artifact's key.
+    description : str
+        What it is about, in Markdown.
+    """
+    cells = [{name: cell(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
+    await shown(acreate_table_artifact(cells, key=key, description=description), key)

@@ -1,0 +1,87 @@
+"""The folder that a run is exported to."""
+
+import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+from zoneinfo import ZoneInfo
+
+from bluesky_prefect.core import is_number
+from bluesky_prefect.flows.export_parts._atomic_files import claim_folder, remove, whole_file, write_whole
+from bluesky_prefect.flows.export_parts._csv import write_csv
+from bluesky_prefect.flows.export_parts._naming import distinct, names_the_run, render
+
+if TYPE_CHECKING:
+    from bluesky_prefect.core import Settings
+    from bluesky_prefect.flows.common._progress import Progress
+    from bluesky_prefect.tiled_api import Run
+
+
+class RunFolder:
+    """A folder that belongs to one run, and what was written to it.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    stem : str
+        What the names of its files begin with.
+    """
+
+    def __init__(self, path: Path, stem: str) -> None:
+        self.path = path
+        self.stem = stem
+        self.files: list[Path] = []
+
+    @classmethod
+    def of(cls, run: "Run", zone: ZoneInfo, settings: "Settings") -> Self:
+        """Return the folder of a run, made if need be."""
+        fields = {**run.start, "date": start_day(run, zone).isoformat(), "short_uid": run.uid[:8]}
+        template = settings.folder_template
+        if not names_the_run(template):
+            template = f"{template.rstrip('/')}_{{short_uid}}"
+        path = claim_folder(settings.exports_path, render(template, fields), run.uid)
+        return cls(path, render(settings.file_template.replace("/", "_"), fields).name)
+
+    def file(self, ending: str) -> Path:
+        """Return the path of a file, whether it is there or not."""
+        return self.path / f"{self.stem}{ending}"
+
+    def write(self, ending: str, content: bytes) -> None:
+        """Write a file."""
+        write_whole(self.file(ending), content)
+        self.files.append(self.file(ending))
+
+    def remove(self, ending: str) -> None:
+        """Remove what an earlier export may have left."""
+        remove(self.file(ending))
+
+    def write_data(self, run: "Run", progress: "Progress", upto: float) -> None:
+        """Write a CSV for each stream.
+
+        Parameters
+        ----------
+        run : Run
+            Whose streams.
+        progress : Progress
+            Told how far it is.
+        upto : float
+            What `progress` is at the end, in percent.
+        """
+        rows = max(sum(stream.rows for stream in run.streams), 1)
+        share = upto - progress.percent
+
+        def wrote(more: int) -> None:
+            progress.percent += share * more / rows
+
+        for stream, safe in zip(run.streams, distinct([stream.name for stream in run.streams]).values(), strict=True):
+            path = self.file(f"_{safe}.csv")
+            with whole_file(path) as file:
+                write_csv(stream, file, wrote)
+            self.files.append(path)
+
+
+def start_day(run: "Run", zone: ZoneInfo) -> datetime.date:
+    """Return the local day on which a run started."""
+    time_s = run.start.get("time")
+    moment = float(time_s) if is_number(time_s) else 0.0  # bluesky's schema requires it; a run without is dated 1970
+    return datetime.datetime.fromtimestamp(moment, zone).date()

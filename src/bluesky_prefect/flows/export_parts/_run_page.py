@@ -1,0 +1,99 @@
+"""The page that an export leaves in Prefect's UI: the run, its plot, its files."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zoneinfo import ZoneInfo
+
+from bluesky_prefect.core import is_number, literal, table
+from bluesky_prefect.flows.export_parts._summary import local_time
+
+if TYPE_CHECKING:
+    from bluesky_prefect.tiled_api import Run
+
+_MOST_LISTED = 20
+
+
+def run_page(
+    run: "Run", *, plot: str, weather: Mapping[str, Any] | str, zone: ZoneInfo, files: Iterable[Path], tiled: str
+) -> str:
+    """Return the page, in Markdown.
+
+    Parameters
+    ----------
+    run : Run
+        What it is about.
+    plot : str
+        Its plot as a ``data:`` address; empty if there is none that is small enough.
+    weather : mapping or str
+        See `open_meteo.parse`; text says why there is none.
+    zone : zoneinfo.ZoneInfo
+        Time zone of the times.
+    files : iterable of Path
+        What was exported.
+    tiled : str
+        Address of the run in Tiled's own pages.
+    """
+    paths = list(files)
+    start, stop = run.start, run.stop
+    about = {
+        "scan id": literal(start.get("scan_id", "none"), 60),
+        "plan": literal(start.get("plan_name", "none")),
+        "run uid": f"[{literal(run.uid, 60)}]({tiled})",
+        "exit status": literal(stop.get("exit_status", "unknown")),
+        "reason": literal(stop.get("reason") or ""),
+        "start": literal(local_time(start.get("time"), zone)),
+        "duration": literal(_duration(start.get("time"), stop.get("time"))),
+        "points": _listed([f"{stream.name}: {stream.rows}" for stream in run.streams]),
+        "detectors": _listed(start.get("detectors")),
+        "motors": _listed(start.get("motors")),
+        "weather": _weather(weather),
+    }
+    title = f"# Scan {literal(start.get('scan_id', '?'), 60)}: {literal(start.get('plan_name', '?'), 60)}"
+    picture = f"![the run, plotted]({plot})" if plot else "The plot is too large for this page; see its file."
+    sizes = [(literal(path.name), _size(path)) for path in paths[:_MOST_LISTED]]
+    if more := len(paths) - len(sizes):
+        sizes.append((f"and {more} more", ""))
+    where = f"In {literal(str(paths[0].parent), 400)}:\n\n" if paths else ""
+    parts = [
+        title,
+        f"[Look at the data in Tiled]({tiled})",
+        picture,
+        table((name, value) for name, value in about.items() if value),
+        f"## Files\n\n{where}{table(sizes)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _listed(values: Any) -> str:
+    if not isinstance(values, list | tuple):
+        return literal(values) if values else "none"
+    more = f" and {len(values) - _MOST_LISTED} more" if len(values) > _MOST_LISTED else ""
+    return (", ".join(literal(value, 60) for value in values[:_MOST_LISTED]) or "none") + more
+
+
+def _duration(start_s: Any, stop_s: Any) -> str:
+    if not is_number(start_s) or not is_number(stop_s):
+        return "unknown"
+    seconds = stop_s - start_s
+    if abs(seconds) < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def _weather(weather: Mapping[str, Any] | str) -> str:
+    if isinstance(weather, str):
+        return f"none: {literal(weather, 300)}"
+    known = [value for value in weather["temperatures"] if value is not None]
+    mean = sum(known) / len(known)
+    symbol = weather["symbol"]
+    return literal(f"{min(known):.1f} to {max(known):.1f} {symbol}, {mean:.1f} {symbol} on average, {weather['date']}")
+
+
+def _size(path: Path) -> str:
+    size = float(path.stat().st_size)
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"

@@ -1,0 +1,1 @@
+"""The checks of a run's data."""

@@ -1,0 +1,141 @@
+"""Arrays that detectors wrote to files: are the files there, whole, and what Tiled says they are."""
+
+import math
+import stat
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from bluesky_prefect.core import counted, error_line
+from bluesky_prefect.flows.validation._checks import Check
+from bluesky_prefect.tiled_api import SERVER_TROUBLE
+
+if TYPE_CHECKING:
+    from bluesky_prefect.tiled_api import ExternalArray
+
+# What is asked of Tiled at once.
+_BLOCK_BYTES = 32 * 2**20
+_HDF5 = {".h5", ".hdf5", ".hdf", ".nxs"}
+# What libraries raise at files that are not what they should be; numpy has the header of an array tokenized by Python.
+_UNREADABLE = (OSError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError, tokenize.TokenError)
+
+
+def array_checks(stream: str, array: "ExternalArray", node: Any) -> Iterator[Check]:
+    """Check the files of an array, as far as they can be seen from here, then read all of it through Tiled.
+
+    Parameters
+    ----------
+    stream : str
+        Name of the stream.
+    array : ExternalArray
+        The array.
+    node : tiled client
+        The same, in Tiled.
+    """
+    files = [path for uri in array.files if (path := _visible(uri)) is not None]
+    what = f"{array.key}: files"
+    try:
+        held = [_values_in(path) for path in files]
+    except _Unusable as error:
+        # Not read through Tiled, whose client would ask for it again and again, most of a minute.
+        yield Check(stream, what, "broken", str(error))
+        return
+    known = [values for values in held if values is not None]
+    if files and len(known) == len(array.files) and sum(known) != math.prod(array.shape):
+        yield Check(stream, what, "broken", f"they hold {sum(known)} values, not {math.prod(array.shape)}")
+        return
+    if array.files:
+        elsewhere = len(array.files) - len(files)
+        yield Check(stream, what, detail=f"{counted(len(files), 'file')} there, {elsewhere} out of sight from here")
+    yield _read_through(stream, array, node)
+
+
+def _read_through(stream: str, array: "ExternalArray", node: Any) -> Check:
+    import httpx
+
+    what = f"{array.key}: reading"
+    begin = 0
+    try:
+        for begin, end in _blocks(array.shape, getattr(node, "dtype", None)):
+            shape = tuple(node[begin:end].shape)
+            if shape != (end - begin, *array.shape[1:]):
+                return Check(stream, what, "broken", f"from {begin} on it has the shape {list(shape)}")
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in SERVER_TROUBLE:
+            raise
+        return Check(stream, what, "broken", f"Tiled cannot read it from {begin} on ({error.response.status_code})")
+    except (ValueError, TypeError, KeyError, MemoryError) as error:
+        return Check(stream, what, "broken", f"from {begin} on: {error_line(error)}")
+    return Check(stream, what, detail="all of it")
+
+
+def _blocks(shape: tuple[int, ...], dtype: Any) -> Iterator[tuple[int, int]]:
+    each = math.prod(shape[1:]) * (getattr(dtype, "itemsize", None) or 8) if shape else 0
+    step = max(_BLOCK_BYTES // max(each, 1), 1)
+    for begin in range(0, shape[0] if shape else 0, step):
+        yield begin, min(begin + step, shape[0])
+
+
+class _Unusable(Exception):
+    """A file is not what it should be."""
+
+
+def _visible(uri: str) -> Path | None:
+    """Return the path of a file of this machine, whether it is there or not; None if it would be elsewhere."""
+    try:
+        parts = urlsplit(uri)
+        if parts.scheme != "file" or parts.hostname not in {None, "localhost"}:
+            return None
+        path = Path(unquote(parts.path))
+        return path if path.parent.is_dir() else None
+    except (OSError, ValueError):  # a folder that only others may enter, an address that is none
+        return None
+
+
+def _values_in(path: Path) -> int | None:
+    """Return how many values a file holds, or None if that is not known from its kind.
+
+    Raises
+    ------
+    _Unusable
+        If it is not there, is empty, or cannot be opened.
+    """
+    try:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            return None
+        if not stat.S_ISREG(found.st_mode):
+            raise _Unusable(f"{path} is no file")  # whoever opens a named pipe may wait for ever
+        if not found.st_size:
+            raise _Unusable(f"{path} is empty")
+        if path.suffix == ".npy":
+            from numpy.lib.format import open_memmap
+
+            # Not numpy.load, which takes archives as well.
+            return open_memmap(path, mode="r").size
+        if path.suffix in _HDF5:
+            _open_hdf5(path)
+        else:
+            with path.open("rb") as file:
+                file.read(1)
+    except FileNotFoundError as error:
+        raise _Unusable(f"{path} is not there") from error
+    except _UNREADABLE as error:
+        raise _Unusable(f"{path} cannot be opened: {error_line(error)}") from error
+    return None
+
+
+def _open_hdf5(path: Path) -> None:
+    """Raise if a file is shorter than it says; of what else a library may not like, Tiled is the judge."""
+    try:
+        import h5py
+    except ImportError:
+        return  # a worker need not have it
+    try:
+        h5py.File(path, "r", locking=False).close()
+    except OSError as error:
+        # A detector may still have the file open, which is no fault of the data.
+        if "truncated" in str(error) or "signature not found" in str(error):
+            raise

@@ -1,0 +1,1 @@
+"""The weather on the day of a run."""

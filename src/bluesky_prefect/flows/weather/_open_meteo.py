@@ -1,0 +1,168 @@
+"""What Open-Meteo is asked, and what its answers mean."""
+
+import datetime
+from dataclasses import dataclass
+from typing import Any, Literal
+from zoneinfo import ZoneInfo
+
+from bluesky_prefect.core import FlowInputError, ServiceUnavailable, is_number, one_line
+
+TemperatureUnit = Literal["fahrenheit", "celsius"]
+
+# The archive API has complete days after this many days; see open-meteo.com/en/docs/historical-weather-api.
+ARCHIVE_AFTER_DAYS = 5
+_SYMBOLS = {"fahrenheit": "°F", "celsius": "°C"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the weather is asked for, and in which unit.
+
+    Parameters
+    ----------
+    latitude, longitude : float
+        In degrees, north and east positive.
+    timezone : str
+        Name of a time zone, such as ``America/New_York``.
+    unit : str
+        ``fahrenheit`` or ``celsius``.
+    """
+
+    latitude: float
+    longitude: float
+    timezone: str
+    unit: TemperatureUnit
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The time zone."""
+        return ZoneInfo(self.timezone)
+
+    @property
+    def symbol(self) -> str:
+        """The unit, as it is written behind a number."""
+        return _SYMBOLS[self.unit]
+
+
+def checked_place(lat: float, lon: float, timezone: str, unit: str) -> Place:
+    """Return a place, or say what is wrong with it.
+
+    Raises
+    ------
+    FlowInputError
+        If a coordinate is out of range, or there is no such time zone or unit.
+    """
+    for name, value, most in (("lat", lat, 90), ("lon", lon, 180)):
+        if not is_number(value) or abs(value) > most:
+            raise FlowInputError(f"{name} must be a number of degrees from -{most} to {most}, not {value!r}.")
+    try:
+        ZoneInfo(timezone)
+    except (KeyError, ValueError, TypeError, OSError) as error:
+        raise FlowInputError(
+            f"There is no time zone {one_line(timezone, 60)!r}: give a name such as 'America/New_York' or 'UTC'."
+        ) from error
+    if unit not in _SYMBOLS:
+        raise FlowInputError(f"temperature_unit must be 'fahrenheit' or 'celsius', not {one_line(unit, 60)!r}.")
+    return Place(float(lat), float(lon), timezone, unit)  # pyright: ignore[reportArgumentType]  (checked above)
+
+
+def checked_date(date: Any) -> datetime.date:
+    """Return a date given as ``YYYY-MM-DD``.
+
+    Raises
+    ------
+    FlowInputError
+        If it is not such a date.
+    """
+    try:
+        return datetime.datetime.strptime(date.strip(), "%Y-%m-%d").date()
+    except (ValueError, AttributeError) as error:
+        raise FlowInputError(
+            f"{one_line(str(date), 60)!r} is not a date: write it as YYYY-MM-DD, for instance 2026-05-01."
+        ) from error
+
+
+def is_archived(day: datetime.date, today: datetime.date) -> bool:
+    """Say whether the archive API is the one to ask about a day."""
+    return (today - day).days > ARCHIVE_AFTER_DAYS
+
+
+def query(place: Place, day: datetime.date) -> dict[str, Any]:
+    """Return what both of Open-Meteo's APIs are asked."""
+    return {
+        "latitude": place.latitude,
+        "longitude": place.longitude,
+        "start_date": day.isoformat(),
+        "end_date": day.isoformat(),
+        "hourly": "temperature_2m",
+        "daily": "sunrise,sunset",
+        "timezone": place.timezone,
+        "temperature_unit": place.unit,
+    }
+
+
+def parse(answer: Any, place: Place, day: datetime.date, source: str) -> dict[str, Any]:
+    """Return the weather of a day as plain data, or say why the answer holds none.
+
+    Parameters
+    ----------
+    answer : object
+        What the service sent.
+    place : Place
+        What it was asked about.
+    day : datetime.date
+        The day it was asked about.
+    source : str
+        The service's address.
+
+    Returns
+    -------
+    dict
+        ``hours`` (local times, ISO 8601) and ``temperatures`` (numbers or None) of the same length; ``sunrise`` and
+        ``sunset`` (local times or None); ``latitude``, ``longitude``, ``timezone``, ``date``, ``unit``, ``symbol``,
+        ``source``.
+
+    Raises
+    ------
+    ServiceUnavailable
+        If the answer is not what the service documents, or holds no temperature of that day.
+    """
+    try:
+        hourly, daily = answer["hourly"], answer["daily"]
+        symbol = answer["hourly_units"]["temperature_2m"]
+        hours, temperatures = list(hourly["time"]), list(hourly["temperature_2m"])
+        sunrise, sunset = daily["sunrise"][0], daily["sunset"][0]
+    except (KeyError, TypeError, IndexError) as error:
+        raise ServiceUnavailable(f"the weather service's answer is not understood ({error!r} missing)") from error
+    if symbol != place.symbol:
+        raise ServiceUnavailable(f"the weather service answered in {one_line(symbol, 20)}, not {place.symbol}")
+    if len(hours) != len(temperatures) or not all(_is_of(day, hour) for hour in hours):
+        raise ServiceUnavailable(f"the weather service's answer is not about the hours of {day}")
+    temperatures = [float(value) if is_number(value) else None for value in temperatures]
+    if not any(value is not None for value in temperatures):
+        raise ServiceUnavailable(f"the weather service has no temperatures for {day}")
+    return {
+        "latitude": place.latitude,
+        "longitude": place.longitude,
+        "timezone": place.timezone,
+        "date": day.isoformat(),
+        "unit": place.unit,
+        "symbol": place.symbol,
+        "source": source,
+        "hours": hours,
+        "temperatures": temperatures,
+        "sunrise": sunrise if _is_of(day, sunrise) else None,
+        "sunset": sunset if _is_of(day, sunset) else None,
+    }
+
+
+def known(weather: dict[str, Any]) -> list[float]:
+    """Return the temperatures of the hours that have one."""
+    return [value for value in weather["temperatures"] if value is not None]
+
+
+def _is_of(day: datetime.date, moment: Any) -> bool:
+    try:
+        return datetime.datetime.fromisoformat(moment).date() == day
+    except (TypeError, ValueError):
+        return False

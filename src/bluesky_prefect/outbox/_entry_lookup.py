@@ -1,0 +1,173 @@
+"""Looking into an outbox: what is in it, and in which state."""
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from bluesky_prefect.outbox._entry import Entry, OutboxCounts, State, entry
+from bluesky_prefect.outbox._sqlite_file import SharedConnection
+
+# A shorter beginning of a uid names too many runs.
+SHORTEST_UID = 5
+# Entries looked through for a scan id: others hold the same number elsewhere in their metadata.
+_SCAN_ID_CANDIDATES = 200
+# SQLite takes some 1,000 values in a statement, older ones no more.
+_KEYS_AT_ONCE = 500
+_UNSENT = "state IN ('waiting', 'dead')"
+
+
+class EntryLookup:
+    """Looks into an outbox, and changes nothing.
+
+    Parameters
+    ----------
+    connection : SharedConnection
+        The file.
+    clock : callable
+        Gives the time in seconds since the epoch.
+    """
+
+    def __init__(self, connection: SharedConnection, clock: Callable[[], float]) -> None:
+        self._relaxed = connection
+        self._clock = clock
+
+    def counts(self) -> OutboxCounts:
+        """Return how many submissions are in each state.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        rows = self._relaxed.read("SELECT state, count(*) AS many FROM entries GROUP BY state", ())
+        return OutboxCounts(**{row["state"]: row["many"] for row in rows})
+
+    def has_waiting(self) -> bool:
+        """Return whether anything waits to be sent, whenever and wherever to.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        return bool(self._relaxed.read("SELECT 1 FROM entries WHERE state = 'waiting' LIMIT 1"))
+
+    def entries(
+        self, *, run_uid: str | None = None, state: State | None = None, before: int | None = None, limit: int = 1000
+    ) -> list[Entry]:
+        """Return the newest entries, newest first.
+
+        Parameters
+        ----------
+        run_uid : str, optional
+            Only those of this run.
+        state : {'waiting', 'sent', 'dead', 'declined'}, optional
+            Only those in this state.
+        before : int, optional
+            Only those put in before the one with this `Entry.seq`: for reading page by page.
+        limit : int, optional
+            How many at most.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        conditions = [("run_uid = ?", run_uid), ("state = ?", state), ("seq < ?", before)]
+        return self._find([(text, value) for text, value in conditions if value is not None], limit)
+
+    def oldest_unsent(self, limit: int) -> list[Entry]:
+        """Return the first `limit` entries that are not sent, oldest first.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        return self._find([(_UNSENT,)], limit, order="ASC")
+
+    def named(self, name: str, *, unsent: bool = False, limit: int = 20) -> list[Entry]:
+        """Return the entries that a person may mean, newest first.
+
+        Parameters
+        ----------
+        name : str
+            A key; or a run's uid, the first `SHORTEST_UID` or more characters of it, or its scan id.
+        unsent : bool, optional
+            Only those that wait or are dead.
+        limit : int, optional
+            How many at most.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        if not name.isprintable():
+            return []  # it is in no list that a person was shown, and may not even be text
+        state = [(_UNSENT,)] if unsent else []
+        for column in ("key", "run_uid"):
+            if found := self._find([(f"{column} = ?", name), *state], limit):
+                return found
+        if len(name) >= SHORTEST_UID:
+            # A range, unlike LIKE, takes every character as it is.
+            found = self._find([("run_uid >= ?", name), ("run_uid < ?", name + chr(sys.maxunicode)), *state], limit)
+        if name.isascii() and name.isdecimal() and len(name) < 20:
+            # Submissions are written without blanks. Whether it is the run's own scan id is asked of the few left.
+            texts = [f'"scan_id":{int(name)}{end}'.encode() for end in ",}"]
+            holding = self._find([("instr(submission, ?) + instr(submission, ?)", *texts), *state], _SCAN_ID_CANDIDATES)
+            found += [one for one in holding if one.scan_id == int(name)][:limit]
+        return found
+
+    def declined(self, keys: Iterable[str]) -> set[str]:
+        """Return those of these keys whose workflow did not want its run.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        asked = list(dict.fromkeys(keys))
+        found: set[str] = set()
+        for begin in range(0, len(asked), _KEYS_AT_ONCE):
+            some = asked[begin : begin + _KEYS_AT_ONCE]
+            query = f"SELECT key FROM entries WHERE state = 'declined' AND key IN ({', '.join('?' * len(some))})"  # noqa: S608
+            found.update(key for [key] in self._relaxed.read(query, tuple(some)))
+        return found
+
+    def unsent_by_address(self) -> dict[str | None, int]:
+        """Return how many wait or are dead, by the address of the Prefect API that they are for (None: any).
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        return self._by_address(_UNSENT)
+
+    def waiting_by_address(self, *, for_s: float = 0.0) -> dict[str | None, int]:
+        """Return how many wait, and have done so for that long, by the address that they are for.
+
+        Raises
+        ------
+        OutboxError
+            If the file cannot be read.
+        """
+        return self._by_address("state = 'waiting' AND created <= ?", self._clock() - for_s)
+
+    def _by_address(self, which: str, *values: float) -> dict[str | None, int]:
+        query = f"SELECT api_url, count(*) FROM entries WHERE {which} GROUP BY api_url"  # noqa: S608 - this module's texts
+        return dict(map(tuple, self._relaxed.read(query, values)))
+
+    def _find(self, conditions: Sequence[tuple[Any, ...]], limit: int, order: str = "DESC") -> list[Entry]:
+        """Return the newest (or oldest) entries for which all conditions (SQL text, values) hold."""
+        where = " AND ".join(text for text, *_ in conditions) or "1"
+        values = [value for _, *values in conditions for value in values]
+        # Ordered by their numbers first: only the rows that are returned are sorted as a whole.
+        numbers = f"SELECT seq FROM entries WHERE {where} ORDER BY seq {order} LIMIT ?"  # noqa: S608 - this module's texts
+        rows = self._relaxed.read(
+            f"SELECT * FROM entries WHERE seq IN ({numbers}) ORDER BY seq {order}",  # noqa: S608
+            (*values, limit),
+        )
+        now = self._clock()
+        return [entry(row, now) for row in rows]

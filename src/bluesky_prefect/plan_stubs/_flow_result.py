@@ -1,0 +1,130 @@
+"""What came of a run's workflow, as a plan gets it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+from uuid import UUID
+
+from bluesky_prefect.core import ConfigurationError, Settings, TiledUnavailable
+from bluesky_prefect.prefect_api import PrefectApi, explained
+from bluesky_prefect.watch import WorkflowStatus
+
+NOT_STARTED = "Not started"
+
+
+@dataclass(frozen=True)
+class FlowResult:
+    """What came of a run's workflow.
+
+    Attributes
+    ----------
+    run_uid : str
+        The run.
+    state : str
+        Name of the flow run's state, such as ``Completed``; ``Not started`` where the run started no workflow.
+    message : str
+        What the state says.
+    workflow : str or None
+        The workflow's name; None where none was started.
+    flow_run_id, flow_run_name, url : str or None
+        The flow run, and its page in Prefect's UI.
+    files : tuple of str
+        Paths of the files that were exported, as the worker sees them.
+    processed : Mapping
+        What was written to Tiled about this run, by whichever flow: paths there, and the metadata of each.
+    problems : tuple of str
+        Why files or entries are not known; empty if they are.
+    """
+
+    run_uid: str
+    state: str
+    message: str
+    workflow: str | None = None
+    flow_run_id: str | None = None
+    flow_run_name: str | None = None
+    url: str | None = None
+    files: tuple[str, ...] = ()
+    processed: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    problems: tuple[str, ...] = ()
+
+    @property
+    def started(self) -> bool:
+        """Whether there was a flow run at all; if so, it has completed."""
+        return self.flow_run_id is not None
+
+    def found(self, quantity: str) -> Mapping[str, Any] | None:
+        """Return the metadata of the entry in Tiled whose ``quantity`` is this one; None if there is none."""
+        return next((one for one in self.processed.values() if one.get("quantity") == quantity), None)
+
+
+def not_started(run_uid: str, why: str, workflow: str | None = None) -> FlowResult:
+    """Return the result of a workflow that was never wanted."""
+    return FlowResult(run_uid, NOT_STARTED, why, workflow)
+
+
+def collect(status: WorkflowStatus, api: PrefectApi, settings: Settings, *, patient: bool) -> FlowResult:
+    """Return what a completed flow run has left.
+
+    Parameters
+    ----------
+    status : WorkflowStatus
+        The flow run.
+    api : PrefectApi
+        Open.
+    settings : Settings
+        Where Tiled is.
+    patient : bool
+        Whether there is time to ask Tiled again later.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
+    TiledUnavailable
+        If Tiled cannot be asked now, and there is time.
+    """
+    processed: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    try:
+        processed = _processed(status.run_uid, settings)
+    except TiledUnavailable as error:
+        if patient:
+            raise
+        problems.append(str(error))
+    except ConfigurationError as error:
+        problems.append(str(error))
+    return FlowResult(
+        run_uid=status.run_uid,
+        state=status.state,
+        message=status.message,
+        workflow=status.workflow,
+        flow_run_id=status.flow_run_id,
+        flow_run_name=status.flow_run_name,
+        url=status.url,
+        files=_files(str(status.flow_run_id), api),
+        processed=MappingProxyType({path: MappingProxyType(metadata) for path, metadata in processed.items()}),
+        problems=tuple(problems),
+    )
+
+
+def _processed(run_uid: str, settings: Settings) -> dict[str, dict[str, Any]]:
+    from bluesky_prefect.tiled_api import Catalog, results_of
+
+    with Catalog.connect(settings) as catalog:
+        return results_of(catalog, run_uid)
+
+
+def _files(flow_run_id: str, api: PrefectApi) -> tuple[str, ...]:
+    """Return the files that a flow run, or one within it, has exported."""
+    from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+
+    from bluesky_prefect.core import EXPORTED_FILES, paths_in
+
+    within = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [flow_run_id]}})
+    asked = ArtifactFilter.model_validate({"key": {"any_": [EXPORTED_FILES]}})
+    with explained():
+        ids = [UUID(flow_run_id), *(one.id for one in api.client.read_flow_runs(flow_run_filter=within))]
+        runs = FlowRunFilter.model_validate({"id": {"any_": ids}})
+        artifacts = api.client.read_artifacts(artifact_filter=asked, flow_run_filter=runs)
+    return tuple(dict.fromkeys(path for artifact in artifacts for path in paths_in(artifact.data)))

@@ -1,0 +1,5 @@
+"""The door to Prefect: its client, flow runs, deployments, notifications."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

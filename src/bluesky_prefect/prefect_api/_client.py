@@ -1,0 +1,380 @@
+"""Flow runs, asked of Prefect's API."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from bluesky_prefect.core import (
+    PREFECT_KEY,
+    REFUSED,
+    SPELLING,
+    UNREADABLE,
+    ConfigurationError,
+    DeploymentMissing,
+    PrefectUnavailable,
+    Submission,
+    SubmissionRefused,
+    comparable,
+    one_line,
+    parse,
+    prefect_url,
+    printable,
+    run_name,
+    user_of,
+    without_secrets,
+    without_user,
+)
+from bluesky_prefect.prefect_api._notifications import Notifications, notification_tags
+from bluesky_prefect.prefect_api._parameter_size import explained_size
+from bluesky_prefect.prefect_api._parameters import parameters_for
+
+if TYPE_CHECKING:
+    import httpx
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+# A deployment may be changed at any time; a burst of runs need not ask for it each time.
+_DEPLOYMENT_AGE_S = 30.0
+_TAG_LENGTH = 200
+# As Prefect's own client has it.
+_CONNECT_RETRIES = 3
+_BUSY = {408, 425, 429, 503}
+_LATER = {*_BUSY, 502, 504}
+
+
+@dataclass(frozen=True)
+class FlowRunRef:
+    """The flow run that Prefect made: its id and name."""
+
+    id: str
+    name: str
+
+
+class PrefectApi:
+    """Creates flow runs from submissions.
+
+    The address and the credentials are Prefect's own settings (``PREFECT_API_URL`` and so on, or its active profile).
+    A context manager: entering imports Prefect, which takes seconds, and raises `PrefectUnavailable` if the address
+    cannot be read.
+
+    Parameters
+    ----------
+    timeout_s : float
+        How long one request may take, in seconds.
+    asks_again : bool, optional
+        Whether Prefect's own client asks a busy server again, for some seconds, before that counts as an outage: for
+        those who have nobody else to do it.
+    """
+
+    def __init__(self, timeout_s: float, *, asks_again: bool = False) -> None:
+        self._timeout_s = timeout_s
+        self._asks_again = asks_again
+        self._client: SyncPrefectClient | None = None
+        self._notifications: Notifications | None = None
+        self._deployments: dict[str, tuple[float, DeploymentResponse]] = {}
+        self._resources = ExitStack()
+        # What the server's clock said when it last answered, and this machine's monotonic clock.
+        self._server_time: tuple[float, float] | None = None
+
+    def __enter__(self) -> Self:
+        _require_readable(prefect_url())  # before Prefect, whose own complaint would repeat it
+        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+        changes = _user_apart()
+        if not self._asks_again:
+            # Waiting and trying again is the forwarder's, which can be told to stop meanwhile.
+            changes[PREFECT_CLIENT_MAX_RETRIES] = 0
+        self._resources.enter_context(temporary_settings(changes))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    @property
+    def api_url(self) -> str | None:
+        """Address of the API, in the form by which submissions are told apart; None if none is set."""
+        return comparable(_api_url() or "")
+
+    def create_flow_run(self, submission: Submission) -> FlowRunRef:
+        """Create the flow run of `submission`, or find it, if an earlier try has created it.
+
+        People who are to be told of its end are told, if they can be: that never keeps it from being created.
+
+        Raises
+        ------
+        DeploymentMissing
+            If Prefect does not know the deployment.
+        SubmissionRefused
+            If Prefect will not start the deployment with these parameters.
+        PrefectUnavailable
+            If Prefect cannot be asked, or cannot answer now; it says whether that concerns this submission alone.
+        """
+        import httpx
+        from prefect.exceptions import ObjectNotFound
+
+        began = time.monotonic()
+        try:
+            with explained():
+                flow_run = self._create(submission)
+        except PrefectUnavailable as error:
+            error.about_submission = self._is_well_otherwise(submission.deployment, error, began)
+            raise
+        except ObjectNotFound as error:
+            raise DeploymentMissing(_explain_missing(submission.deployment)) from error
+        except httpx.HTTPStatusError as error:
+            self._deployments.pop(submission.deployment, None)  # it may have been changed or made anew
+            if error.response.status_code == 404:
+                raise DeploymentMissing(_explain_missing(submission.deployment)) from error
+            raise SubmissionRefused(
+                f"Prefect refuses to start {submission.deployment} ({error.response.status_code}): {_said(error)}"
+                + explained_size(submission)
+            ) from error
+        self.prepare_notifications(submission.notify)
+        return flow_run
+
+    def check(self, deployment: str) -> None:
+        """Ask Prefect for a deployment, so that what would keep its submissions waiting is known before the first.
+
+        Raises
+        ------
+        DeploymentMissing
+            If Prefect does not know it.
+        PrefectUnavailable
+            If Prefect cannot be asked, or refuses the credentials.
+        """
+        import httpx
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            with explained():
+                self._deployment(self.client, deployment)
+        except (ObjectNotFound, httpx.HTTPStatusError) as error:
+            raise DeploymentMissing(_explain_missing(deployment)) from error
+
+    def _is_well_otherwise(self, deployment: str, error: PrefectUnavailable, began: float) -> bool:
+        """Tell whether Prefect answers what else it is asked, where an attempt that began then has met a trouble.
+
+        If not, that is raised in its place. Where nothing was answered, another request might hang as long: the next
+        attempt, which begins with one, shows that.
+        """
+        read_at, _ = self._deployments.pop(deployment, (0.0, None))
+        if read_at and read_at < began and (error.answered or not error.passing):
+            self.check(deployment)
+            return True
+        return read_at >= began
+
+    def prepare_notifications(self, notices: Sequence[str]) -> None:
+        """Have Prefect tell people of the ends of flow runs, once it was reached; see `Notifications.prepare`."""
+        if notices and self._client is not None:
+            self._notifications = self._notifications or Notifications(self._client)
+            self._notifications.prepare(notices)
+
+    def _create(self, submission: Submission) -> FlowRunRef:
+        client = self.client
+        try:
+            deployment, parameters = self._call(client, submission)
+        except SubmissionRefused:
+            # By what was read a while ago; somebody may have mended it since.
+            del self._deployments[submission.deployment]
+            deployment, parameters = self._call(client, submission)
+        flow_run = client.create_flow_run_from_deployment(
+            deployment.id,
+            parameters=parameters,
+            name=flow_run_name(submission),
+            tags=flow_run_tags(submission),
+            idempotency_key=submission.key,
+        )
+        return FlowRunRef(id=str(flow_run.id), name=flow_run.name)
+
+    def _call(self, client: "SyncPrefectClient", submission: Submission) -> "tuple[DeploymentResponse, dict[str, Any]]":
+        """Return the deployment to start, and with which parameters."""
+        deployment = self._deployment(client, submission.deployment)
+        schema = deployment.parameter_openapi_schema or {}
+        return deployment, parameters_for(submission, schema, deployment.parameters)
+
+    def _deployment(self, client: "SyncPrefectClient", name: str) -> "DeploymentResponse":
+        read_at, deployment = self._deployments.pop(name, (0.0, None))
+        if deployment is None or time.monotonic() - read_at > _DEPLOYMENT_AGE_S:
+            deployment = client.read_deployment_by_name(name)
+            read_at = time.monotonic()
+        self._deployments[name] = (read_at, deployment)
+        return deployment
+
+    def now(self) -> float:
+        """Return the present time by the server's clock, in seconds since the epoch: its timestamps compare with that.
+
+        By this machine's clock, if the server's answers hold no time.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If Prefect cannot be asked.
+        """
+        if self._server_time is None:
+            with explained():
+                self.client.hello()
+        if self._server_time is None:
+            return time.time()
+        then, at = self._server_time
+        return then + time.monotonic() - at
+
+    def _note_time(self, response: "httpx.Response") -> None:
+        with suppress(KeyError, ValueError):
+            then = parsedate_to_datetime(response.headers["date"])
+            self._server_time = then.timestamp(), time.monotonic()
+
+    @property
+    def client(self) -> "SyncPrefectClient":
+        """Prefect's own client; what goes wrong when it is used is sorted by `explained`.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If no address is configured.
+        """
+        from prefect.client.orchestration import get_client
+
+        from bluesky_prefect.prefect_api._deadline import prefect_transport  # of httpx, which is imported with Prefect
+
+        if self._client is None:
+            if not _api_url():
+                raise PrefectUnavailable(
+                    "No Prefect API is configured. Set PREFECT_API_URL, for example with "
+                    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'.",
+                    passing=False,
+                )
+            # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
+            hooks = {"response": [self._note_time, *([] if self._asks_again else [_raise_if_to_be_asked_later])]}
+            made = prefect_transport(self._timeout_s, retries=_CONNECT_RETRIES if self._asks_again else 0)
+            client = get_client(sync_client=True, httpx_settings={**made, "event_hooks": hooks})
+            self._client = self._resources.enter_context(client)
+        return self._client
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Turn an outage, met while Prefect's client is used, into an error that says what to do.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked, or cannot answer now. An answer that refuses what was asked is left as it is.
+    """
+    import httpx
+    import pydantic
+
+    try:
+        yield
+    except httpx.InvalidURL:
+        raise _unreadable() from None  # it repeats a part of the address
+    except httpx.HTTPStatusError as error:
+        outage = _outage(error)
+        if outage is None:
+            raise
+        raise outage from error
+    except httpx.HTTPError as error:
+        raise PrefectUnavailable(f"Prefect at {_api_url()} cannot be reached: {_name(error)}.") from error
+    except (pydantic.ValidationError, ValueError) as error:
+        raise PrefectUnavailable(
+            f"{_api_url()} does not answer as a Prefect API does ({_name(error)}). "
+            "Check PREFECT_API_URL: it ends in /api.",
+            passing=False,
+        ) from error
+
+
+def _require_readable(url: str) -> None:
+    try:
+        _ = url and parse(url)
+    except ConfigurationError:
+        raise _unreadable() from None
+
+
+def _unreadable() -> PrefectUnavailable:
+    return PrefectUnavailable(f"PREFECT_API_URL holds {UNREADABLE}: {SPELLING}.", passing=False)
+
+
+def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
+    if response.status_code in _LATER:
+        response.read()
+        response.raise_for_status()
+
+
+def flow_run_name(submission: Submission) -> str:
+    """Return the name that a person finds the flow run by: scan id, plan, start of the uid, and which time it is."""
+    run = submission.run
+    name = run_name(run.scan_id, run.plan_name, run.uid)
+    return f"{name}-again-{submission.generation}" if submission.generation else name
+
+
+def flow_run_tags(submission: Submission) -> list[str]:
+    """Return the tags of the flow run: ``scan_id:12``, ``plan_name:count``, ``uid:...``, as known, and its notices."""
+    run = submission.run
+    known = {"scan_id": run.scan_id, "plan_name": run.plan_name, "uid": run.uid}
+    tags = [printable(f"{name}:{value}")[:_TAG_LENGTH] for name, value in known.items() if value is not None]
+    return tags + notification_tags(submission.notify)
+
+
+def _user_apart() -> dict[Any, Any]:
+    """Return the settings that take user and password out of the address, which httpx logs at each request."""
+    from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+
+    url = PREFECT_API_URL.value() or ""
+    _require_readable(url)  # it may stand in a prefect.toml
+    if not (user := user_of(url)):
+        return {}
+    return {PREFECT_API_URL: without_user(url), PREFECT_API_AUTH_STRING: PREFECT_API_AUTH_STRING.value() or user}
+
+
+def _api_url() -> str | None:
+    from prefect.settings import PREFECT_API_URL
+
+    url = PREFECT_API_URL.value()
+    return without_secrets(url) if url else None
+
+
+def _name(error: Exception) -> str:
+    first_line = one_line(str(error).strip().partition("\n")[0])
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+
+
+def _explain_missing(deployment: str) -> str:
+    flow, _, name = deployment.partition("/")
+    return (
+        f"Prefect at {_api_url()} has no deployment {deployment!r}. Create it (flow {flow!r}: "
+        f"flow.deploy(name={name!r}, work_pool_name=...), or 'prefect deploy'); the submissions wait for it."
+    )
+
+
+def _outage(error: Any) -> PrefectUnavailable | None:
+    """Return what an error status tells of Prefect, or None if it tells of what was asked."""
+    status = error.response.status_code
+    if status in REFUSED:
+        return PrefectUnavailable(
+            f"Prefect at {_api_url()} refuses the credentials ({status}). Check {PREFECT_KEY}.",
+            passing=False,
+        )
+    if status in _LATER or status >= 500:
+        return PrefectUnavailable(
+            f"Prefect at {_api_url()} answers {status}: {_said(error)}",
+            retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
+            answered=True,
+            busy=status in _BUSY,
+        )
+    return None
+
+
+def _said(error: Any) -> str:
+    return one_line(error.response.text.strip())
+
+
+def _retry_after_s(header: str | None) -> float | None:
+    try:
+        return max(0.0, float(header)) if header else None
+    except ValueError:
+        return None  # an HTTP date: the usual back-off serves

@@ -1,0 +1,202 @@
+"""Deployments of this package's flows, on whichever Prefect server the process is set to."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.core import (
+    BlueskyPrefectError,
+    ConfigurationError,
+    PrefectUnavailable,
+    Settings,
+    load_workflows,
+    one_line,
+    without_secrets,
+)
+from bluesky_prefect.prefect_api._client import explained
+from bluesky_prefect.tiled_api import spec_problem
+
+if TYPE_CHECKING:
+    from prefect import Flow
+    from prefect.client.orchestration import PrefectClient
+
+
+async def deploy(
+    flow: "Flow[..., Any]",
+    name: str,
+    work_pool: str,
+    *,
+    job_variables: dict[str, Any] | None = None,
+    every_s: float | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
+    """Make the deployment ``<flow>/<name>``, or bring the one that exists up to date.
+
+    Its entry point is the installed package, which has to be on the path of whatever executes its flow runs: nothing
+    is pulled or copied.
+
+    Parameters
+    ----------
+    flow : Flow
+        A flow of this package.
+    name : str
+        Name of the deployment.
+    work_pool : str
+        Name of the work pool; it has to exist.
+    job_variables : dict, optional
+        What to change of the work pool's job template.
+    every_s : float, optional
+        Run it by itself, each time that so many seconds have passed; never two at once, and what was missed while
+        no worker was there is not made up for.
+    parameters : mapping, optional
+        What its flow runs are called with, if whoever starts them says nothing else.
+
+    Returns
+    -------
+    str
+        The full name, as `PrefectCallback` takes it.
+
+    Raises
+    ------
+    ConfigurationError
+        If Prefect has no such work pool, or no Prefect server is set.
+    PrefectUnavailable
+        If the server cannot be reached, or refuses.
+    """
+    from prefect.deployments.runner import RunnerDeployment
+    from prefect.types.entrypoint import EntrypointType
+
+    deployment = RunnerDeployment.from_flow(
+        flow,
+        name=name,
+        work_pool_name=work_pool,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+        job_variables=job_variables,
+        description=flow.description and flow.description.partition("\n")[0],
+        parameters=dict(parameters),
+        **({} if every_s is None else _schedule(every_s)),
+    )
+    # The face of its room, whatever file of that it is in.
+    deployment.entrypoint = ".".join([*flow.fn.__module__.split(".")[:2], flow.fn.__name__])
+    async with _client_for(work_pool):
+        if every_s is not None:
+            await _forget_missed(f"{flow.name}/{name}")
+        await deployment.aapply()
+    return f"{flow.name}/{name}"
+
+
+async def refuse_to_move(deployments: Sequence[str], work_pool: str) -> None:
+    """Raise an error if one of the deployments exists, and is on another work pool: it may be somebody else's.
+
+    Parameters
+    ----------
+    deployments : sequence of str
+        Full names.
+    work_pool : str
+        The pool that they are to be on.
+
+    Raises
+    ------
+    ConfigurationError
+        If one is on another pool, or Prefect has no pool of that name, or no Prefect server is set.
+    PrefectUnavailable
+        If the server cannot be reached, or refuses.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    elsewhere: list[str] = []
+    async with _client_for(work_pool) as client:
+        for name in deployments:
+            with suppress(ObjectNotFound):
+                pool = (await client.read_deployment_by_name(name)).work_pool_name
+                if pool not in (None, work_pool):
+                    elsewhere.append(f"{name} on work pool {pool!r}")
+    if elsewhere:
+        raise ConfigurationError(
+            f"Prefect has {', '.join(elsewhere)}: another beamline's, perhaps, whose flow runs the workers of "
+            f"{work_pool!r} would then take. Nothing was changed. Choose a name of your own with --name, or say --move."
+        )
+
+
+@asynccontextmanager
+async def _client_for(work_pool: str) -> "AsyncIterator[PrefectClient]":
+    """Open Prefect's client, if there is such a work pool; what goes wrong becomes an error that says what to do."""
+    import httpx
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+    from prefect.settings import get_current_settings
+
+    # Without an address Prefect would start a server of its own, deploy there, and end it.
+    url = get_current_settings().api.url
+    if not url:
+        raise ConfigurationError(
+            "No Prefect API is configured. Set PREFECT_API_URL, for example with "
+            "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
+        )
+    try:
+        with explained():
+            async with get_client() as client:
+                # To a deployment on an unknown pool, Prefect 3.8.8 may answer "internal server error".
+                await client.read_work_pool(work_pool)
+                yield client
+    except ObjectNotFound as error:
+        raise ConfigurationError(
+            f"Prefect at {without_secrets(url)} has no work pool {work_pool!r}. Make it first, for example with "
+            f"'prefect work-pool create {work_pool} --type warm-process'."
+        ) from error
+    except httpx.HTTPStatusError as error:
+        # Not the error's own text, which holds the address as it is set.
+        status, said = error.response.status_code, one_line(error.response.text.strip())
+        raise PrefectUnavailable(f"Prefect at {without_secrets(url)} refuses ({status}): {said}") from error
+
+
+def _schedule(every_s: float) -> dict[str, Any]:
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+    from prefect.schedules import Interval
+
+    every = timedelta(seconds=every_s)
+    return {
+        # Not at once: whoever has just started a stack has other things to do.
+        "schedule": Interval(every, anchor_date=datetime.now(UTC) + every),
+        "concurrency_limit": ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
+    }
+
+
+async def _forget_missed(deployment: str) -> None:
+    """Delete the flow runs that the schedule has made and nobody has started, also those that are overdue."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterId, FlowRunFilter
+    from prefect.exceptions import ObjectNotFound
+
+    async with get_client() as client:
+        try:
+            found = await client.read_deployment_by_name(deployment)
+        except ObjectNotFound:
+            return
+        waiting = FlowRunFilter.model_validate({"state": {"type": {"any_": ["SCHEDULED"]}}})
+        its = DeploymentFilter(id=DeploymentFilterId(any_=[found.id]))
+        for flow_run in await client.read_flow_runs(flow_run_filter=waiting, deployment_filter=its):
+            if flow_run.auto_scheduled and flow_run.run_count == 0:
+                await client.delete_flow_run(flow_run.id)
+
+
+def list_problem(where: str) -> str:
+    """Return why reconciliation in this environment could not have the list of workflows, or an empty string."""
+    try:
+        load_workflows(where)
+    except ConfigurationError as error:
+        return str(error)
+    return ""
+
+
+def tiled_problem(settings: Settings) -> str:
+    """Return what flow runs with these settings would miss in Tiled, or an empty string if all is there."""
+    from bluesky_prefect.tiled_api import Catalog
+
+    try:
+        with Catalog.connect(settings) as catalog:
+            return spec_problem(catalog.raw, catalog.name)
+    except BlueskyPrefectError as error:
+        return f"In this environment its flow runs would fail; the workers' own is what counts. {error}"

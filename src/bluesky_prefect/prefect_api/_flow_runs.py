@@ -1,0 +1,272 @@
+"""What Prefect did with a run: its flow runs, found by their keys."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from bluesky_prefect.core import submission_key
+from bluesky_prefect.prefect_api._client import PrefectApi, explained
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun, StateType
+    from prefect.events.filters import EventFilter
+
+# (uid of the run, name of the workflow)
+Wanted = tuple[str, str]
+
+# Prefect's own limit for one answer (PREFECT_SERVER_API_DEFAULT_LIMIT).
+_PAGE = 200
+# Which generations are asked for at once. Most runs have the first and no second; beyond that, more at a time.
+_GENERATIONS = (range(2), range(2, 10), range(10, 50), range(50, 250))
+# So many in a row may have been deleted by hand, before one that is there. Each more would cost the runs that are given
+# up another request every time.
+_DELETED = 3
+_UNSUCCESSFUL = {"CRASHED", "FAILED", "CANCELLED"}
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+# The most that Prefect gives at once. They come in the order of their senders' clocks.
+_EVENTS = 50
+_END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+# A flow run is made after its run stopped; so far may the clocks of the machines be apart.
+_CLOCKS_APART_S = 86400.0
+
+
+@dataclass(frozen=True)
+class PastFlowRun:
+    """A flow run that was made for a run, as Prefect has it now.
+
+    Attributes
+    ----------
+    generation : int
+        Which time it was that the workflow was started on the run, from 0.
+    id, name : str
+        Prefect's own.
+    state_type, state : str
+        Type and name of its state, for example ``SCHEDULED`` and ``Late``.
+    message : str
+        What the state says.
+    changed : float
+        When it came into that state (where it is scheduled: when it was due), by the server's clock, in seconds since
+        the epoch.
+    parameters : Mapping
+        What it was started with.
+    tags : tuple of str
+        By which people find it; see `bluesky_prefect.prefect_api.flow_run_tags`.
+    created : float
+        When it was made, in seconds since the epoch.
+    run_s : float
+        How long it has been running, in seconds.
+    work_pool : str or None
+        Where it is to be executed.
+    worker : str or None
+        Name of the worker that took it, where that has said so.
+    """
+
+    generation: int
+    id: str
+    name: str
+    state_type: str
+    state: str
+    message: str
+    changed: float
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    created: float = 0.0
+    run_s: float = 0.0
+    work_pool: str | None = None
+    worker: str | None = None
+
+
+@dataclass(frozen=True)
+class SignsOfLife:
+    """The last that was heard of a flow run, and of those within it.
+
+    Attributes
+    ----------
+    last : float or None
+        When the server last received an event or a log line of it, in seconds since the epoch; None if it never did.
+    heartbeats : bool
+        Whether it has ever sent a heartbeat, so that being silent means something.
+    events : int
+        How many events it has emitted: one more is a sign of life, whatever clock dates it.
+    """
+
+    last: float | None
+    heartbeats: bool
+    events: int = 0
+
+
+class History:
+    """The flow runs of runs, asked of Prefect.
+
+    Parameters
+    ----------
+    api : PrefectApi
+        Open; its errors are those of all methods here.
+    """
+
+    def __init__(self, api: PrefectApi) -> None:
+        self._api = api
+
+    def flow_runs(
+        self, wanted: Iterable[Wanted], since_s: float, *, former: Mapping[str, Sequence[str]] = MappingProxyType({})
+    ) -> dict[Wanted, tuple[PastFlowRun, ...]]:
+        """Return the flow runs of each run and workflow, in the order of their generations; none, if there is none.
+
+        What this costs grows with how much is asked for.
+
+        Parameters
+        ----------
+        wanted : iterable of (str, str)
+            Uids of runs, with the name of a workflow each.
+        since_s : float
+            When the first of these runs stopped, in seconds since the epoch.
+        former : mapping, optional
+            The former names of workflows, which are looked up and returned as well.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If Prefect cannot be asked.
+        """
+        same = [[(uid, one) for one in (name, *former.get(name, ()))] for uid, name in wanted]
+        alike = {one: group for group in same for one in group}
+        found: dict[Wanted, dict[int, PastFlowRun]] = {one: {} for one in alike}
+        left = list(found)
+        for generations in _GENERATIONS:
+            self._look_up(left, generations, since_s, found)
+            # Without a first flow run there may be later ones, if old ones are deleted.
+            left = [
+                one
+                for one in left
+                if _may_go_on(found[one], generations) or not any(found[other] for other in alike[one])
+            ]
+        return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
+
+    def signs_of_life(self, flow_run_id: str) -> SignsOfLife:
+        """Return what was last heard of a flow run.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If Prefect cannot be asked.
+        """
+        from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+        from prefect.client.schemas.sorting import LogSort
+
+        client = self._api.client
+        with explained():
+            within = children(client, flow_run_id)
+            ids = [UUID(flow_run_id), *(child.id for child in within)]
+            page = client.read_events(_events_of(ids), limit=_EVENTS)
+            heartbeats = any(event.event == _HEARTBEAT for event in page.events) or bool(
+                client.read_events(_events_of(ids, _HEARTBEAT), limit=1).events
+            )
+            logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
+            lines = client.read_logs(logs, limit=1, sort=LogSort.TIMESTAMP_DESC)
+        moments = [event.received for event in page.events] + [line.created or line.timestamp for line in lines]
+        moments += [child.state.timestamp for child in within if child.state]
+        last = max((one.timestamp() for one in moments), default=None)
+        return SignsOfLife(last, heartbeats, page.total)
+
+    def _look_up(
+        self,
+        wanted: Sequence[Wanted],
+        generations: range,
+        since_s: float,
+        found: dict[Wanted, dict[int, PastFlowRun]],
+    ) -> None:
+        keys = {submission_key(*one, generation): (one, generation) for one in wanted for generation in generations}
+        for page in _pages(list(keys)):
+            for flow_run in self._by_keys(page, since_s):
+                one, generation = keys[flow_run.idempotency_key or ""]
+                found[one][generation] = past_flow_run(flow_run, generation)
+
+    def _by_keys(self, keys: list[str], since_s: float) -> "list[FlowRun]":
+        from prefect.client.schemas.filters import (
+            FlowRunFilter,
+            FlowRunFilterExpectedStartTime,
+            FlowRunFilterIdempotencyKey,
+        )
+
+        # The time is for the database, which has an index of it, and none of the key alone.
+        asked = FlowRunFilter(
+            idempotency_key=FlowRunFilterIdempotencyKey(any_=keys),
+            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": made_after(since_s)}),
+        )
+        with explained():
+            return self._api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
+
+
+def made_after(since_s: float) -> datetime:
+    """Return the moment before which no flow run was made of runs that stopped at `since_s` (since the epoch) or later.
+
+    A time that lies ahead of now, such as one in milliseconds, tells nothing: that is the beginning of time then.
+    """
+    known = since_s <= time.time() + _CLOCKS_APART_S
+    return datetime.fromtimestamp(max(since_s - _CLOCKS_APART_S, 0.0) if known else 0.0, UTC)
+
+
+def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
+    """Return what is known of a flow run that Prefect's client has read."""
+    state = flow_run.state
+    changed = (state.timestamp if state else None) or flow_run.expected_start_time or flow_run.created
+    if state and state.is_scheduled() and (due := state.state_details.scheduled_time):
+        # That is what the clock of those said who made it.
+        changed = max(due, flow_run.created or due)
+    return PastFlowRun(
+        generation=generation,
+        id=str(flow_run.id),
+        name=flow_run.name,
+        state_type=state.type.value if state else "SCHEDULED",
+        state=(state.name if state else None) or "Unknown",
+        message=(state.message if state else None) or "",
+        changed=changed.timestamp() if changed else 0.0,
+        parameters=flow_run.parameters,
+        tags=tuple(flow_run.tags),
+        created=flow_run.created.timestamp() if flow_run.created else 0.0,
+        run_s=flow_run.estimated_run_time.total_seconds(),
+        work_pool=flow_run.work_pool_name,
+        worker=str(worker) if (worker := flow_run.labels.get("prefect.worker.name")) else None,
+    )
+
+
+def children(client: "SyncPrefectClient", flow_run_id: str, *states: "StateType") -> "list[FlowRun]":
+    """Return the newest flow runs within a flow run, those in some types of states or all."""
+    from prefect.client.schemas.filters import FlowRunFilter
+    from prefect.client.schemas.sorting import FlowRunSort
+
+    asked: dict[str, Any] = {"parent_flow_run_id": {"any_": [flow_run_id]}}
+    if states:
+        asked["state"] = {"type": {"any_": states}}
+    newest = FlowRunSort.START_TIME_DESC
+    return client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(asked), limit=_PAGE, sort=newest)
+
+
+def _events_of(ids: Iterable[UUID], *names: str) -> "EventFilter":
+    from prefect.events.filters import EventFilter, EventNameFilter, EventOccurredFilter, EventResourceFilter
+
+    return EventFilter(
+        # Prefect's default is this machine's present time: events dated later, by another clock, would be left out.
+        occurred=EventOccurredFilter.model_validate({"until": _END_OF_TIME}),
+        resource=EventResourceFilter(id=[f"prefect.flow-run.{one}" for one in ids]),
+        event=EventNameFilter(name=list(names)) if names else None,
+    )
+
+
+def _may_go_on(found: Mapping[int, PastFlowRun], asked: range) -> bool:
+    """Tell whether there may be generations after those asked for, the last of which may have been deleted."""
+    if not found:
+        return False
+    last = found[max(found)]
+    gap = asked[-1] - last.generation
+    return gap == 0 or (gap <= _DELETED and last.state_type in _UNSUCCESSFUL)
+
+
+def _pages(keys: list[str]) -> Iterator[list[str]]:
+    for begin in range(0, len(keys), _PAGE):
+        yield keys[begin : begin + _PAGE]

@@ -1,0 +1,215 @@
+"""Messages about how flow runs end, which Prefect's server sends by itself."""
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.core import FAILURE, ConfigurationError, error_line, without_secrets
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import BlockDocument
+    from prefect.events.schemas.automations import Automation, AutomationCore
+
+logger = logging.getLogger(__name__)
+
+TAG = "notify-"
+"""Before a notice, it makes the tag of the flow runs that the notice is about."""
+
+# An automation or a block may be deleted or made by hand at any time.
+_CHECKED_FOR_S = 600.0
+_TRIED_AGAIN_AFTER_S = 60.0
+_FAILURES = ["FAILED", "CRASHED"]
+# What chat services make mentions of everybody, links that show another address, and pictures of. Most blocks send
+# their text raw; Slack's translates "<!channel>" and "!channel>" back, however they were escaped.
+_AS_TEXT = r"replace('<', '\u2039') | replace('>', '\u203a') | replace('@', '@\u200b') | replace('](', ']\u200b(')"
+
+
+def _text(value: str) -> str:
+    """Return the template of a value that anybody may have typed, in which a chat service finds no markup."""
+    return f"{{{{ {value} | {_AS_TEXT} }}}}"
+
+
+_REASON = "flow_run.state.message | default('none given', true) | truncate(500)"
+_SUBJECT = f"{_text('flow_run.name')}: {_text('flow_run.state.name')}"
+
+
+class Notifications:
+    """Has Prefect's server tell people how flow runs end.
+
+    For each notice the server keeps an automation that waits for flow runs with the notice's tag: whoever starts them,
+    whatever they execute, and also if their process is killed. The server then sends the message through a
+    notification block, which alone knows the address.
+
+    Parameters
+    ----------
+    client : SyncPrefectClient
+        Open.
+    clock : callable, optional
+        Gives a time in seconds that never jumps.
+    """
+
+    def __init__(self, client: "SyncPrefectClient", *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._client = client
+        self._clock = clock
+        self._due: dict[str, float] = {}
+        self._told: dict[str, str] = {}
+
+    def prepare(self, notices: Iterable[str]) -> None:
+        """Make sure that the automations of notices exist. Never raises: what is in the way is logged, once.
+
+        Parameters
+        ----------
+        notices : iterable of str
+            See `Workflow.notices`. One that was looked at a while ago costs nothing.
+        """
+        for notice in notices:
+            if self._clock() < self._due.get(notice, 0.0):
+                continue
+            trouble = self._try(notice)
+            self._due[notice] = self._clock() + (_TRIED_AGAIN_AFTER_S if trouble else _CHECKED_FOR_S)
+            if trouble and trouble != self._told.get(notice):
+                end, _, block = notice.partition(":")
+                logger.warning("%s is not told of each %s (the flow runs go on): %s", block, end, trouble)
+            self._told[notice] = trouble
+
+    def _try(self, notice: str) -> str:
+        """Return why the automation of a notice cannot be had, or an empty string."""
+        import httpx
+
+        try:
+            self._prepare(notice)
+        except ConfigurationError as error:
+            return str(error)
+        except httpx.HTTPStatusError as error:
+            # Not the error's own text, which holds the address as it is set.
+            return f"Prefect answers {error.response.status_code} where its automations are."
+        except Exception as error:  # noqa: BLE001 - the flow run counts, not the message about it
+            return f"Prefect's automations cannot be asked for: {error_line(error)}."
+        return ""
+
+    def _prepare(self, notice: str) -> None:
+        wanted = automation(notice, self._block(notice.partition(":")[2]).id)
+        existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
+        if not existing:
+            self._client.create_automation(wanted)
+            # Another process may have done so at the same moment; both keep the same one.
+            existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
+        for double in existing[1:]:
+            self._delete(double)
+        for kept in existing[:1]:
+            if kept.description != wanted.description:
+                self._client.update_automation(kept.id, wanted.model_copy(update={"enabled": kept.enabled}))
+
+    def _delete(self, double: "Automation") -> None:
+        from prefect.exceptions import ObjectNotFound
+
+        try:
+            self._client.delete_automation(double.id)
+        except ObjectNotFound:
+            logger.debug("Automation %s was deleted meanwhile", double.id)
+
+    def _block(self, block: str) -> "BlockDocument":
+        from prefect.exceptions import ObjectNotFound
+
+        kind, _, name = block.partition("/")
+        for slug in (kind, f"{kind}-webhook"):
+            try:
+                found = self._client.read_block_document_by_name(name, slug, include_secrets=False)
+            except ObjectNotFound:
+                continue
+            if found.block_schema is None or "notify" not in found.block_schema.capabilities:
+                raise ConfigurationError(
+                    f"Prefect's block {block!r} cannot send messages: it is no notification block."
+                )
+            return found
+        raise ConfigurationError(
+            f"Prefect has no notification block {block!r}. Make it in Prefect's UI (Blocks), or with: {_mend(block)}"
+        )
+
+
+def notification_tags(notices: Iterable[str]) -> list[str]:
+    """Return the tags of a flow run that notices are about."""
+    return [TAG + notice for notice in notices]
+
+
+def automation(notice: str, block_id: "UUID") -> "AutomationCore":
+    """Return the automation that sends the messages of a notice through a block."""
+    from prefect.events.actions import SendNotification
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+
+    tag = TAG + notice
+    states = _FAILURES if notice.startswith(FAILURE) else ["COMPLETED"]
+    trigger = EventTrigger(
+        posture=Posture.Reactive,
+        # By the type of the state: its name may be any, such as TimedOut.
+        expect={"prefect.flow-run.*"},
+        match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-type": states},  # type: ignore[reportArgumentType]
+        # A flow run within another may inherit its tags; it is of no deployment.
+        match_related=[{"prefect.resource.id": f"prefect.tag.{tag}"}, {"prefect.resource.role": "deployment"}],  # type: ignore[reportArgumentType]
+        for_each={"prefect.resource.id"},
+    )
+    made_from = (trigger.model_dump_json(), str(block_id), _SUBJECT, _body(""))
+    version = hashlib.sha256(repr(made_from).encode()).hexdigest()[:8]
+    return AutomationCore(
+        name=f"bluesky-prefect {tag}",
+        description=f"Of flow runs with the tag {tag}. Kept by bluesky-prefect ({version}); turned off, it stays off.",
+        trigger=trigger,
+        actions=[SendNotification(block_document_id=block_id, subject=_SUBJECT, body=_body(_ui_url()))],
+    )
+
+
+def _body(ui_url: str) -> str:
+    """Return the template of a message, which Prefect's server renders; values in it are not rendered again."""
+    link = f"{ui_url}/runs/flow-run/"
+    return "\n".join(
+        [
+            f"Scan id: {_tag_value('scan_id')}",
+            f"Plan: {_tag_value('plan_name')}",
+            f"Run: {_tag_value('uid')}",
+            f"Flow: {_text('flow.name')}",
+            f"Reason: {_text(_REASON)}",
+            # The server knows its own address best, unless nobody has told it.
+            "{% set url = flow_run | ui_url %}"
+            f"{{{{ url if url and '//0.0.0.0' not in url else '{link}' ~ flow_run.id }}}}",
+        ]
+    )
+
+
+def _tag_value(name: str) -> str:
+    start = f"{name}:"
+    return (
+        f"{{% for tag in flow_run.tags if tag.startswith('{start}') %}}{_text(f'tag[{len(start)}:]')}"
+        "{% else %}unknown{% endfor %}"
+    )
+
+
+def _ui_url() -> str:
+    from prefect.settings import PREFECT_UI_URL
+
+    url = without_secrets(PREFECT_UI_URL.value() or "")
+    return "".join(character for character in url if character not in "'\\{}%")
+
+
+def _mend(block: str) -> str:
+    """Return the command that makes a block; it asks for the address, which is a secret."""
+    import prefect.blocks.notifications as known
+
+    kind, _, name = block.partition("/")
+    for candidate in vars(known).values():
+        if _takes_an_address(candidate) and candidate.get_block_type_slug() in {kind, f"{kind}-webhook"}:
+            made = f"{candidate.__name__}(url=input('Address: ')).save('{name}')"
+            return f'python -c "from prefect.blocks.notifications import {candidate.__name__}; {made}"'
+    return f"prefect block create {kind}"
+
+
+def _takes_an_address(candidate: Any) -> bool:
+    from prefect.blocks.abstract import NotificationBlock
+
+    if not isinstance(candidate, type) or not issubclass(candidate, NotificationBlock):
+        return False
+    return [name for name, field in candidate.model_fields.items() if field.is_required()] == ["url"]

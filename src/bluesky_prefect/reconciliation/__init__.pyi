@@ -1,0 +1,14 @@
+from ._flow import reconcile as reconcile
+from ._flow_run_starter import Starter as Starter
+from ._list_source import LIST_PARAMETER as LIST_PARAMETER
+from ._list_source import lists_in_prefect as lists_in_prefect
+from ._list_source import require_list_source as require_list_source
+from ._reconciler import Reconciler as Reconciler
+from ._report import Finding as Finding
+from ._report import Report as Report
+from ._resubmission import Outcome as Outcome
+from ._resubmission import ResubmissionRequest as ResubmissionRequest
+from ._resubmission import choose_workflows as choose_workflows
+from ._resubmission import resubmit as resubmit
+from ._time_window import Window as Window
+from ._time_window import parse_moment as parse_moment

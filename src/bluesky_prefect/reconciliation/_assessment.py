@@ -1,0 +1,156 @@
+"""Runs looked at beside what Prefect did with them, to say what is to be thought of each."""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
+
+from bluesky_prefect.core import Settings, Workflow, WorkflowList, error_line
+from bluesky_prefect.outbox import Entry
+from bluesky_prefect.prefect_api import History, PrefectApi, Workers
+from bluesky_prefect.reconciliation._case import Case, finding_of
+from bluesky_prefect.reconciliation._diagnosis import Judgement, Verdict, judge
+from bluesky_prefect.reconciliation._former_names import Past, begun_otherwise, pasts
+from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
+from bluesky_prefect.reconciliation._report import Finding
+from bluesky_prefect.reconciliation._rerun import permitted, settings_of
+from bluesky_prefect.reconciliation._time_window import moment
+from bluesky_prefect.tiled_api import StoredRun, is_recorded
+
+logger = logging.getLogger(__name__)
+
+
+class Assessment:
+    """Says of runs what is to be thought of them, and changes nothing.
+
+    Parameters
+    ----------
+    api : PrefectApi
+        Open; its errors are those of all methods here.
+    workflows : WorkflowList
+        What a run should have had.
+    settings : Settings
+        How long is too long.
+    outbox : MachineOutbox
+        Knows of runs that Prefect has not heard of.
+    clock : callable
+        Gives the time by the server's clock, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        api: PrefectApi,
+        workflows: WorkflowList,
+        settings: Settings,
+        outbox: MachineOutbox,
+        clock: Callable[[], float],
+    ) -> None:
+        self._api = api
+        self._history = History(api)
+        self._workers = Workers(api)
+        self._workflows = workflows
+        self._settings = settings
+        self._outbox = outbox
+        self._clock = clock
+
+    def is_ours(self, run: StoredRun) -> bool:
+        """Tell whether a run is the beamline's; one of which nobody can tell is, so that none is lost."""
+        try:
+            return bool(self._workflows.ours(run.as_run()))
+        except Exception as error:  # noqa: BLE001 - a facility's own function
+            logger.error("Run %s is taken for one of ours: ours= failed: %s", run.uid, error_line(error))
+            return True
+
+    def of(self, runs: Sequence[StoredRun]) -> Iterator[Finding | Case]:
+        """Yield a case for each workflow that a run should have had, and a finding where that is not known."""
+        wanted: list[tuple[StoredRun, Workflow]] = []
+        for run in runs:
+            if run.stop is None:
+                yield self._open(run)
+            elif run.start.get("prefect") is not False:
+                for workflow in self._workflows:
+                    answer = _wants(workflow, run)
+                    if isinstance(answer, Finding):
+                        yield answer
+                    elif answer:
+                        wanted.append((run, workflow))
+        yield from self._cases(wanted)
+
+    def again(self, before: Sequence[Case]) -> Iterator[Case]:
+        """Yield cases as they are now. Of what is silent the same has to have been heard as before, or it lives."""
+        now = self._cases([(case.run, case.workflow) for case in before])
+        for case, again in zip(before, now, strict=True):
+            if again.judgement.signs in (None, case.judgement.signs):
+                yield again
+            else:
+                alive = Judgement(Verdict.UNDER_WAY, again.judgement.since, "it gave a sign of life")
+                yield replace(again, judgement=alive)
+
+    def _cases(self, wanted: Sequence[tuple[StoredRun, Workflow]]) -> Iterator[Case]:
+        since_s = min((run.time_s for run, _ in wanted), default=0.0)
+        found = zip(wanted, pasts(self._history, wanted, since_s), strict=True)
+        judged = [Case(run, workflow, past, self._judge(run, workflow, past)) for (run, workflow), past in found]
+        yield from self._not_begun_otherwise(judged, since_s)
+
+    def _judge(self, run: StoredRun, workflow: Workflow, past: Past) -> Judgement:
+        judgement = judge(
+            past.flow_runs,
+            stopped=run.time_s,
+            now=self._clock(),
+            settings=settings_of(workflow, self._settings),
+            signs_of_life=lambda one: self._history.signs_of_life(one.id),
+            worker_is_gone=self._workers.have_lost,
+        )
+        if judgement.verdict is not Verdict.MISSING:
+            return permitted(judgement, past.flow_runs, workflow)
+        entry = self._outbox.entry(run.uid, workflow)
+        return judgement if entry is None else self._with_entry(judgement, entry)
+
+    def _with_entry(self, judgement: Judgement, entry: Entry) -> Judgement:
+        """Return the judgement of what has no flow run here, by what the outbox holds of it."""
+        if entry.state == "declined":
+            return replace(judgement, verdict=Verdict.NOT_WANTED, next_generation=None)
+        if entry.state == "dead":
+            return replace(judgement, verdict=Verdict.DEAD, reason=entry.reason or "", next_generation=None)
+        if entry.api_url not in (None, self._api.api_url):
+            # To start it here as well would process the run twice.
+            reason = f"{_what_is_there(entry)} Prefect at {entry.api_url}"
+            return replace(judgement, verdict=Verdict.ELSEWHERE, reason=reason, next_generation=None)
+        if entry.state == "waiting":
+            return replace(judgement, verdict=Verdict.WAITING, reason=entry.reason or "nobody has sent it yet")
+        return replace(judgement, reason=f"Prefect had {entry.flow_run_name}, and knows it no more")
+
+    def _not_begun_otherwise(self, cases: Sequence[Case], since_s: float) -> Iterator[Case]:
+        """Yield the cases; what was begun under a name that is not on the list is left to a person."""
+        missing = [(one.run, one.workflow) for one in cases if one.verdict is Verdict.MISSING]
+        names = (name for workflow in self._workflows for name in workflow.names)
+        others = begun_otherwise(self._api, missing, names, since_s)
+        for one in cases:
+            other = others.get((one.run.uid, one.workflow.name))
+            if other is None:
+                yield one
+                continue
+            reason = f"Prefect has {other[1]} of its flow, begun as {other[0]!r}, which is not on the list"
+            judgement = replace(one.judgement, verdict=Verdict.OTHER_NAME, reason=reason, next_generation=None)
+            yield replace(one, judgement=judgement)
+
+    def _open(self, run: StoredRun) -> Finding:
+        since = run.time_s
+        lost = self._clock() - since > self._settings.open_after_s
+        lost = lost and not is_recorded(self._settings.kept_runs_path, run.uid)
+        reason = f"started {moment(since)}, and Tiled holds no stop document"
+        return finding_of(run, None, Verdict.NO_STOP if lost else Verdict.OPEN, since, reason)
+
+
+def _what_is_there(entry: Entry) -> str:
+    return "it waits for" if entry.state == "waiting" else f"{entry.flow_run_name} was made by"
+
+
+def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:
+    """Return whether a run should have had a workflow, or that nobody knows."""
+    try:
+        # Documents of its own: what it changes concerns no other workflow.
+        theirs = replace(run.as_run(), start=deepcopy(run.start), stop=deepcopy(run.stop or {}))
+        return bool(workflow.when(theirs))  # an array may have no truth
+    except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
+        return finding_of(run, workflow, Verdict.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")

@@ -1,0 +1,51 @@
+"""A run, and a workflow that it should have had."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from bluesky_prefect.core import Workflow
+from bluesky_prefect.prefect_api import PastFlowRun
+from bluesky_prefect.reconciliation._diagnosis import Judgement, Verdict
+from bluesky_prefect.reconciliation._former_names import Past
+from bluesky_prefect.reconciliation._report import Finding
+from bluesky_prefect.tiled_api import StoredRun
+
+# Of these, what is not to be started by itself is left to a person.
+_STARTED_AGAIN = {Verdict.CRASHED, Verdict.FAILED, Verdict.SILENT, Verdict.ABANDONED}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A run and a workflow that it should have had, and what is to be thought of it."""
+
+    run: StoredRun
+    workflow: Workflow
+    past: Past
+    judgement: Judgement
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of it."""
+        return self.judgement.verdict
+
+    @property
+    def flow_runs(self) -> Sequence[PastFlowRun]:
+        """Its flow runs, in the order of their generations."""
+        return self.past.flow_runs
+
+    @property
+    def finding(self) -> Finding:
+        """What people are told of it, before anything is done."""
+        judgement = self.judgement
+        finding = finding_of(self.run, self.workflow, judgement.verdict, judgement.since, judgement.reason)
+        if not self.flow_runs:
+            return finding
+        last = self.flow_runs[-1]
+        by_hand = judgement.next_generation is None and judgement.verdict in _STARTED_AGAIN
+        return replace(finding, flow_run_id=last.id, flow_run_name=last.name, by_hand=by_hand)
+
+
+def finding_of(run: StoredRun, workflow: Workflow | None, verdict: Verdict, since: float, reason: str) -> Finding:
+    """Return a finding about a run, or about a workflow on it."""
+    known = run.as_run()
+    return Finding(run.uid, known.scan_id, known.plan_name, workflow.name if workflow else None, verdict, since, reason)

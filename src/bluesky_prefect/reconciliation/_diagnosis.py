@@ -1,0 +1,180 @@
+"""What is to be thought of a run and its workflow, and what can be done."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import takewhile
+
+from bluesky_prefect.core import Settings
+from bluesky_prefect.prefect_api import PastFlowRun, SignsOfLife
+
+# Each rerun after the second waits so many times longer than the one before it.
+_LONGER = 4.0
+# A flow run that has never sent a heartbeat may be one that does not send any: be so many times more patient.
+_WITHOUT_HEARTBEATS = 6.0
+_UNSUCCESSFUL = {"CRASHED", "FAILED"}
+
+
+class Verdict(StrEnum):
+    """What became of a run's workflow; the value is what people read."""
+
+    PROCESSED = "processed"
+    UNDER_WAY = "under way"
+    CANCELLED = "cancelled"
+    SETTLING = "just stopped"
+    OPEN = "not stopped yet"
+    MISSING = "no flow run"
+    WAITING = "waits in the outbox"
+    ELSEWHERE = "at another server"
+    DEAD = "dead letter"
+    UNDECIDED = "undecided"
+    NOT_WANTED = "not wanted"
+    OTHER_NAME = "begun under another name"
+    CRASHED = "crashed"
+    FAILED = "failed"
+    SILENT = "no sign of life"
+    ABANDONED = "its worker is gone"
+    STUCK = "pending too long"
+    LATE = "late"
+    GIVEN_UP = "given up"
+    NO_STOP = "stop never came"
+    NOT_IN_TILED = "not in Tiled"
+    UNREADABLE = "file unreadable"
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether somebody, or something, has to do something about it."""
+        return self not in _FINE
+
+
+_FINE = {Verdict.PROCESSED, Verdict.UNDER_WAY, Verdict.CANCELLED, Verdict.SETTLING, Verdict.OPEN, Verdict.NOT_WANTED}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict with its reason, and what may be done about it.
+
+    Attributes
+    ----------
+    verdict : Verdict
+        What became of it.
+    since : float
+        Since when, in seconds since the epoch.
+    reason : str
+        In words, as far as known.
+    next_generation : int or None
+        The generation of the flow run to be made, if one may be made by itself; None if not.
+    not_before : float
+        When that may be done at the earliest, in seconds since the epoch, if nobody asks for it in person.
+    ended : PastFlowRun or None
+        The flow run that has to be ended first, so that it does not go on beside the next one.
+    signs : SignsOfLife or None
+        What was last heard of it, if it is its silence that was judged.
+    """
+
+    verdict: Verdict
+    since: float
+    reason: str = ""
+    next_generation: int | None = None
+    not_before: float = 0.0
+    ended: PastFlowRun | None = None
+    signs: SignsOfLife | None = None
+
+
+def judge(
+    flow_runs: Sequence[PastFlowRun],
+    *,
+    stopped: float,
+    now: float,
+    settings: Settings,
+    signs_of_life: Callable[[PastFlowRun], SignsOfLife],
+    worker_is_gone: Callable[[PastFlowRun], bool],
+) -> Judgement:
+    """Return what is to be thought of the flow runs of one run and workflow.
+
+    Parameters
+    ----------
+    flow_runs : sequence of PastFlowRun
+        In the order of their generations; the last one counts.
+    stopped, now : float
+        When the run stopped, and the present time by the server's clock, in seconds since the epoch.
+    settings : Settings
+        How long is too long.
+    signs_of_life : callable
+        Asked for flow runs that have been running for long.
+    worker_is_gone : callable
+        Asked for flow runs that have been pending for long; see `Workers.have_lost`.
+    """
+    if not flow_runs:
+        # By a clock that is ahead it stopped in the future. Further ahead than we wait, it is not waited for: the key
+        # of the first flow run finds the one that its session may be about to make.
+        verdict = Verdict.SETTLING if abs(now - stopped) < settings.settle_s else Verdict.MISSING
+        return Judgement(verdict, stopped, next_generation=None if verdict is Verdict.SETTLING else 0)
+    last = flow_runs[-1]
+    waited = now - last.changed
+    match last.state_type:
+        case "COMPLETED":
+            return Judgement(Verdict.PROCESSED, last.changed, last.message)
+        case "CANCELLED" | "CANCELLING":
+            return Judgement(Verdict.CANCELLED, last.changed, last.message)
+        case "CRASHED":
+            return _again(Verdict.CRASHED, flow_runs, settings)
+        case "FAILED":
+            return _again(Verdict.FAILED, flow_runs, settings)
+        case "PENDING" if waited > settings.stuck_after_s:
+            return _pending(flow_runs, settings, worker_is_gone(last))
+        case "SCHEDULED" if waited > settings.stuck_after_s:
+            return Judgement(Verdict.LATE, last.changed, "no worker takes it")
+        case "RUNNING" if waited > settings.silent_after_s:
+            return _running(flow_runs, now, settings, signs_of_life(last))
+    return Judgement(Verdict.UNDER_WAY, last.changed, last.state)
+
+
+def _pending(flow_runs: Sequence[PastFlowRun], settings: Settings, worker_is_gone: bool) -> Judgement:
+    last = flow_runs[-1]
+    if worker_is_gone:
+        reason = "its worker took it, and is gone"
+        return _again(Verdict.ABANDONED, flow_runs, settings, ended=last, reason=reason)
+    # It may only be late: an image is being pulled, a queue is long. Another one would be late as well.
+    return Judgement(Verdict.STUCK, last.changed, "its worker took it, and its process has not come up yet")
+
+
+def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, signs: SignsOfLife) -> Judgement:
+    last = flow_runs[-1]
+    heard = max(last.changed, signs.last or 0.0)
+    patience_s = settings.silent_after_s * (1.0 if signs.heartbeats else _WITHOUT_HEARTBEATS)
+    if now - heard <= patience_s:
+        return Judgement(Verdict.UNDER_WAY, last.changed, last.state)
+    reason = f"it says it is running, and was last heard of {(now - heard) / 60:.0f} min ago"
+    return replace(_again(Verdict.SILENT, flow_runs, settings, since=heard, ended=last, reason=reason), signs=signs)
+
+
+def _again(
+    verdict: Verdict,
+    flow_runs: Sequence[PastFlowRun],
+    settings: Settings,
+    *,
+    since: float | None = None,
+    ended: PastFlowRun | None = None,
+    reason: str | None = None,
+) -> Judgement:
+    """Return the judgement of a workflow that did not succeed, which may be started again so many times."""
+    last = flow_runs[-1]
+    since = last.changed if since is None else since
+    reason = last.message if reason is None else reason
+    before = takewhile(lambda one: one.state_type in _UNSUCCESSFUL, reversed(flow_runs[:-1]))
+    tries = 1 + sum(1 for _ in before)
+    if verdict is Verdict.FAILED and not settings.rerun_failed:
+        return Judgement(verdict, since, reason)
+    if tries > settings.reruns_most:
+        return Judgement(Verdict.GIVEN_UP, since, f"{verdict} {tries} times; last: {reason}", ended=ended)
+    wait_s = 0.0 if tries == 1 else settings.rerun_wait_s * _LONGER ** (tries - 2)
+    return Judgement(
+        verdict,
+        since,
+        reason,
+        next_generation=last.generation + 1,
+        # The server's clock is known to a second: at once is at once.
+        not_before=since + wait_s if wait_s else 0.0,
+        ended=ended,
+    )

@@ -1,0 +1,106 @@
+"""Starting a workflow on a run that Tiled holds."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from bluesky_prefect.core import (
+    ConfigurationError,
+    OutboxError,
+    Submission,
+    Workflow,
+    error_line,
+    jsonable,
+    submission_key,
+)
+from bluesky_prefect.outbox import Outbox
+from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
+from bluesky_prefect.tiled_api import StoredRun
+
+logger = logging.getLogger(__name__)
+
+
+class Starter:
+    """Starts workflows on runs that Tiled holds, with the keys that the callback uses.
+
+    It asks Prefect itself: somebody is there who sees whether it went well, and doing it again does no harm. An
+    outbox of this machine, if there is one, is told.
+
+    Parameters
+    ----------
+    api : PrefectApi
+        Open; its errors are those of `start`.
+    outbox : Outbox or None
+        That of this machine, if it has one.
+    """
+
+    def __init__(self, api: PrefectApi, outbox: Outbox | None) -> None:
+        self._api = api
+        self._outbox = outbox
+
+    def start(
+        self,
+        run: StoredRun,
+        workflow: Workflow,
+        generation: int,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> FlowRunRef:
+        """Make the flow run of one generation of a workflow on a run, or find it, if somebody was faster.
+
+        Parameters
+        ----------
+        run : StoredRun
+            The run; it has stopped.
+        workflow : Workflow
+            What to start; under the name that the flow run is to have.
+        generation : int
+            Which time this is, from 0.
+        parameters : Mapping, optional
+            What to start it with; by default what the workflow gives.
+        overrides : Mapping, optional
+            Parameters that win over those.
+
+        Raises
+        ------
+        ConfigurationError
+            If the workflow's own ``parameters=`` fails.
+        DeploymentMissing, SubmissionRefused, PrefectUnavailable
+            See `PrefectApi.create_flow_run`.
+        """
+        submission = Submission(
+            key=submission_key(run.uid, workflow.name, generation),
+            workflow=workflow.name,
+            deployment=workflow.deployment,
+            run_uid=run.uid,
+            start=jsonable(run.start),
+            stop=jsonable(run.stop),
+            parameters=_parameters(run, workflow) if parameters is None else parameters,
+            overrides=overrides or {},
+            generation=generation,
+            notify=workflow.notices,
+        )
+        flow_run = self._api.create_flow_run(submission)
+        self._tell_outbox(submission, flow_run)
+        return flow_run
+
+    def _tell_outbox(self, submission: Submission, flow_run: FlowRunRef) -> None:
+        if self._outbox is None:
+            return
+        try:
+            # What waits for another server is that one's.
+            self._outbox.mark_sent(submission.key, flow_run.id, flow_run.name, api_url=self._api.api_url)
+        except OutboxError as error:
+            # Its forwarder will ask Prefect for the same key, and find the same flow run.
+            logger.warning("Run %s was started, and the outbox does not know: %s", submission.run_uid, error)
+
+
+def _parameters(run: StoredRun, workflow: Workflow) -> Mapping[str, Any] | None:
+    try:
+        return workflow.parameters_for(run.as_run())
+    except Exception as error:
+        raise ConfigurationError(
+            f"parameters= of workflow {workflow.name!r} failed for run {run.uid}: {error_line(error)}. "
+            "Mend it in the list of workflows."
+        ) from error

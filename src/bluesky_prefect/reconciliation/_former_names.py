@@ -1,0 +1,113 @@
+"""Flow runs of a workflow under any name that it has or had."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from bluesky_prefect.core import Workflow, key_parts
+from bluesky_prefect.prefect_api import History, PastFlowRun, PrefectApi, Wanted, explained, made_after
+from bluesky_prefect.tiled_api import StoredRun
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+
+Pair = tuple[StoredRun, Workflow]
+
+# So many runs are asked for at once; Prefect's own limit for one answer is twice that.
+_RUNS = 100
+_PAGE = 200
+
+
+@dataclass(frozen=True)
+class Past:
+    """The flow runs of one workflow on one run.
+
+    Attributes
+    ----------
+    name : str
+        The name under which the last of them was begun, and goes on; the present one if there is none.
+    flow_runs : tuple of PastFlowRun
+        Those begun under that name, in the order of their generations.
+    """
+
+    name: str
+    flow_runs: tuple[PastFlowRun, ...]
+
+
+def pasts(history: History, pairs: Sequence[Pair], since_s: float) -> list[Past]:
+    """Return the past of each run and workflow.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
+    """
+    former = {workflow.name: tuple(workflow.was) for _, workflow in pairs}
+    found = history.flow_runs([(run.uid, workflow.name) for run, workflow in pairs], since_s, former=former)
+
+    def made_last(run: StoredRun, name: str) -> tuple[bool, float]:
+        flow_runs = found[run.uid, name]
+        return bool(flow_runs), flow_runs[-1].created if flow_runs else 0.0
+
+    names = [max(workflow.names, key=lambda name: made_last(run, name)) for run, workflow in pairs]
+    return [Past(name, found[run.uid, name]) for (run, _), name in zip(pairs, names, strict=True)]
+
+
+def begun_otherwise(
+    api: PrefectApi, pairs: Iterable[Pair], known: Iterable[str], since_s: float
+) -> dict[Wanted, tuple[str, str]]:
+    """Return which runs have a flow run of the same flow under a name that nobody knows.
+
+    That is what is left of a workflow that was renamed, and what another beamline's list does on the same catalog.
+
+    Parameters
+    ----------
+    api : PrefectApi
+        Open.
+    pairs : iterable of (StoredRun, Workflow)
+        Which runs, and the workflows they have no flow run of.
+    known : iterable of str
+        All names of the list.
+    since_s : float
+        When the first of these runs stopped, in seconds since the epoch.
+
+    Returns
+    -------
+    dict
+        By the run's uid and the workflow's present name: the unknown name, and the name of the flow run.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
+    """
+    names, by_flow = set(known), defaultdict[str, list[Pair]](list)
+    for run, workflow in pairs:
+        by_flow[workflow.deployment.partition("/")[0]].append((run, workflow))
+    found: dict[Wanted, tuple[str, str]] = {}
+    for flow, of_flow in by_flow.items():
+        strangers: dict[str, tuple[str, str]] = {}
+        for flow_run in _flow_runs(api, flow, list(dict.fromkeys(run.uid for run, _ in of_flow)), since_s):
+            uid, name, _ = key_parts(flow_run.idempotency_key or "") or ("", "", 0)
+            if name and name not in names:
+                strangers[uid] = (name, flow_run.name)
+        found |= {(run.uid, one.name): strangers[run.uid] for run, one in of_flow if run.uid in strangers}
+    return found
+
+
+def _flow_runs(api: PrefectApi, flow: str, uids: list[str], since_s: float) -> "Iterator[FlowRun]":
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter
+
+    of_flow = FlowFilter(name=FlowFilterName(any_=[flow]))
+    for begin in range(0, len(uids), _RUNS):
+        tags = [f"uid:{uid}" for uid in uids[begin : begin + _RUNS]]
+        asked = {"tags": {"any_": tags}, "expected_start_time": {"after_": made_after(since_s)}}
+        page, offset = [None] * _PAGE, 0
+        while len(page) == _PAGE:
+            with explained():
+                page = api.client.read_flow_runs(
+                    flow_filter=of_flow, flow_run_filter=FlowRunFilter.model_validate(asked), limit=_PAGE, offset=offset
+                )
+            yield from page
+            offset += _PAGE

@@ -1,0 +1,52 @@
+"""Where the list of workflows is that reconciliation compares with: named where it runs, or kept in its deployment."""
+
+from bluesky_prefect.core import ConfigurationError
+from bluesky_prefect.prefect_api import PrefectApi, explained
+
+# As flows name it (bluesky_prefect.reconciliation._flow, which imports Prefect).
+_FLOW = "reconcile"
+LIST_PARAMETER = "workflows"
+"""The parameter of the deployment that says where the list is."""
+
+
+def require_list_source(where: str | None, hint: str = "") -> str:
+    """Return where the list is, if that is known.
+
+    Parameters
+    ----------
+    where : str or None
+        What was given or set.
+    hint : str, optional
+        Where people may look it up.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not known. Any other list starts every workflow on runs that have had theirs.
+    """
+    if where:
+        return where
+    raise ConfigurationError(
+        "Which workflows a run should have had is not known here, and nothing was started. Name the list that your "
+        "sessions subscribe, as module:attribute: with --workflows, or in BLUESKY_PREFECT_WORKFLOWS "
+        f"(bluesky_prefect.core:DEFAULT_WORKFLOWS is just my-workflow/local).{hint}"
+    )
+
+
+def lists_in_prefect(api: PrefectApi) -> str:
+    """Return what Prefect's deployments of ``reconcile`` compare with, in words.
+
+    It is a hint for a person only: on a server of several beamlines the only such deployment may be a neighbour's.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
+    """
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName
+
+    with explained():
+        found = api.client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_FLOW])))
+    lists = {f"{_FLOW}/{one.name}": (one.parameters or {}).get(LIST_PARAMETER) for one in found}
+    said = ", ".join(f"{name} compares with {where or 'what its worker says'}" for name, where in sorted(lists.items()))
+    return f" In Prefect, {said}." if said else ""

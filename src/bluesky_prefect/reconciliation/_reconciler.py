@@ -1,0 +1,230 @@
+"""Tiled's runs compared with Prefect's flow runs, and what is missing started."""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+
+from bluesky_prefect.core import (
+    ConfigurationError,
+    DeploymentMissing,
+    PrefectUnavailable,
+    Settings,
+    SubmissionRefused,
+    Workflow,
+    as_workflows,
+    counted,
+)
+from bluesky_prefect.outbox import Outbox
+from bluesky_prefect.prefect_api import PrefectApi, given
+from bluesky_prefect.reconciliation._assessment import Assessment
+from bluesky_prefect.reconciliation._case import Case
+from bluesky_prefect.reconciliation._diagnosis import Judgement, Verdict
+from bluesky_prefect.reconciliation._endings import Endings
+from bluesky_prefect.reconciliation._flow_run_starter import Starter
+from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
+from bluesky_prefect.reconciliation._remarks import Remarks
+from bluesky_prefect.reconciliation._report import Finding, Report
+from bluesky_prefect.reconciliation._time_window import Window, moment
+from bluesky_prefect.reconciliation._unsaved import reconcile_kept
+from bluesky_prefect.tiled_api import Catalog, StoredRun, runs_between, runs_named
+
+logger = logging.getLogger(__name__)
+
+# So many runs are looked at together, whatever the window.
+_BATCH = 500
+# What is silent is listened to for this part of the time after which it counts as crashed: longer than from one
+# heartbeat to the next.
+_LISTENING = 1 / 3
+# How often a flow run that changes while it is looked at is looked at again, before that is left to the next time.
+_LOOKS = 3
+
+
+@dataclass
+class _Tally:
+    """What was found so far."""
+
+    runs: int = 0
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+
+    def note(self, one: Finding | Case) -> None:
+        self.verdicts[one.verdict] += 1
+        if isinstance(one, Finding) and one.verdict.is_problem:
+            self.findings.append(one)
+
+
+class Reconciler:
+    """Compares what Tiled holds with what Prefect did.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Tiled.
+    api : PrefectApi
+        Prefect.
+    workflows : sequence of Workflow
+        What a run should have had.
+    settings : Settings
+        How long is too long.
+    outbox : Outbox, optional
+        That of this machine, which knows of runs that Prefect has not heard of.
+    clock : callable, optional
+        Gives the time in seconds since the epoch; the Prefect server's by default, whose timestamps it compares.
+    sleep : callable, optional
+        Waits for so many seconds, by a clock that nobody sets.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        api: PrefectApi,
+        workflows: Sequence[Workflow],
+        settings: Settings,
+        *,
+        outbox: Outbox | None = None,
+        clock: Callable[[], float] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._catalog = catalog
+        self._api = api
+        self._endings = Endings(api)
+        self._starter = Starter(api, outbox)
+        self._workflows = as_workflows(workflows)
+        self._settings = settings
+        self._outbox = MachineOutbox(outbox)
+        self._clock = clock or api.now
+        self._sleep = sleep
+
+    def run(
+        self,
+        window: Window,
+        *,
+        submit: bool = False,
+        patient: bool = False,
+        report: Callable[[str], None] = lambda message: None,
+        warn: Callable[[str], None] = logger.warning,
+    ) -> Report:
+        """Look at the runs of a window, and start what is missing or has crashed, if asked to.
+
+        Parameters
+        ----------
+        window : Window
+            Which runs.
+        submit : bool
+            Start what can be started; else nothing is changed anywhere.
+        patient : bool
+            Leave time between the reruns of a workflow that does not succeed.
+        report : callable
+            Is told in one line how far it is.
+        warn : callable
+            Is told in one line what somebody should know, before anything is started because of it.
+
+        Raises
+        ------
+        TiledUnavailable, PrefectUnavailable
+            If one of them cannot be asked. What was started until then is started.
+        """
+        assessment = Assessment(self._api, self._workflows, self._settings, self._outbox, self._clock)
+        remarks = Remarks(warn, submit=submit)
+        remarks.on_catalog(self._catalog)
+        # Files have times of this machine's clock.
+        kept = list(reconcile_kept(self._catalog, window, self._settings, time.time(), submit=submit))
+        # Only now: what Tiled missed is written to it without Prefect, too.
+        remarks.on_clocks(self._clock(), time.time(), self._api.api_url)
+        within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
+        runs = filter(assessment.is_ours, chain(self._late_comers(kept, window), within))
+        tally = _Tally()
+        for one in chain(kept, self._found(runs, assessment, remarks, tally, submit, report)):
+            tally.note(self._treated(one, assessment, submit, patient))
+        known = {finding.run_uid for finding in tally.findings}
+        for dead in self._outbox.dead_letters():
+            if dead.run_uid not in known and window.holds(dead):
+                tally.note(dead)
+        return Report(window.since, window.until, tally.runs, tally.verdicts, tally.findings, remarks.told)
+
+    def _late_comers(self, kept: Sequence[Finding], window: Window) -> Iterator[StoredRun]:
+        """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
+        written = [finding.run_uid for finding in kept if finding.solved]
+        return (run for _, run in runs_named(self._catalog, written) if not window.since <= run.time_s < window.until)
+
+    def _found(
+        self,
+        runs: Iterator[StoredRun],
+        assessment: Assessment,
+        remarks: Remarks,
+        tally: _Tally,
+        submit: bool,
+        report: Callable[[str], None],
+    ) -> Iterator[Finding | Case]:
+        """Yield what is found of runs; last what is silent, which is listened to if something is done about it."""
+        silent: list[Case] = []
+        while batch := list(islice(runs, _BATCH)):
+            tally.runs += len(batch)
+            looked = list(assessment.of(batch))
+            remarks.on_new_names((one.workflow, one.judgement) for one in looked if isinstance(one, Case))
+            for one in looked:
+                if submit and isinstance(one, Case) and one.judgement.signs:
+                    silent.append(one)
+                else:
+                    yield one
+            so_far = f"{tally.runs} runs, back to {moment(batch[-1].time_s)}"
+            report(f"{so_far}: {len(tally.findings)} not as they should be")
+        if silent:
+            wait_s = self._settings.silent_after_s * _LISTENING
+            report(f"{counted(len(silent), 'flow run')} without a sign of life: listening for {wait_s:.0f} s")
+            self._sleep(wait_s)
+            yield from assessment.again(silent)
+
+    def _treated(self, one: Finding | Case, assessment: Assessment, submit: bool, patient: bool) -> Finding | Case:
+        """Return what was found about a problem, once everything is done about it; anything else as it is."""
+        if isinstance(one, Finding) or not one.verdict.is_problem:
+            return one
+        if not submit:
+            return one.finding
+        for _ in range(_LOOKS):
+            if self._has_ended(one.judgement):
+                return self._treat(one, patient)
+            [one] = assessment.again([one])
+            if not one.verdict.is_problem:
+                return one
+        return replace(one.finding, action="Prefect refuses to end it: to be looked at again next time")
+
+    def _has_ended(self, judgement: Judgement) -> bool:
+        """Have no flow run go on beside the next one; return False if the last has changed meanwhile."""
+        if judgement.ended is None:
+            return True
+        message = f"Found by reconciliation: {judgement.reason}."
+        if judgement.signs is None:
+            return self._endings.supersede(judgement.ended, message)
+        return self._endings.mark_crashed(judgement.ended.id, message)
+
+    def _treat(self, case: Case, patient: bool) -> Finding:
+        judgement = case.judgement
+        if judgement.next_generation is None:
+            return case.finding
+        if patient and judgement.not_before > self._clock():
+            action = f"to be started again after {moment(judgement.not_before)}"
+            return replace(case.finding, action=action, solved=True)
+        return self._start(case, judgement.next_generation)
+
+    def _start(self, case: Case, generation: int) -> Finding:
+        # What crashed is done again as it was; the run or the workflow may have been given parameters by hand.
+        parameters = given(case.flow_runs[-1].parameters) if case.flow_runs else None
+        try:
+            flow_run = self._starter.start(case.run, self._named(case), generation, parameters=parameters)
+        except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
+            return replace(case.finding, action=f"cannot be started: {error}")
+        except PrefectUnavailable as error:
+            if not error.about_submission:
+                raise
+            return replace(case.finding, action=f"not started this time: {error}")
+        logger.info("Run %s: flow run %s (%s) created", case.run.uid, flow_run.name, flow_run.id)
+        return replace(case.finding, action=f"started: {flow_run.name}", flow_run_id=flow_run.id, solved=True)
+
+    def _named(self, case: Case) -> Workflow:
+        """Return the workflow under the name that it was begun under: the same key makes no second flow run."""
+        waiting = self._outbox.name_of(case.run.uid, case.workflow) if case.verdict is Verdict.WAITING else None
+        return case.workflow.under(waiting or case.past.name)

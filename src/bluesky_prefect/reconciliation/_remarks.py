@@ -1,0 +1,86 @@
+"""What reconciliation tells beside its findings, before it starts anything because of it."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+
+from bluesky_prefect.core import Workflow, counted
+from bluesky_prefect.reconciliation._diagnosis import Judgement, Verdict
+from bluesky_prefect.reconciliation._time_window import moment
+from bluesky_prefect.tiled_api import Catalog, spec_problem
+
+# A workflow of which nothing else is known is new, or has a new name.
+_NOT_THERE = {Verdict.MISSING, Verdict.OTHER_NAME, Verdict.SETTLING}
+
+# Longer than any answer takes, and shorter than what counts as too long.
+_CLOCKS_APART_S = 300.0
+
+
+class Remarks:
+    """What reconciliation tells beside its findings.
+
+    Parameters
+    ----------
+    warn : callable
+        Is told each remark when it is made.
+    submit : bool
+        Whether anything is going to be started.
+
+    Attributes
+    ----------
+    told : list of str
+        The remarks so far.
+    """
+
+    def __init__(self, warn: Callable[[str], None], *, submit: bool) -> None:
+        self._warn = warn
+        self._submit = submit
+        self._known: set[str] = set()
+        self.told: list[str] = []
+
+    def on_catalog(self, catalog: Catalog) -> None:
+        """Tell whether the catalog of runs lacks something.
+
+        Raises
+        ------
+        TiledUnavailable, ConfigurationError
+            If Tiled cannot be asked, or has no such catalog.
+        """
+        if problem := spec_problem(catalog.raw, catalog.name):
+            self._tell(problem)
+
+    def on_clocks(self, server_s: float, ours_s: float, address: str | None) -> None:
+        """Tell whether Prefect's clock and this machine's are apart.
+
+        Parameters
+        ----------
+        server_s, ours_s : float
+            The present time by either, in seconds since the epoch.
+        address : str or None
+            Address of Prefect's server.
+        """
+        apart_s = abs(server_s - ours_s)
+        if apart_s > _CLOCKS_APART_S:
+            self._tell(
+                f"The clocks of Prefect at {address} ({moment(server_s)}) and of this machine ({moment(ours_s)}) are "
+                f"{apart_s / 60:.0f} min apart. Set the wrong one, by NTP for example: until then runs and flow "
+                "runs seem older or newer than they are."
+            )
+
+    def on_new_names(self, judged: Iterable[tuple[Workflow, Judgement]]) -> None:
+        """Tell which workflows have no history, so that somebody sees what their first runs are going to be."""
+        by_name = defaultdict[str, Counter[Verdict]](Counter)
+        for workflow, judgement in judged:
+            by_name[workflow.name][judgement.verdict] += 1
+        for name, verdicts in by_name.items():
+            missing = verdicts[Verdict.MISSING]
+            if name not in self._known and missing and verdicts.keys() <= _NOT_THERE:
+                self._tell(
+                    f"Workflow {name!r} has no flow run in Prefect on any of {counted(verdicts.total(), 'run')}: "
+                    f"{missing} {'are about to' if self._submit else 'would'} be started. If it was renamed, say so in "
+                    "the list of workflows: was='...'."
+                )
+        self._known |= by_name.keys()
+
+    def _tell(self, remark: str) -> None:
+        self.told.append(remark)
+        self._warn(remark)

@@ -1,0 +1,121 @@
+"""What reconciliation found."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from bluesky_prefect.reconciliation._diagnosis import Verdict
+
+MENDS = {
+    Verdict.MISSING: "--submit starts it",
+    Verdict.WAITING: "sent when Prefect answers and a session is open; --submit starts it now",
+    Verdict.ELSEWHERE: "if that server is gone: bluesky-prefect outbox move --from ... --to ..., "
+    "or bluesky-prefect submit {uid}",
+    Verdict.DEAD: "see: bluesky-prefect outbox show {uid}",
+    Verdict.UNDECIDED: "mend it in the list of workflows",
+    Verdict.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid}",
+    Verdict.CRASHED: "--submit starts it again",
+    Verdict.FAILED: "--submit starts it again",
+    Verdict.SILENT: "--submit marks it as crashed and starts it again",
+    Verdict.ABANDONED: "--submit puts a crashed one in its place and starts it again",
+    Verdict.STUCK: "see what its infrastructure waits for; if it will never come up, delete the flow run in Prefect, "
+    "then --submit",
+    Verdict.LATE: "see that a worker of its work pool is up (bluesky-prefect status)",
+    Verdict.GIVEN_UP: "mend the cause, then: bluesky-prefect submit {uid} --again",
+    Verdict.NO_STOP: "nobody knows how it ended: see whether its session died, or Tiled was away at its end",
+    Verdict.NOT_IN_TILED: "--submit writes it to Tiled from the file that the session kept",
+    Verdict.UNREADABLE: "save what you need of the file, then move it out of that directory",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A run's workflow that is not as it should be.
+
+    Attributes
+    ----------
+    run_uid : str
+        The run.
+    scan_id, plan_name : int or None, str or None
+        As its start document has them.
+    workflow : str or None
+        Name of the workflow; None where it is the run itself.
+    verdict : Verdict
+        What is wrong.
+    since : float
+        Since when, in seconds since the epoch.
+    reason : str
+        Why, as far as known.
+    flow_run_id, flow_run_name : str or None
+        The last flow run.
+    action : str or None
+        What was done about it, if something was.
+    solved : bool
+        Whether nobody has to do anything more.
+    by_hand : bool
+        Whether only a person may start it again.
+    """
+
+    run_uid: str
+    scan_id: int | None
+    plan_name: str | None
+    workflow: str | None
+    verdict: Verdict
+    since: float
+    reason: str = ""
+    flow_run_id: str | None = None
+    flow_run_name: str | None = None
+    action: str | None = None
+    solved: bool = False
+    by_hand: bool = False
+
+    @property
+    def mend(self) -> str:
+        """What can be done, in words."""
+        verdict = Verdict.GIVEN_UP if self.by_hand else self.verdict
+        return MENDS.get(verdict, "").format(uid=self.run_uid[:8])
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that reconciliation found in a window.
+
+    Attributes
+    ----------
+    since, until : float
+        The window, in seconds since the epoch.
+    runs : int
+        How many runs it holds.
+    verdicts : Counter
+        How often each verdict was given, problems and others.
+    findings : sequence of Finding
+        The problems.
+    remarks : sequence of str
+        What else somebody should know, as it was told meanwhile.
+    """
+
+    since: float
+    until: float
+    runs: int
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    findings: Sequence[Finding] = ()
+    remarks: Sequence[str] = ()
+
+    @property
+    def unsolved(self) -> list[Finding]:
+        """The problems that are left."""
+        return [finding for finding in self.findings if not finding.solved]
+
+    @property
+    def all_processed(self) -> bool:
+        """Whether no problem is left; workflows under way are none."""
+        return not self.unsolved
+
+    @property
+    def summary(self) -> str:
+        """What was found, in a line: how often each verdict was given, and what is left."""
+        counts = ", ".join(f"{many} {verdict}" for verdict, many in self.verdicts.most_common())
+        solved = len(self.findings) - len(self.unsolved)
+        parts = [counts or "nothing to process", f"{solved} started again or about to be" if solved else ""]
+        left = f"{len(self.unsolved)} to be looked at" if self.unsolved else ""
+        return "; ".join(filter(None, [*parts, left]))

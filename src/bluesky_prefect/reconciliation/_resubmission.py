@@ -1,0 +1,160 @@
+"""Workflows started by hand on runs of the past."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_prefect.core import ConfigurationError, DeploymentMissing, SubmissionRefused, Workflow
+from bluesky_prefect.prefect_api import History, PastFlowRun
+from bluesky_prefect.reconciliation._flow_run_starter import Starter
+from bluesky_prefect.reconciliation._former_names import Past, pasts
+from bluesky_prefect.reconciliation._rerun import must_not_rerun
+from bluesky_prefect.tiled_api import StoredRun
+
+_UNSUCCESSFUL = {"CRASHED", "FAILED", "CANCELLED"}
+# So many runs are looked up together.
+_BATCH = 100
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was done about one workflow on one run.
+
+    Attributes
+    ----------
+    run_uid, scan_id, plan_name : str, int or None, str or None
+        The run.
+    workflow : str
+        Name of the workflow.
+    started : bool
+        Whether a flow run was made, or would be, if it were not only tried.
+    refused : bool
+        Whether that could not be done.
+    text : str
+        What was done, or why nothing was.
+    flow_run_id, flow_run_name : str or None
+        The flow run: the one that was made, or the one that there is already.
+    """
+
+    run_uid: str
+    scan_id: int | None
+    plan_name: str | None
+    workflow: str
+    started: bool
+    refused: bool
+    text: str
+    flow_run_id: str | None = None
+    flow_run_name: str | None = None
+
+
+@dataclass(frozen=True)
+class ResubmissionRequest:
+    """How runs are to be processed.
+
+    Attributes
+    ----------
+    again : bool
+        Make a new flow run also where there is a good one.
+    dry_run : bool
+        Change nothing.
+    overrides : Mapping, optional
+        Parameters that win over the workflow's own.
+    """
+
+    again: bool = False
+    dry_run: bool = False
+    overrides: Mapping[str, Any] | None = None
+
+
+def resubmit(
+    runs: Sequence[StoredRun],
+    workflows: Sequence[Workflow],
+    request: ResubmissionRequest,
+    *,
+    history: History,
+    starter: Starter,
+) -> Iterator[Outcome]:
+    """Start workflows on runs, and yield what came of each.
+
+    A run that has been processed, or is being processed, is left alone unless `request` says to do it again. Where
+    the last flow run did not succeed, a new one is made.
+
+    Parameters
+    ----------
+    runs : sequence of StoredRun
+        Each of them once.
+    workflows : sequence of Workflow
+        What to start on each run; their ``when=`` is not asked, since a person has asked for these runs.
+    request : ResubmissionRequest
+        How.
+    history, starter : History, Starter
+        What there is already; what starts more.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked. What was started until then is started.
+    """
+    for begin in range(0, len(runs), _BATCH):
+        batch = runs[begin : begin + _BATCH]
+        since_s = min(run.time_s for run in batch)
+        pairs = [(run, workflow) for run in batch for workflow in workflows]
+        for (run, workflow), past in zip(pairs, pasts(history, pairs, since_s), strict=True):
+            yield _submit(run, workflow, past, request, starter)
+
+
+def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
+    """Return the workflows of these names, or all; a name that is not among them may be that of any deployment.
+
+    Raises
+    ------
+    ConfigurationError
+        If a name is neither that of a workflow nor of the form ``flow-name/deployment-name``.
+    """
+    known = {workflow.name: workflow for workflow in workflows}
+    if not names:
+        return list(known.values())
+    try:
+        return [known.get(name) or Workflow(name) for name in dict.fromkeys(names)]
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{error} Workflows of this beamline: {', '.join(known)}.") from error
+
+
+def _submit(run: StoredRun, workflow: Workflow, past: Past, request: ResubmissionRequest, starter: Starter) -> Outcome:
+    known = run.as_run()
+    last = past.flow_runs[-1] if past.flow_runs else None
+
+    def outcome(text: str, *, started: bool = False, refused: bool = False, made: Any = last) -> Outcome:
+        return Outcome(
+            run_uid=run.uid,
+            scan_id=known.scan_id,
+            plan_name=known.plan_name,
+            workflow=workflow.name,
+            started=started,
+            refused=refused,
+            text=text,
+            flow_run_id=made.id if made else None,
+            flow_run_name=made.name if made else None,
+        )
+
+    if run.stop is None:
+        return outcome("left alone: Tiled holds no stop document of it", refused=True)
+    if last is not None and not request.again and (why := _why_left_alone(last)):
+        return outcome(f"left alone: {why} ({last.name}); --again makes a new flow run")
+    generation = last.generation + 1 if last else 0
+    if request.dry_run:
+        after = f", after {last.name} ({last.state})" if last else ""
+        return outcome(f"would be started{after}", started=True)
+    try:
+        made = starter.start(run, workflow.under(past.name), generation, overrides=request.overrides)
+    except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
+        return outcome(f"cannot be started: {error}", refused=True)
+    return outcome(f"started: {made.name}", started=True, made=made)
+
+
+def _why_left_alone(last: PastFlowRun) -> str:
+    if must_not_rerun(last):
+        return "it says that it must not be started again"
+    if last.state_type in _UNSUCCESSFUL:
+        return ""
+    return "processed already" if last.state_type == "COMPLETED" else f"{last.state.lower()} already"

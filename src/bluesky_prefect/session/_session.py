@@ -1,0 +1,112 @@
+"""A session at a beamline: a RunEngine whose runs go to Tiled and start workflows."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.core import BlueskyPrefectError, is_anothers, share, shared_with
+from bluesky_prefect.session._metadata import PersistentMetadata
+from bluesky_prefect.session._recorder import TiledRecorder
+from bluesky_prefect.session._tiled import LazyClient, TiledConnection
+from bluesky_prefect.stack import Service, describe, prefect_service, start_or_check, use_services
+
+if TYPE_CHECKING:
+    from bluesky import RunEngine
+    from bluesky.callbacks.best_effort import BestEffortCallback
+
+    from bluesky_prefect.callback import PrefectCallback
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a startup file puts at the prompt.
+
+    Parameters
+    ----------
+    run_engine : bluesky.RunEngine
+        The RunEngine; its metadata and scan ids go on after a restart.
+    best_effort : bluesky.callbacks.best_effort.BestEffortCallback
+        Live tables, and plots in a session with a Qt event loop.
+    prefect_callback : PrefectCallback
+        Starts the workflows.
+    tiled_client : LazyClient
+        Client of Tiled's root.
+    raw : LazyClient
+        Client of the catalog of runs: ``raw[-1]`` is the last run.
+    """
+
+    run_engine: "RunEngine"
+    best_effort: "BestEffortCallback"
+    prefect_callback: "PrefectCallback"
+    tiled_client: LazyClient
+    raw: LazyClient
+
+
+def start_session(workflows: Any = None, tell: Callable[[str], None] = print) -> Session:
+    """Make a RunEngine whose runs go to Tiled and then start `workflows`.
+
+    Tiled and Prefect are those that the environment names, else those of the running local stack. If one is not
+    there the session starts all the same, a second later at most; scans run, and flow runs start once Prefect
+    is there.
+
+    Parameters
+    ----------
+    workflows : str, Workflow, or list of those, optional
+        What `PrefectCallback` takes; by default the list that the setting ``workflows`` names, if it names one.
+    tell : callable
+        Is told in one line what is there and what is not.
+    """
+    settings = use_services(make_keys=True)
+    share(settings.state_directory, settings.kept_runs_path)
+    tiled = TiledConnection(settings)
+    tell(describe([_tiled_service(tiled, tell), prefect_service()]))
+    if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
+        tell(f"{settings.state_directory} is shared with {others}: they can read and change what this session keeps.")
+
+    from bluesky import RunEngine
+
+    from bluesky_prefect.callback import PrefectCallback
+
+    best_effort = _best_effort_callback()
+    prefect_callback = PrefectCallback(workflows, settings=settings)
+    metadata = PersistentMetadata(settings.state_directory / "metadata.sqlite")
+    run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
+    run_engine.subscribe(best_effort)
+    # Tiled before Prefect: when a flow run starts, its run is there to be read.
+    run_engine.subscribe(TiledRecorder(tiled, directory=settings.kept_runs_path, tell=tell))
+    run_engine.subscribe(prefect_callback)
+    _extend_prompt()
+    return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(tiled.raw))
+
+
+def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:
+    problem, mend = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
+    if not problem:
+        # Connect now: so that the first run does not wait for Tiled's client, and a wrong key is told of.
+        try:
+            if lacking := tiled.spec_problem():
+                tell(lacking)
+        except BlueskyPrefectError as error:
+            problem, mend = str(error), ""
+        except Exception as error:  # noqa: BLE001 - whatever it is, the session starts
+            problem = " ".join(str(error).split()) or type(error).__name__
+    return Service("Tiled", tiled.url, problem, consequence="runs are kept in files", mend=mend)
+
+
+def _extend_prompt() -> None:
+    """Give the prompt ``%flows`` and what goes with it, if there is a prompt; a queue server has none."""
+    from IPython import get_ipython
+
+    if (shell := get_ipython()) is not None:
+        shell.extension_manager.load_extension("bluesky_prefect")  # type: ignore[union-attr]  # made with the shell
+
+
+def _best_effort_callback() -> "BestEffortCallback":
+    import matplotlib
+    from bluesky.callbacks.best_effort import BestEffortCallback
+
+    best_effort = BestEffortCallback()
+    # It draws in the RunEngine's thread, which of all windows only Qt's can bear.
+    if "qt" not in matplotlib.get_backend().lower():
+        best_effort.disable_plots()
+    return best_effort

@@ -1,0 +1,205 @@
+"""The session's way to Tiled, which may come and go."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.core import (
+    REFUSED,
+    BlueskyPrefectError,
+    ConfigurationError,
+    Settings,
+    TiledUnavailable,
+    require_tiled_login,
+    tiled_address,
+    without_secrets,
+)
+from bluesky_prefect.stack import START_COMMAND, probe, use_services
+from bluesky_prefect.tiled_api import spec_problem
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
+    from tiled.client.container import Container
+
+_CONNECT_TIMEOUT_S = 1.0
+# Silence for this long is an outage; Tiled's own 30 s, twice, would hold a scan for a minute.
+_REQUEST_TIMEOUT_S = 15.0
+
+
+class TiledConnection:
+    """The Tiled server that the settings name, connected to when it is first needed.
+
+    While they name none, a local stack that has been started since is looked for each time.
+
+    Parameters
+    ----------
+    settings : Settings
+        Address or profile of the server, its API key, and the path of the catalog of runs.
+    """
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._root: Container | None = None
+
+    @property
+    def url(self) -> str:
+        """Address of the server without what may be secret in it; empty if the settings name none."""
+        return without_secrets(self._uri())
+
+    def problem(self) -> str:
+        """Return why the server does not answer, or an empty string if it does; takes a second at most."""
+        if not self._is_named():
+            self._settings = use_services()
+        if not self._is_named():
+            return "none is named, no local stack runs"
+        uri = self._uri()
+        return probe(uri).problem if uri else ""  # a profile without an address is a server inside this process
+
+    def root(self) -> "Container":
+        """Return the client of the server's root.
+
+        Raises
+        ------
+        TiledUnavailable
+            If the server does not answer.
+        ConfigurationError
+            If the server wants an API key and has none, or the profile is unknown.
+        """
+        if self._root is None:
+            if problem := self.problem():
+                raise TiledUnavailable(
+                    f"Tiled {f'at {self.url} ' if self.url else ''}is not there ({problem}). "
+                    f"Start a local one with: {START_COMMAND}"
+                )
+            with self._key_explained():
+                self._root = self._connect()
+        return self._root
+
+    def raw(self) -> "CatalogOfBlueskyRuns":
+        """Return the client of the catalog of Bluesky runs.
+
+        Raises
+        ------
+        BlueskyPrefectError
+            As `root`, and if the server has no such catalog.
+        """
+        root, path = self.root(), self._settings.raw_container.strip("/")
+        try:
+            with self._key_explained():
+                return root[tuple(path.split("/"))] if path else root  # type: ignore[return-value]  # by its spec
+        except KeyError as error:
+            raise ConfigurationError(
+                f"Tiled at {self.url} has no container {path!r}: create it, or set BLUESKY_PREFECT_RAW_CONTAINER."
+            ) from error
+
+    def spec_problem(self) -> str:
+        """Return what the catalog of Bluesky runs lacks, or an empty string; for the errors see `raw`."""
+        return spec_problem(self.raw(), self.url)
+
+    def close(self) -> None:
+        """Close the network connections; the next use opens them again."""
+        if self._root is not None:
+            self._root.context.http_client.close()
+            self._root = None
+
+    @contextlib.contextmanager
+    def _key_explained(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code not in REFUSED:
+                raise
+            raise ConfigurationError(f"Tiled at {self.url} refuses the API key: check TILED_API_KEY") from error
+
+    def _is_named(self) -> bool:
+        return self._settings.tiled_uri is not None or self._settings.tiled_profile is not None
+
+    def _uri(self) -> str:
+        if self._settings.tiled_uri is not None or self._settings.tiled_profile is None:
+            return self._settings.tiled_uri or ""
+        return str(self._profile_content().get("uri", ""))
+
+    def _profile_content(self) -> dict[str, Any]:
+        from tiled.profiles import load_profiles
+
+        name = self._settings.tiled_profile
+        try:
+            return load_profiles()[name][1]
+        except KeyError as error:
+            raise ConfigurationError(
+                f"There is no Tiled profile {name!r}: check BLUESKY_PREFECT_TILED_PROFILE."
+            ) from error
+
+    def _connect(self) -> "Container":
+        import httpx
+        from tiled.client import from_profile
+        from tiled.client.constructors import from_context
+        from tiled.client.context import Context
+
+        secret = self._settings.tiled_api_key
+        address, api_key = tiled_address(self._settings.tiled_uri or "", secret.get_secret_value() if secret else None)
+        options: dict[str, Any] = {
+            "timeout": httpx.Timeout(_REQUEST_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
+            **({"api_key": api_key} if api_key else {}),
+        }
+        if self._settings.tiled_uri is None:
+            content = self._profile_content()
+            if "uri" in content:
+                key = {"api_key": content["api_key"]} if content.get("api_key") else {}
+                context, _ = Context.from_any_uri(content["uri"], **{**key, **options})
+                with contextlib.closing(context.http_client):
+                    self._require_login(context)
+            return from_profile(self._settings.tiled_profile, **options)
+        context, path = Context.from_any_uri(address, **options)
+        try:
+            self._require_login(context)
+            return from_context(context, node_path_parts=path)
+        except BaseException:
+            context.http_client.close()
+            raise
+
+    def _require_login(self, context: Any) -> None:
+        require_tiled_login(context, self.url, key_given=self._settings.tiled_api_key is not None)
+
+
+class LazyClient:
+    """A Tiled client that connects when it is used, and says what is missing while it cannot.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns the real client or raises a `BlueskyPrefectError`.
+    """
+
+    def __init__(self, connect: Callable[[], Any]):
+        self._connect = connect
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # IPython and copy look for such names on everything
+            raise AttributeError(name)
+        try:
+            client = self._connect()
+        except BlueskyPrefectError as error:
+            # What asks an object for its kind by looking for attributes must not be stopped by a missing server.
+            raise AttributeError(str(error)) from error
+        return getattr(client, name)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._connect()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._connect())
+
+    def __len__(self) -> int:
+        return len(self._connect())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._connect()
+
+    def __repr__(self) -> str:
+        try:
+            return repr(self._connect())
+        except BlueskyPrefectError as error:
+            return f"<no Tiled client: {error}>"

@@ -1,0 +1,184 @@
+"""What is known of a stack: where its services are, and which processes they are."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+
+from bluesky_prefect.core import Settings, basic
+from bluesky_prefect.stack._files import write_private
+from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
+from bluesky_prefect.stack._ports import HOST
+from bluesky_prefect.stack._process import ManagedProcess, without_proxy
+
+# Five heartbeats of its flow runs: a busy machine may be late with some.
+_SILENT_AFTER_S = 150.0
+# What it has deployments for.
+STACK_WORKFLOWS = "bluesky_prefect.stack:WORKFLOWS"
+
+
+@dataclass(frozen=True)
+class StackInfo:
+    """Addresses of a running local stack, and the secrets that open its servers."""
+
+    prefect_api_url: str
+    prefect_ui_url: str
+    tiled_uri: str
+    tiled_ui_url: str
+    tiled_api_key: SecretStr
+    prefect_auth_string: SecretStr
+    exports: Path
+    images: Path
+    state_directory: Path
+    prefect_home: Path
+    silent_after_s: float = _SILENT_AFTER_S
+    workflows: str = STACK_WORKFLOWS
+
+    @property
+    def tiled_api_key_path(self) -> Path:
+        """The file that holds the Tiled API key."""
+        return StackPaths(self.state_directory).tiled_api_key
+
+    @property
+    def prefect_auth_string_path(self) -> Path:
+        """The file that holds user and password of the Prefect server."""
+        return StackPaths(self.state_directory).prefect_auth_string
+
+    @property
+    def prefect_headers(self) -> dict[str, str]:
+        """What a request to the Prefect server needs: never for a log."""
+        return {"Authorization": basic(self.prefect_auth_string.get_secret_value())}
+
+    @property
+    def logs(self) -> Path:
+        """The directory of the services' logs."""
+        return StackPaths(self.state_directory).logs
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment variables that make a process use this stack.
+
+        They hold the keys of both servers: hand them to a process, never to a log.
+        """
+        key = self.tiled_api_key.get_secret_value()
+        return {
+            "PREFECT_API_URL": self.prefect_api_url,
+            CLIENT_AUTH_STRING: self.prefect_auth_string.get_secret_value(),
+            "PREFECT_HOME": str(self.prefect_home),
+            "BLUESKY_PREFECT_TILED_URI": self.tiled_uri,
+            # Both names of the setting, so that a value of another server in either of them does not win.
+            "BLUESKY_PREFECT_TILED_API_KEY": key,
+            "TILED_API_KEY": key,
+            "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(self.exports),
+            "BLUESKY_PREFECT_WORKFLOWS": self.workflows,
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.state_directory),
+            "BLUESKY_PREFECT_SILENT_AFTER_S": str(self.silent_after_s),
+            **without_proxy(dict(os.environ)),
+        }
+
+
+class StackState(BaseModel):
+    """The processes of a stack by the name of their service, as kept in ``stack.json``.
+
+    The ports that were used last are kept when it is down, so that bookmarks stay good where any port will do; and by
+    whom, since their sessions may go on holding them.
+    """
+
+    version: int = 1
+    processes: dict[str, ManagedProcess] = Field(default_factory=dict)
+    last_ports: dict[str, int] = Field(default_factory=dict)
+    last_users: dict[str, int] = Field(default_factory=dict)
+
+    @classmethod
+    def load(cls, path: Path) -> "StackState":
+        """Read the state; a missing or unreadable file is a stack that does not run."""
+        try:
+            return cls.model_validate(json.loads(path.read_text()))
+        except (OSError, ValueError, ValidationError):
+            return cls()
+
+    def with_processes(self, processes: dict[str, ManagedProcess]) -> "StackState":
+        """Return the state with other processes; ports and users of the present ones are remembered."""
+        present = {**self.processes, **processes}
+        ports = {name: one.port for name, one in present.items() if one.port}
+        users = {name: one.uid for name, one in present.items() if one.uid is not None}
+        return StackState(
+            processes=processes, last_ports={**self.last_ports, **ports}, last_users={**self.last_users, **users}
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the state to disk."""
+        write_private(path, self.model_dump_json(indent=2) + "\n")
+
+
+@dataclass(frozen=True)
+class StackPaths:
+    """Where a stack keeps its files."""
+
+    root: Path
+
+    @property
+    def state(self) -> Path:
+        """The processes and their ports."""
+        return self.root / "stack.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held while the stack is being started or stopped."""
+        return self.root / "stack.lock"
+
+    @property
+    def tiled_api_key(self) -> Path:
+        """The key of the Tiled server."""
+        return self.root / "tiled-api-key"
+
+    @property
+    def prefect_auth_string(self) -> Path:
+        """User and password of the Prefect server."""
+        return self.root / "prefect-auth-string"
+
+    @property
+    def database_url(self) -> Path:
+        """The address of Prefect's database, if it is not the stack's own file."""
+        return self.root / "prefect-database-url"
+
+    @property
+    def tiled(self) -> Path:
+        """Catalog and data of the Tiled server."""
+        return self.root / "tiled"
+
+    @property
+    def prefect(self) -> Path:
+        """``PREFECT_HOME`` of the stack, with the database."""
+        return self.root / "prefect"
+
+    @property
+    def logs(self) -> Path:
+        """One log for each service."""
+        return self.root / "logs"
+
+    @property
+    def images(self) -> Path:
+        """Where detectors may write files that the Tiled server reads."""
+        return self.root / "images"
+
+
+def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, keys: StackKeys) -> StackInfo:
+    """Return the addresses of a stack with these ports, and the keys to it."""
+    paths = StackPaths(settings.state_directory.absolute())
+    prefect, tiled = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{tiled_port}"
+    return StackInfo(
+        prefect_api_url=f"{prefect}/api",
+        prefect_ui_url=prefect,
+        tiled_uri=tiled,
+        tiled_ui_url=tiled,
+        tiled_api_key=keys.tiled,
+        prefect_auth_string=keys.prefect,
+        exports=settings.exports_path.absolute(),
+        images=paths.images,
+        state_directory=paths.root,
+        prefect_home=paths.prefect,
+        silent_after_s=settings.silent_after_s if "silent_after_s" in settings.model_fields_set else _SILENT_AFTER_S,
+        workflows=settings.workflows or STACK_WORKFLOWS,
+    )

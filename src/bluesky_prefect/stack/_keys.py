@@ -1,0 +1,90 @@
+"""What opens the stack's servers: Tiled's API key, and the user and password that Prefect asks for."""
+
+import fcntl
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from pydantic import SecretStr
+
+from bluesky_prefect.stack._files import write_private
+
+if TYPE_CHECKING:
+    from bluesky_prefect.stack._info import StackPaths
+
+# The settings of Prefect's server and of its clients that hold user and password.
+SERVER_AUTH_STRING = "PREFECT_SERVER_API_AUTH_STRING"
+CLIENT_AUTH_STRING = "PREFECT_API_AUTH_STRING"
+
+
+@dataclass(frozen=True)
+class StackKeys:
+    """The secrets of one stack, each of which lies in a file of mode 0600.
+
+    Attributes
+    ----------
+    tiled : SecretStr
+        API key of the Tiled server.
+    prefect : SecretStr
+        ``user:password`` of the Prefect server.
+    """
+
+    tiled: SecretStr
+    prefect: SecretStr
+
+    @classmethod
+    def none(cls) -> Self:
+        """Return the keys of a stack that has none."""
+        return cls(SecretStr(""), SecretStr(""))
+
+    @classmethod
+    def load(cls, paths: "StackPaths") -> Self | None:
+        """Return the keys of a stack, or None unless there are all of them."""
+        try:
+            tiled, prefect = paths.tiled_api_key.read_text().strip(), paths.prefect_auth_string.read_text().strip()
+        except OSError:
+            return None
+        return cls(SecretStr(tiled), SecretStr(prefect)) if tiled and prefect else None
+
+    @classmethod
+    def load_or_make(cls, paths: "StackPaths") -> Self:
+        """Return the keys of a stack; those that are missing are made, in a directory that is there.
+
+        Raises
+        ------
+        OSError
+            If a file cannot be made, or is not this user's to read.
+        """
+        tiled = _read_or_make(paths.tiled_api_key, lambda: secrets.token_hex(32))
+        prefect = _read_or_make(paths.prefect_auth_string, lambda: f"bluesky:{secrets.token_urlsafe(32)}")
+        return cls(SecretStr(tiled), SecretStr(prefect))
+
+
+def _read_or_make(path: Path, make: Callable[[], str]) -> str:
+    """Return what is in a file; of all who find it missing or empty at once, the first one's is everybody's."""
+    if not _is_blank(path):
+        return path.read_text().strip()
+    new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
+    write_private(new, make() + "\n")
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        _replace_if_blank(path, new)
+    finally:
+        new.unlink(missing_ok=True)
+    return path.read_text().strip()
+
+
+def _is_blank(path: Path) -> bool:
+    return not path.exists() or not path.read_text().strip()
+
+
+def _replace_if_blank(path: Path, new: Path) -> None:
+    with path.open("r+") as found:
+        # Whoever replaces this very file holds its lock; who comes too late finds another one under its name.
+        fcntl.flock(found, fcntl.LOCK_EX)
+        if os.path.samestat(os.fstat(found.fileno()), path.stat()) and _is_blank(path):
+            new.replace(path)

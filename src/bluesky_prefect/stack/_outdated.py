@@ -1,0 +1,38 @@
+"""Parts of a stack that run, and have to be started anew all the same."""
+
+from bluesky_prefect.core import Settings, StackError
+from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, SERVER_AUTH_STRING, StackKeys
+from bluesky_prefect.stack._ports import hold_port
+from bluesky_prefect.stack._process import ManagedProcess
+from bluesky_prefect.stack._tiled import KEY
+from bluesky_prefect.stack._worker import WORKER_TYPE
+
+
+def server_outdated(name: str, process: ManagedProcess, keys: StackKeys) -> str:
+    """Return why a server must not be used as it is, or ""; from then on this process holds its port.
+
+    The server of another operator is used as it is: nobody else may look into it, and its owner's processes hold it.
+    """
+    if not process.is_ours:
+        return ""
+    try:
+        hold_port(process.port or 0)
+    except StackError:
+        # Its ended connections keep the port from the next one for a minute.
+        return "an older version has started it, open to other users of this machine (takes up to a minute)"
+    variable, secret = (SERVER_AUTH_STRING, keys.prefect) if name == "prefect" else (KEY, keys.tiled)
+    return "" if process.variable(variable) == secret.get_secret_value() else "its key has changed"
+
+
+def worker_outdated(process: ManagedProcess, settings: Settings, keys: StackKeys, *, moved: bool) -> str:
+    """Return why a worker cannot go on, or ""; who asks for no type takes what there is."""
+    if not process.is_ours and not moved:
+        return ""
+    if moved or process.variable("TILED_API_KEY") != keys.tiled.get_secret_value():
+        return "an address or Tiled's key has changed"
+    if process.variable(CLIENT_AUTH_STRING) != keys.prefect.get_secret_value():
+        return "Prefect's password has changed"
+    asked = "worker_type" in settings.model_fields_set
+    if asked and process.variable(WORKER_TYPE) != settings.worker_type:
+        return f"{settings.worker_type} was asked for"
+    return ""

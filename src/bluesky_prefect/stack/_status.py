@@ -1,0 +1,143 @@
+"""How the local stack is doing."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shared_with
+from bluesky_prefect.outbox import OutboxCounts, existing_outbox
+from bluesky_prefect.prefect_api import flow_run_url
+from bluesky_prefect.stack._http import answers, request_json
+from bluesky_prefect.stack._info import StackInfo, StackPaths, stack_info
+from bluesky_prefect.stack._keys import StackKeys
+from bluesky_prefect.stack._process import ManagedProcess
+
+
+@dataclass(frozen=True)
+class PartStatus:
+    """One service of the stack."""
+
+    name: str
+    title: str
+    up: bool
+    pid: int | None
+    url: str | None
+    detail: str
+
+
+@dataclass(frozen=True)
+class FlowRunStatus:
+    """One flow run, as Prefect tells of it."""
+
+    name: str
+    state: str
+    created: str
+    run_s: float
+    url: str
+
+
+@dataclass(frozen=True)
+class StackStatus:
+    """All parts, the outbox, and the last flow runs.
+
+    Attributes
+    ----------
+    parts : tuple of PartStatus
+        The services.
+    prefect_database : str
+        What Prefect's server keeps its flow runs in, in words.
+    outbox : OutboxCounts or None
+        What waits, was sent, or is dead; None if the outbox cannot be read.
+    outbox_problem : str or None
+        Why it cannot.
+    flow_runs : tuple of FlowRunStatus
+        The last ones, newest first.
+    flow_runs_problem : str or None
+        Why Prefect does not tell.
+    shared : str
+        Which group shares the state directory, and whose it is, in words; empty if none does.
+    """
+
+    parts: tuple[PartStatus, ...]
+    prefect_database: str
+    outbox: OutboxCounts | None
+    outbox_problem: str | None
+    flow_runs: tuple[FlowRunStatus, ...]
+    flow_runs_problem: str | None
+    shared: str = ""
+
+    @property
+    def all_up(self) -> bool:
+        """Whether every service works."""
+        return all(part.up for part in self.parts)
+
+
+def read_status(
+    settings: Settings,
+    paths: StackPaths,
+    known: dict[str, ManagedProcess],
+    titles: dict[str, str],
+    *,
+    database: str,
+    flow_runs: int,
+) -> StackStatus:
+    """Ask every part how it is; one that does not answer is told of, never an error."""
+    ports = {name: (known[name].port or 0) if name in known else 0 for name in titles}
+    keys = StackKeys.load(paths) or StackKeys.none()
+    info = stack_info(settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], keys=keys)
+    urls = {"tiled": info.tiled_ui_url, "prefect": info.prefect_ui_url}
+    checks = {"tiled": f"{info.tiled_uri}/healthz", "prefect": f"{info.prefect_api_url}/health"}
+    parts = tuple(
+        _part(name, title, known.get(name), url=urls.get(name), check=checks.get(name), paths=paths)
+        for name, title in titles.items()
+    )
+    outbox, outbox_problem = _outbox(settings)
+    prefect_up = any(part.name == "prefect" and part.up for part in parts)
+    runs, runs_problem = _flow_runs(info, flow_runs) if prefect_up else ((), None)
+    runs_problem = runs_problem or (None if prefect_up else "not running")
+    return StackStatus(parts, database, outbox, outbox_problem, runs, runs_problem, shared_with(paths.root))
+
+
+def _part(
+    name: str, title: str, process: ManagedProcess | None, *, url: str | None, check: str | None, paths: StackPaths
+) -> PartStatus:
+    if process is None:
+        return PartStatus(name, title, up=False, pid=None, url=None, detail="not started")
+    if not process.is_alive():
+        return PartStatus(name, title, up=False, pid=None, url=url, detail=f"gone, see {process.log}")
+    if check and not answers(check):
+        return PartStatus(name, title, up=False, pid=process.pid, url=url, detail=f"no answer, see {process.log}")
+    if not process.ready:
+        return PartStatus(name, title, up=False, pid=process.pid, url=url, detail="starting")
+    return PartStatus(name, title, up=True, pid=process.pid, url=url, detail="")
+
+
+def _outbox(settings: Settings) -> tuple[OutboxCounts | None, str | None]:
+    try:
+        with existing_outbox(settings.outbox_path) as outbox:
+            return outbox.counts() if outbox else OutboxCounts(), None
+    except BlueskyPrefectError as error:
+        return None, str(error)
+
+
+def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
+    body = {
+        "sort": "EXPECTED_START_TIME_DESC",
+        "limit": limit,
+        # Flow runs within flow runs are shown by their parents; those that a schedule made are no runs'.
+        "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
+    }
+    try:
+        found = request_json(f"{info.prefect_api_url}/flow_runs/filter", body=body, headers=info.prefect_headers)
+    except StackError as error:
+        return (), str(error)
+    return tuple(_flow_run(one, info.prefect_ui_url) for one in found), None
+
+
+def _flow_run(found: dict[str, Any], ui_url: str) -> FlowRunStatus:
+    return FlowRunStatus(
+        name=found["name"],
+        state=found["state_name"] or "Unknown",
+        created=found["created"],
+        run_s=found["total_run_time"],
+        url=flow_run_url(ui_url, found["id"]),
+    )

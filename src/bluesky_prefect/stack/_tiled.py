@@ -1,0 +1,106 @@
+"""The Tiled server: catalog, storage, key."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from bluesky_prefect.core import Settings, StackError, rights_in
+from bluesky_prefect.stack._files import make_private_directory, write_private
+from bluesky_prefect.stack._http import answers
+from bluesky_prefect.stack._info import StackInfo, StackPaths
+from bluesky_prefect.stack._ports import HOST
+from bluesky_prefect.stack._service import serve_command
+from bluesky_prefect.tiled_api import RAW_SPEC
+
+# The setting of Tiled's server that holds the key.
+KEY = "TILED_SINGLE_USER_API_KEY"
+
+
+@dataclass(frozen=True)
+class TiledServer:
+    """Tiled with a persistent catalog, written to and read by one key."""
+
+    paths: StackPaths
+    port: int
+    key: str
+
+    name = "tiled"
+    title = "Tiled server"
+    # The RunEngine waits for each document to be written.
+    niceness = 0
+
+    @property
+    def umask(self) -> int:
+        """The umask it runs with: its files are for those who may enter the state directory."""
+        return rights_in(self.paths.root).umask
+
+    @property
+    def catalog(self) -> Path:
+        """The database of the catalog."""
+        return self.paths.tiled / "catalog.db"
+
+    @property
+    def _config(self) -> Path:
+        return self.paths.tiled / "config.yml"
+
+    def command(self) -> list[str]:
+        """Return the command line.
+
+        It is an application factory under uvicorn, as Tiled documents for deployments, not
+        ``tiled serve config``: that one prints the key, and the access log would hold it whenever a browser
+        is sent to ``?api_key=...``.
+        """
+        return serve_command("bluesky_prefect.stack.workarounds._tiled_app:app_factory", self.port)
+
+    def environment(self) -> dict[str, str]:
+        """Return the key and the address of the configuration."""
+        return {"TILED_CONFIG": str(self._config), KEY: self.key, "NO_COLOR": "1"}
+
+    def prepare(self) -> None:
+        """Write the configuration and make the directories."""
+        data = make_private_directory(make_private_directory(self.paths.tiled) / "data")
+        tree = {
+            "path": "/",
+            "tree": "catalog",
+            "args": {
+                "uri": f"sqlite:///{self.catalog}",
+                # Tables go to DuckDB, which tells NaN from missing; SQLite does not.
+                "writable_storage": [str(data), f"duckdb:///{self.paths.tiled / 'tables.duckdb'}"],
+                "readable_storage": [str(make_private_directory(self.paths.images))],
+                "init_if_not_exists": True,
+            },
+        }
+        config = {"trees": [tree], "uvicorn": {"host": HOST, "port": self.port}}
+        # JSON is YAML.
+        write_private(self._config, json.dumps(config, indent=2) + "\n")
+
+    def is_ready(self) -> bool:
+        """Tell whether it lets the holder of the key in."""
+        headers = {"Authorization": f"Apikey {self.key}"}
+        return answers(f"http://{HOST}:{self.port}/api/v1/metadata/", headers=headers)
+
+
+def make_containers(info: StackInfo, settings: Settings) -> None:
+    """Make the catalog of raw runs and the container of results, if they are not there.
+
+    Raises
+    ------
+    StackError
+        If Tiled refuses.
+    """
+    from tiled.client import from_uri
+    from tiled.structures.core import Spec
+
+    root = from_uri(info.tiled_uri, api_key=info.tiled_api_key.get_secret_value())
+    try:
+        for path, specs in ((settings.raw_container, [Spec(*RAW_SPEC)]), (settings.processed_container, [])):
+            container = root
+            *parents, last = path.strip("/").split("/")
+            for parent in parents:
+                container = container[parent] if parent in container else container.create_container(parent)
+            if last not in container:
+                container.create_container(last, specs=specs)
+    except Exception as error:
+        raise StackError(f"Tiled refused to make the containers of runs and results: {error}") from error
+    finally:
+        root.context.close()

@@ -1,0 +1,325 @@
+"""The Tiled server, as the flows see it: runs are found in one container, results go to another."""
+
+import asyncio
+import time
+from collections import ChainMap
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote
+
+from bluesky_prefect.core import (
+    REFUSED,
+    SPELLING,
+    UNREADABLE,
+    ConfigurationError,
+    RunIncomplete,
+    RunNotFound,
+    TiledUnavailable,
+    one_line,
+    require_tiled_login,
+    tiled_address,
+    without_secrets,
+)
+from bluesky_prefect.tiled_api._raw_catalog import make_raw_catalog
+from bluesky_prefect.tiled_api._run_lookup import Ref, checked_ref, find, is_full_uid
+
+if TYPE_CHECKING:
+    from tiled.client.container import Container
+
+    from bluesky_prefect.core import Settings
+
+_KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
+# Answers that tell of the server, or of who asks, and not of what was asked for.
+SERVER_TROUBLE = REFUSED | {502, 503, 504}
+_FIRST_POLL_S = 0.1
+_MOST_POLL_S = 2.0
+
+
+class Catalog:
+    """Runs and results in a Tiled server.
+
+    To be used in a ``with`` statement, or closed: workers live long.
+
+    Parameters
+    ----------
+    root : tiled.client.container.Container
+        The root of the server.
+    raw : str
+        Path of the container of Bluesky runs.
+    processed : str
+        Path of the container that results are written to.
+    name : str
+        What messages call the server; must hold no secret.
+    """
+
+    def __init__(self, root: "Container", *, raw: str, processed: str, name: str) -> None:
+        self._root = root
+        self._raw_path = raw.strip("/")
+        self._processed_path = processed.strip("/")
+        self.name = name
+
+    @classmethod
+    def connect(cls, settings: "Settings") -> "Catalog":
+        """Connect to the Tiled server that the settings name, by address or by profile.
+
+        Raises
+        ------
+        ConfigurationError
+            If the settings name no server, or an unknown profile, or no API key where the server wants one.
+        TiledUnavailable
+            If the server does not answer, or refuses the API key.
+        """
+        from tiled.client import from_profile
+        from tiled.profiles import ProfileNotFound
+
+        clients = _plain_clients()
+        key = _api_key(settings)
+        if settings.tiled_uri:
+            name = without_secrets(settings.tiled_uri)
+            with explained(name):
+                root = _root_of(settings.tiled_uri, clients, key)
+        elif settings.tiled_profile:
+            name = f"profile {settings.tiled_profile}"
+            overrides = {"api_key": key} if key else {}
+            try:
+                with explained(name):
+                    root = from_profile(settings.tiled_profile, structure_clients=clients, **overrides)
+            except ProfileNotFound as error:
+                raise ConfigurationError(
+                    f"There is no Tiled profile {settings.tiled_profile!r}: check BLUESKY_PREFECT_TILED_PROFILE."
+                ) from error
+        else:
+            raise ConfigurationError(
+                "No Tiled server is named: set BLUESKY_PREFECT_TILED_URI or BLUESKY_PREFECT_TILED_PROFILE."
+            )
+        return cls(root, raw=settings.raw_container, processed=settings.processed_container, name=name)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections to the server."""
+        self._root.context.close()
+
+    @property
+    def raw(self) -> "Container":
+        """The container of Bluesky runs."""
+        return self._container(self._raw_path)
+
+    def page_of(self, path: str) -> str:
+        """Return the address of what is at a path, in Tiled's own web UI; without any key."""
+        parts = "/".join(quote(part, safe="") for part in path.split("/"))
+        return f"{without_secrets(str(self._root.context.api_uri)).partition('/api/v')[0]}/ui/browse/{parts}"
+
+    def raw_for_writing(self) -> Any:
+        """Return the container of Bluesky runs as ``TiledWriter`` wants it; imports its package, for seconds."""
+        from tiled.client import from_context
+
+        _ = self.raw  # says what to do if it is not there
+        with explained(self.name):
+            return from_context(self._root.context)[tuple(self._raw_path.split("/"))]
+
+    def make_raw(self) -> bool:
+        """Make the container of Bluesky runs, or give it the spec that it lacks; return whether there was a need.
+
+        Raises
+        ------
+        TiledUnavailable
+            If Tiled cannot be reached, or refuses.
+        """
+        with explained(self.name):
+            return make_raw_catalog(self._root, self._raw_path)
+
+    def processed(self) -> "Container":
+        """Return the container of results; it is made if it is not there."""
+        try:
+            return self._container(self._processed_path)
+        except ConfigurationError:
+            parent, _, key = self._processed_path.rpartition("/")
+            with explained(self.name):
+                return self._container(parent).create_container(key)
+
+    def processed_by_uid(self, run_uid: str) -> "list[Container]":
+        """Return what was written about a run to the container of results; nothing where there is no container."""
+        from tiled.queries import Eq
+
+        try:
+            container = self._container(self._processed_path)
+        except ConfigurationError:
+            return []
+        with explained(self.name):
+            return list(container.search(Eq("raw_uid", run_uid)).values())
+
+    def _container(self, path: str) -> "Container":
+        with explained(self.name):
+            try:
+                return self._root[tuple(path.split("/"))] if path else self._root
+            except KeyError as error:
+                raise ConfigurationError(
+                    f"Tiled at {self.name} has no container {path!r} that this API key may see: create it, or set "
+                    "BLUESKY_PREFECT_RAW_CONTAINER and BLUESKY_PREFECT_PROCESSED_CONTAINER."
+                ) from error
+
+    def find(self, ref: Ref) -> "Container":
+        """Find a run, whether it has stopped or not.
+
+        Parameters
+        ----------
+        ref : int or str
+            As for `finished_run`.
+
+        Raises
+        ------
+        FlowInputError
+            If `ref` cannot name a run.
+        RunNotFound
+            If there is no such run.
+        """
+        key = checked_ref(ref)
+        raw = self.raw
+        with explained(self.name):
+            run = find(raw, key)
+        if run is None:
+            raise self.no_run(ref)
+        return run
+
+    def no_run(self, ref: Ref) -> RunNotFound:
+        """Return the error that says that no run has such a name."""
+        return RunNotFound(f"T{self._place[1:]} holds no run {ref!r}.")
+
+    async def finished_run(
+        self,
+        ref: Ref,
+        *,
+        timeout_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> "Container":
+        """Find a run and wait until its stop document is there.
+
+        A coroutine, so that Ctrl-C ends the wait; Tiled is asked in another thread.
+
+        Parameters
+        ----------
+        ref : int or str
+            Scan id (the newest run that has it), negative index (-1 is the newest run), full or partial uid. Text
+            that reads as a number is taken as a number first, then as a partial uid.
+        timeout_s : float
+            How long to wait, in seconds: for the stop document, and where `ref` is a full uid for the run itself.
+
+        Raises
+        ------
+        FlowInputError
+            If `ref` cannot name a run.
+        RunNotFound
+            If there is no such run.
+        RunIncomplete
+            If the run's stop document does not come in time.
+        """
+        deadline = clock() + timeout_s
+        pause_s = _FIRST_POLL_S
+        key: Ref = checked_ref(ref)
+        raw = await asyncio.to_thread(lambda: self.raw)
+        while True:
+            with explained(self.name):
+                run = await asyncio.to_thread(find, raw, key)
+            if run is not None and run.metadata.get("stop"):
+                return run
+            if run is not None:
+                key = run.item["id"]
+            elif not is_full_uid(key):
+                raise self.no_run(ref)
+            if clock() >= deadline:
+                raise self._gave_up(ref, run, timeout_s)
+            await sleep(min(pause_s, max(deadline - clock(), 0.0)))
+            pause_s = min(pause_s * 2, _MOST_POLL_S)
+
+    def _gave_up(self, ref: Ref, run: "Container | None", timeout_s: float) -> RunNotFound | RunIncomplete:
+        if run is None:
+            return RunNotFound(
+                f"T{self._place[1:]} holds no run {ref!r}, after {timeout_s:g} s of waiting. Was it written there?"
+            )
+        return RunIncomplete(
+            f"Run {one_line(run.item['id'])} has no stop document in {self._place} after {timeout_s:g} s: it is still "
+            "running, or whatever wrote it died or lost its connection. Wait for it and run the flow again (with a "
+            "longer BLUESKY_PREFECT_STOP_TIMEOUT_S if the stop comes late), or write the run again from its documents."
+        )
+
+    @property
+    def _place(self) -> str:
+        return f"the catalog {self._raw_path or '/'!r} of Tiled at {self.name}"
+
+
+@contextmanager
+def explained(name: str) -> Iterator[None]:
+    """Turn what goes wrong between here and Tiled into an error that says what to do.
+
+    Raises
+    ------
+    TiledUnavailable
+        If the server cannot be reached, fails, or refuses.
+    """
+    import httpx
+
+    try:
+        yield
+    except httpx.HTTPStatusError as error:
+        status = error.response.status_code
+        mend = f"set {_KEY} to a key that may read runs and write results" if status in REFUSED else "its log says more"
+        raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {mend}.") from error
+    except httpx.InvalidURL:  # it repeats a part of the address, which may belong to a password
+        raise ConfigurationError(f"Tiled is set to {UNREADABLE}: {SPELLING}.") from None
+    except httpx.TransportError as error:
+        raise TiledUnavailable(
+            f"Tiled at {name} cannot be reached ({one_line(str(error) or type(error).__name__, 200)}): is it "
+            "running, and is BLUESKY_PREFECT_TILED_URI right?"
+        ) from error
+
+
+def _root_of(uri: str, clients: Any, key: str | None) -> Any:
+    """Do what tiled's from_uri does, without leaving connections open where it fails."""
+    from tiled.client import from_context
+    from tiled.client.context import Context
+
+    address, key = tiled_address(uri, key)
+    context, path = Context.from_any_uri(address, api_key=key)
+    try:
+        require_tiled_login(context, address, key_given=bool(key), setting=_KEY)
+        return from_context(context, structure_clients=clients, node_path_parts=path)
+    except BaseException:
+        context.close()
+        raise
+
+
+def _api_key(settings: "Settings") -> str | None:
+    if settings.tiled_api_key is not None:
+        return settings.tiled_api_key.get_secret_value()
+    if settings.tiled_api_key_block is None:
+        return None
+    from prefect.blocks.system import Secret
+
+    try:
+        # Said, because within an asynchronous flow it would be a coroutine.
+        block: Any = Secret.load(settings.tiled_api_key_block, _sync=True)  # pyright: ignore[reportCallIssue]
+    except ValueError as error:
+        raise ConfigurationError(
+            f"Prefect has no Secret block {settings.tiled_api_key_block!r}: create it, or set TILED_API_KEY."
+        ) from error
+    return str(block.get())
+
+
+def _plain_clients() -> Any:
+    """Return Tiled's own clients.
+
+    The special ones that bluesky-tiled-plugins registers for runs cost seconds to import, and hide a stream's
+    parts, which is what the export is made of.
+    """
+    from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
+
+    special = ("CatalogOfBlueskyRuns", "BlueskyRun", "BlueskyEventStream", "composite")
+    plain: Any = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]  # lazy: what is not looked up is not imported
+    return ChainMap(dict.fromkeys(special, Container), plain)

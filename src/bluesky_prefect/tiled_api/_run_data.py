@@ -1,0 +1,240 @@
+"""A run's streams as tables: values in columns, external arrays as references."""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.core import as_json
+from bluesky_prefect.tiled_api._catalog import explained
+
+if TYPE_CHECKING:
+    import pyarrow
+    from tiled.client.container import Container
+
+# A waveform of up to this many values per event goes into the table; anything longer is referred to.
+MOST_VALUES_IN_A_CELL = 4096
+
+
+class ExternalArray:
+    """An array that a detector wrote to files of its own (or that is too long for a table).
+
+    Parameters
+    ----------
+    key : str
+        Its data key.
+    path : str
+        Its path in Tiled.
+    shape : tuple of int
+        Shape of the whole array, all events together.
+    dtype : str
+        Its element type.
+    files : list of str
+        Addresses of the files that hold it; empty where Tiled holds it or does not say.
+    """
+
+    def __init__(self, key: str, path: str, shape: tuple[int, ...], dtype: str, files: list[str]) -> None:
+        self.key = key
+        self.path = path
+        self.shape = shape
+        self.dtype = dtype
+        self.files = files
+
+    def cells(self, rows: int) -> list[str]:
+        """Return for each of so many events the part of the array that belongs to it."""
+        frames = self.shape[0] if self.shape else 0
+        if not rows or frames % rows or not frames:
+            return [self.path] * rows
+        each = frames // rows
+        if each == 1:
+            return [f"{self.path}[{row}]" for row in range(rows)]
+        return [f"{self.path}[{row * each}:{(row + 1) * each}]" for row in range(rows)]
+
+
+class Stream:
+    """One stream of a run.
+
+    Parameters
+    ----------
+    name : str
+        Its name, such as ``primary``.
+    metadata : dict
+        What its descriptor says (data keys, hints, configuration).
+    table : pyarrow.Table
+        One row per event, one column per value; a short array is a list in its cell.
+    arrays : list of ExternalArray
+        What is not in the table.
+    """
+
+    def __init__(
+        self, name: str, metadata: dict[str, Any], table: "pyarrow.Table", arrays: list[ExternalArray]
+    ) -> None:
+        self.name = name
+        self.metadata = metadata
+        self.table = table
+        self.arrays = arrays
+
+    @property
+    def rows(self) -> int:
+        """Number of events."""
+        return self.table.num_rows
+
+    @property
+    def hinted(self) -> list[str]:
+        """Data keys that their devices ask to be plotted."""
+        hints = self.metadata.get("hints") or {}
+        return [key for device in hints.values() for key in (device or {}).get("fields", [])]
+
+
+class Run:
+    """A finished run, read from Tiled.
+
+    Not a dataclass: Prefect walks through those, and through all rows of the tables in them, to see whether a
+    task's result hides in an argument.
+
+    Parameters
+    ----------
+    start, stop : dict
+        Its start and stop document.
+    streams : list of Stream
+        Its streams.
+    path : str
+        Its path in Tiled.
+    """
+
+    def __init__(self, start: dict[str, Any], stop: dict[str, Any], streams: list[Stream], path: str) -> None:
+        self.start = start
+        self.stop = stop
+        self.streams = streams
+        self.path = path
+
+    @property
+    def uid(self) -> str:
+        """The run's full uid."""
+        return str(self.start["uid"])
+
+    @property
+    def points(self) -> int:
+        """Number of events of the primary stream; where there is none, of the longest but for the baseline."""
+        rows = {stream.name: stream.rows for stream in self.streams}
+        others = [count for name, count in rows.items() if name != "baseline"]
+        return rows.get("primary", max(others, default=0))
+
+    @property
+    def label(self) -> str:
+        """What a person calls the run."""
+        return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"
+
+
+def read_run(node: "Container", server: str) -> Run:
+    """Read a run with all its streams.
+
+    Parameters
+    ----------
+    node : tiled.client.container.Container
+        The run.
+    server : str
+        What messages call the server.
+    """
+    run = run_without_streams(node)
+    with explained(server):
+        run.streams = [read_stream(stream) for stream in stream_nodes(node)]
+    return run
+
+
+def run_without_streams(node: "Container") -> Run:
+    """Return a run, its streams left to be read."""
+    metadata = plain(node.metadata)
+    return Run(metadata["start"], metadata["stop"], [], "/".join(node.path_parts))
+
+
+def plain(value: Any) -> Any:
+    """Return metadata as plain dictionaries and lists (Tiled hands out read-only views)."""
+    if hasattr(value, "items"):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple) or type(value).__name__ == "ListView":
+        return [plain(item) for item in value]
+    return value
+
+
+def stream_nodes(run: "Container") -> list["Container"]:
+    """Return the streams of a run as they are in Tiled."""
+    children = [(key, child) for key, child in run.items() if _family(child) == "container"]
+    if [key for key, _ in children] == ["streams"] and not children[0][1].specs:
+        # An older layout, which bluesky-tiled-plugins still reads: the streams are one level down.
+        return [child for _, child in children[0][1].items() if _family(child) == "container"]
+    return [child for _, child in children]
+
+
+def read_stream(node: "Container") -> Stream:
+    """Read a stream: its tables, and where its external arrays are."""
+    import pyarrow
+
+    metadata = plain(node.metadata)
+    data_keys = metadata.get("data_keys") or {}
+    columns: dict[str, Any] = {}
+    arrays: list[Any] = []
+    for key, child in node.items():
+        if _family(child) == "table":
+            table = _read_table(child)
+            columns |= {name: table[name] for name in table.column_names if name not in columns}
+        elif _family(child) != "container":
+            arrays.append((key, child))
+    rows = len(next(iter(columns.values()))) if columns else 0
+    external = []
+    for key, child in arrays:
+        values = None if "external" in (data_keys.get(key) or {}) else _values(child, rows)
+        if values is not None:
+            columns[key] = pyarrow.chunked_array([pyarrow.array(values)])
+        else:
+            external.append(_external(key, child))
+    return Stream(node.item["id"], metadata, pyarrow.table(columns or _no_events(data_keys, external)), external)
+
+
+def _no_events(data_keys: dict[str, Any], external: list[ExternalArray]) -> dict[str, Any]:
+    """Return the columns of a stream that has no events.
+
+    Where detectors wrote frames all the same, as in a fly scan, there is a row per frame.
+    """
+    import pyarrow
+
+    frames = {array.shape[0] for array in external if array.shape}
+    if len(frames) == 1:
+        return {"frame": pyarrow.array(range(*frames))}
+    referred = {array.key for array in external}
+    return {name: pyarrow.array([]) for name in ("seq_num", "time", *data_keys) if name not in referred}
+
+
+def _read_table(node: Any) -> "pyarrow.Table":
+    """Read a table in Arrow's own types: the way over pandas turns lists into text and whole numbers into floats."""
+    import pyarrow.ipc
+
+    buffer = io.BytesIO()
+    node.export(buffer, format="application/vnd.apache.arrow.file")
+    table = pyarrow.ipc.open_file(buffer.getvalue()).read_all()
+    return table.select([name for name in table.column_names if name in node.columns])  # the server adds an index
+
+
+def _values(node: Any, rows: int) -> list[Any] | None:
+    """Return one value (or short list) per event, or None if the array does not fit into a table."""
+    if _family(node) not in {"array", "ragged"} or not rows:
+        return None
+    shape = tuple(node.shape)
+    per_event = 1
+    for length in shape[1:]:
+        per_event *= length if length is not None else MOST_VALUES_IN_A_CELL
+    if shape[0] != rows or per_event > MOST_VALUES_IN_A_CELL:
+        return None
+    values = node.read().tolist()
+    # Nested lists would have to have a common type; as text they may be whatever they are.
+    return values if len(shape) == 1 else [as_json(value) for value in values]
+
+
+def _external(key: str, node: Any) -> ExternalArray:
+    shape = tuple(getattr(node, "shape", ()) or ())
+    dtype = str(getattr(node, "dtype", _family(node)))
+    sources = node.data_sources() or []
+    files = [asset.data_uri for source in sources if source.management == "external" for asset in source.assets]
+    return ExternalArray(key, "/".join(node.path_parts), shape, dtype, files)
+
+
+def _family(node: Any) -> str:
+    return str(getattr(node.structure_family, "value", node.structure_family))

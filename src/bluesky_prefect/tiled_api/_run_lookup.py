@@ -1,0 +1,88 @@
+"""How people name a run: by scan id, negative index, or uid."""
+
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.core import FlowInputError, one_line
+
+if TYPE_CHECKING:
+    from tiled.client.container import Container
+
+Ref = int | str
+
+_UID_LENGTH = 36
+_SHORTEST_PARTIAL_UID = 5  # as in bluesky_tiled_plugins' CatalogOfBlueskyRuns
+
+
+def checked_ref(ref: Any) -> Ref:
+    """Return a reference to a run, checked as far as that is possible without asking Tiled.
+
+    Raises
+    ------
+    FlowInputError
+        If it is neither a whole number nor text that could be a scan id, an index or a uid.
+    """
+    if isinstance(ref, bool) or not isinstance(ref, int | str):
+        raise FlowInputError(f"A run is named by a scan id, a negative index or a uid, not by {ref!r}.")
+    if isinstance(ref, int):
+        return ref
+    text = ref.strip()
+    if not text or "/" in text:
+        raise FlowInputError(f"{one_line(ref, 60)!r} is neither a scan id, a negative index nor a uid.")
+    if not text.lstrip("-").isdecimal() and len(text) < _SHORTEST_PARTIAL_UID:
+        raise FlowInputError(
+            f"{one_line(ref, 60)!r} is too short for a partial uid: give {_SHORTEST_PARTIAL_UID} characters or more."
+        )
+    return text
+
+
+def find(raw: "Container", ref: Ref) -> "Container | None":
+    """Return the run of a container that a checked reference names, or None.
+
+    Scan ids repeat over the years: the newest run counts.
+
+    Raises
+    ------
+    FlowInputError
+        If several runs have a uid that begins so.
+    """
+    if isinstance(ref, int):
+        return _by_scan_id(raw, ref) if ref > 0 else _by_index(raw, ref)
+    if ref.lstrip("-").isdecimal():
+        run = find(raw, int(ref))
+        return run if run is not None else _by_partial_uid(raw, ref)
+    if is_full_uid(ref):
+        run = raw.get(ref)
+        if run is not None:
+            return run
+    return _by_partial_uid(raw, ref)
+
+
+def is_full_uid(ref: Ref) -> bool:
+    """Tell whether a reference is a whole uid, so that a run of it may still come."""
+    return isinstance(ref, str) and len(ref) == _UID_LENGTH
+
+
+def _by_scan_id(raw: "Container", scan_id: int) -> "Container | None":
+    from tiled.queries import Eq
+
+    return _by_index(raw.search(Eq("start.scan_id", scan_id)), -1)
+
+
+def _by_index(raw: "Container", index: int) -> "Container | None":
+    values: Any = raw.values()
+    try:
+        return values[index]
+    except IndexError:
+        return None
+
+
+def _by_partial_uid(raw: "Container", partial: str) -> "Container | None":
+    from tiled.queries import Like
+
+    # The pattern's own wildcards must not match: only what really begins so counts.
+    literal = "".join("_" if character in "%_\\" else character for character in partial)
+    candidates = raw.search(Like("start.uid", f"{literal}%")).values()[:50]
+    found = [run for run in candidates if run.metadata["start"]["uid"].startswith(partial)]
+    if len(found) > 1:
+        raise FlowInputError(f"Several runs have a uid that begins with {partial!r}: give more characters.")
+    return found[0] if found else None

@@ -1,0 +1,263 @@
+"""Runs as Tiled holds them: those of a stretch of time, and those that somebody names."""
+
+import heapq
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, overload
+from urllib.parse import parse_qs, urlsplit
+
+from bluesky_prefect.core import FlowInputError, Run, uid_text
+from bluesky_prefect.tiled_api._catalog import Catalog, explained
+
+if TYPE_CHECKING:
+    from tiled.client.container import Container
+
+# The most that a Tiled server gives at once. Without an index each page costs it a look at every run.
+_PAGE = 300
+_NEVER_S = 1e12
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)")
+
+
+class _Files(Sequence[str]):
+    """Addresses of files, asked for when somebody looks at them."""
+
+    def __init__(self, ask: Callable[[], tuple[str, ...]]) -> None:
+        self._ask = ask
+
+    @cached_property
+    def _known(self) -> tuple[str, ...]:
+        return self._ask()
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        return self._known[index]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as Tiled holds it.
+
+    Attributes
+    ----------
+    uid : str
+        The run's uid.
+    start : Mapping
+        Its start document.
+    stop : Mapping or None
+        Its stop document, if that has come.
+    files : sequence of str
+        URIs of the files that its detectors wrote. Tiled is asked at the first look at them, which raises
+        `TiledUnavailable` or `RunNotFound` if it does not know.
+    """
+
+    uid: str
+    start: Mapping[str, Any]
+    stop: Mapping[str, Any] | None
+    files: Sequence[str] = field(default=(), repr=False, compare=False)
+
+    @property
+    def time_s(self) -> float:
+        """When it stopped, or started if there is no stop time, in seconds since the epoch; -inf if nothing says."""
+        for document in (self.stop or {}, self.start):
+            time_s = document.get("time")
+            if isinstance(time_s, int | float) and not isinstance(time_s, bool):
+                return float(time_s)
+        return float("-inf")
+
+    def as_run(self) -> Run:
+        """Return it as workflows see runs."""
+        return Run(self.uid, self.start, self.stop or {}, self.files)
+
+
+def runs_between(
+    catalog: Catalog, since_s: float, until_s: float | None, *, plan: str | None = None, scan_id: int | None = None
+) -> Iterator[StoredRun]:
+    """Yield the runs that stopped in a stretch of time, and those that started in it and have not stopped.
+
+    Tiled looks at each of its runs for that, unless its database has an index on both times: the local stack's has,
+    and docs/how-to/large-catalogs.md makes one in PostgreSQL.
+
+    They come newest first, in the order in which they were written to Tiled, whenever that was. Each run that is
+    in Tiled at the first one is there once; one that stops meanwhile is given as it is when its page is read. A run
+    whose documents hold no time is in no stretch of time.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Where they are.
+    since_s, until_s : float
+        From then on, and before then, in seconds since the epoch; no end if `until_s` is None.
+    plan : str, optional
+        Only runs of this plan.
+    scan_id : int, optional
+        Only runs with this scan id.
+
+    Raises
+    ------
+    TiledUnavailable
+        If Tiled cannot be asked.
+    """
+    from tiled.queries import Comparison, Eq
+
+    raw = catalog.raw
+    wanted: list[Any] = []
+    if plan is not None:
+        wanted.append(Eq("start.plan_name", plan))
+    if scan_id is not None:
+        wanted.append(Eq("start.scan_id", scan_id))
+
+    begin_s, end_s = float(since_s), _NEVER_S if until_s is None else float(until_s)
+
+    def within(key: str) -> list[Any]:
+        # SQLite takes a stretch with two ends to be shorter, and chooses its index by that.
+        return [Comparison("ge", key, begin_s), Comparison("lt", key, end_s), *wanted]
+
+    # By its start, which never changes, each run is in one of the three, also if it stops between two requests. A run
+    # starts after the end of the window if the clock was set back while it went on.
+    searches = [
+        within("start.time"),
+        [Comparison("lt", "start.time", begin_s), *within("stop.time")],
+        [Comparison("ge", "start.time", end_s), *within("stop.time")],
+    ]
+    found = (_search(catalog, raw, queries) for queries in searches)
+    for run in heapq.merge(*found, key=lambda run: run.time_s, reverse=True):
+        if begin_s <= run.time_s < end_s:
+            yield run
+
+
+def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, StoredRun]]:
+    """Return the runs that references name, each with its reference.
+
+    Parameters
+    ----------
+    catalog : Catalog
+        Where they are.
+    refs : sequence of str
+        Each a scan id, a full or partial uid or a negative index as in `Catalog.find`, or a range: ``1200..1250`` of
+        scan ids or ``-10..-1`` of indexes, ends included. What a range names and Tiled does not hold is left out.
+
+    Raises
+    ------
+    FlowInputError
+        If a reference cannot name a run.
+    RunNotFound
+        If a reference names no run at all. All references are looked up before the first run is given.
+    TiledUnavailable
+        If Tiled cannot be asked.
+    """
+    return iter([(ref, run) for ref in refs for run in _named(catalog, ref)])
+
+
+def _named(catalog: Catalog, ref: str) -> Sequence[StoredRun]:
+    ends = _RANGE.fullmatch(ref.strip())
+    if ends is None:
+        return [_stored(catalog, catalog.find(ref).item)]
+    first, last = int(ends[1]), int(ends[2])
+    if first > last or first <= 0 <= last:
+        raise FlowInputError(
+            f"{ref!r} is no range of runs: write 1200..1250 for scan ids, or -10..-1 for the ten newest runs."
+        )
+    runs = _with_scan_ids(catalog, first, last) if first > 0 else _at_indexes(catalog, first, last)
+    if not runs:
+        raise catalog.no_run(ref)
+    return runs
+
+
+def _with_scan_ids(catalog: Catalog, first: int, last: int) -> list[StoredRun]:
+    from tiled.queries import Comparison
+
+    found: dict[int, StoredRun] = {}
+    bounds = [Comparison("ge", "start.scan_id", first), Comparison("le", "start.scan_id", last)]
+    for run in _search(catalog, catalog.raw, bounds):
+        scan_id = run.as_run().scan_id
+        if scan_id is not None:
+            found.setdefault(scan_id, run)  # scan ids repeat over the years: the newest run counts
+    return [found[scan_id] for scan_id in sorted(found)]
+
+
+def _at_indexes(catalog: Catalog, first: int, last: int) -> list[StoredRun]:
+    runs = _search(catalog, catalog.raw, [], offset=-1 - last)
+    return list(islice(runs, last - first + 1))[::-1]
+
+
+def _search(catalog: Catalog, raw: "Container", queries: Sequence[Any], offset: int = 0) -> Iterator[StoredRun]:
+    """Yield the runs that match all queries, the one that was written to Tiled last first."""
+    link = raw.item["links"]["search"]
+    pages = _pages(catalog, raw, link, {**_as_parameters(queries), "page[offset]": offset, "page[limit]": _PAGE})
+    return (_stored(catalog, item) for item in chain.from_iterable(pages))
+
+
+def _pages(catalog: Catalog, raw: "Container", link: str, parameters: dict[str, Any]) -> Iterator[list[Any]]:
+    # Tiled's own client asks for everything, also for how many streams each run has: several times as slow.
+    asked = {"fields": "metadata", "select_metadata": "{start: start, stop: stop}", "omit_links": True, "sort": "-"}
+    while True:
+        with explained(catalog.name):
+            answer = _answer(raw, link, {**asked, **parameters})
+        yield answer["data"]
+        following = answer["links"]["next"]
+        if following is None:
+            return
+        parameters = {name: value for name, value in parameters.items() if not name.startswith("page[")}
+        parameters |= parse_qs(urlsplit(following).query)
+
+
+def _answer(raw: "Container", link: str, parameters: Mapping[str, Any]) -> Any:
+    from tiled.client.utils import handle_error, retry_context
+
+    for attempt in retry_context():
+        with attempt:
+            response: Any = handle_error(raw.context.http_client.get(link, params=dict(parameters)))
+            return response.json()
+    return None
+
+
+def _as_parameters(queries: Sequence[Any]) -> dict[str, list[Any]]:
+    from tiled.query_registration import default_query_registry
+
+    parameters: dict[str, list[Any]] = {}
+    for query in queries:
+        name = default_query_registry.query_type_to_name[type(query)]
+        for key, value in query.encode().items():
+            parameters.setdefault(f"filter[{name}][condition][{key}]", []).append(value)
+    return parameters
+
+
+def _stored(catalog: Catalog, item: Mapping[str, Any]) -> StoredRun:
+    metadata = item["attributes"]["metadata"]
+    documents = metadata.get("selected", metadata)
+    start = documents.get("start") or {}
+    key = item["id"]
+    return StoredRun(
+        uid=uid_text(start.get("uid", key)),  # as the callback calls it: the submission's key is made of it
+        start=start,
+        stop=documents.get("stop") or None,
+        files=_Files(lambda: _external_files(catalog, key)),
+    )
+
+
+def _external_files(catalog: Catalog, key: str) -> tuple[str, ...]:
+    raw = catalog.raw
+    with explained(catalog.name):
+        run: Any = raw.get(key)
+        if run is None:
+            raise catalog.no_run(key)
+        return tuple(dict.fromkeys(_files_below(run.new_variation(include_data_sources=True))))
+
+
+def _files_below(container: Any) -> Iterator[str]:
+    for node in container.values():
+        if str(getattr(node.structure_family, "value", node.structure_family)) == "container":
+            yield from _files_below(node)
+            continue
+        for source in node.data_sources() or ():
+            if source.management == "external":
+                yield from (asset.data_uri for asset in source.assets)

@@ -1,0 +1,157 @@
+"""What a person at a prompt has to be told without asking: failures, and an outage that holds runs up."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+
+from bluesky_prefect.core import OutboxError, PrefectUnavailable, Settings, error_and_place, one_line, submission_key
+from bluesky_prefect.outbox import Outbox, existing_outbox
+from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.watch._listing import last_failures
+from bluesky_prefect.watch._workflow_status import WorkflowStatus
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 3.0
+# Sessions are left open for days, and long scans have no prompt.
+_IDLE_AFTER_S = 300.0
+_IDLE_POLL_S = 30.0
+# The session's start-up is over by then, and its forwarder has imported Prefect.
+_FIRST_LOOK_S = 8.0
+# A shorter outage is nobody's business.
+_WAITS_AFTER_S = 10.0
+# More failures than that between two looks are not told one by one anyway.
+_FAILURES = 50
+_LOOKED_THROUGH = 100
+_REASON_LENGTH = 160
+# A failure's line has a link at its end: room for the beginning of why; the page behind the link says it all.
+_SHORT = 70
+
+
+class Notices:
+    """Looks at the outbox and asks Prefect, on a thread of its own, and keeps what is to be told.
+
+    A failed or crashed flow run is told of once, if what it came of was put in this machine's outbox: those of other
+    machines have somebody else in front of them. That submissions wait is told once for each outage.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where the outbox is, and how long a request may take.
+    clock : callable, optional
+        Gives the time in seconds since the epoch.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._began = clock()
+        self._seen: set[str] | None = None  # the failures known already; None before Prefect was first asked
+        self._oldest = 0.0
+        self._taken = time.monotonic()
+        self._failures: list[WorkflowStatus] = []
+        self._waiting = ""
+        self._told_of_waiting = False
+        self._lock = threading.Lock()
+        self._finish = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="bluesky-prefect-notices", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread; it ends with the process."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Let the thread end; it is not waited for, since a request may hang."""
+        self._finish.set()
+
+    def take(self) -> list[str]:
+        """Return what is to be told now, a line each, and forget it. Asks nobody, so it takes no time."""
+        self._taken = time.monotonic()
+        with self._lock:
+            failures, self._failures = self._failures, []
+            waiting, self._waiting = self._waiting, ""
+        return [*_failures(failures), *([waiting] if waiting else [])]
+
+    def look(self, api: PrefectApi) -> None:
+        """Look once. Whatever is away is looked for again the next time; nothing is raised."""
+        try:
+            with existing_outbox(self._settings.outbox_path) as outbox:
+                # Nothing was ever sent from here: there is nothing to ask Prefect for.
+                if outbox is not None:
+                    self._look_at_what_waits(outbox)
+                    self._look_for_failures(outbox, api)
+        except (OutboxError, PrefectUnavailable) as error:
+            logger.debug("Not looked: %s", error)
+        except Exception as error:  # noqa: BLE001 - a thread that ends here would never tell anything again
+            logger.debug("Not looked, and going on: %s", error_and_place(error))
+
+    def _run(self) -> None:
+        wait_s = _FIRST_LOOK_S
+        with ExitStack() as opened:
+            api: PrefectApi | None = None
+            while not self._finish.wait(wait_s):
+                wait_s = POLL_S if time.monotonic() - self._taken < _IDLE_AFTER_S else _IDLE_POLL_S
+                try:
+                    api = api or opened.enter_context(PrefectApi(self._settings.request_timeout_s))
+                except Exception as error:  # noqa: BLE001 - importing Prefect reads its settings, and packages of all kinds
+                    logger.debug("Prefect cannot be imported: %s", error_and_place(error))
+                else:
+                    self.look(api)
+
+    def _look_at_what_waits(self, outbox: Outbox) -> None:
+        if not (many := outbox.counts().waiting):
+            self._told_of_waiting = False
+            with self._lock:
+                self._waiting = ""  # it is over before anybody was told
+            return
+        if self._told_of_waiting:
+            return
+        late = self._clock() - _WAITS_AFTER_S
+        entries = outbox.entries(state="waiting", limit=_LOOKED_THROUGH)
+        reasons = [one.reason for one in entries if one.reason and one.created <= late]
+        if reasons:
+            self._told_of_waiting = True
+            what = "1 submission waits" if many == 1 else f"{many} submissions wait"
+            reason = one_line(reasons[0], 2 * _REASON_LENGTH)
+            with self._lock:
+                self._waiting = f"{what} to be sent, and will be by themselves once this is over: {reason}"
+
+    def _look_for_failures(self, outbox: Outbox, api: PrefectApi) -> None:
+        found = last_failures(api, _FAILURES)
+        if self._seen is None:
+            # What had failed before this session began was told to the one before, or is no news.
+            self._seen = {str(one.flow_run_id) for one, failed_at in found if failed_at < self._began}
+            # Where somebody deletes a flow run, an older one than all of these takes its place in the list.
+            self._oldest = min((failed_at for _, failed_at in found), default=0.0)
+        new = [one for one, at in found if str(one.flow_run_id) not in self._seen and at >= self._oldest]
+        self._seen.update(str(one.flow_run_id) for one in new)
+        ours = [one for one in new if outbox.named(submission_key(one.run_uid, one.workflow), limit=1)]
+        with self._lock:
+            self._failures += reversed(ours)
+
+
+def _failures(failures: Sequence[WorkflowStatus]) -> Iterator[str]:
+    """Yield one line, whatever the number."""
+    if not failures:
+        return
+    last = failures[-1]
+    if len(failures) == 1:
+        reason = f": {_short(last.message)}" if last.message else ""
+        yield f"{_named(last)} {last.state.lower()}{reason}  {last.url}"
+    else:
+        scans = dict.fromkeys(str(one.scan_id or one.run_uid[:8]) for one in failures)
+        many = one_line(", ".join(scans), _REASON_LENGTH)
+        yield f"{len(failures)} flow runs failed or crashed (scans {many}; see %flows --failed). The last: {last.url}"
+
+
+def _named(status: WorkflowStatus) -> str:
+    scan = f"Scan {status.scan_id}" if status.scan_id is not None else f"Run {one_line(status.run_uid[:8])}"
+    plan = f" ({one_line(status.plan_name, 40)})" if status.plan_name else ""
+    return f"{scan}{plan}: flow run {one_line(status.flow_run_name or '', 100)}"
+
+
+def _short(message: str) -> str:
+    line = one_line(message.strip().partition("\n")[0], 1000)
+    return line if len(line) <= _SHORT else f"{line[:_SHORT].rstrip()} ..."

@@ -1,0 +1,113 @@
+"""Waiting until what was sent from here is done."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+
+from bluesky_prefect.core import FlowTimeout, PrefectUnavailable, Settings, get_settings
+from bluesky_prefect.outbox import Outbox, existing_outbox
+from bluesky_prefect.prefect_api import PrefectApi, Wanted
+from bluesky_prefect.watch._status_lookup import Statuses
+from bluesky_prefect.watch._workflow_status import WorkflowStatus
+
+POLL_S = 1.0
+# Older submissions than that are no longer waited for, and more than that not looked at.
+_RECENT_S = 86400.0
+_MOST = 1000
+
+Report = Callable[[Sequence[WorkflowStatus], int, str], None]
+
+
+def wait_for_flow_runs(
+    timeout_s: float | None = None,
+    *,
+    settings: Settings | None = None,
+    report: Report = lambda ended, total, problem: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[WorkflowStatus]:
+    """Wait until no submission of this machine's outbox waits, and no flow run of the last day is under way.
+
+    While Prefect is away, that is waited for too.
+
+    Parameters
+    ----------
+    timeout_s : float, optional
+        How long at most, in seconds; for ever by default.
+    settings : Settings, optional
+        Where the outbox is; from the environment by default.
+    report : callable
+        Told at each look which have ended, how many there are, and why Prefect cannot be asked (empty if it can).
+    clock : callable
+        Gives a time in seconds that never jumps.
+
+    Returns
+    -------
+    list of WorkflowStatus
+        Those that were waited for, as they ended. What had ended before is not among them.
+
+    Raises
+    ------
+    FlowTimeout
+        If they have not all ended in time.
+    OutboxError
+        If the outbox cannot be read.
+    """
+    settings = settings or get_settings()
+    deadline = None if timeout_s is None else clock() + timeout_s
+    with ExitStack() as opened:
+        outbox = opened.enter_context(existing_outbox(settings.outbox_path))
+        if outbox is None:
+            return []
+        waited = _Waited(opened.enter_context(PrefectApi(settings.request_timeout_s)), outbox)
+        while True:
+            problem = waited.look()
+            report(waited.ended, waited.total, problem)
+            if not waited.left and not problem:
+                return waited.ended
+            if deadline is not None and clock() >= deadline:
+                what = f"Not known how {waited.left} are doing" if problem else f"{waited.left} not done"
+                raise FlowTimeout(f"{what} after {timeout_s:g} s. {problem or 'They go on.'}")
+            time.sleep(POLL_S)
+
+
+class _Waited:
+    """What is waited for, and how much of it has ended."""
+
+    def __init__(self, api: PrefectApi, outbox: Outbox) -> None:
+        self._statuses = Statuses(api, [outbox])
+        self._since_s = time.time() - _RECENT_S
+        self._left = dict.fromkeys(_recent(outbox, self._since_s, api.api_url))
+        self._first = True
+        self.ended: list[WorkflowStatus] = []
+
+    @property
+    def left(self) -> int:
+        return len(self._left)
+
+    @property
+    def total(self) -> int:
+        return len(self._left) + len(self.ended)
+
+    def look(self) -> str:
+        """Look once; return why Prefect cannot be asked, empty if it can."""
+        try:
+            found = self._statuses.of(list(self._left), self._since_s)
+        except PrefectUnavailable as error:
+            return str(error)
+        for one, status in found.items():
+            if status is None or status.ended:
+                del self._left[one]
+                # What had ended when the wait began is none of those that were waited for.
+                if status is not None and not self._first:
+                    self.ended.append(status)
+        self._first = False
+        return ""
+
+
+def _recent(outbox: Outbox, since_s: float, api_url: str | None) -> Iterator[Wanted]:
+    for entry in outbox.entries(state="waiting", limit=_MOST):
+        if entry.api_url in (None, api_url):  # what is for another server is sent by another session
+            yield entry.run_uid, entry.workflow
+    for entry in outbox.entries(state="sent", limit=_MOST):
+        if entry.changed >= since_s:
+            yield entry.run_uid, entry.workflow

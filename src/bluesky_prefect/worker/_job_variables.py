@@ -1,0 +1,68 @@
+"""What can be set on a work pool of this type, and on its deployments."""
+
+from typing import Any
+
+from prefect.workers.process import ProcessJobConfiguration, ProcessVariables
+from pydantic import Field
+
+# What this project's flows, and the engine that runs them, import in the end. What is not installed is left out.
+PRELOAD = [
+    "prefect.engine",
+    "prefect.main",
+    "prefect.task_engine",
+    "prefect.task_runners",
+    "prefect.deployments.steps.core",
+    "prefect.utilities.visualization",
+    "prefect._internal.metrics",
+    "prefect._internal.control_listener",
+    "anyio._backends._asyncio",
+    "anyio.streams.memory",
+    "anyio.streams.tls",
+    "fastapi.encoders",
+    "rich._emoji_codes",
+    "numpy.random",
+    "pyarrow",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "tiled.client",
+    "tiled.client.array",
+    "tiled.client.dataframe",
+    "bluesky_prefect.flows",
+    "bluesky_prefect.flows.export_parts._plots",
+    "bluesky_prefect.tiled_api._results",
+    "bluesky_prefect.reconciliation._flow",
+]
+NICE = 5
+
+
+class WarmJobConfiguration(ProcessJobConfiguration):
+    """A process worker's job, with a priority."""
+
+    nice: int = Field(default=NICE)
+
+
+class WarmVariables(ProcessVariables):
+    """A process worker's variables, with the modules that are imported beforehand."""
+
+    preload: list[str] = Field(
+        default=PRELOAD,
+        title="Modules to import beforehand",
+        description=(
+            "What flow runs import, so that they find it there already. It counts for all flow runs of the work "
+            "pool. A module that starts a thread when it is imported, or is not installed, is left out."
+        ),
+    )
+    nice: int = Field(
+        default=NICE,
+        ge=0,
+        le=19,
+        title="Lower priority",
+        description="By how much the priority of flow runs is below the worker's, from 0 to 19.",
+    )
+
+
+def preload_of(base_job_template: dict[str, Any]) -> list[str]:
+    """Return the modules that a work pool's template names."""
+    variable = base_job_template.get("variables", {}).get("properties", {}).get("preload", {})
+    named = variable.get("default")
+    return [str(module) for module in named] if isinstance(named, list) else PRELOAD

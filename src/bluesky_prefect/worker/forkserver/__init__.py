@@ -1,0 +1,1 @@
+"""The fork server: a process that flow runs are forked from."""

@@ -1,0 +1,183 @@
+"""A forked process: from waiting for its job until it exits as ``python -m prefect.engine`` would."""
+
+import atexit
+import contextlib
+import ctypes
+import importlib
+import json
+import logging
+import multiprocessing.util
+import os
+import random
+import runpy
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import weakref
+from pathlib import Path
+from typing import Any
+
+from bluesky_prefect.worker.forkserver._protocol import Job, line, read_line
+
+# Files in the working directory that Prefect reads settings from.
+_SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
+# What the fork server was started with; modules that it imports may change that, for themselves.
+_STARTED_WITH = dict(os.environ)
+
+
+def main(channel: socket.socket) -> int:
+    """Wait for a job, do it, and return the exit code."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _be_another_process()
+    channel.set_inheritable(False)
+    channel.sendall(line(pid=os.getpid()))
+    received = read_line(channel)
+    if not received:
+        # The worker is gone, or has no use for it any more.
+        return 0
+    job = Job.model_validate_json(received)
+    code = _exit_code(job)
+    _finish()
+    with contextlib.suppress(OSError):  # the worker is gone
+        channel.sendall(line(code=code))
+    return code
+
+
+def _be_another_process() -> None:
+    """Part with what the fork server has that must not be the same in two processes."""
+    random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+    # What the fork server registered is not for its children to undo, as a temporary directory. What is registered
+    # again here are the parts of an interpreter's exit that a flow run may count on.
+    atexit._clear()
+    weakref.finalize._registry.clear()  # pyright: ignore[reportAttributeAccessIssue]
+    weakref.finalize._registered_with_atexit = False  # pyright: ignore[reportAttributeAccessIssue]
+    atexit.register(logging.shutdown)
+    atexit.register(multiprocessing.util._exit_function)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _exit_code(job: Job) -> int:
+    """Do the job; return what an interpreter would exit with."""
+    try:
+        _settle(job)
+        if job.hooks is not None:
+            _run_hooks(job)
+        else:
+            # The engine as it is, in a module of its own called __main__; the one that was imported is another.
+            sys.modules.pop("prefect.engine", None)
+            sys.argv = ["prefect.engine", *job.arguments]
+            runpy.run_module("prefect.engine", run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        if error.code is None or isinstance(error.code, int):
+            return (error.code or 0) & 0xFF
+        print(error.code, file=sys.stderr)  # noqa: T201  # as the interpreter does
+        return 1
+    except BaseException:  # noqa: BLE001  # the outermost frame of a process
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def _finish() -> None:
+    """Do what an interpreter does at its end: wait for threads, call exit handlers, write what is buffered."""
+    # Prefect's log and event threads send what they still hold upon this.
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+    atexit._run_exitfuncs()
+    write_out()
+
+
+def write_out() -> None:
+    """Write what Python and C hold back of the output."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+    ctypes.CDLL(None).fflush(None)
+
+
+def _settle(job: Job) -> None:
+    """Take the job's priority, output, directory, environment, module path and Prefect settings."""
+    # What 'ps -o comm' and 'top' show, to tell it from the fork server.
+    Path("/proc/self/comm").write_text("flow-run")
+    if job.nice:
+        _set_priority(os.nice(job.nice))
+    if not job.output:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        os.close(nowhere)
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update(job.environment)
+    os.environ.update(_set_by_modules(before, job.environment))
+    time.tzset()
+    os.chdir(job.directory)
+    _set_path(before.get("PYTHONPATH", ""), job.environment)
+    if _prefect_settings(before) != _prefect_settings(job.environment) or any(map(os.path.exists, _SETTINGS_FILES)):
+        _read_settings()
+
+
+def _set_by_modules(now: dict[str, str], job: dict[str, str]) -> dict[str, str]:
+    """Return variables that imported modules have set, and that the job leaves as the fork server had them."""
+    return {
+        name: value
+        for name, value in now.items()
+        if value != _STARTED_WITH.get(name) and job.get(name) == _STARTED_WITH.get(name)
+    }
+
+
+def _set_priority(niceness: int) -> None:
+    """Give this session the priority of its process.
+
+    Where Linux shares the processor between sessions first ("autogroup"), a new session has the share of any other.
+    """
+    with contextlib.suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(niceness))
+
+
+def _set_path(before: str, environment: dict[str, str]) -> None:
+    """Set the path of modules as ``python -m`` does."""
+    inherited = set(filter(None, before.split(os.pathsep)))
+    own = list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
+    if not environment.get("PYTHONSAFEPATH"):
+        own.insert(0, os.getcwd())  # noqa: PTH109  # a string is what belongs there
+    sys.path[:] = [*own, *(entry for entry in sys.path if entry not in inherited)]
+    importlib.invalidate_caches()
+
+
+def _prefect_settings(environment: dict[str, str]) -> dict[str, str]:
+    # Names with two underscores are not settings: they are about the flow run.
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith("PREFECT_") and not name.startswith("PREFECT__")
+    }
+
+
+def _read_settings() -> None:
+    """Read Prefect's settings anew: it has read those of the fork server when it was imported."""
+    import prefect.context
+    from prefect.logging.configuration import setup_logging
+
+    prefect.context.refresh_global_settings_context()
+    setup_logging(incremental=False)
+
+
+def _run_hooks(job: Job) -> None:
+    import anyio
+    from prefect.client.schemas.objects import FlowRun, State
+    from prefect.flows import load_flow_from_flow_run
+    from prefect.runner._hook_runner import HookRunner
+
+    flow_run = FlowRun.model_validate_json(job.flow_run or "")
+    state: State[Any] = State.model_validate(json.loads(job.hooks or ""))
+    # As the process worker has it where it knows of no other interpreter.
+    runner = HookRunner(resolve_flow=load_flow_from_flow_run)
+    run = runner.run_crashed_hooks if state.is_crashed() else runner.run_cancellation_hooks
+    anyio.run(run, flow_run, state)

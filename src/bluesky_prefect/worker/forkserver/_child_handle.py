@@ -1,0 +1,84 @@
+"""A forked process, as its worker sees it."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+
+import anyio
+
+from bluesky_prefect.worker.forkserver._protocol import Job, line
+
+# What a child exits with if nobody is left who could know.
+UNKNOWN_CODE = 255
+# How long a child that is told to stop may go on; stopping the local stack waits for ten seconds in all.
+GRACE_S = 5.0
+
+
+class Child:
+    """A forked process: first waiting, then doing its job, then gone.
+
+    Attributes
+    ----------
+    pid : int
+        Its process id, which is also its process group's.
+    returncode : int or None
+        What it exited with, negative for a signal; None while it runs.
+    """
+
+    def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._reader = reader
+        self._writer = writer
+        self._exited = asyncio.Event()
+
+    def exited(self, code: int) -> None:
+        """Take note of its end."""
+        if self.returncode is None:
+            self.returncode = code
+            self._exited.set()
+            self._writer.close()
+
+    async def run(self, job: Job) -> int:
+        """Let it do a job, and return its exit code; if this is cancelled, the child is stopped first."""
+        try:
+            self._writer.write(line(**job.model_dump(mode="json")))
+            with contextlib.suppress(ConnectionError):
+                await self._writer.drain()
+            await self._exited.wait()
+        except asyncio.CancelledError:
+            await self._stop()
+            raise
+        assert self.returncode is not None  # noqa: S101  # what the event stands for
+        return self.returncode
+
+    async def outlive_the_server(self) -> None:
+        """Wait for its end where there is no fork server to tell of it."""
+        received = b""
+        with contextlib.suppress(ConnectionError):
+            received = await self._reader.readline()
+        self.exited(json.loads(received)["code"] if received else UNKNOWN_CODE)
+
+    def abandon(self) -> None:
+        """Let go of it: it ends if it waits for its job, and goes on if it has one."""
+        self._writer.close()
+
+    def kill(self, number: int) -> None:
+        """Send a signal to it and to all that it started."""
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, number)
+
+    async def _stop(self) -> None:
+        # Prefect's engine reports the flow run as crashed upon SIGTERM; that takes it a moment.
+        self.kill(signal.SIGTERM)
+        with anyio.CancelScope(shield=True):
+            with anyio.move_on_after(GRACE_S):
+                await self._exited.wait()
+            self.kill(signal.SIGKILL)
+            # A fork server that is stopped does not tell.
+            with anyio.move_on_after(GRACE_S):
+                await self._exited.wait()
+            self.exited(-signal.SIGKILL)

@@ -1,0 +1,61 @@
+"""The worker looks for flow runs when there are some, and polls when nobody tells it."""
+
+from tests.services.prefect_process import wait_until
+
+
+def test_a_flow_run_that_was_made_while_the_event_stream_was_cut_starts_when_it_is_back(worker, proxy, deployments):
+    # The worker of this folder polls once an hour.
+    proxy.mode = "refuse"
+    flow_run = worker.submit(deployments["lines"], count=1)
+    assert worker.flow_run(flow_run)["state_type"] == "SCHEDULED"
+    proxy.mode = "pass"
+    assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+
+
+def test_without_web_sockets_polling_finds_flow_runs(prefect_server, proxy, another_worker, tmp_path):
+    from tests.services.worker_process import WorkerProcess
+    from tests.system.worker.conftest import FLOWS
+
+    proxy.mode = "no-web-sockets"
+    try:
+        polling = WorkerProcess(prefect_server.url, tmp_path, another_worker.pool, worker_api_url=f"{proxy.url}/api")
+        polling.start(PREFECT_WORKER_QUERY_SECONDS="1")
+        deployment = polling.deploy(f"{FLOWS.name}:lines", FLOWS.parent)
+        assert polling.wait(polling.submit(deployment, count=1))["state_type"] == "COMPLETED"
+        polling.close()
+        assert proxy.struck
+    finally:
+        proxy.mode = "pass"
+
+
+def test_answers_of_503_crash_no_flow_run(worker, proxy, deployments):
+    flow_runs = []
+    for _ in range(3):
+        flow_runs.append(worker.submit(deployments["lines"], count=1))
+        struck = proxy.struck
+        proxy.mode = "503"
+        wait_until(lambda struck=struck: proxy.struck > struck)
+        proxy.mode = "pass"
+    assert {worker.wait(flow_run)["state_type"] for flow_run in flow_runs} == {"COMPLETED"}
+
+
+def test_where_prefect_asks_for_a_password_flow_runs_are_told_and_cancelled_all_the_same(tmp_path):
+    from tests.services.prefect_process import PrefectProcess
+    from tests.services.worker_process import WorkerProcess
+    from tests.system.worker.conftest import FLOWS
+
+    server = PrefectProcess(tmp_path, user="bluesky:passw0rd")
+    worker = WorkerProcess(server.url, tmp_path, "closed", user="bluesky:passw0rd")
+    try:
+        server.start()
+        worker.make_pool()
+        worker.start(PREFECT_WORKER_QUERY_SECONDS="3600")
+        flow_run = worker.submit(worker.deploy(f"{FLOWS.name}:lines", FLOWS.parent), count=1)
+        assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+        hanging = worker.submit(worker.deploy(f"{FLOWS.name}:hangs", FLOWS.parent))
+        worker.wait(hanging, "RUNNING")
+        worker.cancel(hanging)
+        assert worker.wait(hanging)["state_type"] == "CANCELLED"
+    finally:
+        worker.close()
+        server.kill()

@@ -1,0 +1,67 @@
+"""Settings mean the same wherever the process goes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from bluesky_prefect.core import Settings
+
+# A session in the way of a beamline's startup file; then %cd, and a scan.
+_SESSION = """
+import os, sys
+from bluesky.plans import count
+from bluesky_prefect.session import start_session
+from bluesky_prefect.core._settings import get_settings
+from ophyd.sim import det
+
+session = start_session("my-workflow/local", tell=lambda _: None)
+session.run_engine([])
+os.chdir("elsewhere")
+session.run_engine(count([det]))
+get_settings.cache_clear()
+print(get_settings().state_directory, get_settings().output_directory)
+sys.stdout.flush()
+os._exit(0)  # nothing is waited for
+"""
+
+
+def test_a_session_that_changes_its_directory_keeps_its_outbox(tmp_path: Path):
+    (tmp_path / "elsewhere").mkdir()
+    relative = {"BLUESKY_PREFECT_STATE_DIRECTORY": "state", "BLUESKY_PREFECT_OUTPUT_DIRECTORY": "exports"}
+    environment = {**os.environ, **relative, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", _SESSION],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "state").iterdir()} >= {
+        "outbox.sqlite",
+        "metadata.sqlite",
+        "unsaved-runs",
+    }
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert done.stdout.split()[-2:] == [str(tmp_path / "state"), str(tmp_path / "exports")]
+
+
+@pytest.mark.parametrize("name", ["state_directory", "output_directory"])
+def test_a_directory_is_absolute_and_its_home_is_known(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ada")
+
+    assert getattr(Settings(**{name: "state"}), name) == tmp_path / "state"
+    assert getattr(Settings(**{name: "~/state"}), name) == Path("/home/ada/state")
+
+
+def test_a_home_that_nobody_has_is_refused():
+    with pytest.raises(ValidationError, match="nobody knows the home directory"):
+        Settings(state_directory=Path("~nobody-of-this-name/state"))

@@ -1,0 +1,33 @@
+"""What the outbox is told of a start; Prefect accepts everything."""
+
+import pytest
+
+from bluesky_prefect import Outbox, Workflow
+from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.prefect_api import FlowRunRef
+from bluesky_prefect.reconciliation import Starter
+from bluesky_prefect.tiled_api import StoredRun
+
+HERE, THERE = "http://here:4200/api", "http://there:4200/api"
+WORKFLOW = Workflow("flow/local")
+
+
+class Accepting:
+    """A Prefect that makes a flow run of everything."""
+
+    api_url = HERE
+
+    def create_flow_run(self, submission):
+        return FlowRunRef("id-here", "name-here")
+
+
+@pytest.mark.parametrize(("api_url", "state"), [(HERE, "sent"), (None, "sent"), (THERE, "waiting")])
+def test_what_is_started_here_is_not_taken_away_from_the_server_that_it_waits_for(tmp_path, api_url, state):
+    outbox = Outbox(tmp_path / "outbox.sqlite")
+    outbox.put(Submission(submission_key("one", WORKFLOW.name), WORKFLOW.name, "flow/local", "one"), api_url=api_url)
+    Starter(Accepting(), outbox).start(StoredRun("one", {"uid": "one"}, {"time": 1.0}), WORKFLOW, 0)
+    [entry] = outbox.entries(run_uid="one")
+    taken = outbox.take(THERE)
+    outbox.close()
+    assert entry.state == state
+    assert (taken is not None) == (api_url == THERE)

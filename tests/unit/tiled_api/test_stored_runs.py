@@ -1,0 +1,33 @@
+"""What names no run is refused before anybody is asked."""
+
+import pytest
+
+from bluesky_prefect.core import FlowInputError
+from bluesky_prefect.tiled_api import Catalog, StoredRun, runs_named
+
+NOWHERE = Catalog(None, raw="raw", processed="processed", name="nowhere")  # type: ignore[arg-type]  # never asked
+
+
+@pytest.mark.parametrize("ref", ["1250..1200", "-1..-10", "-3..3", "0..5", "-5..0"])
+def test_a_range_that_runs_backwards_or_from_indexes_to_scan_ids_is_refused_with_the_right_form(ref):
+    with pytest.raises(FlowInputError, match=rf"{ref}.*1200\.\.1250.*-10\.\.-1"):
+        runs_named(NOWHERE, [ref])
+
+
+@pytest.mark.parametrize("ref", ["", "a/b", "1..", "x..2"])
+def test_what_could_not_be_a_run_is_refused(ref):
+    with pytest.raises(FlowInputError):
+        runs_named(NOWHERE, [ref])
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "time_s"),
+    [
+        ({"time": 1}, {"time": 2.5}, 2.5),
+        ({"time": 1}, None, 1.0),
+        ({"time": 1}, {"time": "yesterday"}, 1.0),
+        ({}, {"time": True}, float("-inf")),
+    ],
+)
+def test_a_run_is_as_old_as_its_stop_or_else_its_start(start, stop, time_s):
+    assert StoredRun("uid", start, stop).time_s == time_s

@@ -1,0 +1,114 @@
+"""What is told before a prompt without Prefect: that submissions wait, once."""
+
+import threading
+import time
+
+import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from bluesky_prefect import Outbox, Settings
+from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.watch import Notices
+from tests.services.fault_proxy import FaultProxy
+from tests.services.prefect_process import wait_until
+
+WORKFLOW = "my-workflow/local"
+REASON = "Prefect at http://127.0.0.1:4200/api cannot be reached:\nConnectError"
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(state_directory=tmp_path, request_timeout_s=60)
+
+
+@pytest.fixture
+def outbox(settings):
+    outbox = Outbox(settings.outbox_path)
+    yield outbox
+    outbox.close()
+
+
+@pytest.fixture
+def api():
+    with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}), PrefectApi(5) as api:
+        yield api
+
+
+def refused(outbox, uid):
+    """Put in the submission of a run that Prefect could not be asked about."""
+    outbox.put(Submission(submission_key(uid, WORKFLOW), WORKFLOW, WORKFLOW, uid))
+    outbox.give_back(outbox.take().key, REASON, 0.0)
+
+
+def later():
+    return time.time() + 60
+
+
+def test_that_submissions_wait_is_told_once_on_one_line_with_the_address(settings, outbox, api):
+    refused(outbox, "a")
+    notices = Notices(settings, clock=later)
+    notices.look(api)
+    [line] = notices.take()
+    assert line.startswith("1 submission waits to be sent")
+    assert "http://127.0.0.1:4200/api" in line
+    assert "\n" not in line
+    refused(outbox, "b")
+    notices.look(api)
+    assert notices.take() == []
+
+
+def test_the_next_outage_is_told_again(settings, outbox, api):
+    notices = Notices(settings, clock=later)
+    for uid in ("a", "b"):
+        refused(outbox, uid)
+        notices.look(api)
+        assert len(notices.take()) == 1
+        outbox.mark_sent(submission_key(uid, WORKFLOW), "id", "name")
+        notices.look(api)
+
+
+def test_an_outage_that_is_over_before_a_prompt_came_is_not_told(settings, outbox, api):
+    refused(outbox, "a")
+    notices = Notices(settings, clock=later)
+    notices.look(api)
+    outbox.mark_sent(submission_key("a", WORKFLOW), "id", "name")
+    notices.look(api)
+    assert notices.take() == []
+
+
+def test_a_moment_s_trouble_is_nobody_s_business(settings, outbox, api):
+    refused(outbox, "a")
+    notices = Notices(settings)
+    notices.look(api)
+    assert notices.take() == []
+
+
+@pytest.mark.parametrize("content", [None, b"not a database at all, but long enough to be looked at as one"])
+def test_a_missing_or_broken_outbox_is_not_told_here(settings, api, content):
+    if content is not None:
+        settings.outbox_path.write_bytes(content)
+    notices = Notices(settings)
+    notices.look(api)
+    assert notices.take() == []
+    assert settings.outbox_path.exists() is (content is not None)
+
+
+def test_nobody_waits_for_a_prefect_that_never_answers(settings, outbox):
+    refused(outbox, "a")
+    outbox.mark_sent(submission_key("a", WORKFLOW), "id", "name")
+    proxy = FaultProxy(9)
+    proxy.mode = "black-hole"
+
+    def look():
+        with temporary_settings({PREFECT_API_URL: f"{proxy.url}/api"}), PrefectApi(60) as api:
+            notices.look(api)
+
+    notices = Notices(settings)
+    thread = threading.Thread(target=look)
+    thread.start()
+    wait_until(lambda: proxy.struck)
+    assert notices.take() == []  # returns while the request hangs
+    assert thread.is_alive()
+    proxy.close()
+    thread.join()
