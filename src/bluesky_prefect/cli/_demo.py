@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
-from bluesky_prefect.core import Settings, StackError
+from bluesky_prefect.core import Settings, StackError, get_settings
 from bluesky_prefect.prefect_api import artifact_url, flow_run_url
 from bluesky_prefect.stack import DEPLOYMENT, StackInfo, request_json
+from bluesky_prefect.tiled_api import Catalog
 
 if TYPE_CHECKING:
     from bluesky import RunEngine
@@ -96,19 +97,17 @@ class Demo:
 
     def run(self, report: Report) -> DemoResult:
         """Take the scans, wait for their flow runs, and check the files."""
-        from tiled.client import from_uri
-
         from bluesky_prefect import PrefectCallback
 
-        root = from_uri(self._info.tiled_uri, api_key=self._info.tiled_api_key.get_secret_value())
-        raw = root[self._settings.raw_container]
-        callback = PrefectCallback(DEPLOYMENT, settings=self._settings)
-        try:
-            result = DemoResult(self._scan(raw, callback, report))
-            result.rows = self._wait(result.rows, callback.outbox, report)
-        finally:
-            callback.close()
-        self._check(result, raw, report)
+        with Catalog.connect(get_settings()) as catalog:  # the stack's, by the environment
+            raw = catalog.raw_for_writing()
+            callback = PrefectCallback(DEPLOYMENT, settings=self._settings)
+            try:
+                result = DemoResult(self._scan(raw, callback, report))
+                result.rows = self._wait(result.rows, callback.outbox, report)
+            finally:
+                callback.close()
+            self._check(result, raw, report)
         return result
 
     def _scan(self, raw: "Container", callback: Callable[..., Any], report: Report) -> list[DemoRow]:

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
-from uuid import UUID
 
 from bluesky_prefect.core import ConfigurationError, Settings, TiledUnavailable
-from bluesky_prefect.prefect_api import PrefectApi, explained
+from bluesky_prefect.prefect_api import PrefectApi, exported_files
 from bluesky_prefect.watch import WorkflowStatus
 
 NOT_STARTED = "Not started"
@@ -102,7 +101,7 @@ def collect(status: WorkflowStatus, api: PrefectApi, settings: Settings, *, pati
         flow_run_id=status.flow_run_id,
         flow_run_name=status.flow_run_name,
         url=status.url,
-        files=_files(str(status.flow_run_id), api),
+        files=exported_files(api, str(status.flow_run_id)),
         processed=MappingProxyType({path: MappingProxyType(metadata) for path, metadata in processed.items()}),
         problems=tuple(problems),
     )
@@ -113,18 +112,3 @@ def _processed(run_uid: str, settings: Settings) -> dict[str, dict[str, Any]]:
 
     with Catalog.connect(settings) as catalog:
         return results_of(catalog, run_uid)
-
-
-def _files(flow_run_id: str, api: PrefectApi) -> tuple[str, ...]:
-    """Return the files that a flow run, or one within it, has exported."""
-    from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
-
-    from bluesky_prefect.core import EXPORTED_FILES, paths_in
-
-    within = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [flow_run_id]}})
-    asked = ArtifactFilter.model_validate({"key": {"any_": [EXPORTED_FILES]}})
-    with explained():
-        ids = [UUID(flow_run_id), *(one.id for one in api.client.read_flow_runs(flow_run_filter=within))]
-        runs = FlowRunFilter.model_validate({"id": {"any_": ids}})
-        artifacts = api.client.read_artifacts(artifact_filter=asked, flow_run_filter=runs)
-    return tuple(dict.fromkeys(path for artifact in artifacts for path in paths_in(artifact.data)))

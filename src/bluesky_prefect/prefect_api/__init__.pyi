@@ -5,6 +5,7 @@ from ._deployments import deploy as deploy
 from ._deployments import list_problem as list_problem
 from ._deployments import refuse_to_move as refuse_to_move
 from ._deployments import tiled_problem as tiled_problem
+from ._exported_files import exported_files as exported_files
 from ._flow_runs import History as History
 from ._flow_runs import PastFlowRun as PastFlowRun
 from ._flow_runs import SignsOfLife as SignsOfLife
@@ -13,6 +14,9 @@ from ._flow_runs import children as children
 from ._flow_runs import made_after as made_after
 from ._flow_runs import past_flow_run as past_flow_run
 from ._parameters import given as given
+from ._recent_flow_runs import RecentFlowRun as RecentFlowRun
+from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
+from ._recent_flow_runs import recent_flow_runs as recent_flow_runs
 from ._ui_links import artifact_url as artifact_url
 from ._ui_links import flow_run_url as flow_run_url
 from ._ui_links import ui_url as ui_url

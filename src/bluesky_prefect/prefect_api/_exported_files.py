@@ -1,0 +1,25 @@
+"""The files that flow runs have exported, as their artifacts tell."""
+
+from uuid import UUID
+
+from bluesky_prefect.core import EXPORTED_FILES, paths_in
+from bluesky_prefect.prefect_api._client import PrefectApi, explained
+
+
+def exported_files(api: PrefectApi, flow_run_id: str) -> tuple[str, ...]:
+    """Return the paths of the files that a flow run, or one within it, has exported.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
+    """
+    from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+
+    within = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [flow_run_id]}})
+    asked = ArtifactFilter.model_validate({"key": {"any_": [EXPORTED_FILES]}})
+    with explained():
+        ids = [UUID(flow_run_id), *(one.id for one in api.client.read_flow_runs(flow_run_filter=within))]
+        runs = FlowRunFilter.model_validate({"id": {"any_": ids}})
+        artifacts = api.client.read_artifacts(artifact_filter=asked, flow_run_filter=runs)
+    return tuple(dict.fromkeys(path for artifact in artifacts for path in paths_in(artifact.data)))
