@@ -27,6 +27,7 @@ from bluesky_prefect.core._markdown import cell, literal, table
 from bluesky_prefect.core._prefect_address import api_address, comparable, prefect_authorization, prefect_url
 from bluesky_prefect.core._private_files import (
     COMPANIONS,
+    gives_group_late,
     is_anothers,
     is_trusted,
     private_database,
@@ -122,6 +123,7 @@ __all__ = [
     "error_and_place",
     "error_line",
     "get_settings",
+    "gives_group_late",
     "is_anothers",
     "is_number",
     "is_trusted",

@@ -44,6 +44,14 @@ def rights_in(directory: Path) -> Rights:
     return Rights(0o2770, 0o660, 0o007, status.st_gid) if _is_shared(status) else Rights()
 
 
+def gives_group_late(directory: Path) -> bool:
+    """Tell whether files in a shared directory belong to their maker's own group for a moment after they are made.
+
+    They do where the directory lacks the set-group-ID bit, which only its owner can set.
+    """
+    return rights_in(directory).group is not None and not directory.stat().st_mode & stat.S_ISGID
+
+
 def is_trusted(directory: Path) -> bool:
     """Tell whether what stands in a directory was written by this user, root, or a group that shares the directory."""
     return not is_anothers(directory) or bool(shared_with(directory))

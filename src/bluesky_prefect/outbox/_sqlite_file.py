@@ -3,13 +3,14 @@
 import logging
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.core import HeldLock, OutboxError, private_database, tell_of_forks
+from bluesky_prefect.core import HeldLock, OutboxError, gives_group_late, private_database, tell_of_forks
 from bluesky_prefect.outbox._database_files import (
     DatabaseFiles,
     database_files,
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 # in the middle of one must not hold up a RunEngine for longer: the run is then kept in memory for the while.
 _DURABLE_BUSY_TIMEOUT_S = 1.0
 _BUSY_TIMEOUT_S = 5.0
+_GROUP_POLL_S = 0.01
 
 
 class SharedConnection:
@@ -196,9 +198,19 @@ class SharedConnection:
 
     def _open(self) -> sqlite3.Connection:
         path = self._path
+        timeout_s = _DURABLE_BUSY_TIMEOUT_S if self._durable else _BUSY_TIMEOUT_S
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return self._open_now(path, timeout_s)
+            except (PermissionError, sqlite3.OperationalError):
+                if path is None or not gives_group_late(path.parent) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_GROUP_POLL_S)  # another user opens it at the same moment
+
+    def _open_now(self, path: Path | None, timeout_s: float) -> sqlite3.Connection:
         if path is not None:
             private_database(path)
-        timeout_s = _DURABLE_BUSY_TIMEOUT_S if self._durable else _BUSY_TIMEOUT_S
         connection = sqlite3.connect(
             path or ":memory:", timeout=timeout_s, isolation_level=None, check_same_thread=False
         )
