@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 
-from bluesky_prefect.session._session import start_session
+from bluesky_prefect.session import start_session
 
 # All that anybody logs, as a careful beamline keeps it.
 logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)

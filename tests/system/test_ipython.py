@@ -22,9 +22,8 @@ from prefect.states import Crashed
 
 from bluesky_prefect.core import Run
 from bluesky_prefect.session._ipython import ipython_command, startup_files
-from bluesky_prefect.stack import StackInfo
+from bluesky_prefect.stack import WORKFLOWS, StackInfo
 from bluesky_prefect.stack._info import StackPaths
-from bluesky_prefect.stack._workflows import WORKFLOWS
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import user_of, wait_until
 from tests.system.hutch import idle_deployment

@@ -18,8 +18,7 @@ from event_model import unpack_event_page
 from bluesky_prefect.core import ConfigurationError, Settings
 from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
-from bluesky_prefect.sim import make_devices, two_runs_interleaved
-from bluesky_prefect.sim._devices import SimulatedDevices
+from bluesky_prefect.sim import SimulatedDevices, make_devices, two_runs_interleaved
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.tiled_api import read_documents, send_run
 

@@ -8,8 +8,7 @@ import pytest
 from bluesky import RunEngine
 from bluesky.plans import count, scan
 
-from bluesky_prefect.sim import make_devices
-from bluesky_prefect.sim._devices import SimulatedDevices
+from bluesky_prefect.sim import SimulatedDevices, make_devices
 
 
 @pytest.fixture

@@ -4,8 +4,7 @@ from pathlib import Path
 import pytest
 from bluesky import RunEngine
 
-from bluesky_prefect.sim import failing_scan, find_peak, make_devices, two_runs_interleaved
-from bluesky_prefect.sim._devices import SimulatedDevices
+from bluesky_prefect.sim import SimulatedDevices, failing_scan, find_peak, make_devices, two_runs_interleaved
 
 
 @pytest.fixture
