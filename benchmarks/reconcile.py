@@ -31,7 +31,7 @@ from benchmarks.callback import START
 from bluesky_prefect import Workflow
 from bluesky_prefect.core import Settings, Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation import Reconciler, Window
+from bluesky_prefect.reconciliation import Reconciler, TimeWindow
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack._info import StackPaths, stack_info
 from bluesky_prefect.stack._keys import StackKeys
@@ -124,7 +124,7 @@ def insert(database: sqlite3.Connection, table: str, row: dict[str, object]) -> 
     database.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({values})", tuple(row.values()))
 
 
-def reconciled(info: StackInfo, server: PrefectProcess, window: Window) -> float:
+def reconciled(info: StackInfo, server: PrefectProcess, window: TimeWindow) -> float:
     """Return the median time, in seconds, that reconciling a window takes."""
     settings = Settings(tiled_uri=info.tiled_uri, tiled_api_key=info.tiled_api_key)
     seconds = []
@@ -179,8 +179,8 @@ def catalog_row(runs: int, end_s: float, status: Console) -> list[tuple[float, i
                     measured(info, end_s - length_s, end_s, WINDOW),
                     measured(info, middle_s - length_s, middle_s, WINDOW),
                     measured(info, end_s - 10 * length_s, end_s, 10 * WINDOW),
-                    (reconciled(info, prefect, Window(end_s - length_s, end_s)), 0),
-                    (reconciled(info, prefect, Window(middle_s - length_s, middle_s)), 0),
+                    (reconciled(info, prefect, TimeWindow(end_s - length_s, end_s)), 0),
+                    (reconciled(info, prefect, TimeWindow(middle_s - length_s, middle_s)), 0),
                 ]
             finally:
                 prefect.kill()

@@ -47,10 +47,10 @@ class KillPoints:
     def install(self) -> None:
         """Wrap what passes the points, in this process only."""
         from bluesky_prefect.outbox import Outbox
-        from bluesky_prefect.outbox._sqlite_file import SharedConnection
+        from bluesky_prefect.outbox._sqlite_file import SQLiteFile
         from bluesky_prefect.prefect_api import PrefectApi
 
-        put, change, create = Outbox.put_all, SharedConnection.change, PrefectApi.create_flow_run
+        put, change, create = Outbox.put_all, SQLiteFile.change, PrefectApi.create_flow_run
 
         def put_and_pass(*arguments: Any, **options: Any) -> Any:
             self._putting.now = True
@@ -74,7 +74,7 @@ class KillPoints:
             self._pass("after-accepted")
             return flow_run
 
-        Outbox.put_all, SharedConnection.change = put_and_pass, change_and_pass
+        Outbox.put_all, SQLiteFile.change = put_and_pass, change_and_pass
         PrefectApi.create_flow_run = create_and_pass
 
     def _pass(self, point: str) -> None:

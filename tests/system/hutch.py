@@ -18,7 +18,7 @@ from bluesky_prefect import Outbox, Settings, Workflow
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.outbox import Draft, existing_outbox
 from bluesky_prefect.prefect_api import History, PrefectApi
-from bluesky_prefect.reconciliation import Reconciler, Window
+from bluesky_prefect.reconciliation import Reconciler, TimeWindow
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.tiled_api import RAW_SPEC, Catalog
 from tests.services.prefect_process import prefect_settings
@@ -73,7 +73,7 @@ class Hutch:
         return uid
 
     def reconcile(self, *, workflows=WORKFLOWS, clock=None, sleep=lambda _: None, settings=None, **options):
-        window = Window(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
+        window = TimeWindow(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
         settings = settings or self.settings
         with PrefectApi(30, asks_again=True) as api, existing_outbox(settings.outbox_path) as outbox:
             reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock, sleep=sleep)

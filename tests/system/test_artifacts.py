@@ -9,7 +9,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from bluesky_prefect.flows import plain_flow
-from bluesky_prefect.flows.common._artifacts import shown
+from bluesky_prefect.flows.common._artifacts import publish_artifact
 from bluesky_prefect.flows.common._progress import Progress
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import ask
@@ -38,7 +38,10 @@ def test_an_artifact_that_a_busy_server_does_not_take_is_a_warning(stack, proxy,
     @plain_flow(name="shows")
     async def shows() -> str:
         proxy.mode = "503"
-        assert await shown(acreate_markdown_artifact("x", key="never-written"), "never-written", most_s=0.5) is None
+        assert (
+            await publish_artifact(acreate_markdown_artifact("x", key="never-written"), "never-written", most_s=0.5)
+            is None
+        )
         proxy.mode = "pass"
         return "done"
 

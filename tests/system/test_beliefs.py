@@ -19,7 +19,7 @@ from prefect.utilities.callables import parameter_schema
 from bluesky_prefect import Workflow
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._endings import Endings
 from tests.services.prefect_process import ask, post, user_of, wait_until
 from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
@@ -134,7 +134,7 @@ def test_a_process_that_comes_up_late_is_waited_for_and_runs_once(room):
     room = room("kubernetes")
     uid, flow_run = room.take(worker="gone")
     report = room.reconcile(clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(Verdict.STUCK, False)]
+    assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.STUCK, False)]
     assert "delete the flow run" in report.findings[0].mend
     room.execute(flow_run)
     assert states(room.flow_runs(uid)) == ["COMPLETED"]
@@ -149,7 +149,7 @@ def test_a_process_that_comes_up_after_the_next_was_started_does_not_run(room, p
     uid, flow_run = room.take(worker="killed")
     room.heartbeat("new")
     report = room.reconcile(clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(Verdict.ABANDONED, True)]
+    assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.ABANDONED, True)]
     assert states(room.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
     room.execute(flow_run)
     assert room.ran == ""
@@ -161,10 +161,10 @@ def test_a_process_that_comes_up_after_the_next_was_started_does_not_run(room, p
 @pytest.mark.parametrize(
     ("label", "online", "verdict"),
     [
-        (None, [], Verdict.ABANDONED),
-        (None, ["before"], Verdict.STUCK),
-        ("before", ["before"], Verdict.STUCK),
-        ("before", ["other"], Verdict.ABANDONED),
+        (None, [], RunState.ABANDONED),
+        (None, ["before"], RunState.STUCK),
+        ("before", ["before"], RunState.STUCK),
+        ("before", ["other"], RunState.ABANDONED),
     ],
 )
 def test_a_worker_is_gone_if_none_that_is_there_can_have_taken_the_flow_run(room, label, online, verdict):
@@ -174,7 +174,7 @@ def test_a_worker_is_gone_if_none_that_is_there_can_have_taken_the_flow_run(room
     room.take(worker=label)
     room.heartbeat("after")
     report = room.reconcile(clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(verdict, verdict is Verdict.ABANDONED)]
+    assert [(one.verdict, one.solved) for one in report.findings] == [(verdict, verdict is RunState.ABANDONED)]
 
 
 def test_what_replaces_a_flow_run_is_like_it_and_holds_its_key(room):
@@ -220,7 +220,7 @@ def test_a_flow_run_that_completes_at_the_marking_is_not_started_again(hutch, mo
 
     monkeypatch.setattr(Endings, "mark_crashed", complete_and_mark)
     report = hutch.reconcile(submit=True, clock=much_later)
-    assert report.verdicts == {Verdict.PROCESSED: 1}
+    assert report.verdicts == {RunState.PROCESSED: 1}
     assert report.all_processed
     assert states(hutch.flow_runs(uid)) == ["COMPLETED"]
 
@@ -237,7 +237,7 @@ def test_a_flow_run_that_crashes_at_the_marking_is_started_again_once(hutch, mon
 
     monkeypatch.setattr(Endings, "mark_crashed", crash_and_mark)
     report = hutch.reconcile(submit=True, clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(Verdict.CRASHED, True)]
+    assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.CRASHED, True)]
     assert states(hutch.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
 
 
@@ -272,7 +272,7 @@ def test_what_completes_within_a_flow_run_at_the_marking_is_a_sign_of_life(hutch
 
     monkeypatch.setattr(type(client), "set_flow_run_state", complete_and_set)
     report = hutch.reconcile(submit=True, clock=much_later)
-    assert report.verdicts == {Verdict.UNDER_WAY: 1}
+    assert report.verdicts == {RunState.UNDER_WAY: 1}
     assert states(hutch.flow_runs(uid)) == ["RUNNING"]
 
 
@@ -304,8 +304,8 @@ def test_a_clock_of_ours_that_is_ahead_makes_no_flow_run_silent(hutch, stack, mo
     present = time.time
     waited = []
     monkeypatch.setattr(time, "time", lambda: present() + 660.0)
-    assert hutch.reconcile().verdicts == {Verdict.UNDER_WAY: 1}
-    assert hutch.reconcile(submit=True, sleep=waited.append).verdicts == {Verdict.UNDER_WAY: 1}
+    assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
+    assert hutch.reconcile(submit=True, sleep=waited.append).verdicts == {RunState.UNDER_WAY: 1}
     assert waited == []
     assert states(hutch.flow_runs(uid)) == ["RUNNING"]
 
@@ -315,7 +315,7 @@ def test_a_server_whose_clock_is_days_off_is_told_of_and_hides_no_run(hutch, day
     uid = hutch.count()
     settings = hutch.settings.model_copy(update={"settle_s": 60.0})
     report = hutch.reconcile(submit=True, settings=settings, clock=lambda: time.time() + days * 86400)
-    assert report.verdicts == {Verdict.MISSING: 1}
+    assert report.verdicts == {RunState.MISSING: 1}
     assert any("4320 min apart" in remark for remark in report.remarks)
     with PrefectApi(30) as api:  # the run's session was only slow, and sends it now
         again = api.create_flow_run(Submission(submission_key(uid, DEPLOYMENT), DEPLOYMENT, DEPLOYMENT, uid))
@@ -329,7 +329,7 @@ def test_what_gives_a_sign_of_life_at_the_second_look_lives_whatever_its_clock(h
     report = hutch.reconcile(
         submit=True, clock=much_later, sleep=lambda _: heartbeat(stack, flow_run, clock_off_s=off_s)
     )
-    assert report.verdicts == {Verdict.UNDER_WAY: 1}
+    assert report.verdicts == {RunState.UNDER_WAY: 1}
     assert states(hutch.flow_runs(uid)) == ["RUNNING"]
 
 
@@ -343,14 +343,14 @@ def test_all_that_is_silent_is_listened_to_at_once_and_then_started_again(hutch,
     report = hutch.reconcile(submit=True, clock=much_later, sleep=waited.append, report=told.append)
     assert waited == [hutch.settings.silent_after_s / 3]
     assert "3 flow runs without a sign of life: listening for 200 s" in told
-    assert report.verdicts == {Verdict.SILENT: 3}
+    assert report.verdicts == {RunState.SILENT: 3}
     assert [states(hutch.flow_runs(uid)) for uid in uids] == [["CRASHED", "SCHEDULED"]] * 3
 
 
 def test_who_only_looks_does_not_wait(hutch):
     running(hutch)
     waited = []
-    assert hutch.reconcile(clock=much_later, sleep=waited.append).verdicts == {Verdict.SILENT: 1}
+    assert hutch.reconcile(clock=much_later, sleep=waited.append).verdicts == {RunState.SILENT: 1}
     assert waited == []
 
 
@@ -364,8 +364,8 @@ def test_a_flow_run_is_late_by_the_servers_clock_and_not_by_that_of_its_maker(hu
         idempotency_key=submission_key(uid, DEPLOYMENT),
         state=Scheduled(scheduled_time=an_hour_ago),
     )
-    assert hutch.reconcile().verdicts == {Verdict.UNDER_WAY: 1}
-    assert hutch.reconcile(clock=much_later).verdicts == {Verdict.LATE: 1}
+    assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
+    assert hutch.reconcile(clock=much_later).verdicts == {RunState.LATE: 1}
 
 
 def test_a_deployment_with_a_block_of_its_own_is_started_again(hutch, client, stack):

@@ -12,7 +12,7 @@ from bluesky import RunEngine
 from bluesky_tiled_plugins import TiledWriter
 
 from bluesky_prefect.cli._demo import _plans
-from bluesky_prefect.core import literal
+from bluesky_prefect.core import markdown_literal
 from bluesky_prefect.flows import data_validation
 from bluesky_prefect.sim import make_devices
 from tests.services.prefect_process import ask
@@ -124,6 +124,6 @@ def test_a_missing_event_fails_the_run_and_the_table_says_where(room):
     assert "broken data: primary, points: 2 of 3 points (and 1 more)" in state.message
     asked = {"artifacts": {"key": {"any_": ["data-validation"]}}, "sort": "CREATED_DESC"}
     found = ask(room.stack, "POST", "/artifacts/filter", json=asked).json()
-    [about] = [one["data"] for one in found if literal(uid) in one["description"]]
+    [about] = [one["data"] for one in found if markdown_literal(uid) in one["description"]]
     assert '"check": "sequence numbers", "result": "broken", "detail": "2 is missing"' in about
     assert '"stream": "baseline", "check": "points", "result": "passed"' in about

@@ -13,7 +13,7 @@ from prefect.settings import temporary_settings
 from bluesky_prefect import Workflow
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._diagnosis import RunState
 from tests.services.prefect_process import prefect_settings
 from tests.system.hutch import Hutch
 
@@ -96,7 +96,7 @@ def test_a_flow_that_says_so_is_told_of_and_not_started_again(hutch, flows, kind
     workflows = [Workflow(name, when=lambda run: run.uid == uid)]
     report = hutch.reconcile(submit=True, workflows=workflows)
     [finding] = report.findings
-    assert (finding.verdict, finding.solved) == (Verdict.FAILED, False)
+    assert (finding.verdict, finding.solved) == (RunState.FAILED, False)
     assert finding.reason.startswith("it says that it must not be started again")
     assert "submit" in finding.mend
     assert len(hutch.flow_runs(uid, name)) == 1

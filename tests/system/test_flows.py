@@ -20,7 +20,7 @@ from bluesky_prefect.core import (
     RunNotFound,
     TiledUnavailable,
     get_settings,
-    literal,
+    markdown_literal,
 )
 from bluesky_prefect.flows import export
 from bluesky_prefect.flows.weather._temperatures import metadata_of, write_temperatures
@@ -79,7 +79,9 @@ def artifact(room, key, *, about):
     """Return what the newest artifact of a key that is about a run holds."""
     asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
     response = ask(room.stack, "POST", "/artifacts/filter", json=asked)
-    return next(one["data"] for one in response.raise_for_status().json() if literal(about) in one["description"])
+    return next(
+        one["data"] for one in response.raise_for_status().json() if markdown_literal(about) in one["description"]
+    )
 
 
 def lines_of(room, folder):
@@ -119,9 +121,9 @@ def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(r
     assert len(page) < 100_000
     assert "](data:image/png;base64," in page
     assert f"({room.stack.tiled_uri}/ui/browse/raw/{uids[kind]})" in page
-    assert f"| weather | {literal('50.0 to 73.0 °F, 61.5 °F on average,')}" in page
+    assert f"| weather | {markdown_literal('50.0 to 73.0 °F, 61.5 °F on average,')}" in page
     for name in room.files(folder):
-        assert f"| {literal(name)} | " in page
+        assert f"| {markdown_literal(name)} | " in page
     rows = json.loads(artifact(room, "run-columns", about=uids[kind]))
     held = room.tiled["raw"][uids[kind]]
     assert {row["stream"] for row in rows} == set(held)

@@ -21,7 +21,7 @@ from bluesky_prefect import Workflow
 from bluesky_prefect.core import Submission, as_workflows
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.prefect_api._notifications import TAG, Notifications, automation
-from bluesky_prefect.reconciliation import Starter
+from bluesky_prefect.reconciliation import FlowRunStarter
 from bluesky_prefect.tiled_api import StoredRun
 from tests.services.prefect_process import user_of, wait_until
 from tests.services.receiver import Receiver
@@ -151,7 +151,7 @@ def test_what_is_started_again_is_told_of_again_and_says_which_time_it_is(told):
     run = StoredRun("00007999-again", {"scan_id": 7999, "plan_name": "count"}, {"run_start": "00007999-again"})
     with PrefectApi(30, asks_again=True) as api, get_client(sync_client=True) as client:
         for generation in range(2):
-            flow_run = Starter(api, None).start(run, workflow, generation)
+            flow_run = FlowRunStarter(api, None).start(run, workflow, generation)
             client.set_flow_run_state(UUID(flow_run.id), Crashed(message="again"), force=True)
             wait_until(lambda: len(told.receiver.received(run.uid)) == generation + 1)  # noqa: B023
     titles = [json.loads(message)["title"] for message in told.receiver.received(run.uid)]

@@ -12,7 +12,7 @@ from prefect import flow, task
 from prefect.context import SyncClientContext
 
 from bluesky_prefect.flows import data_validation, export, fun_fact, my_workflow, plain_flow
-from bluesky_prefect.flows.common._plain_flow import together
+from bluesky_prefect.flows.common._plain_flow import gather_all
 from bluesky_prefect.reconciliation import reconcile
 from tests.services.prefect_process import ask, wait_until
 from tests.system.flow_room import room_for
@@ -114,7 +114,7 @@ def test_work_done_together_is_done_when_its_error_is_raised():
         raise ArithmeticError("broken")
 
     with pytest.raises(ArithmeticError, match="broken"):
-        asyncio.run(together(broken(), slow()))
+        asyncio.run(gather_all(broken(), slow()))
     assert done == ["slow"]
 
 

@@ -12,7 +12,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 from bluesky_prefect import Outbox, Settings, Workflow
 from bluesky_prefect.core import ConfigurationError, Submission, TiledUnavailable, WorkflowList, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.tiled_api import hold, send_run
@@ -40,7 +40,7 @@ def found(report):
 def test_a_run_without_a_flow_run_is_told_of_and_nothing_is_changed(hutch):
     uid = hutch.count()
     report = hutch.reconcile()
-    assert found(report) == {(uid, Verdict.MISSING)}
+    assert found(report) == {(uid, RunState.MISSING)}
     assert not report.all_processed
     assert hutch.flow_runs(uid) == ()
 
@@ -53,13 +53,13 @@ def test_what_is_missing_is_submitted_as_the_callback_would_have_done(hutch):
     assert flow_run.generation == 0
     assert report.all_processed
     hutch.end(uid, Completed())
-    assert hutch.reconcile().verdicts == {Verdict.PROCESSED: 1}
+    assert hutch.reconcile().verdicts == {RunState.PROCESSED: 1}
 
 
 def test_a_run_that_has_just_stopped_is_given_time_to_get_there(hutch):
     hutch.count()
     report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"settle_s": 60}))
-    assert report.verdicts == {Verdict.SETTLING: 1}
+    assert report.verdicts == {RunState.SETTLING: 1}
     assert report.all_processed
 
 
@@ -74,9 +74,9 @@ def test_runs_that_opted_out_or_were_not_wanted_are_no_problem(hutch):
 @pytest.mark.parametrize(
     ("states", "verdict"),
     [
-        ([Running(), Crashed(message="killed")], Verdict.CRASHED),
-        ([Running(), Failed(message="boom")], Verdict.FAILED),
-        ([Running()], Verdict.SILENT),
+        ([Running(), Crashed(message="killed")], RunState.CRASHED),
+        ([Running(), Failed(message="boom")], RunState.FAILED),
+        ([Running()], RunState.SILENT),
     ],
 )
 def test_what_did_not_succeed_is_started_again_with_the_same_parameters(hutch, states, verdict):
@@ -93,14 +93,14 @@ def test_what_did_not_succeed_is_started_again_with_the_same_parameters(hutch, s
     first, second = hutch.flow_runs(uid)
     assert first.state_type in {"CRASHED", "FAILED"}
     assert second.parameters == {"ref": uid, "date": "2026"}
-    assert hutch.reconcile().verdicts == {Verdict.UNDER_WAY: 1}
+    assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
 
 
 def test_what_a_person_cancelled_is_left_alone(hutch):
     uid = hutch.count()
     hutch.reconcile(submit=True)
     hutch.end(uid, Cancelled())
-    assert hutch.reconcile(submit=True).verdicts == {Verdict.CANCELLED: 1}
+    assert hutch.reconcile(submit=True).verdicts == {RunState.CANCELLED: 1}
 
 
 def test_what_crashes_again_and_again_alarms_instead_of_looping(hutch):
@@ -108,7 +108,7 @@ def test_what_crashes_again_and_again_alarms_instead_of_looping(hutch):
     for _ in range(5):
         report = hutch.reconcile(submit=True)
         hutch.end(uid, Crashed(message="killed"))
-    assert found(report) == {(uid, Verdict.GIVEN_UP)}
+    assert found(report) == {(uid, RunState.GIVEN_UP)}
     assert "killed" in report.findings[0].reason
     assert not report.all_processed
     assert len(hutch.flow_runs(uid)) == 1 + STRICT["reruns_most"]
@@ -137,16 +137,16 @@ def test_two_people_who_repair_at_the_same_time_make_no_duplicates(hutch):
 
 def test_a_run_whose_stop_never_came_is_told_of_once_it_is_old(hutch):
     hutch.raw.create_container("open", metadata={"start": {"uid": "open", "time": time.time() - 100, "scan_id": 7}})
-    assert hutch.reconcile().verdicts == {Verdict.OPEN: 1}
+    assert hutch.reconcile().verdicts == {RunState.OPEN: 1}
     report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 50}))
-    assert found(report) == {("open", Verdict.NO_STOP)}
+    assert found(report) == {("open", RunState.NO_STOP)}
     assert not report.all_processed
 
 
 def test_a_when_that_fails_leaves_the_run_to_a_person(hutch):
     uid = hutch.count()
     report = hutch.reconcile(submit=True, workflows=[Workflow(DEPLOYMENT, when=lambda run: run.start["no such"])])
-    assert found(report) == {(uid, Verdict.UNDECIDED)}
+    assert found(report) == {(uid, RunState.UNDECIDED)}
     assert "KeyError" in report.findings[0].reason
     assert hutch.flow_runs(uid) == ()
 
@@ -170,7 +170,7 @@ def test_a_dead_letter_is_told_of_and_not_started(hutch):
     for uid in (here, elsewhere):
         put(hutch, uid, dead="its reason").close()
     report = hutch.reconcile(submit=True)
-    assert found(report) == {(here, Verdict.DEAD), (elsewhere, Verdict.DEAD)}
+    assert found(report) == {(here, RunState.DEAD), (elsewhere, RunState.DEAD)}
     assert {finding.reason for finding in report.findings} == {"its reason"}
     assert hutch.flow_runs(here) == ()
 
@@ -179,13 +179,13 @@ def test_what_the_state_directory_holds_is_told_of_whatever_ours_says(hutch):
     kept, _ = write_kept_run(hutch.settings.kept_runs_path, "good")
     put(hutch, "dead", dead="its reason").close()
     report = hutch.reconcile(workflows=WorkflowList(WORKFLOWS, ours=lambda run: False))
-    assert found(report) == {("dead", Verdict.DEAD), (kept, Verdict.NOT_IN_TILED)}
+    assert found(report) == {("dead", RunState.DEAD), (kept, RunState.NOT_IN_TILED)}
 
 
 def test_what_waits_in_the_outbox_is_started_and_the_outbox_told(hutch):
     uid = hutch.count()
     outbox = put(hutch, uid)
-    assert found(hutch.reconcile()) == {(uid, Verdict.WAITING)}
+    assert found(hutch.reconcile()) == {(uid, RunState.WAITING)}
     hutch.reconcile(submit=True)
     [entry] = outbox.entries(run_uid=uid)
     outbox.close()
@@ -216,9 +216,9 @@ def keep_in_file(hutch):
 
 def test_a_run_that_tiled_missed_is_written_to_it_and_processed(hutch):
     uid, path = keep_in_file(hutch)
-    assert found(hutch.reconcile()) == {(uid, Verdict.NOT_IN_TILED)}
+    assert found(hutch.reconcile()) == {(uid, RunState.NOT_IN_TILED)}
     report = hutch.reconcile(submit=True, since=time.time() - 0.001)  # however long ago it stopped
-    assert found(report) == {(uid, Verdict.NOT_IN_TILED), (uid, Verdict.MISSING)}
+    assert found(report) == {(uid, RunState.NOT_IN_TILED), (uid, RunState.MISSING)}
     assert report.all_processed
     assert not path.exists()
     assert hutch.raw[uid]["primary"]["det"].read().tolist() == [1, 1]
@@ -238,7 +238,7 @@ def test_a_run_of_a_killed_session_that_is_only_in_a_file_is_told_of(hutch):
     path.write_bytes(path.read_bytes()[:-20])
     assert hutch.reconcile(submit=True).findings == []
     report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 0.001}))
-    assert found(report) == {(uid, Verdict.NO_STOP)}
+    assert found(report) == {(uid, RunState.NO_STOP)}
     assert path.exists()
 
 
@@ -293,7 +293,7 @@ def test_a_file_cut_off_in_its_first_document_is_told_of(hutch):
     path.write_bytes(path.read_bytes()[:40])
     assert hutch.reconcile(submit=True).findings == []
     report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 0.001}))
-    assert found(report) == {(path.stem, Verdict.UNREADABLE)}
+    assert found(report) == {(path.stem, RunState.UNREADABLE)}
 
 
 def test_a_tiled_that_refuses_the_key_ends_the_pass_and_keeps_the_file(hutch):
@@ -317,8 +317,8 @@ def test_only_the_runs_asked_for_are_looked_at(hutch):
     old = hutch.count()
     middle = time.time()
     new = hutch.count()
-    assert found(hutch.reconcile(since=middle)) == {(new, Verdict.MISSING)}
-    assert found(hutch.reconcile(only={"scan_id": 1})) == {(old, Verdict.MISSING)}
+    assert found(hutch.reconcile(since=middle)) == {(new, RunState.MISSING)}
+    assert found(hutch.reconcile(only={"scan_id": 1})) == {(old, RunState.MISSING)}
     assert hutch.reconcile(only={"plan": "scan"}).runs == 0
 
 

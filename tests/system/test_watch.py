@@ -14,7 +14,7 @@ import bluesky_prefect.watch._prompt_messages
 from bluesky_prefect import FlowTimeout, Outbox, Settings, list_flow_runs, wait_for_flow_runs
 from bluesky_prefect.core import PrefectUnavailable, Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.watch import Notices, look
+from bluesky_prefect.watch import PromptMessages, look_up
 from tests.system.hutch import DEPLOYMENT, idle_deployment
 
 
@@ -92,7 +92,7 @@ def test_flow_runs_that_came_of_no_run_are_not_listed(desk):
 def test_with_prefect_away_what_waits_is_listed_all_the_same(desk, unused_address):
     waits = desk.put()
     with unused_address:
-        listing = look(settings=desk.settings)
+        listing = look_up(settings=desk.settings)
         assert [one.run_uid for one in listing.workflows] == [waits]
         assert "cannot be reached" in listing.problems[0]
         with pytest.raises(PrefectUnavailable):
@@ -146,7 +146,7 @@ def test_waiting_for_an_outbox_that_is_not_there_is_no_wait(tmp_path):
 def test_a_failure_of_this_outbox_is_told_once_with_its_link(desk, stack, tmp_path):
     _, old = desk.send()
     desk.end(old, Running(), Failed(message="old"))
-    notices = Notices(desk.settings)
+    notices = PromptMessages(desk.settings)
     elsewhere = Desk(Settings(state_directory=tmp_path / "elsewhere"))
     _, of_others = elsewhere.send()
     elsewhere.outbox.close()
@@ -179,7 +179,7 @@ def test_an_old_failure_that_moves_up_in_the_list_is_no_news(desk, monkeypatch):
     old = [desk.send()[1] for _ in range(3)]
     for flow_run_id in old:
         desk.end(flow_run_id, Running(), Failed())
-    notices = Notices(desk.settings)
+    notices = PromptMessages(desk.settings)
     with PrefectApi(30, asks_again=True) as api:
         notices.look(api)
         api.client.delete_flow_run(UUID(old[-1]))

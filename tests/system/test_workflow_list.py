@@ -13,7 +13,7 @@ from prefect.states import Completed, Crashed
 from bluesky_prefect import Outbox, Workflow, WorkflowList
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.session._spool import Spool
 from tests.system.hutch import DEPLOYMENT, WORKFLOWS, Hutch, decline, idle_deployment
 
@@ -131,7 +131,7 @@ def found(report):
 def test_a_workflow_with_a_new_name_keeps_its_history(hutch):
     [uid, other] = processed(hutch, 2, "old")
     renamed = [Workflow(DEPLOYMENT, name="new", was="old")]
-    assert hutch.reconcile(submit=True, workflows=renamed).verdicts == {Verdict.PROCESSED: 2}
+    assert hutch.reconcile(submit=True, workflows=renamed).verdicts == {RunState.PROCESSED: 2}
     hutch.end(other, Crashed(), workflow="old")
     report = hutch.reconcile(submit=True, workflows=renamed)
     assert report.all_processed
@@ -160,7 +160,7 @@ def test_submit_knows_the_former_names(hutch):
 def test_a_rename_without_was_starts_nothing_and_says_so_with_the_remedy(hutch):
     uids = processed(hutch, 3, "old")
     report = hutch.reconcile(submit=True, workflows=[Workflow(DEPLOYMENT, name="new")])
-    assert found(report) == {(uid, "new", Verdict.OTHER_NAME) for uid in uids}
+    assert found(report) == {(uid, "new", RunState.OTHER_NAME) for uid in uids}
     assert "begun as 'old'" in report.findings[0].reason
     assert "was=" in report.findings[0].mend
     assert not report.all_processed
@@ -186,7 +186,7 @@ def test_runs_of_another_beamline_in_a_shared_catalog_are_left_alone(hutch):
     hutch.raw.create_container("open", metadata=metadata)  # and one that was never stopped
     listed = WorkflowList(WORKFLOWS, ours=lambda run: run.start.get("beamline_id") == "srx")
     report = hutch.reconcile(submit=True, workflows=listed)
-    assert found(report) == {(ours, DEPLOYMENT, Verdict.MISSING)}
+    assert found(report) == {(ours, DEPLOYMENT, RunState.MISSING)}
     assert report.runs == 1
     assert flow_runs_of([theirs]) == []
 
@@ -194,7 +194,7 @@ def test_runs_of_another_beamline_in_a_shared_catalog_are_left_alone(hutch):
 def test_a_neighbour_s_runs_with_the_same_flow_are_told_of_and_not_started(hutch):
     uids = processed(hutch, 2, "csx/idle")
     report = hutch.reconcile(submit=True)
-    assert found(report) == {(uid, DEPLOYMENT, Verdict.OTHER_NAME) for uid in uids}
+    assert found(report) == {(uid, DEPLOYMENT, RunState.OTHER_NAME) for uid in uids}
     assert len(flow_runs_of(uids)) == 2
 
 
@@ -203,7 +203,7 @@ def test_what_a_session_refused_is_not_started_by_reconciliation(hutch):
     uid = hutch.count()
     decline(hutch.settings.outbox_path, uid)
     report = hutch.reconcile(submit=True)
-    assert report.verdicts == {Verdict.NOT_WANTED: 1}
+    assert report.verdicts == {RunState.NOT_WANTED: 1}
     assert report.all_processed
     assert flow_runs_of([uid]) == []
 
@@ -213,9 +213,9 @@ def test_a_scan_longer_than_six_hours_is_no_alarm_while_its_session_records_it(h
     hutch.raw.create_container("long", metadata={"start": start})
     spool = Spool(hutch.settings.kept_runs_path / "long.msgpack")
     spool.write("start", start)
-    assert hutch.reconcile().verdicts == {Verdict.OPEN: 1}
+    assert hutch.reconcile().verdicts == {RunState.OPEN: 1}
     spool.keep()  # its session is gone
-    assert Verdict.NO_STOP in hutch.reconcile().verdicts
+    assert RunState.NO_STOP in hutch.reconcile().verdicts
 
 
 SERVICES = "from bluesky_prefect.stack._discovery import use_services; print(use_services().workflows)"

@@ -19,7 +19,7 @@ from bluesky_prefect.core import (
     Workflow,
     Written,
     api_address,
-    document,
+    convert_document,
     error_and_place,
     get_settings,
     jsonable,
@@ -118,7 +118,7 @@ class PrefectCallback(DocumentRouter):
             self._recent_runs.remember(oldest, dropped.start, list(dropped.files))
             logger.warning("Run %s has no stop document and %d runs began since", oldest, MAX_OPEN_RUNS)
         # Converted now: what the document holds by reference may change while the run goes on.
-        start = document(doc)
+        start = convert_document(doc)
         self._open_runs[uid_text(start["uid"])] = _OpenRun(start)
 
     def resource(self, doc: Any) -> None:
@@ -134,7 +134,7 @@ class PrefectCallback(DocumentRouter):
 
     def stop(self, doc: Any) -> None:
         """Put a submission on disk for each workflow that wants the run; return when they are there."""
-        stop = document(doc)
+        stop = convert_document(doc)
         if not isinstance(stop, dict):
             stop = {"document": stop}
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))

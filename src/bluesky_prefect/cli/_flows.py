@@ -33,9 +33,9 @@ def flows(
     os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(path.absolute())
     settings = use_services()
     # Prefect reads the environment when it is imported.
-    from bluesky_prefect.watch import look
+    from bluesky_prefect.watch import look_up
 
-    look_again = partial(look, count, failed=failed, scan_id=scan, settings=settings)
+    look_again = partial(look_up, count, failed=failed, scan_id=scan, settings=settings)
     if watch:
         render_flows.watch(look_again)
         return

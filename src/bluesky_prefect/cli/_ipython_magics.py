@@ -9,7 +9,7 @@ from IPython.core.magic import Magics, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments, parse_argstring
 
 from bluesky_prefect.core import BlueskyPrefectError, get_settings
-from bluesky_prefect.watch import Notices
+from bluesky_prefect.watch import PromptMessages
 
 # What '%flows 200' lists; a larger number is a scan id.
 MOST = 200
@@ -28,7 +28,7 @@ class FlowMagics(Magics):
         What is to be told.
     """
 
-    def __init__(self, shell: InteractiveShell, notices: Notices) -> None:
+    def __init__(self, shell: InteractiveShell, notices: PromptMessages) -> None:
         super().__init__(shell=shell)
         self._notices = notices
 
@@ -49,9 +49,9 @@ class FlowMagics(Magics):
         given = parse_argstring(self.flows, line)
         count, scan_id = count_and_scan(given.number, given.count, given.scan)
         from bluesky_prefect.cli import _render_flows as render_flows
-        from bluesky_prefect.watch import look
+        from bluesky_prefect.watch import look_up
 
-        look_again = partial(look, count, failed=given.failed, scan_id=scan_id)
+        look_again = partial(look_up, count, failed=given.failed, scan_id=scan_id)
         if given.watch:
             render_flows.watch(look_again)
         else:
@@ -80,7 +80,7 @@ class FlowMagics(Magics):
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Give an IPython the magics, and have it tell of failures before a prompt."""
-    notices = Notices(get_settings())
+    notices = PromptMessages(get_settings())
     magics = FlowMagics(shell, notices)
     shell.register_magics(magics)
     shell.events.register("post_run_cell", magics.tell)

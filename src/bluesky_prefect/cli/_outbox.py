@@ -11,7 +11,7 @@ import typer
 
 from bluesky_prefect.cli import _render_outbox as render
 from bluesky_prefect.cli._options import StateDirectory, settings_from, state_option
-from bluesky_prefect.core import ConfigurationError, Settings, StackError, api_address, comparable, one_line
+from bluesky_prefect.core import ConfigurationError, Settings, StackError, api_address, comparable_url, one_line
 from bluesky_prefect.outbox import SHORTEST_UID, Entry, Outbox, OutboxCounts, State, existing_outbox
 
 app = typer.Typer(
@@ -175,7 +175,7 @@ def move(
 
 
 def _address(url: str, option: str) -> str:
-    if (address := comparable(url)) is None:
+    if (address := comparable_url(url)) is None:
         raise ConfigurationError(f"{option}: this is not the address of a Prefect API. Write http://host:4200/api.")
     return address
 
@@ -192,7 +192,7 @@ def _here(settings: Settings, entries: Sequence[Entry]) -> str | None:
         info = LocalStack(settings).find()
     except (StackError, OSError):
         return None
-    return comparable(info.prefect_api_url) if info else None
+    return comparable_url(info.prefect_api_url) if info else None
 
 
 @contextmanager

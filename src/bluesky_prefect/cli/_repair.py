@@ -14,7 +14,7 @@ from bluesky_prefect.cli import _render_repair as render_repair
 from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.cli._options import StateDirectory, Workflows, settings_from
 from bluesky_prefect.core import ConfigurationError, Settings
-from bluesky_prefect.reconciliation import Window, parse_moment
+from bluesky_prefect.reconciliation import TimeWindow, parse_moment
 
 if TYPE_CHECKING:
     from bluesky_prefect.core import WorkflowList
@@ -90,7 +90,7 @@ def reconcile(
     begin, end = parse_moment(since, now), now if until is None else parse_moment(until, now)
     if begin >= end:
         raise ConfigurationError(f"--since {since} is not before --until {until or 'now'}.")
-    window = Window(begin, end, plan=plan, scan_id=scan_id)
+    window = TimeWindow(begin, end, plan=plan, scan_id=scan_id)
     with terminal.Progress("Comparing Tiled with Prefect") as tell, _places(state_directory, workflows) as places:
         from bluesky_prefect.reconciliation import Reconciler
 
@@ -145,14 +145,14 @@ def submit(
     overrides = _overrides(parameters)
     with _places(state_directory, workflows) as places:
         from bluesky_prefect.prefect_api import History
-        from bluesky_prefect.reconciliation import ResubmissionRequest, Starter, choose_workflows, resubmit
+        from bluesky_prefect.reconciliation import FlowRunStarter, ResubmissionRequest, choose_workflows, resubmit
         from bluesky_prefect.tiled_api import runs_named
 
         chosen = choose_workflows(_workflows(places, workflow or ()), workflow or [])
         with terminal.Progress("Looking up the runs"):
             runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
         request = ResubmissionRequest(again=again, dry_run=dry_run, overrides=overrides)
-        starter = Starter(places.api, places.outbox)
+        starter = FlowRunStarter(places.api, places.outbox)
         made = resubmit(runs, chosen, request, history=History(places.api), starter=starter)
         outcomes = list(render_repair.with_bar(made, len(runs) * len(chosen)))
     if as_json:

@@ -1,7 +1,7 @@
 """What every room builds on: runs, workflows, submissions, documents, settings, errors."""
 
 from bluesky_prefect.core._at_fork import HeldLock, tell_of_forks
-from bluesky_prefect.core._documents import document, jsonable, uid_text
+from bluesky_prefect.core._documents import convert_document, jsonable, uid_text
 from bluesky_prefect.core._exceptions import (
     DO_NOT_RERUN,
     NOT_TO_BE_RERUN,
@@ -22,9 +22,9 @@ from bluesky_prefect.core._exceptions import (
     TiledUnavailable,
     WaitError,
 )
-from bluesky_prefect.core._exported_files import EXPORTED_FILES, paths_in, table_of
-from bluesky_prefect.core._markdown import cell, literal, table
-from bluesky_prefect.core._prefect_address import api_address, comparable, prefect_authorization, prefect_url
+from bluesky_prefect.core._exported_files import EXPORTED_FILES, exported_files_table, exported_paths
+from bluesky_prefect.core._markdown import markdown_cell, markdown_literal, markdown_table
+from bluesky_prefect.core._prefect_address import api_address, comparable_url, prefect_authorization, prefect_url
 from bluesky_prefect.core._private_files import (
     COMPANIONS,
     gives_group_late,
@@ -34,7 +34,7 @@ from bluesky_prefect.core._private_files import (
     private_directory,
     private_file,
     rights_in,
-    share,
+    share_directory,
     shared_with,
     user_name,
 )
@@ -54,14 +54,14 @@ from bluesky_prefect.core._text import (
 )
 from bluesky_prefect.core._urls import (
     PREFECT_KEY,
-    REFUSED,
-    SPELLING,
-    UNREADABLE,
-    basic,
-    parse,
+    REFUSED_STATUSES,
+    UNREADABLE_URL,
+    URL_SPELLING,
+    basic_auth,
+    parse_url,
     require_tiled_login,
     tiled_address,
-    user_of,
+    user_in_url,
     without_secrets,
     without_user,
 )
@@ -83,10 +83,10 @@ __all__ = [
     "MORE_KEYS",
     "NOT_TO_BE_RERUN",
     "PREFECT_KEY",
-    "REFUSED",
+    "REFUSED_STATUSES",
     "ROUTING_KEYS",
-    "SPELLING",
-    "UNREADABLE",
+    "UNREADABLE_URL",
+    "URL_SPELLING",
     "BlueskyPrefectError",
     "ConfigurationError",
     "DeploymentMissing",
@@ -114,14 +114,15 @@ __all__ = [
     "api_address",
     "as_json",
     "as_workflows",
-    "basic",
-    "cell",
-    "comparable",
+    "basic_auth",
+    "comparable_url",
+    "convert_document",
     "counted",
     "default_state_directory",
-    "document",
     "error_and_place",
     "error_line",
+    "exported_files_table",
+    "exported_paths",
     "get_settings",
     "gives_group_late",
     "is_anothers",
@@ -129,11 +130,12 @@ __all__ = [
     "is_trusted",
     "jsonable",
     "key_parts",
-    "literal",
     "load_workflows",
+    "markdown_cell",
+    "markdown_literal",
+    "markdown_table",
     "one_line",
-    "parse",
-    "paths_in",
+    "parse_url",
     "prefect_authorization",
     "prefect_url",
     "printable",
@@ -143,17 +145,15 @@ __all__ = [
     "require_tiled_login",
     "rights_in",
     "run_name",
-    "share",
+    "share_directory",
     "shared_with",
     "submission_key",
     "succeeded",
-    "table",
-    "table_of",
     "tell_of_forks",
     "tiled_address",
     "uid_text",
+    "user_in_url",
     "user_name",
-    "user_of",
     "without_secrets",
     "without_user",
     "workflows_of_session",

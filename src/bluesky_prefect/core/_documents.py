@@ -46,7 +46,7 @@ def jsonable(value: Any) -> Any:
     return _shortened(value)[0]
 
 
-def document(doc: Any, *, clock: Callable[[], float] = time.perf_counter) -> Any:
+def convert_document(doc: Any, *, clock: Callable[[], float] = time.perf_counter) -> Any:
     """Return a start or stop document as `jsonable` does; a WARNING names what is left out of it."""
     converted, missing = _shortened(doc, clock)
     if missing:

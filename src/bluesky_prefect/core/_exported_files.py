@@ -11,12 +11,12 @@ from bluesky_prefect.core._markdown import from_cell
 EXPORTED_FILES = "exported-files"
 
 
-def table_of(files: Iterable[Path]) -> list[dict[str, Any]]:
+def exported_files_table(files: Iterable[Path]) -> list[dict[str, Any]]:
     """Return the rows of such an artifact: paths, and sizes in bytes."""
     return [{"file": str(path), "bytes": path.stat().st_size} for path in files]
 
 
-def paths_in(data: Any) -> list[str]:
+def exported_paths(data: Any) -> list[str]:
     """Return the paths that stand in such an artifact; none, if it is somebody else's of the same name."""
     try:
         rows = json.loads(data) if isinstance(data, str) else data

@@ -17,7 +17,7 @@ _MARKUP = re.compile(r"[*~<&\\@]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|:(?=//)|(
 _BLOCK = re.compile(r"#|>|\||[-+](?:\s|-|$)|\d+[.)](?:\s|$)")
 
 
-def literal(value: Any, most: int = 200) -> str:
+def markdown_literal(value: Any, most: int = 200) -> str:
     """Return a value as Markdown that shows it as it is, in one line, whatever it holds; also in a table's cell.
 
     Parameters
@@ -31,7 +31,7 @@ def literal(value: Any, most: int = 200) -> str:
     return _code(text) if _LINKS_ITSELF.search(text) else _PUNCTUATION.sub(r"\\\1", text)
 
 
-def cell(text: str, most: int = 4096) -> str:
+def markdown_cell(text: str, most: int = 4096) -> str:
     """Return a text for a cell of a table artifact, which one of Prefect's UIs takes for Markdown, the other for text.
 
     Both show it as it is, in one line, without links and pictures. What is no markup stays what it is; the rest gets
@@ -52,11 +52,11 @@ def cell(text: str, most: int = 4096) -> str:
 
 
 def from_cell(text: str) -> str:
-    """Return the text that `cell` was given."""
+    """Return the text that `markdown_cell` was given."""
     return text.replace(_NOTHING, "")
 
 
-def table(rows: Iterable[tuple[str, str]]) -> str:
+def markdown_table(rows: Iterable[tuple[str, str]]) -> str:
     """Return a table of names and values, which are Markdown already."""
     return "\n".join(["| | |", "|:--|:--|", *(f"| {name} | {value} |" for name, value in rows)])
 

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from bluesky_prefect.core._exceptions import ConfigurationError
-from bluesky_prefect.core._urls import basic, parse
+from bluesky_prefect.core._urls import basic_auth, parse_url
 
 # Files in the working directory that may say otherwise than Prefect's profile; reading them is left to Prefect.
 _SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
@@ -22,7 +22,7 @@ def prefect_url(environment: Mapping[str, str] = os.environ) -> str:
 def prefect_authorization(environment: Mapping[str, str] = os.environ) -> str:
     """Return the Authorization header that Prefect's client would send to the server, empty if it has none."""
     if user := _prefect_setting("PREFECT_API_AUTH_STRING", environment):
-        return basic(user)
+        return basic_auth(user)
     key = _prefect_setting("PREFECT_API_KEY", environment)
     return f"Bearer {key}" if key else ""
 
@@ -34,7 +34,7 @@ def api_address() -> str | None:
     may say otherwise than the profile, only Prefect knows.
     """
     if url := os.environ.get("PREFECT_API_URL"):
-        return comparable(url)
+        return comparable_url(url)
     names = ("PREFECT_HOME", "PREFECT_PROFILES_PATH", "PREFECT_PROFILE")
     try:
         return _profile_address(Path.cwd(), *(os.environ.get(name, "") for name in names))
@@ -43,14 +43,14 @@ def api_address() -> str | None:
 
 
 @lru_cache(maxsize=16)
-def comparable(url: str) -> str | None:
+def comparable_url(url: str) -> str | None:
     """Return an address of an API in the one form that two of the same server share, free of secrets.
 
     Without user, password, query, fragment and trailing slash; ``localhost`` is 127.0.0.1. None for what cannot be
     taken apart safely: a part of a password could be taken for a part of the host.
     """
     try:
-        parts = parse(url.strip())
+        parts = parse_url(url.strip())
     except ConfigurationError:
         return None
     host, port = parts.hostname or "", parts.port
@@ -63,7 +63,7 @@ def comparable(url: str) -> str | None:
 def _profile_address(directory: Path, *names: str) -> str | None:
     if any((directory / file).exists() for file in _SETTINGS_FILES):
         return None
-    return comparable(prefect_url())
+    return comparable_url(prefect_url())
 
 
 def _prefect_setting(name: str, environment: Mapping[str, str]) -> str:

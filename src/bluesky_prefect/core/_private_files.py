@@ -154,7 +154,7 @@ def private_database(path: Path) -> None:
             _settle(path.with_name(path.name + suffix), rights_in(path.parent))
 
 
-def share(directory: Path, *within: Path) -> None:
+def share_directory(directory: Path, *within: Path) -> None:
     """Open to the group that shares a directory what this user made there before it was shared.
 
     Parameters

@@ -6,11 +6,11 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
 
 from bluesky_prefect.core._exceptions import ConfigurationError
 
-REFUSED = {401, 403}
+REFUSED_STATUSES = {401, 403}
 PREFECT_KEY = "PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
 _SCHEMES = {"http", "https"}
-UNREADABLE = "an address that cannot be read"
-SPELLING = (
+UNREADABLE_URL = "an address that cannot be read"
+URL_SPELLING = (
     "write http://host:port/path, or https://user:password@host; in a password %2F stands for '/', %23 for '#', "
     "%3F for '?', %40 for '@'"
 )
@@ -19,12 +19,12 @@ SPELLING = (
 def without_secrets(url: str) -> str:
     """Return an address without user, password, query and fragment, where people put keys.
 
-    Nothing is returned of an address that `parse` refuses: any part of it may belong to a password.
+    Nothing is returned of an address that `parse_url` refuses: any part of it may belong to a password.
     """
     try:
         parts = urlsplit(without_user(url) if url else "")
     except ConfigurationError:
-        return UNREADABLE
+        return UNREADABLE_URL
     return urlunsplit((parts.scheme, parts.netloc, parts.path, "", "")).rstrip("/")
 
 
@@ -34,13 +34,13 @@ def without_user(url: str) -> str:
     Raises
     ------
     ConfigurationError
-        As `parse`.
+        As `parse_url`.
     """
-    parts = parse(url)
+    parts = parse_url(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
-def parse(url: str) -> SplitResult:
+def parse_url(url: str) -> SplitResult:
     """Split an address whose password, if it has one, can be told from the rest.
 
     A '/', '#' or '?' in a password ends the host's part of the address: the rest of the password, and the '@', then
@@ -58,7 +58,7 @@ def parse(url: str) -> SplitResult:
             return parts
     except ValueError:  # its text may repeat the address
         pass
-    raise ConfigurationError(f"It is {UNREADABLE}: {SPELLING}.")
+    raise ConfigurationError(f"It is {UNREADABLE_URL}: {URL_SPELLING}.")
 
 
 def tiled_address(uri: str, api_key: str | None) -> tuple[str, str | None]:
@@ -72,23 +72,23 @@ def tiled_address(uri: str, api_key: str | None) -> tuple[str, str | None]:
         If the address cannot be read; repeats nothing of it.
     """
     try:
-        parts = parse(without_user(uri))
+        parts = parse_url(without_user(uri))
     except ConfigurationError as error:
-        raise ConfigurationError(f"BLUESKY_PREFECT_TILED_URI holds {UNREADABLE}: {SPELLING}.") from error
+        raise ConfigurationError(f"BLUESKY_PREFECT_TILED_URI holds {UNREADABLE_URL}: {URL_SPELLING}.") from error
     [in_uri, *_] = parse_qs(parts.query).get("api_key") or [None]
     return urlunsplit(parts._replace(query="", fragment="")), api_key or in_uri
 
 
-def user_of(url: str) -> str:
+def user_in_url(url: str) -> str:
     """Return ``user:password`` of an address, empty if it names none, or cannot be read."""
     try:
-        parts = parse(url)
+        parts = parse_url(url)
     except ConfigurationError:
         return ""
     return unquote(f"{parts.username or ''}:{parts.password or ''}") if "@" in parts.netloc else ""
 
 
-def basic(user: str) -> str:
+def basic_auth(user: str) -> str:
     """Return the Authorization header for ``user:password``."""
     return "Basic " + base64.b64encode(user.encode()).decode()
 

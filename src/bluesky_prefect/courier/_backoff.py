@@ -27,7 +27,7 @@ def growing_waits(settings: Settings) -> Callable[[int], float]:
     return wait_s
 
 
-class Outage:
+class Backoff:
     """An outage that is under way, or none.
 
     Parameters

@@ -25,7 +25,7 @@ from bluesky_prefect.core import (
     error_line,
     tell_of_forks,
 )
-from bluesky_prefect.courier._backoff import Outage
+from bluesky_prefect.courier._backoff import Backoff
 from bluesky_prefect.courier._submission_backoff import MOMENT_S, SubmissionBackoff
 from bluesky_prefect.outbox import PRUNED_AT_ONCE, Entry, Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
@@ -116,7 +116,7 @@ class Forwarder:
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
         self._clock = clock
-        self._outage = Outage(settings, clock, logger)
+        self._outage = Backoff(settings, clock, logger)
         self._backoff = SubmissionBackoff(settings, clock)
         self._resources = ExitStack()
         self._api: FlowRunApi | None = None
@@ -157,7 +157,7 @@ class Forwarder:
         if in_child and not self._finish.is_set():
             self._parents = (self._resources, self._api)
             self._resources, self._api = ExitStack(), None
-            self._outage = Outage(self._settings, self._clock, logger)
+            self._outage = Backoff(self._settings, self._clock, logger)
             self._backoff = SubmissionBackoff(self._settings, self._clock)
             # Anew, since the parent's thread may have been in the middle of them.
             self._wake, self._finish = threading.Event(), threading.Event()

@@ -7,7 +7,7 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from bluesky_prefect.core import counted, error_line, get_settings, literal, one_line
+from bluesky_prefect.core import counted, error_line, get_settings, markdown_literal, one_line
 from bluesky_prefect.flows.common._artifacts import publish_table
 from bluesky_prefect.flows.common._plain_flow import plain_flow
 from bluesky_prefect.flows.validation._checks import Check, missing_streams, stream_checks
@@ -15,13 +15,13 @@ from bluesky_prefect.flows.validation._external_data import array_checks
 from bluesky_prefect.tiled_api import (
     SERVER_TROUBLE,
     Catalog,
-    Run,
+    RunData,
     Stream,
     checked_ref,
-    explained,
     read_stream,
     run_without_streams,
     stream_nodes,
+    tiled_errors,
 )
 
 if TYPE_CHECKING:
@@ -49,19 +49,19 @@ async def data_validation(ref: int | str) -> State[Any]:
     settings = get_settings()
     with await asyncio.to_thread(Catalog.connect, settings) as catalog:
         node = await catalog.finished_run(ref, timeout_s=settings.stop_timeout_s)
-        with explained(catalog.name):
+        with tiled_errors(catalog.name):
             run, checks = await asyncio.to_thread(_checked, node)
     logger = get_run_logger()
     for check in checks:
         if check.result != "passed":
             logger.warning("Run %s: %s: %s", one_line(run.uid), check.result, one_line(check.told))
     rows = [{"stream": one.stream, "check": one.what, "result": one.result, "detail": one.detail} for one in checks]
-    about = literal(f"{run.label}, run {run.uid}")
+    about = markdown_literal(f"{run.label}, run {run.uid}")
     await publish_table(rows, "data-validation", about)
     return _state(run, checks)
 
 
-def _checked(node: "Container") -> tuple[Run, list[Check]]:
+def _checked(node: "Container") -> tuple[RunData, list[Check]]:
     import httpx
     import pyarrow
 
@@ -88,7 +88,7 @@ def _checked(node: "Container") -> tuple[Run, list[Check]]:
     return run, checks
 
 
-def _state(run: Run, checks: list[Check]) -> State[Any]:
+def _state(run: RunData, checks: list[Check]) -> State[Any]:
     broken = [check.told for check in checks if check.result == "broken"]
     warnings = [check.told for check in checks if check.result == "warning"]
     about = f"scan {run.start.get('scan_id', '?')} {run.start.get('plan_name', '?')}"

@@ -11,9 +11,18 @@ from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
 from prefect.states import Completed
 
-from bluesky_prefect.core import EXPORTED_FILES, Settings, counted, get_settings, literal, one_line, run_name, table_of
-from bluesky_prefect.flows.common._artifacts import publish_table, shown
-from bluesky_prefect.flows.common._plain_flow import plain_flow, together
+from bluesky_prefect.core import (
+    EXPORTED_FILES,
+    Settings,
+    counted,
+    exported_files_table,
+    get_settings,
+    markdown_literal,
+    one_line,
+    run_name,
+)
+from bluesky_prefect.flows.common._artifacts import publish_artifact, publish_table
+from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 from bluesky_prefect.flows.common._progress import Progress
 from bluesky_prefect.flows.export_parts._run_folder import RunFolder, start_day
 from bluesky_prefect.flows.export_parts._run_page import run_page
@@ -21,14 +30,14 @@ from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 from bluesky_prefect.flows.weather._weather import format_weather, weather_of
-from bluesky_prefect.tiled_api import Catalog, Run, checked_ref, read_run
+from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref, read_run
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
 MOST_PLOT_BYTES = 80_000
 
 
 @task(name="get_tiled_data", cache_policy=NO_CACHE)
-async def get_tiled_data(ref: int | str, catalog: Catalog, timeout_s: float) -> Run:
+async def get_tiled_data(ref: int | str, catalog: Catalog, timeout_s: float) -> RunData:
     """Wait until a run is finished, then read it from Tiled."""
     node = await catalog.finished_run(ref, timeout_s=timeout_s)
     return await asyncio.to_thread(read_run, node, catalog.name)
@@ -99,13 +108,13 @@ async def export(
             progress.percent = 40.0
             folder = RunFolder.of(run, place.zone, settings)
             # The files are written while the weather service is asked, then more of them while Tiled writes.
-            plot, weather, _ = await together(
+            plot, weather, _ = await gather_all(
                 asyncio.to_thread(_write_data, run, folder, progress),
                 _weather(run, place, day or start_day(run, place.zone), settings),
                 _name_flow_run(run),
             )
             page = catalog.page_of(run.path)
-            await together(
+            await gather_all(
                 _write_summary(run, folder, place, weather, plot, page), _write_temperatures(catalog, run, weather)
             )
     print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
@@ -116,7 +125,7 @@ async def export(
     return Completed(message=message, data=str(folder.path))
 
 
-def _write_data(run: Run, folder: RunFolder, progress: Progress) -> bytes:
+def _write_data(run: RunData, folder: RunFolder, progress: Progress) -> bytes:
     """Write a run's streams and their plot; return the plot."""
     from bluesky_prefect.flows.export_parts._plots import run_plot
 
@@ -127,7 +136,7 @@ def _write_data(run: Run, folder: RunFolder, progress: Progress) -> bytes:
     return plot
 
 
-async def _weather(run: Run, place: open_meteo.Place, day: Any, settings: Settings) -> dict[str, Any] | str:
+async def _weather(run: RunData, place: open_meteo.Place, day: Any, settings: Settings) -> dict[str, Any] | str:
     """Return the weather of a day, or why there is none."""
     weather = await weather_of(
         place,
@@ -141,15 +150,15 @@ async def _weather(run: Run, place: open_meteo.Place, day: Any, settings: Settin
     return weather
 
 
-async def _name_flow_run(run: Run) -> None:
+async def _name_flow_run(run: RunData) -> None:
     """Have people find the flow run by what they know of the run."""
     name = f"{run_name(run.start.get('scan_id'), run.start.get('plan_name'), run.uid)}-export"
     async with get_client() as client:
-        await shown(client.set_flow_run_name(UUID(flow_run.get_id()), name), "name of the flow run")
+        await publish_artifact(client.set_flow_run_name(UUID(flow_run.get_id()), name), "name of the flow run")
 
 
 async def _write_summary(
-    run: Run, folder: RunFolder, place: open_meteo.Place, weather: dict[str, Any] | str, plot: bytes, page: str
+    run: RunData, folder: RunFolder, place: open_meteo.Place, weather: dict[str, Any] | str, plot: bytes, page: str
 ) -> None:
     """Write what is about all the rest: the summary comes last, so that where it is, all is; then the artifacts."""
     from bluesky_prefect.flows.export_parts._plots import data_address
@@ -165,21 +174,21 @@ async def _write_summary(
     folder.write(".txt", summary(run, block, place.zone, names).encode())
     picture = await asyncio.to_thread(data_address, plot, MOST_PLOT_BYTES)
     text = run_page(run, plot=picture, weather=weather, zone=place.zone, files=folder.files, tiled=page)
-    about = literal(f"{run.label}, run {run.uid}")
+    about = markdown_literal(f"{run.label}, run {run.uid}")
     columns = await asyncio.to_thread(column_statistics, run)
-    files = table_of(folder.files)
-    await together(
-        shown(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary"),
+    files = exported_files_table(folder.files)
+    await gather_all(
+        publish_artifact(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary"),
         publish_table(columns, "run-columns", about),
         publish_table(files, EXPORTED_FILES, about),
     )
 
 
-async def _write_temperatures(catalog: Catalog, run: Run, weather: dict[str, Any] | str) -> None:
+async def _write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any] | str) -> None:
     if isinstance(weather, dict):
         path = await write_data_to_tiled(catalog, _identity(run), weather)
         print(f"Wrote the temperatures to {one_line(path)} in Tiled")
 
 
-def _identity(run: Run) -> dict[str, Any]:
+def _identity(run: RunData) -> dict[str, Any]:
     return {"uid": run.uid, "scan_id": run.start.get("scan_id"), "plan_name": run.start.get("plan_name", "")}

@@ -9,7 +9,7 @@ from prefect.states import Completed
 from bluesky_prefect.core import get_settings, one_line
 from bluesky_prefect.flows.common._plain_flow import plain_flow
 from bluesky_prefect.flows.export_parts._plots import detectors_of, numbers_of, scanned
-from bluesky_prefect.tiled_api import Catalog, Run, Stream, checked_ref, read_run, write_peak
+from bluesky_prefect.tiled_api import Catalog, RunData, Stream, checked_ref, read_run, write_peak
 
 
 @plain_flow(name="find-peak")
@@ -50,7 +50,7 @@ async def find_peak(ref: int | str) -> State[Any]:
     return Completed(message=one_line(f"{run.label}: {what}{why}; {path} in Tiled"), data=found)
 
 
-def _found(run: Run) -> tuple[dict[str, Any], dict[str, Any]]:
+def _found(run: RunData) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what is to be told of the peak, and the points."""
     from bluesky_prefect.flows import _peak as peak  # numpy comes with it
 

@@ -8,7 +8,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Failed
 
 from bluesky_prefect.core import ServiceUnavailable, get_settings, one_line
-from bluesky_prefect.flows.common._outside import ask, is_unavailable, unavailable
+from bluesky_prefect.flows.common._outside import get_json, is_unavailable, unavailable
 from bluesky_prefect.flows.common._plain_flow import plain_flow
 
 
@@ -24,7 +24,7 @@ async def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
         All the time it may take, in seconds.
     """
     try:
-        answer = await asyncio.to_thread(ask, url, timeout_s=timeout_s)
+        answer = await asyncio.to_thread(get_json, url, timeout_s=timeout_s)
     except ServiceUnavailable as error:
         return unavailable(str(error))
     fact = answer.get("fact") if isinstance(answer, dict) else None

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from bluesky_prefect.outbox._entry import Entry, OutboxCounts, State, entry
-from bluesky_prefect.outbox._sqlite_file import SharedConnection
+from bluesky_prefect.outbox._sqlite_file import SQLiteFile
 
 # A shorter beginning of a uid names too many runs.
 SHORTEST_UID = 5
@@ -27,7 +27,7 @@ class EntryLookup:
         Gives the time in seconds since the epoch.
     """
 
-    def __init__(self, connection: SharedConnection, clock: Callable[[], float]) -> None:
+    def __init__(self, connection: SQLiteFile, clock: Callable[[], float]) -> None:
         self._relaxed = connection
         self._clock = clock
 

@@ -14,8 +14,8 @@ from bluesky_prefect.outbox._entry import FORMATS, INDEXES, Draft, Entry, Outbox
 from bluesky_prefect.outbox._entry_lookup import SHORTEST_UID, EntryLookup
 from bluesky_prefect.outbox._format_files import OutboxFile
 from bluesky_prefect.outbox._lease_holder import this_process
-from bluesky_prefect.outbox._send_order import Turns
-from bluesky_prefect.outbox._sqlite_file import SharedConnection
+from bluesky_prefect.outbox._send_order import SendOrder
+from bluesky_prefect.outbox._sqlite_file import SQLiteFile
 
 __all__ = ["ADOPTED_AT_ONCE", "PRUNED_AT_ONCE", "SHORTEST_UID", "Entry", "Outbox", "OutboxCounts", "existing_outbox"]
 
@@ -32,7 +32,7 @@ class Outbox(EntryLookup):
 
     Several threads and several processes may work on one file. What `put` has returned from is on disk; each
     submission is handed to one taker at a time (a lease), again and again until it is marked sent or dead.
-    In which order, `Turns` says.
+    In which order, `SendOrder` says.
 
     The file is opened when it is first needed, and again after it could not be. Where a newer version has changed its
     format, one beside it is used; see `OutboxFile`.
@@ -61,12 +61,12 @@ class Outbox(EntryLookup):
     ) -> None:
         self._file = OutboxFile(path, len(FORMATS))
         self._lease_s = lease_s
-        self._turns = Turns()
+        self._turns = SendOrder()
         self._unreadable: set[int] = set()
         # Only `put` waits for the disk. What the sending side writes may be lost in a power cut: that repeats a
         # request which Prefect knows by its idempotency key. In memory there is one database, so one connection.
-        super().__init__(SharedConnection(self._file, FORMATS, INDEXES, durable=False, keep_format=keep_format), clock)
-        self._durable = SharedConnection(self._file, FORMATS, INDEXES, durable=True) if path else self._relaxed
+        super().__init__(SQLiteFile(self._file, FORMATS, INDEXES, durable=False, keep_format=keep_format), clock)
+        self._durable = SQLiteFile(self._file, FORMATS, INDEXES, durable=True) if path else self._relaxed
 
     @property
     def path(self) -> Path | None:
@@ -300,7 +300,7 @@ class Outbox(EntryLookup):
             return []
         columns = tuple(name for name in free[0].keys() if name not in _OF_ONE_FILE)  # noqa: SIM118 - a Row
         # A connection of its own: on that of `put`, a RunEngine would wait for this as well.
-        durable = SharedConnection(self._file, FORMATS, INDEXES, durable=True)
+        durable = SQLiteFile(self._file, FORMATS, INDEXES, durable=True)
         trouble = f"what is in {other.path or 'memory'} cannot be moved there"
         with closing(durable), durable.change(trouble) as connection:
             connection.executemany(_insertion(columns), [tuple(row[name] for name in columns) for row in free])

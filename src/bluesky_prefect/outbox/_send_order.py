@@ -46,7 +46,7 @@ ORDER BY seq
 """
 
 
-class Turns:
+class SendOrder:
     """Whose turn it is.
 
     Deployments take turns, and the submissions of one deployment go in the order they were put in; while the oldest is

@@ -30,7 +30,7 @@ _BUSY_TIMEOUT_S = 5.0
 _GROUP_POLL_S = 0.01
 
 
-class SharedConnection:
+class SQLiteFile:
     """A connection that several threads share, opened on first use, and again after it could not be.
 
     Before each transaction it is asked whether the files are still those that were opened. What was in a log that

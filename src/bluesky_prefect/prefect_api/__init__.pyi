@@ -1,6 +1,6 @@
 from ._client import FlowRunRef as FlowRunRef
 from ._client import PrefectApi as PrefectApi
-from ._client import explained as explained
+from ._client import prefect_errors as prefect_errors
 from ._deployments import deploy as deploy
 from ._deployments import list_problem as list_problem
 from ._deployments import refuse_to_move as refuse_to_move
@@ -10,10 +10,10 @@ from ._flow_runs import History as History
 from ._flow_runs import PastFlowRun as PastFlowRun
 from ._flow_runs import SignsOfLife as SignsOfLife
 from ._flow_runs import Wanted as Wanted
-from ._flow_runs import children as children
+from ._flow_runs import child_flow_runs as child_flow_runs
 from ._flow_runs import made_after as made_after
 from ._flow_runs import past_flow_run as past_flow_run
-from ._parameters import given as given
+from ._parameters import given_parameters as given_parameters
 from ._recent_flow_runs import RecentFlowRun as RecentFlowRun
 from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
 from ._recent_flow_runs import recent_flow_runs as recent_flow_runs

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any, Self
 
 from bluesky_prefect.core import (
     PREFECT_KEY,
-    REFUSED,
-    SPELLING,
-    UNREADABLE,
+    REFUSED_STATUSES,
+    UNREADABLE_URL,
+    URL_SPELLING,
     ConfigurationError,
     DeploymentMissing,
     PrefectUnavailable,
     Submission,
     SubmissionRefused,
-    comparable,
+    comparable_url,
     one_line,
-    parse,
+    parse_url,
     prefect_url,
     printable,
     run_name,
-    user_of,
+    user_in_url,
     without_secrets,
     without_user,
 )
@@ -99,7 +99,7 @@ class PrefectApi:
     @property
     def api_url(self) -> str | None:
         """Address of the API, in the form by which submissions are told apart; None if none is set."""
-        return comparable(_api_url() or "")
+        return comparable_url(_api_url() or "")
 
     def create_flow_run(self, submission: Submission) -> FlowRunRef:
         """Create the flow run of `submission`, or find it, if an earlier try has created it.
@@ -120,7 +120,7 @@ class PrefectApi:
 
         began = time.monotonic()
         try:
-            with explained():
+            with prefect_errors():
                 flow_run = self._create(submission)
         except PrefectUnavailable as error:
             error.about_submission = self._is_well_otherwise(submission.deployment, error, began)
@@ -152,7 +152,7 @@ class PrefectApi:
         from prefect.exceptions import ObjectNotFound
 
         try:
-            with explained():
+            with prefect_errors():
                 self._deployment(self.client, deployment)
         except (ObjectNotFound, httpx.HTTPStatusError) as error:
             raise DeploymentMissing(_explain_missing(deployment)) from error
@@ -217,7 +217,7 @@ class PrefectApi:
             If Prefect cannot be asked.
         """
         if self._server_time is None:
-            with explained():
+            with prefect_errors():
                 self.client.hello()
         if self._server_time is None:
             return time.time()
@@ -231,7 +231,7 @@ class PrefectApi:
 
     @property
     def client(self) -> "SyncPrefectClient":
-        """Prefect's own client; what goes wrong when it is used is sorted by `explained`.
+        """Prefect's own client; what goes wrong when it is used is sorted by `prefect_errors`.
 
         Raises
         ------
@@ -258,7 +258,7 @@ class PrefectApi:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
+def prefect_errors() -> Iterator[None]:
     """Turn an outage, met while Prefect's client is used, into an error that says what to do.
 
     Raises
@@ -290,13 +290,13 @@ def explained() -> Iterator[None]:
 
 def _require_readable(url: str) -> None:
     try:
-        _ = url and parse(url)
+        _ = url and parse_url(url)
     except ConfigurationError:
         raise _unreadable() from None
 
 
 def _unreadable() -> PrefectUnavailable:
-    return PrefectUnavailable(f"PREFECT_API_URL holds {UNREADABLE}: {SPELLING}.", passing=False)
+    return PrefectUnavailable(f"PREFECT_API_URL holds {UNREADABLE_URL}: {URL_SPELLING}.", passing=False)
 
 
 def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
@@ -326,7 +326,7 @@ def _user_apart() -> dict[Any, Any]:
 
     url = PREFECT_API_URL.value() or ""
     _require_readable(url)  # it may stand in a prefect.toml
-    if not (user := user_of(url)):
+    if not (user := user_in_url(url)):
         return {}
     return {PREFECT_API_URL: without_user(url), PREFECT_API_AUTH_STRING: PREFECT_API_AUTH_STRING.value() or user}
 
@@ -354,7 +354,7 @@ def _explain_missing(deployment: str) -> str:
 def _outage(error: Any) -> PrefectUnavailable | None:
     """Return what an error status tells of Prefect, or None if it tells of what was asked."""
     status = error.response.status_code
-    if status in REFUSED:
+    if status in REFUSED_STATUSES:
         return PrefectUnavailable(
             f"Prefect at {_api_url()} refuses the credentials ({status}). Check {PREFECT_KEY}.",
             passing=False,

@@ -15,7 +15,7 @@ from bluesky_prefect.core import (
     one_line,
     without_secrets,
 )
-from bluesky_prefect.prefect_api._client import explained
+from bluesky_prefect.prefect_api._client import prefect_errors
 from bluesky_prefect.tiled_api import spec_problem
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ async def _client_for(work_pool: str) -> "AsyncIterator[PrefectClient]":
             "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
         )
     try:
-        with explained():
+        with prefect_errors():
             async with get_client() as client:
                 # To a deployment on an unknown pool, Prefect 3.8.8 may answer "internal server error".
                 await client.read_work_pool(work_pool)

@@ -2,8 +2,8 @@
 
 from uuid import UUID
 
-from bluesky_prefect.core import EXPORTED_FILES, paths_in
-from bluesky_prefect.prefect_api._client import PrefectApi, explained
+from bluesky_prefect.core import EXPORTED_FILES, exported_paths
+from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
 
 
 def exported_files(api: PrefectApi, flow_run_id: str) -> tuple[str, ...]:
@@ -18,8 +18,8 @@ def exported_files(api: PrefectApi, flow_run_id: str) -> tuple[str, ...]:
 
     within = FlowRunFilter.model_validate({"parent_flow_run_id": {"any_": [flow_run_id]}})
     asked = ArtifactFilter.model_validate({"key": {"any_": [EXPORTED_FILES]}})
-    with explained():
+    with prefect_errors():
         ids = [UUID(flow_run_id), *(one.id for one in api.client.read_flow_runs(flow_run_filter=within))]
         runs = FlowRunFilter.model_validate({"id": {"any_": ids}})
         artifacts = api.client.read_artifacts(artifact_filter=asked, flow_run_filter=runs)
-    return tuple(dict.fromkeys(path for artifact in artifacts for path in paths_in(artifact.data)))
+    return tuple(dict.fromkeys(path for artifact in artifacts for path in exported_paths(artifact.data)))

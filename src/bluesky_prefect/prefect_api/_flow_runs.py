@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from bluesky_prefect.core import submission_key
-from bluesky_prefect.prefect_api._client import PrefectApi, explained
+from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -159,8 +159,8 @@ class History:
         from prefect.client.schemas.sorting import LogSort
 
         client = self._api.client
-        with explained():
-            within = children(client, flow_run_id)
+        with prefect_errors():
+            within = child_flow_runs(client, flow_run_id)
             ids = [UUID(flow_run_id), *(child.id for child in within)]
             page = client.read_events(_events_of(ids), limit=_EVENTS)
             heartbeats = any(event.event == _HEARTBEAT for event in page.events) or bool(
@@ -198,7 +198,7 @@ class History:
             idempotency_key=FlowRunFilterIdempotencyKey(any_=keys),
             expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": made_after(since_s)}),
         )
-        with explained():
+        with prefect_errors():
             return self._api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
 
 
@@ -235,7 +235,7 @@ def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
     )
 
 
-def children(client: "SyncPrefectClient", flow_run_id: str, *states: "StateType") -> "list[FlowRun]":
+def child_flow_runs(client: "SyncPrefectClient", flow_run_id: str, *states: "StateType") -> "list[FlowRun]":
     """Return the newest flow runs within a flow run, those in some types of states or all."""
     from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.sorting import FlowRunSort

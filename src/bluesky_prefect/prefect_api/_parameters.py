@@ -67,7 +67,7 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
     return parameters
 
 
-def given(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def given_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a flow run without those that only its deployment can have set.
 
     What is given to a flow run is data, see `parameters_for`. So a block in it is its deployment's; given again, that

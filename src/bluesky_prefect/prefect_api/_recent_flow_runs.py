@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from bluesky_prefect.core import key_parts
-from bluesky_prefect.prefect_api._client import PrefectApi, explained
+from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
 from bluesky_prefect.prefect_api._flow_runs import PastFlowRun, past_flow_run
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _filter(failed: bool, tags: list[str]) -> "FlowRunFilter":
 def _read(
     api: PrefectApi, asked: "FlowRunFilter", sort: "FlowRunSort", *, limit: int, offset: int = 0
 ) -> "list[FlowRun]":
-    with explained():
+    with prefect_errors():
         return api.client.read_flow_runs(flow_run_filter=asked, sort=sort, limit=limit, offset=offset)
 
 

@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bluesky_prefect.prefect_api._client import PrefectApi, explained
+from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
 from bluesky_prefect.prefect_api._flow_runs import PastFlowRun
 
 if TYPE_CHECKING:
@@ -26,14 +26,14 @@ class _Pool:
         from prefect.exceptions import ObjectNotFound
 
         try:
-            with explained():
+            with prefect_errors():
                 return self._api.client.read_work_pool(self._name).type in _OF_PROCESSES
         except ObjectNotFound:
             return False
 
     @cached_property
     def online(self) -> "list[Worker]":
-        with explained():
+        with prefect_errors():
             workers = self._api.client.read_workers_for_work_pool(self._name)
         return [one for one in workers if one.status.value == "ONLINE"]
 

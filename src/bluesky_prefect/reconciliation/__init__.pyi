@@ -1,5 +1,5 @@
 from ._flow import reconcile as reconcile
-from ._flow_run_starter import Starter as Starter
+from ._flow_run_starter import FlowRunStarter as FlowRunStarter
 from ._list_source import LIST_PARAMETER as LIST_PARAMETER
 from ._list_source import lists_in_prefect as lists_in_prefect
 from ._list_source import require_list_source as require_list_source
@@ -10,5 +10,5 @@ from ._resubmission import Outcome as Outcome
 from ._resubmission import ResubmissionRequest as ResubmissionRequest
 from ._resubmission import choose_workflows as choose_workflows
 from ._resubmission import resubmit as resubmit
-from ._time_window import Window as Window
+from ._time_window import TimeWindow as TimeWindow
 from ._time_window import parse_moment as parse_moment

@@ -9,7 +9,7 @@ from bluesky_prefect.core import Settings, Workflow, WorkflowList, error_line
 from bluesky_prefect.outbox import Entry
 from bluesky_prefect.prefect_api import History, PrefectApi, Workers
 from bluesky_prefect.reconciliation._case import Case, finding_of
-from bluesky_prefect.reconciliation._diagnosis import Judgement, Verdict, judge
+from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState, diagnose
 from bluesky_prefect.reconciliation._former_names import Past, begun_otherwise, pasts
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._report import Finding
@@ -83,7 +83,7 @@ class Assessment:
             if again.judgement.signs in (None, case.judgement.signs):
                 yield again
             else:
-                alive = Judgement(Verdict.UNDER_WAY, again.judgement.since, "it gave a sign of life")
+                alive = Diagnosis(RunState.UNDER_WAY, again.judgement.since, "it gave a sign of life")
                 yield replace(again, judgement=alive)
 
     def _cases(self, wanted: Sequence[tuple[StoredRun, Workflow]]) -> Iterator[Case]:
@@ -92,8 +92,8 @@ class Assessment:
         judged = [Case(run, workflow, past, self._judge(run, workflow, past)) for (run, workflow), past in found]
         yield from self._not_begun_otherwise(judged, since_s)
 
-    def _judge(self, run: StoredRun, workflow: Workflow, past: Past) -> Judgement:
-        judgement = judge(
+    def _judge(self, run: StoredRun, workflow: Workflow, past: Past) -> Diagnosis:
+        judgement = diagnose(
             past.flow_runs,
             stopped=run.time_s,
             now=self._clock(),
@@ -101,28 +101,28 @@ class Assessment:
             signs_of_life=lambda one: self._history.signs_of_life(one.id),
             worker_is_gone=self._workers.have_lost,
         )
-        if judgement.verdict is not Verdict.MISSING:
+        if judgement.verdict is not RunState.MISSING:
             return permitted(judgement, past.flow_runs, workflow)
         entry = self._outbox.entry(run.uid, workflow)
         return judgement if entry is None else self._with_entry(judgement, entry)
 
-    def _with_entry(self, judgement: Judgement, entry: Entry) -> Judgement:
+    def _with_entry(self, judgement: Diagnosis, entry: Entry) -> Diagnosis:
         """Return the judgement of what has no flow run here, by what the outbox holds of it."""
         if entry.state == "declined":
-            return replace(judgement, verdict=Verdict.NOT_WANTED, next_generation=None)
+            return replace(judgement, verdict=RunState.NOT_WANTED, next_generation=None)
         if entry.state == "dead":
-            return replace(judgement, verdict=Verdict.DEAD, reason=entry.reason or "", next_generation=None)
+            return replace(judgement, verdict=RunState.DEAD, reason=entry.reason or "", next_generation=None)
         if entry.api_url not in (None, self._api.api_url):
             # To start it here as well would process the run twice.
             reason = f"{_what_is_there(entry)} Prefect at {entry.api_url}"
-            return replace(judgement, verdict=Verdict.ELSEWHERE, reason=reason, next_generation=None)
+            return replace(judgement, verdict=RunState.ELSEWHERE, reason=reason, next_generation=None)
         if entry.state == "waiting":
-            return replace(judgement, verdict=Verdict.WAITING, reason=entry.reason or "nobody has sent it yet")
+            return replace(judgement, verdict=RunState.WAITING, reason=entry.reason or "nobody has sent it yet")
         return replace(judgement, reason=f"Prefect had {entry.flow_run_name}, and knows it no more")
 
     def _not_begun_otherwise(self, cases: Sequence[Case], since_s: float) -> Iterator[Case]:
         """Yield the cases; what was begun under a name that is not on the list is left to a person."""
-        missing = [(one.run, one.workflow) for one in cases if one.verdict is Verdict.MISSING]
+        missing = [(one.run, one.workflow) for one in cases if one.verdict is RunState.MISSING]
         names = (name for workflow in self._workflows for name in workflow.names)
         others = begun_otherwise(self._api, missing, names, since_s)
         for one in cases:
@@ -131,7 +131,7 @@ class Assessment:
                 yield one
                 continue
             reason = f"Prefect has {other[1]} of its flow, begun as {other[0]!r}, which is not on the list"
-            judgement = replace(one.judgement, verdict=Verdict.OTHER_NAME, reason=reason, next_generation=None)
+            judgement = replace(one.judgement, verdict=RunState.OTHER_NAME, reason=reason, next_generation=None)
             yield replace(one, judgement=judgement)
 
     def _open(self, run: StoredRun) -> Finding:
@@ -139,7 +139,7 @@ class Assessment:
         lost = self._clock() - since > self._settings.open_after_s
         lost = lost and not is_recorded(self._settings.kept_runs_path, run.uid)
         reason = f"started {moment(since)}, and Tiled holds no stop document"
-        return finding_of(run, None, Verdict.NO_STOP if lost else Verdict.OPEN, since, reason)
+        return finding_of(run, None, RunState.NO_STOP if lost else RunState.OPEN, since, reason)
 
 
 def _what_is_there(entry: Entry) -> str:
@@ -153,4 +153,4 @@ def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:
         theirs = replace(run.as_run(), start=deepcopy(run.start), stop=deepcopy(run.stop or {}))
         return bool(workflow.when(theirs))  # an array may have no truth
     except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
-        return finding_of(run, workflow, Verdict.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")
+        return finding_of(run, workflow, RunState.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")

@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 
 from bluesky_prefect.core import Workflow
 from bluesky_prefect.prefect_api import PastFlowRun
-from bluesky_prefect.reconciliation._diagnosis import Judgement, Verdict
+from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
 from bluesky_prefect.reconciliation._former_names import Past
 from bluesky_prefect.reconciliation._report import Finding
 from bluesky_prefect.tiled_api import StoredRun
 
 # Of these, what is not to be started by itself is left to a person.
-_STARTED_AGAIN = {Verdict.CRASHED, Verdict.FAILED, Verdict.SILENT, Verdict.ABANDONED}
+_STARTED_AGAIN = {RunState.CRASHED, RunState.FAILED, RunState.SILENT, RunState.ABANDONED}
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Case:
     run: StoredRun
     workflow: Workflow
     past: Past
-    judgement: Judgement
+    judgement: Diagnosis
 
     @property
-    def verdict(self) -> Verdict:
+    def verdict(self) -> RunState:
         """What became of it."""
         return self.judgement.verdict
 
@@ -45,7 +45,7 @@ class Case:
         return replace(finding, flow_run_id=last.id, flow_run_name=last.name, by_hand=by_hand)
 
 
-def finding_of(run: StoredRun, workflow: Workflow | None, verdict: Verdict, since: float, reason: str) -> Finding:
+def finding_of(run: StoredRun, workflow: Workflow | None, verdict: RunState, since: float, reason: str) -> Finding:
     """Return a finding about a run, or about a workflow on it."""
     known = run.as_run()
     return Finding(run.uid, known.scan_id, known.plan_name, workflow.name if workflow else None, verdict, since, reason)

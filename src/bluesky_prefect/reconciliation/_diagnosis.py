@@ -15,7 +15,7 @@ _WITHOUT_HEARTBEATS = 6.0
 _UNSUCCESSFUL = {"CRASHED", "FAILED"}
 
 
-class Verdict(StrEnum):
+class RunState(StrEnum):
     """What became of a run's workflow; the value is what people read."""
 
     PROCESSED = "processed"
@@ -47,11 +47,18 @@ class Verdict(StrEnum):
         return self not in _FINE
 
 
-_FINE = {Verdict.PROCESSED, Verdict.UNDER_WAY, Verdict.CANCELLED, Verdict.SETTLING, Verdict.OPEN, Verdict.NOT_WANTED}
+_FINE = {
+    RunState.PROCESSED,
+    RunState.UNDER_WAY,
+    RunState.CANCELLED,
+    RunState.SETTLING,
+    RunState.OPEN,
+    RunState.NOT_WANTED,
+}
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Diagnosis:
     """A verdict with its reason, and what may be done about it.
 
     Attributes
@@ -72,7 +79,7 @@ class Judgement:
         What was last heard of it, if it is its silence that was judged.
     """
 
-    verdict: Verdict
+    verdict: RunState
     since: float
     reason: str = ""
     next_generation: int | None = None
@@ -81,7 +88,7 @@ class Judgement:
     signs: SignsOfLife | None = None
 
 
-def judge(
+def diagnose(
     flow_runs: Sequence[PastFlowRun],
     *,
     stopped: float,
@@ -89,7 +96,7 @@ def judge(
     settings: Settings,
     signs_of_life: Callable[[PastFlowRun], SignsOfLife],
     worker_is_gone: Callable[[PastFlowRun], bool],
-) -> Judgement:
+) -> Diagnosis:
     """Return what is to be thought of the flow runs of one run and workflow.
 
     Parameters
@@ -108,68 +115,68 @@ def judge(
     if not flow_runs:
         # By a clock that is ahead it stopped in the future. Further ahead than we wait, it is not waited for: the key
         # of the first flow run finds the one that its session may be about to make.
-        verdict = Verdict.SETTLING if abs(now - stopped) < settings.settle_s else Verdict.MISSING
-        return Judgement(verdict, stopped, next_generation=None if verdict is Verdict.SETTLING else 0)
+        verdict = RunState.SETTLING if abs(now - stopped) < settings.settle_s else RunState.MISSING
+        return Diagnosis(verdict, stopped, next_generation=None if verdict is RunState.SETTLING else 0)
     last = flow_runs[-1]
     waited = now - last.changed
     match last.state_type:
         case "COMPLETED":
-            return Judgement(Verdict.PROCESSED, last.changed, last.message)
+            return Diagnosis(RunState.PROCESSED, last.changed, last.message)
         case "CANCELLED" | "CANCELLING":
-            return Judgement(Verdict.CANCELLED, last.changed, last.message)
+            return Diagnosis(RunState.CANCELLED, last.changed, last.message)
         case "CRASHED":
-            return _again(Verdict.CRASHED, flow_runs, settings)
+            return _again(RunState.CRASHED, flow_runs, settings)
         case "FAILED":
-            return _again(Verdict.FAILED, flow_runs, settings)
+            return _again(RunState.FAILED, flow_runs, settings)
         case "PENDING" if waited > settings.stuck_after_s:
             return _pending(flow_runs, settings, worker_is_gone(last))
         case "SCHEDULED" if waited > settings.stuck_after_s:
-            return Judgement(Verdict.LATE, last.changed, "no worker takes it")
+            return Diagnosis(RunState.LATE, last.changed, "no worker takes it")
         case "RUNNING" if waited > settings.silent_after_s:
             return _running(flow_runs, now, settings, signs_of_life(last))
-    return Judgement(Verdict.UNDER_WAY, last.changed, last.state)
+    return Diagnosis(RunState.UNDER_WAY, last.changed, last.state)
 
 
-def _pending(flow_runs: Sequence[PastFlowRun], settings: Settings, worker_is_gone: bool) -> Judgement:
+def _pending(flow_runs: Sequence[PastFlowRun], settings: Settings, worker_is_gone: bool) -> Diagnosis:
     last = flow_runs[-1]
     if worker_is_gone:
         reason = "its worker took it, and is gone"
-        return _again(Verdict.ABANDONED, flow_runs, settings, ended=last, reason=reason)
+        return _again(RunState.ABANDONED, flow_runs, settings, ended=last, reason=reason)
     # It may only be late: an image is being pulled, a queue is long. Another one would be late as well.
-    return Judgement(Verdict.STUCK, last.changed, "its worker took it, and its process has not come up yet")
+    return Diagnosis(RunState.STUCK, last.changed, "its worker took it, and its process has not come up yet")
 
 
-def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, signs: SignsOfLife) -> Judgement:
+def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, signs: SignsOfLife) -> Diagnosis:
     last = flow_runs[-1]
     heard = max(last.changed, signs.last or 0.0)
     patience_s = settings.silent_after_s * (1.0 if signs.heartbeats else _WITHOUT_HEARTBEATS)
     if now - heard <= patience_s:
-        return Judgement(Verdict.UNDER_WAY, last.changed, last.state)
+        return Diagnosis(RunState.UNDER_WAY, last.changed, last.state)
     reason = f"it says it is running, and was last heard of {(now - heard) / 60:.0f} min ago"
-    return replace(_again(Verdict.SILENT, flow_runs, settings, since=heard, ended=last, reason=reason), signs=signs)
+    return replace(_again(RunState.SILENT, flow_runs, settings, since=heard, ended=last, reason=reason), signs=signs)
 
 
 def _again(
-    verdict: Verdict,
+    verdict: RunState,
     flow_runs: Sequence[PastFlowRun],
     settings: Settings,
     *,
     since: float | None = None,
     ended: PastFlowRun | None = None,
     reason: str | None = None,
-) -> Judgement:
+) -> Diagnosis:
     """Return the judgement of a workflow that did not succeed, which may be started again so many times."""
     last = flow_runs[-1]
     since = last.changed if since is None else since
     reason = last.message if reason is None else reason
     before = takewhile(lambda one: one.state_type in _UNSUCCESSFUL, reversed(flow_runs[:-1]))
     tries = 1 + sum(1 for _ in before)
-    if verdict is Verdict.FAILED and not settings.rerun_failed:
-        return Judgement(verdict, since, reason)
+    if verdict is RunState.FAILED and not settings.rerun_failed:
+        return Diagnosis(verdict, since, reason)
     if tries > settings.reruns_most:
-        return Judgement(Verdict.GIVEN_UP, since, f"{verdict} {tries} times; last: {reason}", ended=ended)
+        return Diagnosis(RunState.GIVEN_UP, since, f"{verdict} {tries} times; last: {reason}", ended=ended)
     wait_s = 0.0 if tries == 1 else settings.rerun_wait_s * _LONGER ** (tries - 2)
-    return Judgement(
+    return Diagnosis(
         verdict,
         since,
         reason,

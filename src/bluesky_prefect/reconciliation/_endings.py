@@ -3,7 +3,14 @@
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from bluesky_prefect.prefect_api import PastFlowRun, PrefectApi, children, explained, given, past_flow_run
+from bluesky_prefect.prefect_api import (
+    PastFlowRun,
+    PrefectApi,
+    child_flow_runs,
+    given_parameters,
+    past_flow_run,
+    prefect_errors,
+)
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -39,9 +46,9 @@ class Endings:
 
         client = self._api.client
         try:
-            with explained():
+            with prefect_errors():
                 # Those within it first: what ends there at this moment is a sign of life.
-                within = children(client, flow_run_id, StateType.PENDING, StateType.RUNNING)
+                within = child_flow_runs(client, flow_run_id, StateType.PENDING, StateType.RUNNING)
                 return all(
                     client.set_flow_run_state(one, Crashed(message=message)).status is SetStateStatus.ACCEPT
                     for one in (*(child.id for child in within), UUID(flow_run_id))
@@ -65,7 +72,7 @@ class Endings:
 
         client = self._api.client
         try:
-            with explained():
+            with prefect_errors():
                 found = client.read_flow_run(UUID(flow_run.id))
                 if past_flow_run(found, flow_run.generation) != flow_run:
                     return False
@@ -81,7 +88,7 @@ class Endings:
             return False
         made = self._api.client.create_flow_run_from_deployment(
             deleted.deployment_id,
-            parameters=given(deleted.parameters),
+            parameters=given_parameters(deleted.parameters),
             name=deleted.name,
             tags=deleted.tags,
             idempotency_key=deleted.idempotency_key,

@@ -15,7 +15,7 @@ from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._list_source import require_list_source
 from bluesky_prefect.reconciliation._reconciler import Reconciler
 from bluesky_prefect.reconciliation._report import Report
-from bluesky_prefect.reconciliation._time_window import Window, moment, parse_moment
+from bluesky_prefect.reconciliation._time_window import TimeWindow, moment, parse_moment
 from bluesky_prefect.tiled_api import Catalog
 
 
@@ -44,7 +44,7 @@ def _compare(since: str, submit: bool, where: str | None) -> Report:
         logger.warning("Compared with %s, as the deployment says; this worker's own list is not.", where)
     workflows = load_workflows(require_list_source(where or settings.workflows))
     now = time.time()
-    window = Window(since=parse_moment(since, now), until=now)
+    window = TimeWindow(since=parse_moment(since, now), until=now)
     with (
         Catalog.connect(settings) as catalog,
         PrefectApi(settings.request_timeout_s, asks_again=True) as api,

@@ -20,7 +20,7 @@ from bluesky_prefect.tiled_api import StoredRun
 logger = logging.getLogger(__name__)
 
 
-class Starter:
+class FlowRunStarter:
     """Starts workflows on runs that Tiled holds, with the keys that the callback uses.
 
     It asks Prefect itself: somebody is there who sees whether it went well, and doing it again does no harm. An

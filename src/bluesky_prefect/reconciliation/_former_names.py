@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bluesky_prefect.core import Workflow, key_parts
-from bluesky_prefect.prefect_api import History, PastFlowRun, PrefectApi, Wanted, explained, made_after
+from bluesky_prefect.prefect_api import History, PastFlowRun, PrefectApi, Wanted, made_after, prefect_errors
 from bluesky_prefect.tiled_api import StoredRun
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def _flow_runs(api: PrefectApi, flow: str, uids: list[str], since_s: float) -> "
         asked = {"tags": {"any_": tags}, "expected_start_time": {"after_": made_after(since_s)}}
         page, offset = [None] * _PAGE, 0
         while len(page) == _PAGE:
-            with explained():
+            with prefect_errors():
                 page = api.client.read_flow_runs(
                     flow_filter=of_flow, flow_run_filter=FlowRunFilter.model_validate(asked), limit=_PAGE, offset=offset
                 )

@@ -1,7 +1,7 @@
 """Where the list of workflows is that reconciliation compares with: named where it runs, or kept in its deployment."""
 
 from bluesky_prefect.core import ConfigurationError
-from bluesky_prefect.prefect_api import PrefectApi, explained
+from bluesky_prefect.prefect_api import PrefectApi, prefect_errors
 
 # As flows name it (bluesky_prefect.reconciliation._flow, which imports Prefect).
 _FLOW = "reconcile"
@@ -45,7 +45,7 @@ def lists_in_prefect(api: PrefectApi) -> str:
     """
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 
-    with explained():
+    with prefect_errors():
         found = api.client.read_deployments(flow_filter=FlowFilter(name=FlowFilterName(any_=[_FLOW])))
     lists = {f"{_FLOW}/{one.name}": (one.parameters or {}).get(LIST_PARAMETER) for one in found}
     said = ", ".join(f"{name} compares with {where or 'what its worker says'}" for name, where in sorted(lists.items()))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from bluesky_prefect.core import OutboxError, Workflow, key_parts, submission_key
 from bluesky_prefect.outbox import Entry, Outbox
-from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._report import Finding
 
 logger = logging.getLogger(__name__)
@@ -50,4 +50,4 @@ class MachineOutbox:
             return
         for entry in entries:
             known = entry.run_uid, entry.scan_id, entry.plan_name, entry.workflow
-            yield Finding(*known, Verdict.DEAD, entry.created, entry.reason or "")
+            yield Finding(*known, RunState.DEAD, entry.created, entry.reason or "")

@@ -18,16 +18,16 @@ from bluesky_prefect.core import (
     counted,
 )
 from bluesky_prefect.outbox import Outbox
-from bluesky_prefect.prefect_api import PrefectApi, given
+from bluesky_prefect.prefect_api import PrefectApi, given_parameters
 from bluesky_prefect.reconciliation._assessment import Assessment
 from bluesky_prefect.reconciliation._case import Case
-from bluesky_prefect.reconciliation._diagnosis import Judgement, Verdict
+from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
 from bluesky_prefect.reconciliation._endings import Endings
-from bluesky_prefect.reconciliation._flow_run_starter import Starter
+from bluesky_prefect.reconciliation._flow_run_starter import FlowRunStarter
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._remarks import Remarks
 from bluesky_prefect.reconciliation._report import Finding, Report
-from bluesky_prefect.reconciliation._time_window import Window, moment
+from bluesky_prefect.reconciliation._time_window import TimeWindow, moment
 from bluesky_prefect.reconciliation._unsaved import reconcile_kept
 from bluesky_prefect.tiled_api import Catalog, StoredRun, runs_between, runs_named
 
@@ -47,7 +47,7 @@ class _Tally:
     """What was found so far."""
 
     runs: int = 0
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    verdicts: Counter[RunState] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
 
     def note(self, one: Finding | Case) -> None:
@@ -91,7 +91,7 @@ class Reconciler:
         self._catalog = catalog
         self._api = api
         self._endings = Endings(api)
-        self._starter = Starter(api, outbox)
+        self._starter = FlowRunStarter(api, outbox)
         self._workflows = as_workflows(workflows)
         self._settings = settings
         self._outbox = MachineOutbox(outbox)
@@ -100,7 +100,7 @@ class Reconciler:
 
     def run(
         self,
-        window: Window,
+        window: TimeWindow,
         *,
         submit: bool = False,
         patient: bool = False,
@@ -145,7 +145,7 @@ class Reconciler:
                 tally.note(dead)
         return Report(window.since, window.until, tally.runs, tally.verdicts, tally.findings, remarks.told)
 
-    def _late_comers(self, kept: Sequence[Finding], window: Window) -> Iterator[StoredRun]:
+    def _late_comers(self, kept: Sequence[Finding], window: TimeWindow) -> Iterator[StoredRun]:
         """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
         written = [finding.run_uid for finding in kept if finding.solved]
         return (run for _, run in runs_named(self._catalog, written) if not window.since <= run.time_s < window.until)
@@ -192,7 +192,7 @@ class Reconciler:
                 return one
         return replace(one.finding, action="Prefect refuses to end it: to be looked at again next time")
 
-    def _has_ended(self, judgement: Judgement) -> bool:
+    def _has_ended(self, judgement: Diagnosis) -> bool:
         """Have no flow run go on beside the next one; return False if the last has changed meanwhile."""
         if judgement.ended is None:
             return True
@@ -212,7 +212,7 @@ class Reconciler:
 
     def _start(self, case: Case, generation: int) -> Finding:
         # What crashed is done again as it was; the run or the workflow may have been given parameters by hand.
-        parameters = given(case.flow_runs[-1].parameters) if case.flow_runs else None
+        parameters = given_parameters(case.flow_runs[-1].parameters) if case.flow_runs else None
         try:
             flow_run = self._starter.start(case.run, self._named(case), generation, parameters=parameters)
         except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
@@ -226,5 +226,5 @@ class Reconciler:
 
     def _named(self, case: Case) -> Workflow:
         """Return the workflow under the name that it was begun under: the same key makes no second flow run."""
-        waiting = self._outbox.name_of(case.run.uid, case.workflow) if case.verdict is Verdict.WAITING else None
+        waiting = self._outbox.name_of(case.run.uid, case.workflow) if case.verdict is RunState.WAITING else None
         return case.workflow.under(waiting or case.past.name)

@@ -4,12 +4,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 
 from bluesky_prefect.core import Workflow, counted
-from bluesky_prefect.reconciliation._diagnosis import Judgement, Verdict
+from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
 from bluesky_prefect.reconciliation._time_window import moment
 from bluesky_prefect.tiled_api import Catalog, spec_problem
 
 # A workflow of which nothing else is known is new, or has a new name.
-_NOT_THERE = {Verdict.MISSING, Verdict.OTHER_NAME, Verdict.SETTLING}
+_NOT_THERE = {RunState.MISSING, RunState.OTHER_NAME, RunState.SETTLING}
 
 # Longer than any answer takes, and shorter than what counts as too long.
 _CLOCKS_APART_S = 300.0
@@ -66,13 +66,13 @@ class Remarks:
                 "runs seem older or newer than they are."
             )
 
-    def on_new_names(self, judged: Iterable[tuple[Workflow, Judgement]]) -> None:
+    def on_new_names(self, judged: Iterable[tuple[Workflow, Diagnosis]]) -> None:
         """Tell which workflows have no history, so that somebody sees what their first runs are going to be."""
-        by_name = defaultdict[str, Counter[Verdict]](Counter)
+        by_name = defaultdict[str, Counter[RunState]](Counter)
         for workflow, judgement in judged:
             by_name[workflow.name][judgement.verdict] += 1
         for name, verdicts in by_name.items():
-            missing = verdicts[Verdict.MISSING]
+            missing = verdicts[RunState.MISSING]
             if name not in self._known and missing and verdicts.keys() <= _NOT_THERE:
                 self._tell(
                     f"Workflow {name!r} has no flow run in Prefect on any of {counted(verdicts.total(), 'run')}: "

@@ -4,27 +4,27 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._diagnosis import RunState
 
 MENDS = {
-    Verdict.MISSING: "--submit starts it",
-    Verdict.WAITING: "sent when Prefect answers and a session is open; --submit starts it now",
-    Verdict.ELSEWHERE: "if that server is gone: bluesky-prefect outbox move --from ... --to ..., "
+    RunState.MISSING: "--submit starts it",
+    RunState.WAITING: "sent when Prefect answers and a session is open; --submit starts it now",
+    RunState.ELSEWHERE: "if that server is gone: bluesky-prefect outbox move --from ... --to ..., "
     "or bluesky-prefect submit {uid}",
-    Verdict.DEAD: "see: bluesky-prefect outbox show {uid}",
-    Verdict.UNDECIDED: "mend it in the list of workflows",
-    Verdict.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid}",
-    Verdict.CRASHED: "--submit starts it again",
-    Verdict.FAILED: "--submit starts it again",
-    Verdict.SILENT: "--submit marks it as crashed and starts it again",
-    Verdict.ABANDONED: "--submit puts a crashed one in its place and starts it again",
-    Verdict.STUCK: "see what its infrastructure waits for; if it will never come up, delete the flow run in Prefect, "
+    RunState.DEAD: "see: bluesky-prefect outbox show {uid}",
+    RunState.UNDECIDED: "mend it in the list of workflows",
+    RunState.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid}",
+    RunState.CRASHED: "--submit starts it again",
+    RunState.FAILED: "--submit starts it again",
+    RunState.SILENT: "--submit marks it as crashed and starts it again",
+    RunState.ABANDONED: "--submit puts a crashed one in its place and starts it again",
+    RunState.STUCK: "see what its infrastructure waits for; if it will never come up, delete the flow run in Prefect, "
     "then --submit",
-    Verdict.LATE: "see that a worker of its work pool is up (bluesky-prefect status)",
-    Verdict.GIVEN_UP: "mend the cause, then: bluesky-prefect submit {uid} --again",
-    Verdict.NO_STOP: "nobody knows how it ended: see whether its session died, or Tiled was away at its end",
-    Verdict.NOT_IN_TILED: "--submit writes it to Tiled from the file that the session kept",
-    Verdict.UNREADABLE: "save what you need of the file, then move it out of that directory",
+    RunState.LATE: "see that a worker of its work pool is up (bluesky-prefect status)",
+    RunState.GIVEN_UP: "mend the cause, then: bluesky-prefect submit {uid} --again",
+    RunState.NO_STOP: "nobody knows how it ended: see whether its session died, or Tiled was away at its end",
+    RunState.NOT_IN_TILED: "--submit writes it to Tiled from the file that the session kept",
+    RunState.UNREADABLE: "save what you need of the file, then move it out of that directory",
 }
 
 
@@ -60,7 +60,7 @@ class Finding:
     scan_id: int | None
     plan_name: str | None
     workflow: str | None
-    verdict: Verdict
+    verdict: RunState
     since: float
     reason: str = ""
     flow_run_id: str | None = None
@@ -72,7 +72,7 @@ class Finding:
     @property
     def mend(self) -> str:
         """What can be done, in words."""
-        verdict = Verdict.GIVEN_UP if self.by_hand else self.verdict
+        verdict = RunState.GIVEN_UP if self.by_hand else self.verdict
         return MENDS.get(verdict, "").format(uid=self.run_uid[:8])
 
 
@@ -97,7 +97,7 @@ class Report:
     since: float
     until: float
     runs: int
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    verdicts: Counter[RunState] = field(default_factory=Counter)
     findings: Sequence[Finding] = ()
     remarks: Sequence[str] = ()
 

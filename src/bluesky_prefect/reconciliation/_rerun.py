@@ -6,7 +6,7 @@ from typing import Any
 
 from bluesky_prefect.core import DO_NOT_RERUN, NOT_TO_BE_RERUN, Settings, Workflow
 from bluesky_prefect.prefect_api import PastFlowRun
-from bluesky_prefect.reconciliation._diagnosis import Judgement
+from bluesky_prefect.reconciliation._diagnosis import Diagnosis
 
 
 def settings_of(workflow: Workflow, settings: Settings) -> Settings:
@@ -19,7 +19,7 @@ def settings_of(workflow: Workflow, settings: Settings) -> Settings:
     return settings.model_copy(update=said)
 
 
-def permitted(judgement: Judgement, flow_runs: Sequence[PastFlowRun], workflow: Workflow) -> Judgement:
+def permitted(judgement: Diagnosis, flow_runs: Sequence[PastFlowRun], workflow: Workflow) -> Diagnosis:
     """Return the judgement, without a next flow run where the workflow or its flow does not allow any by itself."""
     if not flow_runs or judgement.next_generation is None:
         return judgement

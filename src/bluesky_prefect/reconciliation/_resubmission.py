@@ -6,7 +6,7 @@ from typing import Any
 
 from bluesky_prefect.core import ConfigurationError, DeploymentMissing, SubmissionRefused, Workflow
 from bluesky_prefect.prefect_api import History, PastFlowRun
-from bluesky_prefect.reconciliation._flow_run_starter import Starter
+from bluesky_prefect.reconciliation._flow_run_starter import FlowRunStarter
 from bluesky_prefect.reconciliation._former_names import Past, pasts
 from bluesky_prefect.reconciliation._rerun import must_not_rerun
 from bluesky_prefect.tiled_api import StoredRun
@@ -72,7 +72,7 @@ def resubmit(
     request: ResubmissionRequest,
     *,
     history: History,
-    starter: Starter,
+    starter: FlowRunStarter,
 ) -> Iterator[Outcome]:
     """Start workflows on runs, and yield what came of each.
 
@@ -120,7 +120,9 @@ def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> lis
         raise ConfigurationError(f"{error} Workflows of this beamline: {', '.join(known)}.") from error
 
 
-def _submit(run: StoredRun, workflow: Workflow, past: Past, request: ResubmissionRequest, starter: Starter) -> Outcome:
+def _submit(
+    run: StoredRun, workflow: Workflow, past: Past, request: ResubmissionRequest, starter: FlowRunStarter
+) -> Outcome:
     known = run.as_run()
     last = past.flow_runs[-1] if past.flow_runs else None
 

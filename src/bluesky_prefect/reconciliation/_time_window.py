@@ -12,7 +12,7 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 
 
 @dataclass(frozen=True)
-class Window:
+class TimeWindow:
     """Which runs are looked at.
 
     Attributes

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.core import ConfigurationError, Run, Settings, TiledUnavailable
-from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._report import Finding
-from bluesky_prefect.reconciliation._time_window import Window
-from bluesky_prefect.tiled_api import Catalog, explained, in_use, kept_files, read_documents, send_run
+from bluesky_prefect.reconciliation._time_window import TimeWindow
+from bluesky_prefect.tiled_api import Catalog, in_use, kept_files, read_documents, send_run, tiled_errors
 
 
 def reconcile_kept(
-    catalog: Catalog, window: Window, settings: Settings, now: float, *, submit: bool
+    catalog: Catalog, window: TimeWindow, settings: Settings, now: float, *, submit: bool
 ) -> Iterator[Finding]:
     """Yield a finding for each run that is in a file and not in Tiled; write it there, if asked to.
 
@@ -42,7 +42,7 @@ def reconcile_kept(
     for path in kept_files(settings.kept_runs_path):
         finding = _look(path, settings, now)
         if finding is not None and window.wants(finding):
-            sends = submit and finding.verdict is Verdict.NOT_IN_TILED
+            sends = submit and finding.verdict is RunState.NOT_IN_TILED
             yield _send(path, finding, raw(), catalog) if sends else finding
 
 
@@ -61,18 +61,18 @@ def _look(path: Path, settings: Settings, now: float) -> Finding | None:
         return _unreadable(path, touched, f"{path} holds no start document") if lost else None
     run = Run(str(first[1].get("uid")), first[1], {})
     finding = Finding(
-        run.uid, run.scan_id, run.plan_name, None, Verdict.NOT_IN_TILED, touched, f"its documents are in {path}"
+        run.uid, run.scan_id, run.plan_name, None, RunState.NOT_IN_TILED, touched, f"its documents are in {path}"
     )
     if last[0] == "stop":
         return finding
     if not lost:
         return None
     reason = f"its documents, without a stop document, are in {path}: its session was killed"
-    return replace(finding, verdict=Verdict.NO_STOP, reason=reason)
+    return replace(finding, verdict=RunState.NO_STOP, reason=reason)
 
 
 def _unreadable(path: Path, since: float, reason: str) -> Finding:
-    return Finding(path.stem, None, None, None, Verdict.UNREADABLE, since, reason)
+    return Finding(path.stem, None, None, None, RunState.UNREADABLE, since, reason)
 
 
 def _ends(path: Path) -> tuple[tuple[str, Any], tuple[str, Any]]:
@@ -92,7 +92,7 @@ def _is_failure(error: BaseException | None) -> bool:
 
 def _send(path: Path, finding: Finding, raw: Any, catalog: Catalog) -> Finding:
     try:
-        with explained(catalog.name):
+        with tiled_errors(catalog.name):
             send_run(path, raw)
     except TiledUnavailable as error:
         if not _is_failure(error.__cause__):

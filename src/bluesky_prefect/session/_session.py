@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import BlueskyPrefectError, is_anothers, share, shared_with
+from bluesky_prefect.core import BlueskyPrefectError, is_anothers, share_directory, shared_with
 from bluesky_prefect.session._metadata import PersistentMetadata
 from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
@@ -57,7 +57,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
         Is told in one line what is there and what is not.
     """
     settings = use_services(make_keys=True)
-    share(settings.state_directory, settings.kept_runs_path)
+    share_directory(settings.state_directory, settings.kept_runs_path)
     tiled = TiledConnection(settings)
     tell(describe([_tiled_service(tiled, tell), prefect_service()]))
     if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import (
-    REFUSED,
+    REFUSED_STATUSES,
     BlueskyPrefectError,
     ConfigurationError,
     Settings,
@@ -109,7 +109,7 @@ class TiledConnection:
         try:
             yield
         except httpx.HTTPStatusError as error:
-            if error.response.status_code not in REFUSED:
+            if error.response.status_code not in REFUSED_STATUSES:
                 raise
             raise ConfigurationError(f"Tiled at {self.url} refuses the API key: check TILED_API_KEY") from error
 

@@ -12,18 +12,18 @@ from urllib.parse import urlsplit
 
 from bluesky_prefect.core import (
     PREFECT_KEY,
-    REFUSED,
-    SPELLING,
+    REFUSED_STATUSES,
+    URL_SPELLING,
     ConfigurationError,
     Settings,
     StackError,
-    basic,
-    comparable,
+    basic_auth,
+    comparable_url,
     get_settings,
     prefect_authorization,
     prefect_url,
     private_directory,
-    user_of,
+    user_in_url,
     without_secrets,
     without_user,
 )
@@ -124,7 +124,7 @@ def use_services(environment: MutableMapping[str, str] = os.environ, *, make_key
         _drop_secrets_for_others(environment, settings)
     # Nobody's proxy has to know what goes to this machine.
     environment.update(without_proxy(dict(environment)))
-    if user := user_of(environment.get("PREFECT_API_URL", "")):
+    if user := user_in_url(environment.get("PREFECT_API_URL", "")):
         # For the flows called at the prompt: Prefect's client would have it in the log of each request.
         environment["PREFECT_API_URL"] = without_user(environment["PREFECT_API_URL"])
         environment.setdefault("PREFECT_API_AUTH_STRING", user)
@@ -134,7 +134,7 @@ def use_services(environment: MutableMapping[str, str] = os.environ, *, make_key
 
 def _names_another(url: str, stack_url: str) -> bool:
     """Tell whether an address is that of another server than the stack's, however it is written."""
-    return bool(url) and (not stack_url or comparable(url) != comparable(stack_url))
+    return bool(url) and (not stack_url or comparable_url(url) != comparable_url(stack_url))
 
 
 def _drop_secrets_for_others(environment: MutableMapping[str, str], settings: Settings) -> None:
@@ -208,7 +208,7 @@ def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = 
     answers: list[Answer] = []
 
     def ask() -> None:
-        user = authorization or (basic(user_of(url)) if user_of(url) else "")
+        user = authorization or (basic_auth(user_in_url(url)) if user_in_url(url) else "")
         try:
             # Without the user, whom urllib would take for a part of the host's name.
             request = urllib.request.Request(without_user(url))  # noqa: S310 - the settings name it
@@ -218,9 +218,9 @@ def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = 
                 answers.append(Answer())
         except urllib.error.HTTPError as error:
             problem = f"answers {error.code}" if error.code >= 500 else ""
-            answers.append(Answer(problem, refused=error.code in REFUSED))
+            answers.append(Answer(problem, refused=error.code in REFUSED_STATUSES))
         except (ConfigurationError, ValueError, InvalidURL):  # the latter two repeat what they cannot read
-            answers.append(Answer(SPELLING))
+            answers.append(Answer(URL_SPELLING))
         except (OSError, HTTPException) as error:
             answers.append(Answer(str(getattr(error, "reason", error))))
 
@@ -244,7 +244,9 @@ def prefect_service() -> Service:
     place = without_secrets(url)
     problem, mend = answer.problem, start_or_check(place, "PREFECT_API_URL")
     if answer.refused:
-        problem = "refuses the credentials" if authorization or user_of(url) else "wants credentials, and none are set"
+        problem = (
+            "refuses the credentials" if authorization or user_in_url(url) else "wants credentials, and none are set"
+        )
         mend = f"check {PREFECT_KEY}"
     browser = place.removesuffix("/api")
     note = "" if problem else _open_door(url, browser)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
-from bluesky_prefect.core import Settings, basic
+from bluesky_prefect.core import Settings, basic_auth
 from bluesky_prefect.stack._files import write_private
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import HOST
@@ -49,7 +49,7 @@ class StackInfo:
     @property
     def prefect_headers(self) -> dict[str, str]:
         """What a request to the Prefect server needs: never for a log."""
-        return {"Authorization": basic(self.prefect_auth_string.get_secret_value())}
+        return {"Authorization": basic_auth(self.prefect_auth_string.get_secret_value())}
 
     @property
     def logs(self) -> Path:

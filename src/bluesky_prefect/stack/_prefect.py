@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bluesky_prefect.core import basic, rights_in
+from bluesky_prefect.core import basic_auth, rights_in
 from bluesky_prefect.stack._database import PrefectDatabase, sqlite_database
 from bluesky_prefect.stack._files import make_private_directory
 from bluesky_prefect.stack._http import answers
@@ -69,7 +69,7 @@ class PrefectServer:
 
     def is_ready(self) -> bool:
         """Tell whether the API lets the one in who knows the password."""
-        headers = {"Authorization": basic(self.auth_string)} if self.auth_string else {}
+        headers = {"Authorization": basic_auth(self.auth_string)} if self.auth_string else {}
         # Not its health, which it tells everybody.
         return answers(f"http://{HOST}:{self.port}/api/admin/version", headers=headers)
 

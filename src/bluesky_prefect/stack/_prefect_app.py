@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from bluesky_prefect.core import basic
+from bluesky_prefect.core import basic_auth
 from bluesky_prefect.stack._sign_in import LINKS, SIGN_IN
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class SignIn:
 
     def __init__(self, app: "ASGIApp", auth_string: str) -> None:
         self._app = app
-        self._authorization = basic(auth_string)
+        self._authorization = basic_auth(auth_string)
         self._tokens = OneTimeTokens()
         self._pages = Starlette(
             routes=[

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-from bluesky_prefect.core import OutboxError, Settings, StackError, comparable, counted, is_trusted, share
+from bluesky_prefect.core import OutboxError, Settings, StackError, comparable_url, counted, is_trusted, share_directory
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.stack._database import PrefectDatabase, choose_database, present_database
 from bluesky_prefect.stack._drain import drain
@@ -188,8 +188,8 @@ class LocalStack:
     def _take_backlog_along(self, was_at: int | None, info: StackInfo, report: Report) -> None:
         """Have what waits for this stack's Prefect server sent to where it is from now on."""
         former = was_at or StackState.load(self._paths.state).last_ports.get("prefect")
-        to = comparable(info.prefect_api_url)
-        source = comparable(self._info({"tiled": 0, "prefect": former or 0}, StackKeys.none()).prefect_api_url)
+        to = comparable_url(info.prefect_api_url)
+        source = comparable_url(self._info({"tiled": 0, "prefect": former or 0}, StackKeys.none()).prefect_api_url)
         if to is None or source in (None, to):
             return
         try:
@@ -227,7 +227,7 @@ class LocalStack:
                 startup.start(service)
             startup.wait(lambda service: self._finish(service, info))
         # SQLite lets no group write to what it makes, whatever the umask; its logs have the mode of their database.
-        share(self._paths.root, self._paths.prefect, self._paths.tiled)
+        share_directory(self._paths.root, self._paths.prefect, self._paths.tiled)
 
     def _finish(self, service: Service, info: StackInfo) -> None:
         if isinstance(service, TiledServer):

@@ -1,6 +1,6 @@
 from ._catalog import SERVER_TROUBLE as SERVER_TROUBLE
 from ._catalog import Catalog as Catalog
-from ._catalog import explained as explained
+from ._catalog import tiled_errors as tiled_errors
 from ._raw_catalog import RAW_SPEC as RAW_SPEC
 from ._raw_catalog import spec_problem as spec_problem
 from ._results import origin_of as origin_of
@@ -8,7 +8,7 @@ from ._results import results_of as results_of
 from ._results import write_peak as write_peak
 from ._results import write_table as write_table
 from ._run_data import ExternalArray as ExternalArray
-from ._run_data import Run as Run
+from ._run_data import RunData as RunData
 from ._run_data import Stream as Stream
 from ._run_data import read_run as read_run
 from ._run_data import read_stream as read_stream

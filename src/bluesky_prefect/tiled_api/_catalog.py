@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 from bluesky_prefect.core import (
-    REFUSED,
-    SPELLING,
-    UNREADABLE,
+    REFUSED_STATUSES,
+    UNREADABLE_URL,
+    URL_SPELLING,
     ConfigurationError,
     RunIncomplete,
     RunNotFound,
@@ -22,7 +22,7 @@ from bluesky_prefect.core import (
     without_secrets,
 )
 from bluesky_prefect.tiled_api._raw_catalog import make_raw_catalog
-from bluesky_prefect.tiled_api._run_lookup import Ref, checked_ref, find, is_full_uid
+from bluesky_prefect.tiled_api._run_lookup import Ref, checked_ref, find_run, is_full_uid
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
 # Answers that tell of the server, or of who asks, and not of what was asked for.
-SERVER_TROUBLE = REFUSED | {502, 503, 504}
+SERVER_TROUBLE = REFUSED_STATUSES | {502, 503, 504}
 _FIRST_POLL_S = 0.1
 _MOST_POLL_S = 2.0
 
@@ -77,13 +77,13 @@ class Catalog:
         key = _api_key(settings)
         if settings.tiled_uri:
             name = without_secrets(settings.tiled_uri)
-            with explained(name):
+            with tiled_errors(name):
                 root = _root_of(settings.tiled_uri, clients, key)
         elif settings.tiled_profile:
             name = f"profile {settings.tiled_profile}"
             overrides = {"api_key": key} if key else {}
             try:
-                with explained(name):
+                with tiled_errors(name):
                     root = from_profile(settings.tiled_profile, structure_clients=clients, **overrides)
             except ProfileNotFound as error:
                 raise ConfigurationError(
@@ -120,7 +120,7 @@ class Catalog:
         from tiled.client import from_context
 
         _ = self.raw  # says what to do if it is not there
-        with explained(self.name):
+        with tiled_errors(self.name):
             return from_context(self._root.context)[tuple(self._raw_path.split("/"))]
 
     def make_raw(self) -> bool:
@@ -131,7 +131,7 @@ class Catalog:
         TiledUnavailable
             If Tiled cannot be reached, or refuses.
         """
-        with explained(self.name):
+        with tiled_errors(self.name):
             return make_raw_catalog(self._root, self._raw_path)
 
     def processed(self) -> "Container":
@@ -140,7 +140,7 @@ class Catalog:
             return self._container(self._processed_path)
         except ConfigurationError:
             parent, _, key = self._processed_path.rpartition("/")
-            with explained(self.name):
+            with tiled_errors(self.name):
                 return self._container(parent).create_container(key)
 
     def processed_by_uid(self, run_uid: str) -> "list[Container]":
@@ -151,11 +151,11 @@ class Catalog:
             container = self._container(self._processed_path)
         except ConfigurationError:
             return []
-        with explained(self.name):
+        with tiled_errors(self.name):
             return list(container.search(Eq("raw_uid", run_uid)).values())
 
     def _container(self, path: str) -> "Container":
-        with explained(self.name):
+        with tiled_errors(self.name):
             try:
                 return self._root[tuple(path.split("/"))] if path else self._root
             except KeyError as error:
@@ -181,8 +181,8 @@ class Catalog:
         """
         key = checked_ref(ref)
         raw = self.raw
-        with explained(self.name):
-            run = find(raw, key)
+        with tiled_errors(self.name):
+            run = find_run(raw, key)
         if run is None:
             raise self.no_run(ref)
         return run
@@ -225,8 +225,8 @@ class Catalog:
         key: Ref = checked_ref(ref)
         raw = await asyncio.to_thread(lambda: self.raw)
         while True:
-            with explained(self.name):
-                run = await asyncio.to_thread(find, raw, key)
+            with tiled_errors(self.name):
+                run = await asyncio.to_thread(find_run, raw, key)
             if run is not None and run.metadata.get("stop"):
                 return run
             if run is not None:
@@ -255,7 +255,7 @@ class Catalog:
 
 
 @contextmanager
-def explained(name: str) -> Iterator[None]:
+def tiled_errors(name: str) -> Iterator[None]:
     """Turn what goes wrong between here and Tiled into an error that says what to do.
 
     Raises
@@ -269,10 +269,14 @@ def explained(name: str) -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        mend = f"set {_KEY} to a key that may read runs and write results" if status in REFUSED else "its log says more"
+        mend = (
+            f"set {_KEY} to a key that may read runs and write results"
+            if status in REFUSED_STATUSES
+            else "its log says more"
+        )
         raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {mend}.") from error
     except httpx.InvalidURL:  # it repeats a part of the address, which may belong to a password
-        raise ConfigurationError(f"Tiled is set to {UNREADABLE}: {SPELLING}.") from None
+        raise ConfigurationError(f"Tiled is set to {UNREADABLE_URL}: {URL_SPELLING}.") from None
     except httpx.TransportError as error:
         raise TiledUnavailable(
             f"Tiled at {name} cannot be reached ({one_line(str(error) or type(error).__name__, 200)}): is it "

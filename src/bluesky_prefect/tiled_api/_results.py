@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect._version import __version__
 from bluesky_prefect.core import one_line
-from bluesky_prefect.tiled_api._catalog import Catalog, explained
+from bluesky_prefect.tiled_api._catalog import Catalog, tiled_errors
 from bluesky_prefect.tiled_api._run_data import plain
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def write_table(catalog: Catalog, key: str, table: dict[str, Any], metadata: dic
         Its path in Tiled.
     """
     container = catalog.processed()
-    with explained(catalog.name):
+    with tiled_errors(catalog.name):
         _replace(container, key, table, metadata)
     return "/".join([*container.path_parts, key])
 

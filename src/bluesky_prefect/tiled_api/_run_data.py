@@ -4,7 +4,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import as_json
-from bluesky_prefect.tiled_api._catalog import explained
+from bluesky_prefect.tiled_api._catalog import tiled_errors
 
 if TYPE_CHECKING:
     import pyarrow
@@ -84,7 +84,7 @@ class Stream:
         return [key for device in hints.values() for key in (device or {}).get("fields", [])]
 
 
-class Run:
+class RunData:
     """A finished run, read from Tiled.
 
     Not a dataclass: Prefect walks through those, and through all rows of the tables in them, to see whether a
@@ -124,7 +124,7 @@ class Run:
         return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"
 
 
-def read_run(node: "Container", server: str) -> Run:
+def read_run(node: "Container", server: str) -> RunData:
     """Read a run with all its streams.
 
     Parameters
@@ -135,15 +135,15 @@ def read_run(node: "Container", server: str) -> Run:
         What messages call the server.
     """
     run = run_without_streams(node)
-    with explained(server):
+    with tiled_errors(server):
         run.streams = [read_stream(stream) for stream in stream_nodes(node)]
     return run
 
 
-def run_without_streams(node: "Container") -> Run:
+def run_without_streams(node: "Container") -> RunData:
     """Return a run, its streams left to be read."""
     metadata = plain(node.metadata)
-    return Run(metadata["start"], metadata["stop"], [], "/".join(node.path_parts))
+    return RunData(metadata["start"], metadata["stop"], [], "/".join(node.path_parts))
 
 
 def plain(value: Any) -> Any:

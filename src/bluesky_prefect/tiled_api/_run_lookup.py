@@ -35,7 +35,7 @@ def checked_ref(ref: Any) -> Ref:
     return text
 
 
-def find(raw: "Container", ref: Ref) -> "Container | None":
+def find_run(raw: "Container", ref: Ref) -> "Container | None":
     """Return the run of a container that a checked reference names, or None.
 
     Scan ids repeat over the years: the newest run counts.
@@ -48,7 +48,7 @@ def find(raw: "Container", ref: Ref) -> "Container | None":
     if isinstance(ref, int):
         return _by_scan_id(raw, ref) if ref > 0 else _by_index(raw, ref)
     if ref.lstrip("-").isdecimal():
-        run = find(raw, int(ref))
+        run = find_run(raw, int(ref))
         return run if run is not None else _by_partial_uid(raw, ref)
     if is_full_uid(ref):
         run = raw.get(ref)

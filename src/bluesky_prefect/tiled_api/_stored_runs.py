@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import parse_qs, urlsplit
 
 from bluesky_prefect.core import FlowInputError, Run, uid_text
-from bluesky_prefect.tiled_api._catalog import Catalog, explained
+from bluesky_prefect.tiled_api._catalog import Catalog, tiled_errors
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
@@ -200,7 +200,7 @@ def _pages(catalog: Catalog, raw: "Container", link: str, parameters: dict[str, 
     # Tiled's own client asks for everything, also for how many streams each run has: several times as slow.
     asked = {"fields": "metadata", "select_metadata": "{start: start, stop: stop}", "omit_links": True, "sort": "-"}
     while True:
-        with explained(catalog.name):
+        with tiled_errors(catalog.name):
             answer = _answer(raw, link, {**asked, **parameters})
         yield answer["data"]
         following = answer["links"]["next"]
@@ -246,7 +246,7 @@ def _stored(catalog: Catalog, item: Mapping[str, Any]) -> StoredRun:
 
 def _external_files(catalog: Catalog, key: str) -> tuple[str, ...]:
     raw = catalog.raw
-    with explained(catalog.name):
+    with tiled_errors(catalog.name):
         run: Any = raw.get(key)
         if run is None:
             raise catalog.no_run(key)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from bluesky_prefect.core import REFUSED, ConfigurationError, error_line, jsonable, one_line
+from bluesky_prefect.core import REFUSED_STATUSES, ConfigurationError, error_line, jsonable, one_line
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -194,7 +194,7 @@ def _is_outage(error: Exception) -> bool:
 
     if isinstance(error, httpx.HTTPStatusError):
         status = error.response.status_code
-        return status in REFUSED or status >= 500
+        return status in REFUSED_STATUSES or status >= 500
     return isinstance(error, httpx.TransportError)
 
 

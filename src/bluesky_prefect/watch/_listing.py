@@ -55,7 +55,7 @@ def list_flow_runs(
         return _newest([*unsent, *flow_runs(api, count, failed=failed, scan_id=scan_id)], count)
 
 
-def look(
+def look_up(
     count: int = 10, *, failed: bool = False, scan_id: int | None = None, settings: Settings | None = None
 ) -> Listing:
     """Do what `list_flow_runs` does, with what can be asked: what is away is told of, never an error."""

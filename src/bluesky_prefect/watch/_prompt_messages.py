@@ -30,7 +30,7 @@ _REASON_LENGTH = 160
 _SHORT = 70
 
 
-class Notices:
+class PromptMessages:
     """Looks at the outbox and asks Prefect, on a thread of its own, and keeps what is to be told.
 
     A failed or crashed flow run is told of once, if what it came of was put in this machine's outbox: those of other

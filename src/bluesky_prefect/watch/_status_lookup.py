@@ -8,7 +8,7 @@ from bluesky_prefect.prefect_api import History, PrefectApi, Wanted, ui_url
 from bluesky_prefect.watch._workflow_status import WorkflowStatus, from_entry, from_flow_run
 
 
-class Statuses:
+class StatusLookup:
     """How workflows of runs are doing: asked of Prefect, and where it knows nothing, of outboxes.
 
     Of several flow runs of one workflow on one run, the last one counts: it was made because those before it did not

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from bluesky_prefect.core import FlowTimeout, PrefectUnavailable, Settings, get_settings
 from bluesky_prefect.outbox import Outbox, existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi, Wanted
-from bluesky_prefect.watch._status_lookup import Statuses
+from bluesky_prefect.watch._status_lookup import StatusLookup
 from bluesky_prefect.watch._workflow_status import WorkflowStatus
 
 POLL_S = 1.0
@@ -74,7 +74,7 @@ class _Waited:
     """What is waited for, and how much of it has ended."""
 
     def __init__(self, api: PrefectApi, outbox: Outbox) -> None:
-        self._statuses = Statuses(api, [outbox])
+        self._statuses = StatusLookup(api, [outbox])
         self._since_s = time.time() - _RECENT_S
         self._left = dict.fromkeys(_recent(outbox, self._since_s, api.api_url))
         self._first = True

@@ -11,7 +11,7 @@ _TAKEN_OVER = {"PYTHONPATH", "PYTHONSAFEPATH"}
 _INSTALLS = "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES"
 
 
-def reason_for_a_new_interpreter(configuration: ProcessJobConfiguration, environment: Mapping[str, str]) -> str | None:
+def why_not_forkable(configuration: ProcessJobConfiguration, environment: Mapping[str, str]) -> str | None:
     """Return why a flow run cannot be forked, or None if it can.
 
     Parameters

@@ -19,7 +19,7 @@ _FIRST_WAIT_S = 1.0
 _LONGEST_WAIT_S = 60.0
 
 
-class Wake:
+class Poller:
     """Have a worker look for flow runs at the moment when there is one.
 
     Parameters

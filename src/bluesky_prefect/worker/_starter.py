@@ -9,7 +9,7 @@ from prefect.runner._control_channel import ControlChannel
 from prefect.runner._process_manager import ProcessHandle, create_isolated_termination_scope
 from prefect.utilities.processutils import sanitize_subprocess_env
 
-from bluesky_prefect.worker.forkserver._pool import Forks
+from bluesky_prefect.worker.forkserver._pool import ForkServerPool
 from bluesky_prefect.worker.forkserver._protocol import Job
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class WarmStarter:
         By which Prefect tells the engine why it is stopped, and the engine how the flow run ended.
     """
 
-    def __init__(self, forks: Forks, job: Job, control_channel: ControlChannel) -> None:
+    def __init__(self, forks: ForkServerPool, job: Job, control_channel: ControlChannel) -> None:
         self._forks = forks
         self._job = job
         self._control_channel = control_channel

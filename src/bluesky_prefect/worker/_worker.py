@@ -24,12 +24,12 @@ from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 from bluesky_prefect.worker._client import SparingClient, begin_submission
 from bluesky_prefect.worker._control_log import bound_control_log
 from bluesky_prefect.worker._executors import Executors
-from bluesky_prefect.worker._forkable import reason_for_a_new_interpreter
+from bluesky_prefect.worker._forkable import why_not_forkable
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, preload_of
-from bluesky_prefect.worker._poller import Wake
+from bluesky_prefect.worker._poller import Poller
 from bluesky_prefect.worker._starter import WarmStarter, run_environment
 from bluesky_prefect.worker._stop_signal import cancelled_by_sigterm
-from bluesky_prefect.worker.forkserver._pool import Forks
+from bluesky_prefect.worker.forkserver._pool import ForkServerPool
 from bluesky_prefect.worker.forkserver._protocol import Job
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class WarmProcessWorker(ProcessWorker):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._looking = asyncio.Lock()
-        self._wake = Wake(self.get_and_submit_flow_runs)
+        self._wake = Poller(self.get_and_submit_flow_runs)
         self._preloaded: list[str] | None = None
         self._preloading: asyncio.Task[None] | None = None
         # The scheduled state in which each flow run was last taken: a list that was made before that is out of date.
@@ -107,7 +107,7 @@ class WarmProcessWorker(ProcessWorker):
         """Prepare to work, with a fork server and an ear for new flow runs."""
         bound_control_log()
         environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
-        self._forks = Forks(environment)
+        self._forks = ForkServerPool(environment)
         await super().setup()
         self._executors = Executors(self._tasks)
         self._scope = anyio.CancelScope()
@@ -278,7 +278,7 @@ class WarmProcessWorker(ProcessWorker):
         task_status: anyio.abc.TaskStatus[int] | None = None,
     ) -> ProcessWorkerResult:
         """Execute a flow run and return how its process ended."""
-        reason = reason_for_a_new_interpreter(configuration, self._forks.environment)
+        reason = why_not_forkable(configuration, self._forks.environment)
         if reason is not None:
             self.get_flow_run_logger(flow_run).debug("Starting a new interpreter: %s", reason)
             return await super().run(flow_run, configuration, task_status)

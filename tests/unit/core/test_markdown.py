@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from bluesky_prefect.core import cell, literal, one_line, table
+from bluesky_prefect.core import markdown_cell, markdown_literal, markdown_table, one_line
 from bluesky_prefect.core._markdown import from_cell
 
 # What links itself is looked for below: the package that would find it here is not a dependency.
@@ -43,7 +43,7 @@ def parsed(text):
 @example("``` www.a.b")
 @given(HOSTILE)
 def test_a_cell_holds_the_text_and_nothing_else(typed):
-    cells = parsed(table([("name", literal(typed)), ("next", "1")]))
+    cells = parsed(markdown_table([("name", markdown_literal(typed)), ("next", "1")]))
     *_, value, following, one = cells
     assert [token.content for token in following if token.content] == ["next"]
     assert [token.content for token in one] == ["1"]
@@ -56,12 +56,12 @@ def test_a_cell_holds_the_text_and_nothing_else(typed):
 
 @pytest.mark.parametrize("typed", ["", " ", "\n", "x" * 1000, {"a": "|"}, None, 1.5])
 def test_anything_is_a_cell(typed):
-    assert len(parsed(table([("name", literal(typed)), ("next", "1")]))) == 6
+    assert len(parsed(markdown_table([("name", markdown_literal(typed)), ("next", "1")]))) == 6
 
 
 @given(HOSTILE)
 def test_a_heading_and_a_line_hold_it_too(typed):
-    tokens = READER.parse(f"# Scan {literal(typed)}: x\n\nIn {literal(typed)}:\n")
+    tokens = READER.parse(f"# Scan {markdown_literal(typed)}: x\n\nIn {markdown_literal(typed)}:\n")
     inline = [token for token in tokens if token.type == "inline"]
     assert len(inline) == 2
     assert {child.type for token in inline for child in token.children} <= PLAIN
@@ -71,10 +71,10 @@ def test_a_heading_and_a_line_hold_it_too(typed):
     "typed", ["det_intensity_1", "/data/2026/scan-1_a b.csv", "float64 [10, 20]", "2 of 3 points", "run: 5", "2.5e-3"]
 )
 def test_what_is_no_markup_is_the_same_in_a_cell_of_an_artifact(typed):
-    assert cell(typed) == typed
+    assert markdown_cell(typed) == typed
 
 
 @given(HOSTILE)
 def test_what_a_cell_was_given_is_had_again(typed):
     line = one_line(typed, 4096).strip()
-    assert from_cell(cell(typed)) == (line.replace("`", "\u02cb") if line.count("`") > 1 else line)
+    assert from_cell(markdown_cell(typed)) == (line.replace("`", "\u02cb") if line.count("`") > 1 else line)

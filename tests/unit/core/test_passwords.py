@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from pydantic import ValidationError
 
 from bluesky_prefect import Outbox, Settings
-from bluesky_prefect.core import UNREADABLE, ConfigurationError, Submission, get_settings, without_secrets
+from bluesky_prefect.core import UNREADABLE_URL, ConfigurationError, Submission, get_settings, without_secrets
 from bluesky_prefect.courier import Forwarder
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.stack import describe, prefect_service, use_services
@@ -86,7 +86,7 @@ def told_of(busy_server: str, tmp_path: Path) -> Iterator[Callable[[str], str]]:
         settings = use_services()
         tiled = TiledConnection(settings)
         said = [describe([prefect_service()]), tiled.url, tiled.problem()]
-        if tiled.url == UNREADABLE:  # at any other, Tiled's client would ask again for seconds
+        if tiled.url == UNREADABLE_URL:  # at any other, Tiled's client would ask again for seconds
             with pytest.raises(ConfigurationError) as refused:
                 Catalog.connect(settings)
             said.append(str(refused.value))
@@ -153,7 +153,7 @@ def test_no_fragment_of_any_printable_password_is_told(told_of, usual, password)
 @given(password=_PASSWORDS)
 def test_no_fragment_of_a_password_is_in_an_address_that_is_shown(password):
     shown = without_secrets(f"http://ada:{password}@host:4200/api")
-    assert shown in {UNREADABLE, "http://host:4200/api"}
+    assert shown in {UNREADABLE_URL, "http://host:4200/api"}
 
 
 def _fragments(password: str) -> set[str]:

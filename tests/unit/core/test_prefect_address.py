@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bluesky_prefect.core import _prefect_address as prefect_address
-from bluesky_prefect.core import api_address, comparable
+from bluesky_prefect.core import api_address, comparable_url
 
 ADDRESS = "http://127.0.0.1:4200/api"
 
@@ -37,7 +37,7 @@ def in_profile(home, url=ADDRESS):
     ],
 )
 def test_addresses_of_one_server_are_one(url):
-    assert comparable(url) == ADDRESS
+    assert comparable_url(url) == ADDRESS
 
 
 def test_addresses_of_several_servers_are_several():
@@ -49,8 +49,8 @@ def test_addresses_of_several_servers_are_several():
         "https://api.prefect.cloud/api/accounts/1/workspaces/2",
         "http://[::1]:4200/api",
     ]
-    assert [comparable(url) for url in urls] == urls
-    assert comparable("https://prefect.example.org:443/api") == "https://prefect.example.org/api"
+    assert [comparable_url(url) for url in urls] == urls
+    assert comparable_url("https://prefect.example.org:443/api") == "https://prefect.example.org/api"
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_addresses_of_several_servers_are_several():
     ],
 )
 def test_what_cannot_be_taken_apart_safely_is_no_address(url):
-    assert comparable(url) is None
+    assert comparable_url(url) is None
 
 
 def test_the_environment_comes_before_the_profile(prefect_home, monkeypatch):

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from bluesky_prefect.core import MORE_KEYS, Submission, document, jsonable
+from bluesky_prefect.core import MORE_KEYS, Submission, convert_document, jsonable
 from bluesky_prefect.core._documents import MAX_CHARACTERS, MAX_SECONDS, MAX_VALUES
 from bluesky_prefect.core._selection import Selection
 
@@ -112,8 +112,8 @@ def test_parameters_that_hold_a_whole_document_keep_it():
 
 def test_what_is_left_out_is_told_once_with_the_run_and_the_keys(caplog):
     caplog.set_level(logging.DEBUG)
-    document(START | {"sample": {"map": MASK}})
-    document({"run_start": "the-uid", "uid": "s", "exit_status": "success"})
+    convert_document(START | {"sample": {"map": MASK}})
+    convert_document({"run_start": "the-uid", "uid": "s", "exit_status": "success"})
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert record.message.startswith("Run the-uid: Prefect does not get all of its start document")
@@ -203,7 +203,7 @@ def test_objects_whose_repr_takes_long_are_left_out_when_the_time_is_up_and_noth
     counter = Clock()
     slow = {f"slow_{number}": Slow(counter) for number in range(100)}
     rest = {"uid": "the-uid", "scan_id": 7, "energy": np.float64(8.3), "title": "x" * 1000, "prefect": False}
-    kept = document(slow | rest, clock=counter)
+    kept = convert_document(slow | rest, clock=counter)
     assert counter.now - 100 < 2 * MAX_SECONDS + 0.1
     assert kept.keys() == slow.keys() | rest.keys()
     assert kept.items() >= rest.items()
@@ -214,7 +214,7 @@ def test_objects_whose_repr_takes_long_are_left_out_when_the_time_is_up_and_noth
 def test_a_document_of_plain_values_within_the_budget_is_whole_however_long_it_takes():
     times = itertools.count(step=1_000)
     doc = {"uid": "u", "names": ["a", ("b", {"c"})], "energy": np.float64(8.3), "sample": {"name": "Fe", "x": [1.5]}}
-    assert document(doc, clock=lambda: next(times)) == doc | {"names": ["a", ["b", ["c"]]]}
+    assert convert_document(doc, clock=lambda: next(times)) == doc | {"names": ["a", ["b", ["c"]]]}
 
 
 def test_when_the_time_is_up_a_selection_takes_keys_and_scalars_and_looks_at_nothing_else():

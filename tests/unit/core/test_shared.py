@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bluesky_prefect.core import private_directory, rights_in, share
+from bluesky_prefect.core import private_directory, rights_in, share_directory
 from bluesky_prefect.core._private_files import Rights
 from tests.services.account import GROUP, Account, shared_place
 
@@ -190,7 +190,7 @@ def test_a_directory_that_is_made_here_is_its_owner_s_alone(tmp_path: Path):
 def test_a_directory_that_cannot_be_looked_at_is_shared_with_nobody(tmp_path: Path):
     (tmp_path / "file").touch()
     assert rights_in(tmp_path / "file" / "state") == rights_in(tmp_path / "none") == Rights()
-    share(tmp_path / "file" / "state", tmp_path / "file" / "state" / "runs")
+    share_directory(tmp_path / "file" / "state", tmp_path / "file" / "state" / "runs")
 
 
 @pytest.mark.parametrize(

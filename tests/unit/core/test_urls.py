@@ -5,11 +5,11 @@ from types import SimpleNamespace
 import pytest
 
 from bluesky_prefect.core import (
-    UNREADABLE,
+    UNREADABLE_URL,
     ConfigurationError,
     require_tiled_login,
     tiled_address,
-    user_of,
+    user_in_url,
     without_secrets,
 )
 
@@ -21,14 +21,14 @@ from bluesky_prefect.core import (
         ("https://host/tiled/", "https://host/tiled"),
         ("https://ada:p%40ss@host:8000/api?api_key=s3cret#s3cret", "https://host:8000/api"),
         ("http://ada:p@ss@[::1]:8000/api", "http://[::1]:8000/api"),
-        ("http://ada:s3cret@[::1", UNREADABLE),
-        ("http://ada:geh/eim@host:4200/api", UNREADABLE),
-        ("http://ada:geh#eim@host:4200/api", UNREADABLE),
-        ("http://ada:geh?eim@host:4200/api", UNREADABLE),
-        ("http://ada:12/34@host:4200/api", UNREADABLE),
-        ("http://ada:p@geh/eim@host:4200/api", UNREADABLE),
-        ("http://ada:geh", UNREADABLE),
-        ("ada:s3cret@host:4200/api", UNREADABLE),
+        ("http://ada:s3cret@[::1", UNREADABLE_URL),
+        ("http://ada:geh/eim@host:4200/api", UNREADABLE_URL),
+        ("http://ada:geh#eim@host:4200/api", UNREADABLE_URL),
+        ("http://ada:geh?eim@host:4200/api", UNREADABLE_URL),
+        ("http://ada:12/34@host:4200/api", UNREADABLE_URL),
+        ("http://ada:p@geh/eim@host:4200/api", UNREADABLE_URL),
+        ("http://ada:geh", UNREADABLE_URL),
+        ("ada:s3cret@host:4200/api", UNREADABLE_URL),
         ("", ""),
     ],
 )
@@ -37,10 +37,10 @@ def test_an_address_is_shown_without_what_opens_it(address, shown):
 
 
 def test_user_and_password_of_an_address_are_unquoted():
-    assert user_of("http://ada:p%40ss%2F@host") == "ada:p@ss/"
-    assert user_of("http://host/@home") == ""
-    assert user_of("http://ada:geh/eim@host") == ""
-    assert user_of("http://ada:s3cret@[::1") == ""
+    assert user_in_url("http://ada:p%40ss%2F@host") == "ada:p@ss/"
+    assert user_in_url("http://host/@home") == ""
+    assert user_in_url("http://ada:geh/eim@host") == ""
+    assert user_in_url("http://ada:s3cret@[::1") == ""
 
 
 def test_tiled_s_key_in_its_address_is_a_key_and_one_that_is_set_wins():

@@ -6,7 +6,7 @@ import pyarrow
 import pytest
 
 from bluesky_prefect.flows.validation._checks import missing_streams, stream_checks
-from bluesky_prefect.tiled_api import ExternalArray, Run, Stream
+from bluesky_prefect.tiled_api import ExternalArray, RunData, Stream
 
 MOVED = {"hints": {"dimensions": [[["motor"], "primary"]]}, "motors": ["motor"]}
 
@@ -15,7 +15,7 @@ def checked(columns, promised, start=None, arrays=(), data_keys=None):
     metadata = {"hints": {"det": {"fields": ["det"]}}, "data_keys": data_keys or {}}
     stream = Stream("primary", metadata, pyarrow.table(columns), list(arrays))
     stop = {} if promised is None else {"num_events": {"primary": promised}}
-    run = Run({"uid": "u", **(start or {})}, stop, [stream], "raw/u")
+    run = RunData({"uid": "u", **(start or {})}, stop, [stream], "raw/u")
     return [(check.what, check.result) for check in stream_checks(run, stream) if check.result != "passed"]
 
 
@@ -78,5 +78,5 @@ def test_an_array_has_the_shape_that_its_descriptor_promised(shape, each, told):
 
 
 def test_a_stream_that_had_events_and_is_not_there_is_broken():
-    run = Run({"uid": "u"}, {"num_events": {"primary": 2, "baseline": 0}}, [], "raw/u")
+    run = RunData({"uid": "u"}, {"num_events": {"primary": 2, "baseline": 0}}, [], "raw/u")
     assert [check.told for check in missing_streams(run)] == ["primary, points: none of 2 points is there"]

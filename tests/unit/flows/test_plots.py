@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 
 from bluesky_prefect.flows.export_parts._plots import run_plot, scanned, temperature_plot
-from bluesky_prefect.tiled_api import Run, Stream
+from bluesky_prefect.tiled_api import RunData, Stream
 
 PNG = b"\x89PNG\r\n\x1a\n"
 COLUMNS = {
@@ -28,7 +28,9 @@ def dimensions(*fields, stream="primary"):
 
 def run(hints=None, columns=COLUMNS, name="primary", device_hints=None, **start):
     streams = [Stream(name, {"hints": device_hints or {"det": {"fields": ["det"]}}}, pyarrow.table(columns), [])]
-    return Run({"uid": "0123abcd", "scan_id": 1, "plan_name": "scan", "hints": hints, **start}, {}, streams, "raw/x")
+    return RunData(
+        {"uid": "0123abcd", "scan_id": 1, "plan_name": "scan", "hints": hints, **start}, {}, streams, "raw/x"
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_the_scanned_motors_are_found_and_drawn(hints, motors):
 @pytest.mark.parametrize(
     "made",
     [
-        Run({"uid": "u"}, {}, [], "raw/u"),
+        RunData({"uid": "u"}, {}, [], "raw/u"),
         run(columns={"seq_num": pyarrow.array([], pyarrow.int64()), "time": pyarrow.array([])}),
         run(columns={"label": ["a"]}),
         run(name="baseline"),

@@ -16,7 +16,7 @@ from PIL import Image
 from bluesky_prefect.flows._export import MOST_PLOT_BYTES
 from bluesky_prefect.flows.export_parts._plots import data_address, run_plot
 from bluesky_prefect.flows.export_parts._run_page import run_page
-from bluesky_prefect.tiled_api import ExternalArray, Run, Stream
+from bluesky_prefect.tiled_api import ExternalArray, RunData, Stream
 
 UTC = ZoneInfo("UTC")
 READER = MarkdownIt("gfm-like", {"linkify": False, "html": True})
@@ -30,7 +30,7 @@ KEYS = ["scan_id", "plan_name", "time", "detectors", "motors", "hints"]
 
 def run_of(columns, start=None, arrays=(), name="primary"):
     stream = Stream(name, {}, pyarrow.table(columns), list(arrays))
-    return Run({"uid": "01234567-89ab", "scan_id": 1, "plan_name": "count", **(start or {})}, {}, [stream], "raw/u")
+    return RunData({"uid": "01234567-89ab", "scan_id": 1, "plan_name": "count", **(start or {})}, {}, [stream], "raw/u")
 
 
 def page_of(run, folder, plot="", weather="nobody asked"):

@@ -8,7 +8,7 @@ import pyarrow
 import pytest
 
 from bluesky_prefect.flows.export_parts._statistics import MOST_COLUMNS, column_statistics
-from bluesky_prefect.tiled_api import ExternalArray, Run, Stream
+from bluesky_prefect.tiled_api import ExternalArray, RunData, Stream
 
 COLUMNS = {
     "plain": pyarrow.array([1.0, 2.0, 4.0]),
@@ -27,7 +27,7 @@ COLUMNS = {
 
 def statistics(columns, arrays=()):
     stream = Stream("primary", {}, pyarrow.table(columns), list(arrays))
-    rows = column_statistics(Run({"uid": "u"}, {}, [stream], "raw/u"))
+    rows = column_statistics(RunData({"uid": "u"}, {}, [stream], "raw/u"))
     json.dumps(rows, allow_nan=False)  # as the artifact is written
     return {row["column"]: row for row in rows}
 

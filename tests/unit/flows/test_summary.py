@@ -7,7 +7,7 @@ import pyarrow
 import pytest
 
 from bluesky_prefect.flows.export_parts._summary import local_time, summary
-from bluesky_prefect.tiled_api import ExternalArray, Run, Stream
+from bluesky_prefect.tiled_api import ExternalArray, RunData, Stream
 
 ZONE = ZoneInfo("America/New_York")
 START = {
@@ -25,7 +25,7 @@ STOP = {"time": 1777651260.5, "exit_status": "success", "reason": ""}
 
 
 def text(start=(), stop=(), streams=(), weather="sunny"):
-    run = Run({**START, **dict(start)}, {**STOP, **dict(stop)}, list(streams), "raw/0123abcd")
+    run = RunData({**START, **dict(start)}, {**STOP, **dict(stop)}, list(streams), "raw/0123abcd")
     return summary(run, weather, ZONE, ["scan_5_scan_primary.csv"])
 
 

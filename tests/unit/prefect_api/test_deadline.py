@@ -20,7 +20,7 @@ from prefect.settings import (
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.core import DeploymentMissing, PrefectUnavailable, Submission
 from bluesky_prefect.courier import Forwarder
-from bluesky_prefect.prefect_api import PrefectApi, explained
+from bluesky_prefect.prefect_api import PrefectApi, prefect_errors
 from tests.services.dripping import DrippingServer
 from tests.services.limited_account import as_limited_account
 from tests.services.prefect_process import wait_until
@@ -55,7 +55,7 @@ def test_a_server_that_drips_is_given_up_in_time_and_its_connection_closed(mode)
     with closing(DrippingServer(mode)) as server, asking(f"http://127.0.0.1:{server.port}/api") as api:
         with given_up_in_time():
             api.create_flow_run(SUBMISSION)
-        with given_up_in_time(), explained():
+        with given_up_in_time(), prefect_errors():
             api.client.read_flow_runs()
         wait_until(lambda: not requests() and not server.connections)
 

@@ -6,7 +6,7 @@ import prefect
 import pytest
 
 from bluesky_prefect.core import Submission, SubmissionRefused
-from bluesky_prefect.prefect_api import given
+from bluesky_prefect.prefect_api import given_parameters
 from bluesky_prefect.prefect_api._parameters import parameters_for
 
 START = {"uid": "the-uid", "scan_id": 7, "plan_name": "count"}
@@ -127,4 +127,4 @@ def test_a_parameter_given_by_hand_that_the_flow_does_not_have_is_refused_with_t
 def test_what_was_given_to_a_flow_run_is_all_but_what_only_its_deployment_can_set():
     block, variable = {"$ref": {"block_document_id": "x"}}, {"__prefect_kind": "json", "value": "1"}
     data = {"ref": "uid", "start": {r"\x24ref": 1, "list": [{"a": 1}]}, "none": None}
-    assert given({**data, "key": block, "keys": [1, {"deep": block}], "variable": variable}) == data
+    assert given_parameters({**data, "key": block, "keys": [1, {"deep": block}], "variable": variable}) == data

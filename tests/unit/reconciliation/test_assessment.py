@@ -8,7 +8,7 @@ import pytest
 from bluesky_prefect import Outbox, Settings, Workflow
 from bluesky_prefect.core import Submission, as_workflows, submission_key
 from bluesky_prefect.reconciliation._assessment import Assessment
-from bluesky_prefect.reconciliation._diagnosis import Verdict
+from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.tiled_api import StoredRun
 
@@ -45,7 +45,7 @@ def test_a_when_whose_answer_is_neither_yes_nor_no_leaves_that_run_to_a_person_a
     workflow = Workflow("flow/local", when=lambda run: np.isin(run.start["detectors"], ["det", "cam"]))
     runs = [run("one", detectors=["det"]), run("two", detectors=["det", "cam"]), run("none", detectors=["x"])]
     found = {one.finding.run_uid if hasattr(one, "finding") else one.run_uid: one for one in assessed(runs, workflow)}
-    assert {uid: one.verdict for uid, one in found.items()} == {"one": Verdict.MISSING, "two": Verdict.UNDECIDED}
+    assert {uid: one.verdict for uid, one in found.items()} == {"one": RunState.MISSING, "two": RunState.UNDECIDED}
     assert "ambiguous" in found["two"].reason
 
 
@@ -67,7 +67,7 @@ def sent(outbox, submission):
 def test_what_is_for_another_prefect_server_is_told_with_its_address_and_not_started_here(outbox, happen, said):
     happen(outbox, put(outbox, "one", THERE))
     [case] = assessed([run("one")], WORKFLOW, outbox)
-    assert (case.verdict, case.judgement.next_generation) == (Verdict.ELSEWHERE, None)
+    assert (case.verdict, case.judgement.next_generation) == (RunState.ELSEWHERE, None)
     assert case.verdict.is_problem
     assert THERE in case.judgement.reason
     assert said in case.judgement.reason
@@ -79,13 +79,13 @@ def test_what_is_for_another_prefect_server_is_told_with_its_address_and_not_sta
 def test_what_waits_for_this_server_or_any_is_started_here(outbox, api_url):
     put(outbox, "one", api_url)
     [case] = assessed([run("one")], WORKFLOW, outbox)
-    assert (case.verdict, case.judgement.next_generation) == (Verdict.WAITING, 0)
+    assert (case.verdict, case.judgement.next_generation) == (RunState.WAITING, 0)
 
 
 def test_a_dead_letter_stays_one_whatever_server_it_was_for(outbox):
     put(outbox, "one", THERE, dead="its reason")
     [case] = assessed([run("one")], WORKFLOW, outbox)
-    assert case.verdict is Verdict.DEAD
+    assert case.verdict is RunState.DEAD
 
 
 def test_a_when_that_changes_its_run_changes_it_for_itself_alone():

@@ -4,7 +4,7 @@ import pytest
 
 from bluesky_prefect.core import Settings
 from bluesky_prefect.prefect_api import PastFlowRun, SignsOfLife
-from bluesky_prefect.reconciliation._diagnosis import Verdict, judge
+from bluesky_prefect.reconciliation._diagnosis import RunState, diagnose
 
 SETTINGS = Settings(
     settle_s=60, stuck_after_s=600, silent_after_s=600, reruns_most=3, rerun_wait_s=100, rerun_failed=True
@@ -23,7 +23,7 @@ def past(*states: str, age_s: float = 1000.0) -> list[PastFlowRun]:
 
 
 def verdict(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE, gone=False):
-    return judge(
+    return diagnose(
         flow_runs,
         stopped=stopped,
         now=NOW,
@@ -36,17 +36,17 @@ def verdict(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE, go
 @pytest.mark.parametrize(
     ("states", "expected", "next_generation"),
     [
-        ((), Verdict.MISSING, 0),
-        (("COMPLETED",), Verdict.PROCESSED, None),
-        (("CRASHED", "COMPLETED"), Verdict.PROCESSED, None),
-        (("COMPLETED", "CRASHED"), Verdict.CRASHED, 2),
-        (("CRASHED",), Verdict.CRASHED, 1),
-        (("CRASHED", "FAILED"), Verdict.FAILED, 2),
-        (("CRASHED", "RUNNING"), Verdict.UNDER_WAY, None),
-        (("PAUSED",), Verdict.UNDER_WAY, None),
-        (("CANCELLED",), Verdict.CANCELLED, None),
-        (("PENDING",), Verdict.STUCK, None),
-        (("LATE",), Verdict.LATE, None),
+        ((), RunState.MISSING, 0),
+        (("COMPLETED",), RunState.PROCESSED, None),
+        (("CRASHED", "COMPLETED"), RunState.PROCESSED, None),
+        (("COMPLETED", "CRASHED"), RunState.CRASHED, 2),
+        (("CRASHED",), RunState.CRASHED, 1),
+        (("CRASHED", "FAILED"), RunState.FAILED, 2),
+        (("CRASHED", "RUNNING"), RunState.UNDER_WAY, None),
+        (("PAUSED",), RunState.UNDER_WAY, None),
+        (("CANCELLED",), RunState.CANCELLED, None),
+        (("PENDING",), RunState.STUCK, None),
+        (("LATE",), RunState.LATE, None),
     ],
 )
 def test_the_last_flow_run_decides(states, expected, next_generation):
@@ -56,50 +56,50 @@ def test_the_last_flow_run_decides(states, expected, next_generation):
 
 @pytest.mark.parametrize("state", ["PENDING", "SCHEDULED", "RUNNING"])
 def test_a_flow_run_that_has_just_got_there_is_under_way(state):
-    assert verdict(past(state, age_s=10), signs=SignsOfLife(None, heartbeats=False)).verdict is Verdict.UNDER_WAY
+    assert verdict(past(state, age_s=10), signs=SignsOfLife(None, heartbeats=False)).verdict is RunState.UNDER_WAY
 
 
 def test_what_pends_for_long_is_started_again_only_if_its_worker_is_gone():
     assert verdict(past("PENDING"), gone=False).ended is None
     found = verdict(past("PENDING"), gone=True)
-    assert (found.verdict, found.next_generation, found.ended.id) == (Verdict.ABANDONED, 1, "id-0")
+    assert (found.verdict, found.next_generation, found.ended.id) == (RunState.ABANDONED, 1, "id-0")
 
 
 def test_a_run_that_has_just_stopped_may_still_be_on_its_way():
-    assert verdict([], stopped=NOW - 30).verdict is Verdict.SETTLING
-    assert verdict([], stopped=NOW - 90).verdict is Verdict.MISSING
+    assert verdict([], stopped=NOW - 30).verdict is RunState.SETTLING
+    assert verdict([], stopped=NOW - 90).verdict is RunState.MISSING
 
 
 @pytest.mark.parametrize(
-    ("ahead_s", "expected"), [(30, Verdict.SETTLING), (90, Verdict.MISSING), (1e9, Verdict.MISSING)]
+    ("ahead_s", "expected"), [(30, RunState.SETTLING), (90, RunState.MISSING), (1e9, RunState.MISSING)]
 )
 def test_a_run_that_stops_in_the_future_is_not_just_stopped_for_ever(ahead_s, expected):
     found = verdict([], stopped=NOW + ahead_s)
-    assert (found.verdict, found.next_generation) == (expected, 0 if expected is Verdict.MISSING else None)
+    assert (found.verdict, found.next_generation) == (expected, 0 if expected is RunState.MISSING else None)
 
 
 def test_a_flow_run_that_fell_silent_is_marked_as_crashed_and_started_again():
     found = verdict(past("RUNNING"), signs=SignsOfLife(last=NOW - 700, heartbeats=True))
-    assert (found.verdict, found.next_generation) == (Verdict.SILENT, 1)
+    assert (found.verdict, found.next_generation) == (RunState.SILENT, 1)
     assert found.ended is not None
     assert found.ended.id == "id-0"
 
 
 def test_a_flow_run_with_a_recent_heartbeat_is_left_alone_however_long_it_runs():
-    assert verdict(past("RUNNING", age_s=500_000)).verdict is Verdict.UNDER_WAY
+    assert verdict(past("RUNNING", age_s=500_000)).verdict is RunState.UNDER_WAY
 
 
 def test_silence_of_one_that_never_sent_a_heartbeat_means_little():
     quiet = SignsOfLife(last=NOW - 700, heartbeats=False)
-    assert verdict(past("RUNNING"), signs=quiet).verdict is Verdict.UNDER_WAY
+    assert verdict(past("RUNNING"), signs=quiet).verdict is RunState.UNDER_WAY
     very_quiet = SignsOfLife(last=NOW - 3700, heartbeats=False)
-    assert verdict(past("RUNNING", age_s=4000), signs=very_quiet).verdict is Verdict.SILENT
+    assert verdict(past("RUNNING", age_s=4000), signs=very_quiet).verdict is RunState.SILENT
 
 
 def test_what_crashes_again_and_again_is_given_up_in_the_end():
     assert verdict(past(*["CRASHED"] * 3)).next_generation == 3
     found = verdict(past(*["CRASHED"] * 4))
-    assert (found.verdict, found.next_generation) == (Verdict.GIVEN_UP, None)
+    assert (found.verdict, found.next_generation) == (RunState.GIVEN_UP, None)
     assert "4 times" in found.reason
     assert "boom" in found.reason
 
@@ -117,5 +117,5 @@ def test_each_rerun_waits_longer_than_the_one_before():
 def test_failures_are_left_alone_where_a_facility_wants_so():
     settings = SETTINGS.model_copy(update={"rerun_failed": False})
     assert verdict(past("FAILED"), settings=settings).next_generation is None
-    assert verdict(past("FAILED"), settings=settings).verdict is Verdict.FAILED
+    assert verdict(past("FAILED"), settings=settings).verdict is RunState.FAILED
     assert verdict(past("CRASHED"), settings=settings).next_generation == 1

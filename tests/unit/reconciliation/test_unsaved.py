@@ -5,7 +5,7 @@ import pytest
 
 from bluesky_prefect import Settings
 from bluesky_prefect.core import TiledUnavailable
-from bluesky_prefect.reconciliation import Window
+from bluesky_prefect.reconciliation import TimeWindow
 from bluesky_prefect.reconciliation._unsaved import reconcile_kept
 from bluesky_prefect.tiled_api import kept_files
 from tests.services.kept_runs import write_kept_run
@@ -51,7 +51,7 @@ def settings(tmp_path):
 
 def sent(settings, tiled):
     tiled.bad = kept_files(settings.kept_runs_path)[1].stem
-    return list(reconcile_kept(tiled, Window(0, 2e9), settings, 2e9, submit=True))
+    return list(reconcile_kept(tiled, TimeWindow(0, 2e9), settings, 2e9, submit=True))
 
 
 @pytest.mark.parametrize("status", [500, 504])

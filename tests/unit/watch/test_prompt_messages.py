@@ -9,7 +9,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.watch import Notices
+from bluesky_prefect.watch import PromptMessages
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
 
@@ -47,7 +47,7 @@ def later():
 
 def test_that_submissions_wait_is_told_once_on_one_line_with_the_address(settings, outbox, api):
     refused(outbox, "a")
-    notices = Notices(settings, clock=later)
+    notices = PromptMessages(settings, clock=later)
     notices.look(api)
     [line] = notices.take()
     assert line.startswith("1 submission waits to be sent")
@@ -59,7 +59,7 @@ def test_that_submissions_wait_is_told_once_on_one_line_with_the_address(setting
 
 
 def test_the_next_outage_is_told_again(settings, outbox, api):
-    notices = Notices(settings, clock=later)
+    notices = PromptMessages(settings, clock=later)
     for uid in ("a", "b"):
         refused(outbox, uid)
         notices.look(api)
@@ -70,7 +70,7 @@ def test_the_next_outage_is_told_again(settings, outbox, api):
 
 def test_an_outage_that_is_over_before_a_prompt_came_is_not_told(settings, outbox, api):
     refused(outbox, "a")
-    notices = Notices(settings, clock=later)
+    notices = PromptMessages(settings, clock=later)
     notices.look(api)
     outbox.mark_sent(submission_key("a", WORKFLOW), "id", "name")
     notices.look(api)
@@ -79,7 +79,7 @@ def test_an_outage_that_is_over_before_a_prompt_came_is_not_told(settings, outbo
 
 def test_a_moment_s_trouble_is_nobody_s_business(settings, outbox, api):
     refused(outbox, "a")
-    notices = Notices(settings)
+    notices = PromptMessages(settings)
     notices.look(api)
     assert notices.take() == []
 
@@ -88,7 +88,7 @@ def test_a_moment_s_trouble_is_nobody_s_business(settings, outbox, api):
 def test_a_missing_or_broken_outbox_is_not_told_here(settings, api, content):
     if content is not None:
         settings.outbox_path.write_bytes(content)
-    notices = Notices(settings)
+    notices = PromptMessages(settings)
     notices.look(api)
     assert notices.take() == []
     assert settings.outbox_path.exists() is (content is not None)
@@ -104,7 +104,7 @@ def test_nobody_waits_for_a_prefect_that_never_answers(settings, outbox):
         with temporary_settings({PREFECT_API_URL: f"{proxy.url}/api"}), PrefectApi(60) as api:
             notices.look(api)
 
-    notices = Notices(settings)
+    notices = PromptMessages(settings)
     thread = threading.Thread(target=look)
     thread.start()
     wait_until(lambda: proxy.struck)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from bluesky_prefect.worker.forkserver._pool import Forks
+from bluesky_prefect.worker.forkserver._pool import ForkServerPool
 from bluesky_prefect.worker.forkserver._protocol import Job
 
 PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, SECCOMP_MODE_FILTER = 22, 38, 2
@@ -45,7 +45,7 @@ def as_before_linux_5_3() -> None:
 
 
 async def work(scarce: str) -> dict[str, object]:
-    forks = Forks(os.environ)
+    forks = ForkServerPool(os.environ)
     job = Job(environment=dict(os.environ), directory=Path.cwd(), output=False, arguments=["not-a-flow-run"])
     try:
         await forks.preload(["prefect.engine"])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bluesky_prefect.worker._forkable import reason_for_a_new_interpreter
+from bluesky_prefect.worker._forkable import why_not_forkable
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration
 
 SERVER = {"PATH": "/bin", "OPENBLAS_NUM_THREADS": "4", "PYTHONPATH": "/a"}
@@ -11,7 +11,7 @@ SERVER = {"PATH": "/bin", "OPENBLAS_NUM_THREADS": "4", "PYTHONPATH": "/a"}
 def reason(env, *, command=False):
     configuration = WarmJobConfiguration(env=env)
     configuration._command_configured = command
-    return reason_for_a_new_interpreter(configuration, SERVER)
+    return why_not_forkable(configuration, SERVER)
 
 
 def test_a_job_with_other_settings_and_paths_is_forked():

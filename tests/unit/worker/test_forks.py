@@ -9,7 +9,7 @@ import pytest
 
 from bluesky_prefect.worker.forkserver._child_handle import UNKNOWN_CODE
 from bluesky_prefect.worker.forkserver._handle import ForkServerGone
-from bluesky_prefect.worker.forkserver._pool import Forks
+from bluesky_prefect.worker.forkserver._pool import ForkServerPool
 from bluesky_prefect.worker.forkserver._protocol import Job
 
 
@@ -17,7 +17,7 @@ def run(test, tmp_path, *modules, **environment):
     """Run a test with forks that have these modules."""
 
     async def with_forks():
-        forks = Forks({**os.environ, "PYTHONPATH": str(tmp_path), **environment})
+        forks = ForkServerPool({**os.environ, "PYTHONPATH": str(tmp_path), **environment})
         try:
             await forks.preload(modules)
             await test(forks)

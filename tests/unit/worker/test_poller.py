@@ -2,7 +2,7 @@
 
 import asyncio
 
-from bluesky_prefect.worker._poller import Wake
+from bluesky_prefect.worker._poller import Poller
 
 
 def test_calls_during_a_look_are_one_more_look_and_a_failure_is_followed_by_another():
@@ -21,7 +21,7 @@ def test_calls_during_a_look_are_one_more_look_and_a_failure_is_followed_by_anot
             else:
                 third.set()
 
-        wake = Wake(look)
+        wake = Poller(look)
         serving = asyncio.ensure_future(wake.serve())
         wake.call()
         await asyncio.wait_for(third.wait(), 30)
@@ -39,7 +39,7 @@ def test_of_several_later_looks_the_earliest_is_kept():
         async def look():
             looked.set()
 
-        wake = Wake(look)
+        wake = Poller(look)
         serving = asyncio.ensure_future(wake.serve())
         wake.call_in(3600)
         wake.call_in(0.01)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bluesky_prefect.worker.forkserver._handle import ForkFailed
-from bluesky_prefect.worker.forkserver._pool import Forks
+from bluesky_prefect.worker.forkserver._pool import ForkServerPool
 from tests.services.limited_account import as_limited_account
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +45,7 @@ def test_a_flow_run_that_the_system_goes_on_refusing_fails_with_what_to_look_at(
     monkeypatch.setattr("bluesky_prefect.worker.forkserver._pool._WAITS_S", (0.01, 0.01))
 
     async def test():
-        forks = Forks(os.environ)
+        forks = ForkServerPool(os.environ)
         try:
             await forks.preload([])
             _, most = resource.prlimit(forks.pid, resource.RLIMIT_NOFILE)

@@ -9,7 +9,7 @@ from prefect import get_run_logger
 from prefect.artifacts import acreate_table_artifact
 from prefect.exceptions import PrefectException
 
-from bluesky_prefect.core import cell, error_line
+from bluesky_prefect.core import error_line, markdown_cell
 
 T = TypeVar("T")
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 MOST_S = 10.0
 
 
-async def shown(artifact: Coroutine[Any, Any, T], name: str, *, most_s: float = MOST_S) -> T | None:
+async def publish_artifact(artifact: Coroutine[Any, Any, T], name: str, *, most_s: float = MOST_S) -> T | None:
     """Have an artifact written, and return what that returns; what goes wrong is a warning, and returns None.
 
     Parameters
@@ -49,5 +49,7 @@ async def publish_table(rows: Iterable[Mapping[str, Any]], key: str, description
     description : str
         What it is about, in Markdown.
     """
-    cells = [{name: cell(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows]
-    await shown(acreate_table_artifact(cells, key=key, description=description), key)
+    cells = [
+        {name: markdown_cell(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows
+    ]
+    await publish_artifact(acreate_table_artifact(cells, key=key, description=description), key)

@@ -8,7 +8,14 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from bluesky_prefect.core import SPELLING, UNREADABLE, ConfigurationError, ServiceUnavailable, one_line, parse
+from bluesky_prefect.core import (
+    UNREADABLE_URL,
+    URL_SPELLING,
+    ConfigurationError,
+    ServiceUnavailable,
+    one_line,
+    parse_url,
+)
 
 _UNAVAILABLE = "Unavailable"
 _MOST_BYTES = 2**20
@@ -16,7 +23,7 @@ _MOST_TRIES = 3
 _FIRST_WAIT_S = 0.1
 
 
-def ask(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
+def get_json(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
     """Get a JSON document from an outside service, within a deadline that holds whatever hangs.
 
     Refused connections and server errors are tried again for as long as the deadline allows. The request runs in a
@@ -45,9 +52,9 @@ def ask(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> 
     import httpx
 
     try:
-        service = parse(url).hostname or UNREADABLE
+        service = parse_url(url).hostname or UNREADABLE_URL
     except ConfigurationError:
-        raise ServiceUnavailable(f"A service's address is {UNREADABLE}: {SPELLING}") from None
+        raise ServiceUnavailable(f"A service's address is {UNREADABLE_URL}: {URL_SPELLING}") from None
     deadline = time.monotonic() + timeout_s
     answer: list[Any] = []
     failure: list[str] = []

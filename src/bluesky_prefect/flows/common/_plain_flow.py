@@ -43,7 +43,7 @@ def plain_flow(**options: Any) -> Callable[[Callable[P, R]], PlainFlow[P, R]]:
     return partial(PlainFlow, **options)
 
 
-async def together(*work: Awaitable[Any]) -> list[Any]:
+async def gather_all(*work: Awaitable[Any]) -> list[Any]:
     """Wait until all of it is done, then raise the first error, if any: nothing goes on behind one's back."""
     results = await asyncio.gather(*work, return_exceptions=True)
     for result in results:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from bluesky_prefect.tiled_api import Run, Stream
+    from bluesky_prefect.tiled_api import RunData, Stream
 
 _MOST_PANELS = 6
 _DATA = "data:image/png;base64,"
@@ -22,7 +22,7 @@ _SMALLER = ((1.0, 64), (0.7, 64), (0.5, 64), (0.35, 32), (0.3, 16))
 _BOOKKEEPING = {"seq_num", "time"}
 
 
-def run_plot(run: "Run") -> bytes:
+def run_plot(run: "RunData") -> bytes:
     """Draw a run's detectors against the scanned motor, over two motors as a map, or against time.
 
     Returns
@@ -128,7 +128,7 @@ def _panel(figure: "Figure", axes: "Axes", stream: "Stream", detector: str, moto
     axes.set_ylabel(_text(detector), parse_math=False)
 
 
-def scanned(run: "Run") -> "tuple[Stream | None, list[str]]":
+def scanned(run: "RunData") -> "tuple[Stream | None, list[str]]":
     """Return the stream to draw and one motor per dimension of the scan (none: it is drawn against time)."""
     hints = run.start.get("hints")
     dimensions = hints.get("dimensions") if isinstance(hints, dict) else None

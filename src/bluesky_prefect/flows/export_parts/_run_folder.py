@@ -13,7 +13,7 @@ from bluesky_prefect.flows.export_parts._naming import distinct, names_the_run, 
 if TYPE_CHECKING:
     from bluesky_prefect.core import Settings
     from bluesky_prefect.flows.common._progress import Progress
-    from bluesky_prefect.tiled_api import Run
+    from bluesky_prefect.tiled_api import RunData
 
 
 class RunFolder:
@@ -33,7 +33,7 @@ class RunFolder:
         self.files: list[Path] = []
 
     @classmethod
-    def of(cls, run: "Run", zone: ZoneInfo, settings: "Settings") -> Self:
+    def of(cls, run: "RunData", zone: ZoneInfo, settings: "Settings") -> Self:
         """Return the folder of a run, made if need be."""
         fields = {**run.start, "date": start_day(run, zone).isoformat(), "short_uid": run.uid[:8]}
         template = settings.folder_template
@@ -55,7 +55,7 @@ class RunFolder:
         """Remove what an earlier export may have left."""
         remove(self.file(ending))
 
-    def write_data(self, run: "Run", progress: "Progress", upto: float) -> None:
+    def write_data(self, run: "RunData", progress: "Progress", upto: float) -> None:
         """Write a CSV for each stream.
 
         Parameters
@@ -80,7 +80,7 @@ class RunFolder:
             self.files.append(path)
 
 
-def start_day(run: "Run", zone: ZoneInfo) -> datetime.date:
+def start_day(run: "RunData", zone: ZoneInfo) -> datetime.date:
     """Return the local day on which a run started."""
     time_s = run.start.get("time")
     moment = float(time_s) if is_number(time_s) else 0.0  # bluesky's schema requires it; a run without is dated 1970

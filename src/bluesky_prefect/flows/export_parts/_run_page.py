@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from bluesky_prefect.core import is_number, literal, table
+from bluesky_prefect.core import is_number, markdown_literal, markdown_table
 from bluesky_prefect.flows.export_parts._summary import local_time
 
 if TYPE_CHECKING:
-    from bluesky_prefect.tiled_api import Run
+    from bluesky_prefect.tiled_api import RunData
 
 _MOST_LISTED = 20
 
 
 def run_page(
-    run: "Run", *, plot: str, weather: Mapping[str, Any] | str, zone: ZoneInfo, files: Iterable[Path], tiled: str
+    run: "RunData", *, plot: str, weather: Mapping[str, Any] | str, zone: ZoneInfo, files: Iterable[Path], tiled: str
 ) -> str:
     """Return the page, in Markdown.
 
@@ -37,39 +37,41 @@ def run_page(
     paths = list(files)
     start, stop = run.start, run.stop
     about = {
-        "scan id": literal(start.get("scan_id", "none"), 60),
-        "plan": literal(start.get("plan_name", "none")),
-        "run uid": f"[{literal(run.uid, 60)}]({tiled})",
-        "exit status": literal(stop.get("exit_status", "unknown")),
-        "reason": literal(stop.get("reason") or ""),
-        "start": literal(local_time(start.get("time"), zone)),
-        "duration": literal(_duration(start.get("time"), stop.get("time"))),
+        "scan id": markdown_literal(start.get("scan_id", "none"), 60),
+        "plan": markdown_literal(start.get("plan_name", "none")),
+        "run uid": f"[{markdown_literal(run.uid, 60)}]({tiled})",
+        "exit status": markdown_literal(stop.get("exit_status", "unknown")),
+        "reason": markdown_literal(stop.get("reason") or ""),
+        "start": markdown_literal(local_time(start.get("time"), zone)),
+        "duration": markdown_literal(_duration(start.get("time"), stop.get("time"))),
         "points": _listed([f"{stream.name}: {stream.rows}" for stream in run.streams]),
         "detectors": _listed(start.get("detectors")),
         "motors": _listed(start.get("motors")),
         "weather": _weather(weather),
     }
-    title = f"# Scan {literal(start.get('scan_id', '?'), 60)}: {literal(start.get('plan_name', '?'), 60)}"
+    title = (
+        f"# Scan {markdown_literal(start.get('scan_id', '?'), 60)}: {markdown_literal(start.get('plan_name', '?'), 60)}"
+    )
     picture = f"![the run, plotted]({plot})" if plot else "The plot is too large for this page; see its file."
-    sizes = [(literal(path.name), _size(path)) for path in paths[:_MOST_LISTED]]
+    sizes = [(markdown_literal(path.name), _size(path)) for path in paths[:_MOST_LISTED]]
     if more := len(paths) - len(sizes):
         sizes.append((f"and {more} more", ""))
-    where = f"In {literal(str(paths[0].parent), 400)}:\n\n" if paths else ""
+    where = f"In {markdown_literal(str(paths[0].parent), 400)}:\n\n" if paths else ""
     parts = [
         title,
         f"[Look at the data in Tiled]({tiled})",
         picture,
-        table((name, value) for name, value in about.items() if value),
-        f"## Files\n\n{where}{table(sizes)}",
+        markdown_table((name, value) for name, value in about.items() if value),
+        f"## Files\n\n{where}{markdown_table(sizes)}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _listed(values: Any) -> str:
     if not isinstance(values, list | tuple):
-        return literal(values) if values else "none"
+        return markdown_literal(values) if values else "none"
     more = f" and {len(values) - _MOST_LISTED} more" if len(values) > _MOST_LISTED else ""
-    return (", ".join(literal(value, 60) for value in values[:_MOST_LISTED]) or "none") + more
+    return (", ".join(markdown_literal(value, 60) for value in values[:_MOST_LISTED]) or "none") + more
 
 
 def _duration(start_s: Any, stop_s: Any) -> str:
@@ -83,11 +85,13 @@ def _duration(start_s: Any, stop_s: Any) -> str:
 
 def _weather(weather: Mapping[str, Any] | str) -> str:
     if isinstance(weather, str):
-        return f"none: {literal(weather, 300)}"
+        return f"none: {markdown_literal(weather, 300)}"
     known = [value for value in weather["temperatures"] if value is not None]
     mean = sum(known) / len(known)
     symbol = weather["symbol"]
-    return literal(f"{min(known):.1f} to {max(known):.1f} {symbol}, {mean:.1f} {symbol} on average, {weather['date']}")
+    return markdown_literal(
+        f"{min(known):.1f} to {max(known):.1f} {symbol}, {mean:.1f} {symbol} on average, {weather['date']}"
+    )
 
 
 def _size(path: Path) -> str:

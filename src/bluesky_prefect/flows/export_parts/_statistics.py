@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pyarrow
 
-    from bluesky_prefect.tiled_api import Run, Stream
+    from bluesky_prefect.tiled_api import RunData, Stream
 
 # A page of a browser still shows so many.
 MOST_COLUMNS = 500
 
 
-def column_statistics(run: "Run") -> list[dict[str, Any]]:
+def column_statistics(run: "RunData") -> list[dict[str, Any]]:
     """Return one row for each column of each stream, at most `MOST_COLUMNS`.
 
     Returns

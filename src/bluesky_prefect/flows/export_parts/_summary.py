@@ -9,7 +9,7 @@ from bluesky_prefect._version import __version__
 from bluesky_prefect.core import is_number, one_line
 
 if TYPE_CHECKING:
-    from bluesky_prefect.tiled_api import Run
+    from bluesky_prefect.tiled_api import RunData
 
 # Everything that bluesky itself puts into a start document; whatever else is there, a user (or the beamline) added.
 _BLUESKYS_OWN = {
@@ -19,7 +19,7 @@ _BLUESKYS_OWN = {
 }  # fmt: skip
 
 
-def summary(run: "Run", weather: str, zone: ZoneInfo, files: Iterable[str]) -> str:
+def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str]) -> str:
     """Return the text.
 
     Parameters

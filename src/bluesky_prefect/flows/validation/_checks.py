@@ -9,7 +9,7 @@ from bluesky_prefect.core import counted
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 
 if TYPE_CHECKING:
-    from bluesky_prefect.tiled_api import Run, Stream
+    from bluesky_prefect.tiled_api import RunData, Stream
 
 _BOOKKEEPING = {"seq_num", "time"}
 
@@ -32,12 +32,12 @@ class Check:
         return f"{self.stream}, {self.what}: {self.detail}"
 
 
-def stream_checks(run: "Run", stream: "Stream") -> list[Check]:
+def stream_checks(run: "RunData", stream: "Stream") -> list[Check]:
     """Check the table of a stream against what its run's documents say."""
     return [_points(run, stream), *_sequence(stream), *_times(stream), *_shapes(stream), *_columns(run, stream)]
 
 
-def missing_streams(run: "Run") -> list[Check]:
+def missing_streams(run: "RunData") -> list[Check]:
     """Return a broken check for each stream that had events and is not there."""
     there = {stream.name for stream in run.streams}
     promised = _promised(run)
@@ -48,12 +48,12 @@ def missing_streams(run: "Run") -> list[Check]:
     ]
 
 
-def _promised(run: "Run") -> dict[str, int]:
+def _promised(run: "RunData") -> dict[str, int]:
     said = run.stop.get("num_events")
     return {str(name): int(points) for name, points in said.items()} if isinstance(said, dict) else {}
 
 
-def _points(run: "Run", stream: "Stream") -> Check:
+def _points(run: "RunData", stream: "Stream") -> Check:
     if not isinstance(run.stop.get("num_events"), dict):
         return Check(stream.name, "points", "warning", "the stop document does not say how many there were")
     promised = _promised(run).get(stream.name, 0)
@@ -110,7 +110,7 @@ def _shapes(stream: "Stream") -> Iterator[Check]:
             yield Check(stream.name, f"{array.key}: shape", "broken", said)
 
 
-def _columns(run: "Run", stream: "Stream") -> Iterator[Check]:
+def _columns(run: "RunData", stream: "Stream") -> Iterator[Check]:
     """Warn of columns that hold nothing, and of those that did not change while the plan moved a motor."""
     from bluesky_prefect.flows.export_parts._plots import scanned
 

@@ -13,7 +13,7 @@ from prefect.context import TaskRunContext
 from prefect.transactions import get_transaction
 
 from bluesky_prefect.core import ServiceUnavailable, without_secrets
-from bluesky_prefect.flows.common._outside import ask, is_unavailable, unavailable
+from bluesky_prefect.flows.common._outside import get_json, is_unavailable, unavailable
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 
 # Belongs to the shape of the data: to be raised when that changes, so that old entries are left alone.
@@ -65,7 +65,7 @@ async def get_weather(
     place = open_meteo.checked_place(latitude, longitude, timezone, unit)
     day = open_meteo.checked_date(date)
     try:
-        answer = await asyncio.to_thread(ask, source, open_meteo.query(place, day), timeout_s=timeout_s)
+        answer = await asyncio.to_thread(get_json, source, open_meteo.query(place, day), timeout_s=timeout_s)
         # What is kept, shown and written to Tiled; a customer of Open-Meteo has a key in the address.
         return open_meteo.parse(answer, place, day, without_secrets(source))
     except ServiceUnavailable as error:

@@ -19,7 +19,7 @@ _WAITS_S = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _LONG_S = 30.0
 
 
-class Forks:
+class ForkServerPool:
     """Children from a fork server that is always there, with the modules as they are on disk.
 
     Parameters
