@@ -100,7 +100,7 @@ def fill(catalog: Path, runs: int, end_s: float) -> dict[str, float]:
 def fill_prefect(server: PrefectProcess, home: Path, stopped: dict[str, float]) -> None:
     """Put a completed flow run for each run into Prefect's database: copies of one that Prefect made."""
     server.deploy(DEPLOYMENT, "ref", ref={})
-    with temporary_settings({PREFECT_API_URL: server.url}), PrefectApi(30, asks_again=True) as api:
+    with temporary_settings({PREFECT_API_URL: server.url}), PrefectApi(30, client_retries=True) as api:
         made = api.create_flow_run(Submission("pattern", DEPLOYMENT, DEPLOYMENT, "pattern"))
         api.client.set_flow_run_state(uuid.UUID(made.id), Completed(message="done"), force=True)
     with contextlib.closing(sqlite3.connect(home / "prefect" / "prefect.db", timeout=60)) as database, database:
@@ -131,7 +131,7 @@ def reconciled(info: StackInfo, server: PrefectProcess, window: TimeWindow) -> f
     with (
         Catalog.connect(settings) as catalog,
         temporary_settings({PREFECT_API_URL: server.url}),
-        PrefectApi(60, asks_again=True) as api,
+        PrefectApi(60, client_retries=True) as api,
     ):
         for _ in range(REPEATS):
             began = time.perf_counter()

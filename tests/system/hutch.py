@@ -28,7 +28,7 @@ from tests.system.beamline import Beamline
 DEPLOYMENT = "reconcile-test/idle"
 WORKFLOWS = (Workflow(DEPLOYMENT),)
 RENAMED = (Workflow(DEPLOYMENT, name="new", was="old"),)
-STRICT = {"settle_s": 0, "reruns_most": 2, "rerun_wait_s": 300}
+STRICT = {"settle_s": 0, "max_reruns": 2, "rerun_backoff_s": 300}
 
 
 class Hutch:
@@ -75,12 +75,12 @@ class Hutch:
     def reconcile(self, *, workflows=WORKFLOWS, clock=None, sleep=lambda _: None, settings=None, **options):
         window = TimeWindow(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
         settings = settings or self.settings
-        with PrefectApi(30, asks_again=True) as api, existing_outbox(settings.outbox_path) as outbox:
+        with PrefectApi(30, client_retries=True) as api, existing_outbox(settings.outbox_path) as outbox:
             reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock, sleep=sleep)
             return reconciler.run(window, **options)
 
     def flow_runs(self, uid, workflow=DEPLOYMENT):
-        with PrefectApi(30, asks_again=True) as api:
+        with PrefectApi(30, client_retries=True) as api:
             return History(api).flow_runs([(uid, workflow)], since_s=0.0)[uid, workflow]
 
     def end(self, uid, *states, workflow=DEPLOYMENT):

@@ -19,8 +19,8 @@ class Acquisition:
             **os.environ,
             **environment,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(state),
-            "BLUESKY_PREFECT_RETRY_FIRST_S": "0.2",
-            "BLUESKY_PREFECT_RETRY_MOST_S": "1",
+            "BLUESKY_PREFECT_RETRY_INITIAL_S": "0.2",
+            "BLUESKY_PREFECT_RETRY_MAX_S": "1",
             "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": "3",
             "BLUESKY_PREFECT_MISSING_DEPLOYMENT_RETRY_S": "0.5",
         }

@@ -194,7 +194,7 @@ def test_a_flow_run_that_began_since_it_was_looked_at_is_left_alone(room):
     uid, _ = room.take()
     [seen] = room.flow_runs(uid)
     room._hutch.end(uid, Running(), workflow=room.workflow)
-    with PrefectApi(30, asks_again=True) as api:
+    with PrefectApi(30, client_retries=True) as api:
         assert not Endings(api).supersede(seen, "late")
     assert states(room.flow_runs(uid)) == ["RUNNING"]
 
@@ -341,7 +341,7 @@ def test_all_that_is_silent_is_listened_to_at_once_and_then_started_again(hutch,
         uids.append(uid)
     waited, told = [], []
     report = hutch.reconcile(submit=True, clock=much_later, sleep=waited.append, report=told.append)
-    assert waited == [hutch.settings.silent_after_s / 3]
+    assert waited == [hutch.settings.heartbeat_timeout_s / 3]
     assert "3 flow runs without a sign of life: listening for 200 s" in told
     assert report.verdicts == {RunState.SILENT: 3}
     assert [states(hutch.flow_runs(uid)) for uid in uids] == [["CRASHED", "SCHEDULED"]] * 3

@@ -40,7 +40,7 @@ def api(stack):
         with get_client(sync_client=True) as client:
             flow_id = client.create_flow_from_name("history-flow")
             client.create_deployment(flow_id, "nobody-works-on-it")
-        with PrefectApi(timeout_s=30, asks_again=True) as api:
+        with PrefectApi(timeout_s=30, client_retries=True) as api:
             yield api
 
 

@@ -60,7 +60,7 @@ class Told:
         start = {"scan_id": scan_id, "plan_name": plan_name}
         uid = f"{scan_id:08}-told"
         submission = Submission(f"{uid}:w", "w", DEPLOYMENT, uid, start, notify=[f"{notice}:{block}"])
-        with PrefectApi(30, asks_again=True) as api, get_client(sync_client=True) as client:
+        with PrefectApi(30, client_retries=True) as api, get_client(sync_client=True) as client:
             flow_run = api.create_flow_run(submission)
             for state in states:
                 client.set_flow_run_state(UUID(flow_run.id), state, force=True)
@@ -149,7 +149,7 @@ def test_only_the_ends_that_were_asked_for_are_told(told):
 def test_what_is_started_again_is_told_of_again_and_says_which_time_it_is(told):
     workflow = Workflow(DEPLOYMENT, notify=BLOCK)
     run = StoredRun("00007999-again", {"scan_id": 7999, "plan_name": "count"}, {"run_start": "00007999-again"})
-    with PrefectApi(30, asks_again=True) as api, get_client(sync_client=True) as client:
+    with PrefectApi(30, client_retries=True) as api, get_client(sync_client=True) as client:
         for generation in range(2):
             flow_run = FlowRunStarter(api, None).start(run, workflow, generation)
             client.set_flow_run_state(UUID(flow_run.id), Crashed(message="again"), force=True)

@@ -111,7 +111,7 @@ def test_what_crashes_again_and_again_alarms_instead_of_looping(hutch):
     assert found(report) == {(uid, RunState.GIVEN_UP)}
     assert "killed" in report.findings[0].reason
     assert not report.all_processed
-    assert len(hutch.flow_runs(uid)) == 1 + STRICT["reruns_most"]
+    assert len(hutch.flow_runs(uid)) == 1 + STRICT["max_reruns"]
 
 
 def test_by_itself_it_leaves_time_between_reruns(hutch):

@@ -98,7 +98,7 @@ def prefect(stack):
 def settings(stack, tmp_path, monkeypatch):
     settings = Settings(
         state_directory=tmp_path,
-        retry_first_s=0.1,
+        retry_initial_s=0.1,
         tiled_uri=stack.tiled_uri,
         tiled_api_key=stack.tiled_api_key.get_secret_value(),
     )
@@ -117,7 +117,7 @@ def end(uid: str, *states) -> None:
     """Have the flow run of a run go through states, once it is there."""
 
     def flow_runs():
-        with PrefectApi(30, asks_again=True) as api:
+        with PrefectApi(30, client_retries=True) as api:
             return flow_runs_of(api, uid)
 
     [status] = wait_until(flow_runs)
@@ -249,7 +249,7 @@ def test_several_runs_are_waited_for_together(beamline):
 
 def test_a_run_that_started_elsewhere_is_found_and_its_last_flow_run_counts(beamline, monkeypatch):
     uid = str(uuid4())
-    with PrefectApi(30, asks_again=True) as api:
+    with PrefectApi(30, client_retries=True) as api:
         for generation in range(2):
             key = submission_key(uid, DEPLOYMENT, generation)
             start = {"uid": uid, "scan_id": 7}

@@ -39,7 +39,7 @@ class Desk:
         uid = uid or self.put(**metadata)
         [entry] = self.outbox.entries(run_uid=uid)
         again = {**vars(entry.submission), "generation": generation, "key": submission_key(uid, DEPLOYMENT, generation)}
-        with PrefectApi(30, asks_again=True) as api:
+        with PrefectApi(30, client_retries=True) as api:
             flow_run = api.create_flow_run(Submission(**again))
         self.outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
         return uid, flow_run.id
@@ -151,7 +151,7 @@ def test_a_failure_of_this_outbox_is_told_once_with_its_link(desk, stack, tmp_pa
     _, of_others = elsewhere.send()
     elsewhere.outbox.close()
     uid, flow_run_id = desk.send()
-    with PrefectApi(30, asks_again=True) as api:
+    with PrefectApi(30, client_retries=True) as api:
         notices.look(api)
         assert notices.take() == []
         desk.end(of_others, Running(), Failed(message="not ours"))
@@ -180,7 +180,7 @@ def test_an_old_failure_that_moves_up_in_the_list_is_no_news(desk, monkeypatch):
     for flow_run_id in old:
         desk.end(flow_run_id, Running(), Failed())
     notices = PromptMessages(desk.settings)
-    with PrefectApi(30, asks_again=True) as api:
+    with PrefectApi(30, client_retries=True) as api:
         notices.look(api)
         api.client.delete_flow_run(UUID(old[-1]))
         notices.look(api)

@@ -7,7 +7,7 @@ import orjson
 
 # A stop comes again in a replay, or from a second source of the same documents.
 _MOST = 1000
-_MOST_BYTES = 32_000_000
+_MAX_BYTES = 32_000_000
 
 
 class RecentRuns:
@@ -26,7 +26,7 @@ class RecentRuns:
             self._forget(uid)
             self._runs[uid] = text
             self._bytes += len(text)
-            while len(self._runs) > _MOST or self._bytes > _MOST_BYTES:
+            while len(self._runs) > _MOST or self._bytes > _MAX_BYTES:
                 self._forget(next(iter(self._runs)))
         return document
 

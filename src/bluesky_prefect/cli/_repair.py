@@ -46,7 +46,7 @@ def _places(state_directory: Path | None, workflows: str | None) -> Iterator[_Pl
 
     with ExitStack() as opened:
         catalog = opened.enter_context(Catalog.connect(settings))
-        api = opened.enter_context(PrefectApi(settings.request_timeout_s, asks_again=True))
+        api = opened.enter_context(PrefectApi(settings.request_timeout_s, client_retries=True))
         outbox = opened.enter_context(existing_outbox(settings.outbox_path))
         yield _Places(settings, catalog, api, outbox)
 

@@ -30,11 +30,11 @@ class PrefectUnavailable(BlueskyPrefectError):
         What is wrong, and the mend.
     retry_after_s : float, optional
         How long Prefect asks to be left alone, in seconds.
-    about_submission : bool, optional
+    submission_specific : bool, optional
         Whether the trouble is this one submission's, since Prefect is well otherwise: others need not wait for it.
-    passing : bool, optional
+    transient : bool, optional
         Whether it may be over in a moment; False if somebody has to change something.
-    answered : bool, optional
+    server_responded : bool, optional
         Whether a server is there, and only busy or in trouble.
     busy : bool, optional
         Whether it says that it is busy, and is to be asked later.
@@ -45,16 +45,16 @@ class PrefectUnavailable(BlueskyPrefectError):
         message: str,
         *,
         retry_after_s: float | None = None,
-        about_submission: bool = False,
-        passing: bool = True,
-        answered: bool = False,
+        submission_specific: bool = False,
+        transient: bool = True,
+        server_responded: bool = False,
         busy: bool = False,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        self.about_submission = about_submission
-        self.passing = passing
-        self.answered = answered
+        self.submission_specific = submission_specific
+        self.transient = transient
+        self.server_responded = server_responded
         self.busy = busy
 
 

@@ -63,10 +63,10 @@ class Settings(BaseSettings):
         description="How long one request to Prefect may take before it counts as an outage.",
     )
     # Short, for a Prefect server on SQLite that answers 503 for a moment; the waits double anyway.
-    retry_first_s: float = Field(
+    retry_initial_s: float = Field(
         default=0.25, gt=0, le=60, description="First wait after an outage; doubles each time."
     )
-    retry_most_s: float = Field(default=60.0, gt=0, le=3600, description="Longest wait between two tries in an outage.")
+    retry_max_s: float = Field(default=60.0, gt=0, le=3600, description="Longest wait between two tries in an outage.")
     missing_deployment_retry_s: float = Field(
         default=60.0, gt=0, le=3600, description="Wait between two tries while Prefect does not know the deployment."
     )
@@ -88,7 +88,7 @@ class Settings(BaseSettings):
     stuck_after_s: float = Field(
         default=600.0, gt=0, description="A flow run that waits longer than this for a worker is told of."
     )
-    silent_after_s: float = Field(
+    heartbeat_timeout_s: float = Field(
         default=600.0,
         gt=0,
         description="A flow run that gave no sign of life for this long counts as crashed; "
@@ -97,10 +97,10 @@ class Settings(BaseSettings):
     open_after_s: float = Field(
         default=6 * 3600.0, gt=0, description="A run without a stop document counts as lost after this."
     )
-    reruns_most: int = Field(
+    max_reruns: int = Field(
         default=5, ge=0, le=100, description="How often a workflow that crashed or failed is started again by itself."
     )
-    rerun_wait_s: float = Field(
+    rerun_backoff_s: float = Field(
         default=300.0,
         ge=0,
         description="Wait before the second rerun; four times as long before each one after it.",

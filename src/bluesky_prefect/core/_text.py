@@ -7,7 +7,7 @@ import unicodedata
 from pathlib import PurePath
 from typing import Any, TypeGuard
 
-_MOST_CALLS = 8
+_MAX_CALLS = 8
 _NAME_LENGTH = 60
 # Control and format characters (bidirectional overrides among them) and the line separators of Unicode.
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
@@ -53,7 +53,7 @@ def error_and_place(error: BaseException) -> str:
 
     A traceback in a log would do, but for the message in it, which may hold lines of its own.
     """
-    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-_MOST_CALLS:]
+    frames = [(frame.f_code, line) for frame, line in traceback.walk_tb(error.__traceback__)][-_MAX_CALLS:]
     calls = [f"{PurePath(code.co_filename).name}:{line} in {code.co_name}" for code, line in reversed(frames)]
     return one_line(f"{error_line(error)} (at {' < '.join(calls)})", 2000)
 

@@ -56,7 +56,7 @@ class Workflow:
         those that failed, too. By default the setting ``rerun_failed`` decides. A flow that raises `DoNotRerun`, or
         returns a state of that name, is never started again by itself.
     max_reruns : int, optional
-        How often, at most. By default the setting ``reruns_most`` decides.
+        How often, at most. By default the setting ``max_reruns`` decides.
 
     Raises
     ------

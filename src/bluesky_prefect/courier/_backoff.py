@@ -16,8 +16,8 @@ _LONGEST_WAIT_S = 3600.0
 
 def growing_waits(settings: Settings) -> Callable[[int], float]:
     """Return what gives the wait after so many failures, in seconds: ever longer, and never quite the same."""
-    exponential = wait_exponential(multiplier=settings.retry_first_s, max=settings.retry_most_s)
-    policy: wait_base = exponential + wait_random(0, settings.retry_first_s)
+    exponential = wait_exponential(multiplier=settings.retry_initial_s, max=settings.retry_max_s)
+    policy: wait_base = exponential + wait_random(0, settings.retry_initial_s)
 
     def wait_s(failures: int) -> float:
         call = RetryCallState(Retrying(), None, (), {})
@@ -68,11 +68,11 @@ class Backoff:
         if not self.under_way:
             self._began = now
         self._failures += 1
-        self.busy = error.answered
-        if not self._told and (not error.passing or now - self._began >= _TOLD_AFTER_S):
+        self.busy = error.server_responded
+        if not self._told and (not error.transient or now - self._began >= _TOLD_AFTER_S):
             self._told = True
             self._logger.warning("Run %s waits in the outbox: %s", run_uid, error)
-        asked_s = 0.0 if error.about_submission else error.retry_after_s or 0.0
+        asked_s = 0.0 if error.submission_specific else error.retry_after_s or 0.0
         return min(max(self._wait_s(self._failures), asked_s), _LONGEST_WAIT_S)
 
     def over(self) -> None:

@@ -204,10 +204,10 @@ class Forwarder:
         except OutboxError as error:
             # What Prefect has accepted meanwhile is found again by its idempotency key.
             self._remind("outbox", logging.ERROR, "%s What was being sent is sent again when it works again.", error)
-            return self._settings.retry_first_s
+            return self._settings.retry_initial_s
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             logger.error("The forwarder met an error it does not know; it goes on: %s", error_and_place(error))
-            return self._settings.retry_first_s
+            return self._settings.retry_initial_s
         return min(_POLL_S, self._backoff.next_s())
 
     def _new_thread(self) -> threading.Thread:
@@ -280,7 +280,7 @@ class Forwarder:
                     self._remind(deployment, logging.WARNING, "Runs will wait: %s", error)
             api.prepare_notifications(self._notices)
         except PrefectUnavailable as error:
-            level = logging.INFO if error.passing else logging.ERROR
+            level = logging.INFO if error.transient else logging.ERROR
             self._remind("start", level, "Runs will wait in the outbox: %s", error)
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             self._remind("start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error))
@@ -296,7 +296,7 @@ class Forwarder:
                 # Importing Prefect reads its settings, and packages of all kinds.
                 raise PrefectUnavailable(
                     f"Prefect cannot be imported: {error_and_place(error)}. 'prefect version' may say more.",
-                    passing=False,
+                    transient=False,
                 ) from error
         return self._api
 
@@ -380,7 +380,7 @@ class Forwarder:
 
     def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
         delay_s = self._outage.met(error, entry.run_uid)
-        asked_s = min(error.retry_after_s or 0.0, self._settings.retry_most_s) if error.about_submission else 0.0
+        asked_s = min(error.retry_after_s or 0.0, self._settings.retry_max_s) if error.submission_specific else 0.0
         outbox.give_back(entry.key, str(error), max(delay_s, asked_s))
         return delay_s
 

@@ -58,7 +58,7 @@ class SubmissionBackoff:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
-        self._most_s = settings.retry_most_s
+        self._most_s = settings.retry_max_s
         self._wait_s = growing_waits(settings)
         self._clock = clock
         # By keys of submissions: answers that it is busy, troubles of their own, and that they have stood aside.
@@ -71,8 +71,8 @@ class SubmissionBackoff:
 
     def concerns(self, entry: Entry, error: PrefectUnavailable) -> bool:
         """Take note of an attempt that failed; return whether the trouble is this submission's, and not Prefect's."""
-        if not error.about_submission or not error.busy:
-            return error.about_submission
+        if not error.submission_specific or not error.busy:
+            return error.submission_specific
         return _count(self._busy, entry.key) >= (_BUSY_AS_ASKED if error.retry_after_s else _BUSY_BEFORE)
 
     def failed(self, entry: Entry, took_s: float, retry_after_s: float | None = None) -> Wait:

@@ -33,7 +33,7 @@ from bluesky_prefect.flows.weather._weather import format_weather, weather_of
 from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref, read_run
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
-MOST_PLOT_BYTES = 80_000
+MAX_PLOT_BYTES = 80_000
 
 
 @task(name="get_tiled_data", cache_policy=NO_CACHE)
@@ -172,7 +172,7 @@ async def _write_summary(
         await save_temp_plot(weather, folder)
     names = [path.name for path in folder.files]
     folder.write(".txt", summary(run, block, place.zone, names).encode())
-    picture = await asyncio.to_thread(data_address, plot, MOST_PLOT_BYTES)
+    picture = await asyncio.to_thread(data_address, plot, MAX_PLOT_BYTES)
     text = run_page(run, plot=picture, weather=weather, zone=place.zone, files=folder.files, tiled=page)
     about = markdown_literal(f"{run.label}, run {run.uid}")
     columns = await asyncio.to_thread(column_statistics, run)

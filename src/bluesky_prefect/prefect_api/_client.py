@@ -65,14 +65,14 @@ class PrefectApi:
     ----------
     timeout_s : float
         How long one request may take, in seconds.
-    asks_again : bool, optional
+    client_retries : bool, optional
         Whether Prefect's own client asks a busy server again, for some seconds, before that counts as an outage: for
         those who have nobody else to do it.
     """
 
-    def __init__(self, timeout_s: float, *, asks_again: bool = False) -> None:
+    def __init__(self, timeout_s: float, *, client_retries: bool = False) -> None:
         self._timeout_s = timeout_s
-        self._asks_again = asks_again
+        self._asks_again = client_retries
         self._client: SyncPrefectClient | None = None
         self._notifications: Notifications | None = None
         self._deployments: dict[str, tuple[float, DeploymentResponse]] = {}
@@ -123,7 +123,7 @@ class PrefectApi:
             with prefect_errors():
                 flow_run = self._create(submission)
         except PrefectUnavailable as error:
-            error.about_submission = self._is_well_otherwise(submission.deployment, error, began)
+            error.submission_specific = self._is_well_otherwise(submission.deployment, error, began)
             raise
         except ObjectNotFound as error:
             raise DeploymentMissing(_explain_missing(submission.deployment)) from error
@@ -164,7 +164,7 @@ class PrefectApi:
         attempt, which begins with one, shows that.
         """
         read_at, _ = self._deployments.pop(deployment, (0.0, None))
-        if read_at and read_at < began and (error.answered or not error.passing):
+        if read_at and read_at < began and (error.server_responded or not error.transient):
             self.check(deployment)
             return True
         return read_at >= began
@@ -247,7 +247,7 @@ class PrefectApi:
                 raise PrefectUnavailable(
                     "No Prefect API is configured. Set PREFECT_API_URL, for example with "
                     "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'.",
-                    passing=False,
+                    transient=False,
                 )
             # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
             hooks = {"response": [self._note_time, *([] if self._asks_again else [_raise_if_to_be_asked_later])]}
@@ -284,7 +284,7 @@ def prefect_errors() -> Iterator[None]:
         raise PrefectUnavailable(
             f"{_api_url()} does not answer as a Prefect API does ({_name(error)}). "
             "Check PREFECT_API_URL: it ends in /api.",
-            passing=False,
+            transient=False,
         ) from error
 
 
@@ -296,7 +296,7 @@ def _require_readable(url: str) -> None:
 
 
 def _unreadable() -> PrefectUnavailable:
-    return PrefectUnavailable(f"PREFECT_API_URL holds {UNREADABLE_URL}: {URL_SPELLING}.", passing=False)
+    return PrefectUnavailable(f"PREFECT_API_URL holds {UNREADABLE_URL}: {URL_SPELLING}.", transient=False)
 
 
 def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
@@ -357,13 +357,13 @@ def _outage(error: Any) -> PrefectUnavailable | None:
     if status in REFUSED_STATUSES:
         return PrefectUnavailable(
             f"Prefect at {_api_url()} refuses the credentials ({status}). Check {PREFECT_KEY}.",
-            passing=False,
+            transient=False,
         )
     if status in _LATER or status >= 500:
         return PrefectUnavailable(
             f"Prefect at {_api_url()} answers {status}: {_said(error)}",
             retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
-            answered=True,
+            server_responded=True,
             busy=status in _BUSY,
         )
     return None

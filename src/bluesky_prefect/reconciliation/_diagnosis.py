@@ -132,7 +132,7 @@ def diagnose(
             return _pending(flow_runs, settings, worker_is_gone(last))
         case "SCHEDULED" if waited > settings.stuck_after_s:
             return Diagnosis(RunState.LATE, last.changed, "no worker takes it")
-        case "RUNNING" if waited > settings.silent_after_s:
+        case "RUNNING" if waited > settings.heartbeat_timeout_s:
             return _running(flow_runs, now, settings, signs_of_life(last))
     return Diagnosis(RunState.UNDER_WAY, last.changed, last.state)
 
@@ -149,7 +149,7 @@ def _pending(flow_runs: Sequence[PastFlowRun], settings: Settings, worker_is_gon
 def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, signs: SignsOfLife) -> Diagnosis:
     last = flow_runs[-1]
     heard = max(last.changed, signs.last or 0.0)
-    patience_s = settings.silent_after_s * (1.0 if signs.heartbeats else _WITHOUT_HEARTBEATS)
+    patience_s = settings.heartbeat_timeout_s * (1.0 if signs.heartbeats else _WITHOUT_HEARTBEATS)
     if now - heard <= patience_s:
         return Diagnosis(RunState.UNDER_WAY, last.changed, last.state)
     reason = f"it says it is running, and was last heard of {(now - heard) / 60:.0f} min ago"
@@ -173,9 +173,9 @@ def _again(
     tries = 1 + sum(1 for _ in before)
     if verdict is RunState.FAILED and not settings.rerun_failed:
         return Diagnosis(verdict, since, reason)
-    if tries > settings.reruns_most:
+    if tries > settings.max_reruns:
         return Diagnosis(RunState.GIVEN_UP, since, f"{verdict} {tries} times; last: {reason}", ended=ended)
-    wait_s = 0.0 if tries == 1 else settings.rerun_wait_s * _LONGER ** (tries - 2)
+    wait_s = 0.0 if tries == 1 else settings.rerun_backoff_s * _LONGER ** (tries - 2)
     return Diagnosis(
         verdict,
         since,

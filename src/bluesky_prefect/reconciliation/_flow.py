@@ -47,7 +47,7 @@ def _compare(since: str, submit: bool, where: str | None) -> Report:
     window = TimeWindow(since=parse_moment(since, now), until=now)
     with (
         Catalog.connect(settings) as catalog,
-        PrefectApi(settings.request_timeout_s, asks_again=True) as api,
+        PrefectApi(settings.request_timeout_s, client_retries=True) as api,
         existing_outbox(settings.outbox_path) as outbox,
     ):
         reconciler = Reconciler(catalog, api, workflows, settings, outbox=outbox)

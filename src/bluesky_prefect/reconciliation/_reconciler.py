@@ -173,7 +173,7 @@ class Reconciler:
             so_far = f"{tally.runs} runs, back to {moment(batch[-1].time_s)}"
             report(f"{so_far}: {len(tally.findings)} not as they should be")
         if silent:
-            wait_s = self._settings.silent_after_s * _LISTENING
+            wait_s = self._settings.heartbeat_timeout_s * _LISTENING
             report(f"{counted(len(silent), 'flow run')} without a sign of life: listening for {wait_s:.0f} s")
             self._sleep(wait_s)
             yield from assessment.again(silent)
@@ -218,7 +218,7 @@ class Reconciler:
         except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
             return replace(case.finding, action=f"cannot be started: {error}")
         except PrefectUnavailable as error:
-            if not error.about_submission:
+            if not error.submission_specific:
                 raise
             return replace(case.finding, action=f"not started this time: {error}")
         logger.info("Run %s: flow run %s (%s) created", case.run.uid, flow_run.name, flow_run.id)

@@ -15,7 +15,7 @@ def settings_of(workflow: Workflow, settings: Settings) -> Settings:
     if workflow.rerun is not None:
         said["rerun_failed"] = workflow.rerun == "failed"
     if workflow.max_reruns is not None:
-        said["reruns_most"] = workflow.max_reruns
+        said["max_reruns"] = workflow.max_reruns
     return settings.model_copy(update=said)
 
 

@@ -14,7 +14,7 @@ from bluesky_prefect.stack._ports import HOST
 from bluesky_prefect.stack._process import ManagedProcess, without_proxy
 
 # Five heartbeats of its flow runs: a busy machine may be late with some.
-_SILENT_AFTER_S = 150.0
+_HEARTBEAT_TIMEOUT_S = 150.0
 # What it has deployments for.
 STACK_WORKFLOWS = "bluesky_prefect.stack:WORKFLOWS"
 
@@ -33,7 +33,7 @@ class StackInfo:
     images: Path
     state_directory: Path
     prefect_home: Path
-    silent_after_s: float = _SILENT_AFTER_S
+    heartbeat_timeout_s: float = _HEARTBEAT_TIMEOUT_S
     workflows: str = STACK_WORKFLOWS
 
     @property
@@ -73,7 +73,7 @@ class StackInfo:
             "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(self.exports),
             "BLUESKY_PREFECT_WORKFLOWS": self.workflows,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.state_directory),
-            "BLUESKY_PREFECT_SILENT_AFTER_S": str(self.silent_after_s),
+            "BLUESKY_PREFECT_HEARTBEAT_TIMEOUT_S": str(self.heartbeat_timeout_s),
             **without_proxy(dict(os.environ)),
         }
 
@@ -179,6 +179,8 @@ def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, keys: 
         images=paths.images,
         state_directory=paths.root,
         prefect_home=paths.prefect,
-        silent_after_s=settings.silent_after_s if "silent_after_s" in settings.model_fields_set else _SILENT_AFTER_S,
+        heartbeat_timeout_s=settings.heartbeat_timeout_s
+        if "heartbeat_timeout_s" in settings.model_fields_set
+        else _HEARTBEAT_TIMEOUT_S,
         workflows=settings.workflows or STACK_WORKFLOWS,
     )

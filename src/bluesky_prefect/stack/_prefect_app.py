@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LINK_LASTS_S = 600.0
 # More are not open at once, unless somebody asks for the status every few seconds.
-_MOST_LINKS = 200
+_MAX_LINKS = 200
 _LONGEST_TOKEN = 100
 _PAGE = Path(__file__).with_name("sign_in.html")
 _SCRIPT = Path(__file__).with_name("sign_in.js")
@@ -69,7 +69,7 @@ class OneTimeTokens:
         """Return a new token; the oldest is void if there are too many."""
         token = secrets.token_urlsafe(24)
         self._made[token] = self._clock()
-        for old in list(self._made)[:-_MOST_LINKS]:
+        for old in list(self._made)[:-_MAX_LINKS]:
             del self._made[old]
         return token
 

@@ -33,7 +33,7 @@ _KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
 # Answers that tell of the server, or of who asks, and not of what was asked for.
 SERVER_TROUBLE = REFUSED_STATUSES | {502, 503, 504}
 _FIRST_POLL_S = 0.1
-_MOST_POLL_S = 2.0
+_MAX_POLL_S = 2.0
 
 
 class Catalog:
@@ -236,7 +236,7 @@ class Catalog:
             if clock() >= deadline:
                 raise self._gave_up(ref, run, timeout_s)
             await sleep(min(pause_s, max(deadline - clock(), 0.0)))
-            pause_s = min(pause_s * 2, _MOST_POLL_S)
+            pause_s = min(pause_s * 2, _MAX_POLL_S)
 
     def _gave_up(self, ref: Ref, run: "Container | None", timeout_s: float) -> RunNotFound | RunIncomplete:
         if run is None:

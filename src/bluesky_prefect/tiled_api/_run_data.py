@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from tiled.client.container import Container
 
 # A waveform of up to this many values per event goes into the table; anything longer is referred to.
-MOST_VALUES_IN_A_CELL = 4096
+MAX_VALUES_IN_A_CELL = 4096
 
 
 class ExternalArray:
@@ -220,8 +220,8 @@ def _values(node: Any, rows: int) -> list[Any] | None:
     shape = tuple(node.shape)
     per_event = 1
     for length in shape[1:]:
-        per_event *= length if length is not None else MOST_VALUES_IN_A_CELL
-    if shape[0] != rows or per_event > MOST_VALUES_IN_A_CELL:
+        per_event *= length if length is not None else MAX_VALUES_IN_A_CELL
+    if shape[0] != rows or per_event > MAX_VALUES_IN_A_CELL:
         return None
     values = node.read().tolist()
     # Nested lists would have to have a common type; as text they may be whatever they are.

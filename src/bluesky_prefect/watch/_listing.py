@@ -51,7 +51,7 @@ def list_flow_runs(
     """
     settings = settings or get_settings()
     unsent = _unsent(settings, count, failed, scan_id)
-    with PrefectApi(settings.request_timeout_s, asks_again=True) as api:
+    with PrefectApi(settings.request_timeout_s, client_retries=True) as api:
         return _newest([*unsent, *flow_runs(api, count, failed=failed, scan_id=scan_id)], count)
 
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 # How long the last word on flow runs that a stopping worker stops may take.
 _LAST_WORD_S = 5.0
 # How many flow runs are remembered to have been taken: more than a list of scheduled ones holds.
-_TAKEN_MOST = 1000
+_MAX_TAKEN = 1000
 # When to look again for a flow run that could not be taken.
 _LOOK_AGAIN_S = 2.0
 # Flow runs that are due this soon are due.
@@ -230,7 +230,7 @@ class WarmProcessWorker(ProcessWorker):
         ready = await asyncio.shield(self._submissions[flow_run.id].pending)
         if ready:
             self._taken[flow_run.id] = flow_run.state_id
-            while len(self._taken) > _TAKEN_MOST:
+            while len(self._taken) > _MAX_TAKEN:
                 del self._taken[next(iter(self._taken))]
         else:
             # Somebody else has it; or the server could not be asked, and it still waits.

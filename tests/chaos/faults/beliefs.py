@@ -15,10 +15,10 @@ from tests.services.prefect_process import wait_until
 _AHEAD_S = 660
 _HOUR_S = 3600
 # As a facility has it, but that it has no time: a heartbeat comes each 30 s.
-_PATIENT = {"STUCK_AFTER_S": "600", "SILENT_AFTER_S": "100"}
-_HASTY = {"SILENT_AFTER_S": "0.1"}
+_PATIENT = {"STUCK_AFTER_S": "600", "HEARTBEAT_TIMEOUT_S": "100"}
+_HASTY = {"HEARTBEAT_TIMEOUT_S": "0.1"}
 # So long a flow run has to have been running for its silence to be judged; less than two heartbeats.
-_SILENT_AFTER_S = 40
+_HEARTBEAT_TIMEOUT_S = 40
 _PLANTED: set[Path] = set()
 
 
@@ -111,6 +111,6 @@ def worker_clock_back(beamline: Beamline, chance: Random, runs: int) -> None:
     clock = beamline.clocks["worker"]
     with _one_alive(beamline, chance, runs, clock) as taken:
         clock.set_off(-_HOUR_S)
-        wait_until(lambda: beamline.prefect.seconds_in_state(taken) > _SILENT_AFTER_S + 2, timeout_s=120)
-        beamline.reconcile({**_PATIENT, "SILENT_AFTER_S": str(_SILENT_AFTER_S)}).wait()
+        wait_until(lambda: beamline.prefect.seconds_in_state(taken) > _HEARTBEAT_TIMEOUT_S + 2, timeout_s=120)
+        beamline.reconcile({**_PATIENT, "HEARTBEAT_TIMEOUT_S": str(_HEARTBEAT_TIMEOUT_S)}).wait()
     clock.set_off(0)

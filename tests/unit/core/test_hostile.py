@@ -175,7 +175,7 @@ def logged():
 @pytest.fixture(scope="module")
 def session(tmp_path_factory, logged):
     # Its forwarder finds no Prefect, and sleeps.
-    waits = {"retry_first_s": 60.0, "retry_most_s": 600.0}
+    waits = {"retry_initial_s": 60.0, "retry_max_s": 600.0}
     session = Session(Settings(state_directory=tmp_path_factory.mktemp("state"), **waits))
     yield session
     session.end()

@@ -91,7 +91,7 @@ def memory(clock):
 
 @pytest.fixture
 def forwarder(disk, memory, api, clock, tmp_path):
-    settings = Settings(state_directory=tmp_path, missing_deployment_retry_s=60, retry_first_s=1)
+    settings = Settings(state_directory=tmp_path, missing_deployment_retry_s=60, retry_initial_s=1)
     return Forwarder([disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
 
 
@@ -180,14 +180,14 @@ def test_a_refused_submission_is_a_dead_letter_and_the_rest_goes_on(forwarder, d
 def test_a_submission_that_prefect_chokes_on_does_not_hold_up_the_rest(forwarder, disk, api, clock):
     disk.put(submission("a"))
     disk.put(submission("b"))
-    api.troubles["a"] = PrefectUnavailable("500", about_submission=True)
+    api.troubles["a"] = PrefectUnavailable("500", submission_specific=True)
     run_for(forwarder, clock, 1)
     assert api.accepted == ["b"]
     run_for(forwarder, clock, 3600)
     assert disk.counts() == OutboxCounts(waiting=1, sent=1)
 
 
-OWN = {"about_submission": True, "answered": True}
+OWN = {"submission_specific": True, "server_responded": True}
 
 
 def test_a_prefect_that_takes_nothing_new_is_not_hammered(forwarder, disk, api, clock):
@@ -279,14 +279,14 @@ def test_a_session_that_begins_in_an_outage_tells_of_it_once(tmp_path, caplog):
 
     def connect():
         attempts.append(1)
-        raise PrefectUnavailable("refuses the credentials", passing=False)
+        raise PrefectUnavailable("refuses the credentials", transient=False)
 
     looks = itertools.count(step=3)
 
     def hasty():  # each look at the clock is 3 s later: the warm-up is due at once
         return float(next(looks))
 
-    settings = Settings(state_directory=tmp_path, retry_first_s=0.01, retry_most_s=0.02)
+    settings = Settings(state_directory=tmp_path, retry_initial_s=0.01, retry_max_s=0.02)
     outbox = Outbox(settings.outbox_path)
     outbox.put(submission("a"))
     forwarder = Forwarder([outbox], settings, deployments=["flow/one"], connect=connect, clock=hasty)
@@ -300,7 +300,7 @@ def test_a_session_that_begins_in_an_outage_tells_of_it_once(tmp_path, caplog):
 
 def test_what_somebody_has_to_mend_is_told_at_once(forwarder, disk, api, caplog):
     disk.put(submission("a"))
-    api.answers = [PrefectUnavailable("check PREFECT_API_URL", passing=False)]
+    api.answers = [PrefectUnavailable("check PREFECT_API_URL", transient=False)]
     with caplog.at_level(logging.WARNING):
         forwarder.step()
     assert "check PREFECT_API_URL" in caplog.text
@@ -518,10 +518,10 @@ def test_closing_sends_what_can_be_sent(forwarder, disk, api):
 
 
 def test_closing_asks_a_busy_server_again(api, tmp_path):
-    settings = Settings(state_directory=tmp_path, retry_first_s=0.01)
+    settings = Settings(state_directory=tmp_path, retry_initial_s=0.01)
     disk = Outbox(tmp_path / "outbox.sqlite")
     forwarder = Forwarder([disk], settings, connect=lambda: nullcontext(api))
-    api.answers = [PrefectUnavailable("503", answered=True) for _ in range(3)]
+    api.answers = [PrefectUnavailable("503", server_responded=True) for _ in range(3)]
     disk.put(submission("a"))
     forwarder.start()
     assert forwarder.close(timeout_s=10)
@@ -566,7 +566,7 @@ def warmed_up(disk, api, clock, tmp_path):
 
 
 def test_a_wrong_key_is_told_at_the_start_and_not_at_the_first_scan_s_end(warmed_up, api, caplog):
-    api.troubles["flow/one"] = PrefectUnavailable("refuses the credentials: check PREFECT_API_KEY", passing=False)
+    api.troubles["flow/one"] = PrefectUnavailable("refuses the credentials: check PREFECT_API_KEY", transient=False)
     warmed_up()
     [record] = caplog.records
     assert record.levelno == logging.ERROR

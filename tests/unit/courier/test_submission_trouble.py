@@ -42,7 +42,7 @@ def outbox(tmp_path):
 
 @pytest.fixture
 def sending(prefect, outbox, tmp_path):
-    settings = Settings(state_directory=tmp_path, request_timeout_s=0.5, retry_most_s=3)
+    settings = Settings(state_directory=tmp_path, request_timeout_s=0.5, retry_max_s=3)
 
     @contextmanager
     def connect():
@@ -96,7 +96,7 @@ def test_a_submission_that_alone_is_told_to_come_later_does_so_and_holds_up_its_
         max(prefect.created[key] for key in keys(OTHERS[a:b])) for a, b in [(1, 3), (3, 4)]
     )
     assert other_deployment - began < 2.5
-    assert 3.0 <= same_deployment - began < 6.0  # retry_most_s, in place of an hour
+    assert 3.0 <= same_deployment - began < 6.0  # retry_max_s, in place of an hour
     assert prefect.asked.count(BAD) == 2
     del prefect.troubles[BAD]
     wait_until(lambda: outbox.counts() == OutboxCounts(sent=6))

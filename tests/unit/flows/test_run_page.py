@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from bluesky_prefect.flows._export import MOST_PLOT_BYTES
+from bluesky_prefect.flows._export import MAX_PLOT_BYTES
 from bluesky_prefect.flows.export_parts._plots import data_address, run_plot
 from bluesky_prefect.flows.export_parts._run_page import run_page
 from bluesky_prefect.tiled_api import ExternalArray, RunData, Stream
@@ -63,7 +63,7 @@ def noisy_grid(side, panels):
     ids=["many detectors", "many points", "noisy map", "images", "long texts"],
 )
 def test_the_page_of_the_largest_run_has_its_plot_and_is_smaller_than_100_kb(run, tmp_path):
-    address = data_address(run_plot(run), MOST_PLOT_BYTES)
+    address = data_address(run_plot(run), MAX_PLOT_BYTES)
     header, _, data = address.partition(",")
     assert header == "data:image/png;base64"
     picture = Image.open(BytesIO(b64decode(data)))

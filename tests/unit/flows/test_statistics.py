@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow
 import pytest
 
-from bluesky_prefect.flows.export_parts._statistics import MOST_COLUMNS, column_statistics
+from bluesky_prefect.flows.export_parts._statistics import MAX_COLUMNS, column_statistics
 from bluesky_prefect.tiled_api import ExternalArray, RunData, Stream
 
 COLUMNS = {
@@ -61,4 +61,4 @@ def test_streams_without_events_and_external_arrays_have_rows_too():
 
 
 def test_a_run_of_very_many_columns_has_a_table_that_a_page_can_show():
-    assert len(statistics({f"c{number}": pyarrow.array([1]) for number in range(MOST_COLUMNS + 5)})) == MOST_COLUMNS
+    assert len(statistics({f"c{number}": pyarrow.array([1]) for number in range(MAX_COLUMNS + 5)})) == MAX_COLUMNS

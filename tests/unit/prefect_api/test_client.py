@@ -112,14 +112,14 @@ def test_one_try_is_one_request_and_no_sleep(create, server, status, monkeypatch
 def test_a_trouble_of_the_whole_server_is_no_submission_s(create, status):
     with pytest.raises(PrefectUnavailable) as error:
         create(status)
-    assert not error.value.about_submission
+    assert not error.value.submission_specific
 
 
 def blames_the_submission(api, stand_in, status):
     stand_in.troubles[SUBMISSION.key] = status
     with pytest.raises(PrefectUnavailable) as error:
         api.create_flow_run(SUBMISSION)
-    return error.value.about_submission
+    return error.value.submission_specific
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 403])

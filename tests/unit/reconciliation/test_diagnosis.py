@@ -7,7 +7,7 @@ from bluesky_prefect.prefect_api import PastFlowRun, SignsOfLife
 from bluesky_prefect.reconciliation._diagnosis import RunState, diagnose
 
 SETTINGS = Settings(
-    settle_s=60, stuck_after_s=600, silent_after_s=600, reruns_most=3, rerun_wait_s=100, rerun_failed=True
+    settle_s=60, stuck_after_s=600, heartbeat_timeout_s=600, max_reruns=3, rerun_backoff_s=100, rerun_failed=True
 )
 NOW = 1_000_000.0
 ALIVE = SignsOfLife(last=NOW - 1, heartbeats=True)

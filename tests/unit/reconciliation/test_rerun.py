@@ -9,7 +9,7 @@ from bluesky_prefect.reconciliation._diagnosis import RunState, diagnose
 from bluesky_prefect.reconciliation._rerun import must_not_rerun, permitted, settings_of
 
 NOW = 1_000_000.0
-SETTINGS = Settings(reruns_most=3, rerun_failed=True)
+SETTINGS = Settings(max_reruns=3, rerun_failed=True)
 
 
 def past(*states, message="boom", name=None):

@@ -14,10 +14,10 @@ from bluesky_prefect.core import error_line, markdown_cell
 T = TypeVar("T")
 
 # Prefect's client asks a busy server again and again, for most of a minute.
-MOST_S = 10.0
+MAX_S = 10.0
 
 
-async def publish_artifact(artifact: Coroutine[Any, Any, T], name: str, *, most_s: float = MOST_S) -> T | None:
+async def publish_artifact(artifact: Coroutine[Any, Any, T], name: str, *, most_s: float = MAX_S) -> T | None:
     """Have an artifact written, and return what that returns; what goes wrong is a warning, and returns None.
 
     Parameters

@@ -18,8 +18,8 @@ from bluesky_prefect.core import (
 )
 
 _UNAVAILABLE = "Unavailable"
-_MOST_BYTES = 2**20
-_MOST_TRIES = 3
+_MAX_BYTES = 2**20
+_MAX_TRIES = 3
 _FIRST_WAIT_S = 0.1
 
 
@@ -95,7 +95,7 @@ def _get_with_retries(url: str, params: dict[str, Any], deadline: float) -> Any:
 
     policy = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type((httpx.TransportError, _ServerTrouble)),
-        stop=lambda state: state.attempt_number >= _MOST_TRIES or time.monotonic() + _FIRST_WAIT_S >= deadline,
+        stop=lambda state: state.attempt_number >= _MAX_TRIES or time.monotonic() + _FIRST_WAIT_S >= deadline,
         wait=tenacity.wait_exponential(_FIRST_WAIT_S, max=1.0),
         reraise=True,
     )
@@ -113,8 +113,8 @@ def _get(url: str, params: dict[str, Any], deadline: float) -> Any:
         body = bytearray()
         for chunk in response.iter_bytes():
             body += chunk
-            if len(body) > _MOST_BYTES:
-                raise ServiceUnavailable(f"the answer is longer than {_MOST_BYTES} bytes")
+            if len(body) > _MAX_BYTES:
+                raise ServiceUnavailable(f"the answer is longer than {_MAX_BYTES} bytes")
             if time.monotonic() > deadline:
                 raise ServiceUnavailable("the answer came too slowly")
     if response.status_code >= 500 or response.status_code == 429:

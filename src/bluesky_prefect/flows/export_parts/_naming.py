@@ -10,15 +10,15 @@ from typing import Any
 from bluesky_prefect.core import ConfigurationError
 
 _MISSING = "unknown"
-_MOST_FIELD_CHARACTERS = 60
+_MAX_FIELD_CHARACTERS = 60
 # File systems allow 255 bytes; room is left for a uid, or a stream's name and a suffix.
-_MOST_COMPONENT_BYTES = 150
-_MOST_STREAM_BYTES = 60
+_MAX_COMPONENT_BYTES = 150
+_MAX_STREAM_BYTES = 60
 # Names that Windows gives to devices, whatever their extension; shares are often read from there.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
-def safe_component(text: str, most_bytes: int = _MOST_COMPONENT_BYTES) -> str:
+def safe_component(text: str, most_bytes: int = _MAX_COMPONENT_BYTES) -> str:
     """Return text as one component of a path: no separators, no dots to climb with, nothing invisible, bounded.
 
     Letters and digits of any script, ``.``, ``-``, ``_``, ``+``, ``=``, ``,`` stay; every other run of characters
@@ -76,7 +76,7 @@ def distinct(names: list[str]) -> dict[str, str]:
     taken: set[str] = set()
     result: dict[str, str] = {}
     for name in names:
-        safe = candidate = safe_component(name, _MOST_STREAM_BYTES)
+        safe = candidate = safe_component(name, _MAX_STREAM_BYTES)
         number = 2
         while candidate.casefold() in taken:
             candidate = f"{safe}_{number}"
@@ -103,7 +103,7 @@ class _Formatter(string.Formatter):
             text = format(value, format_spec)
         except ValueError:
             text = str(value)  # such as ":04d" for a scan id that is text
-        return re.sub(r"(?:[/\\]|\.{2,})+", "_", text[:_MOST_FIELD_CHARACTERS])
+        return re.sub(r"(?:[/\\]|\.{2,})+", "_", text[:_MAX_FIELD_CHARACTERS])
 
     def convert_field(self, value: Any, conversion: Any) -> Any:
         return value

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from bluesky_prefect.tiled_api import RunData, Stream
 
-_MOST_PANELS = 6
+_MAX_PANELS = 6
 _DATA = "data:image/png;base64,"
 # Scales of each side, and colours, in the order tried to make a picture small. Sixty-four do for letters with smooth
 # edges and a colour map; the last is four bits a dot, 52 kB of the largest plot whatever it shows.
@@ -39,7 +39,7 @@ def run_plot(run: "RunData") -> bytes:
         axes.text(0.5, 0.5, "no numeric data to plot", ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return _png(figure)
-    shown = detectors[:_MOST_PANELS]
+    shown = detectors[:_MAX_PANELS]
     figure.set_size_inches(8, max(4.5, 2.4 * len(shown)))
     panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     for axes, detector in zip(panels, shown, strict=True):

@@ -11,7 +11,7 @@ from bluesky_prefect.flows.export_parts._summary import local_time
 if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import RunData
 
-_MOST_LISTED = 20
+_MAX_LISTED = 20
 
 
 def run_page(
@@ -53,7 +53,7 @@ def run_page(
         f"# Scan {markdown_literal(start.get('scan_id', '?'), 60)}: {markdown_literal(start.get('plan_name', '?'), 60)}"
     )
     picture = f"![the run, plotted]({plot})" if plot else "The plot is too large for this page; see its file."
-    sizes = [(markdown_literal(path.name), _size(path)) for path in paths[:_MOST_LISTED]]
+    sizes = [(markdown_literal(path.name), _size(path)) for path in paths[:_MAX_LISTED]]
     if more := len(paths) - len(sizes):
         sizes.append((f"and {more} more", ""))
     where = f"In {markdown_literal(str(paths[0].parent), 400)}:\n\n" if paths else ""
@@ -70,8 +70,8 @@ def run_page(
 def _listed(values: Any) -> str:
     if not isinstance(values, list | tuple):
         return markdown_literal(values) if values else "none"
-    more = f" and {len(values) - _MOST_LISTED} more" if len(values) > _MOST_LISTED else ""
-    return (", ".join(markdown_literal(value, 60) for value in values[:_MOST_LISTED]) or "none") + more
+    more = f" and {len(values) - _MAX_LISTED} more" if len(values) > _MAX_LISTED else ""
+    return (", ".join(markdown_literal(value, 60) for value in values[:_MAX_LISTED]) or "none") + more
 
 
 def _duration(start_s: Any, stop_s: Any) -> str:

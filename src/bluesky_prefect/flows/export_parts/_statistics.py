@@ -9,11 +9,11 @@ if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import RunData, Stream
 
 # A page of a browser still shows so many.
-MOST_COLUMNS = 500
+MAX_COLUMNS = 500
 
 
 def column_statistics(run: "RunData") -> list[dict[str, Any]]:
-    """Return one row for each column of each stream, at most `MOST_COLUMNS`.
+    """Return one row for each column of each stream, at most `MAX_COLUMNS`.
 
     Returns
     -------
@@ -23,7 +23,7 @@ def column_statistics(run: "RunData") -> list[dict[str, Any]]:
         no minimum. Infinities are text, since JSON has none.
     """
     rows = [row for stream in run.streams for row in _stream(stream)]
-    return rows[:MOST_COLUMNS]
+    return rows[:MAX_COLUMNS]
 
 
 def _stream(stream: "Stream") -> list[dict[str, Any]]:
