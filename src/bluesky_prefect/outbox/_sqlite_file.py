@@ -145,7 +145,8 @@ class SQLiteFile:
             except (sqlite3.Error, OSError) as error:
                 if self._path is not None and not isinstance(error, _NotSaved):
                     self._drop()  # a new connection has no memory of the trouble
-                    self._set_aside_if(error, self._path)
+                    if writing:  # who only looks changes nothing
+                        self._set_aside_if(error, self._path)
                 raise OutboxError(f"Outbox {self._path or 'in memory'}: {trouble}: {error}.") from error
 
     def _locked(self) -> sqlite3.Connection:

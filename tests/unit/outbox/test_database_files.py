@@ -210,6 +210,9 @@ def test_of_several_who_meet_a_malformed_file_one_sets_it_aside(path: Path):
     first, second = Outbox(path), Outbox(path)
     with pytest.raises(OutboxError):
         first.counts()
+    assert path.exists(), "who only looks changes nothing"
+    with pytest.raises(OutboxError):
+        first.put(submission("a"))
     first.put(submission("a"))
     database_files.set_aside_malformed(path)  # as the second, which met it at the same moment
     second.put(submission("b"))
