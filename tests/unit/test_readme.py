@@ -1,4 +1,4 @@
-"""What the README says is so: its examples run, and the tests that it names exist."""
+"""The documents are true: their examples run, and the tests and files that they name exist."""
 
 import re
 from pathlib import Path
@@ -9,8 +9,11 @@ from bluesky import RunEngine
 from bluesky_prefect import PrefectCallback, Settings
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-EXAMPLES = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "PrefectCallback" in code]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+WITH_EXAMPLES = [ROOT / "README.md", ROOT / "docs" / "how-to" / "start-your-own-workflows.md"]
+EXAMPLES = [code for page in WITH_EXAMPLES for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
+EXAMPLES = [code for code in EXAMPLES if "PrefectCallback" in code]
+GUARANTEES = (ROOT / "docs" / "reference" / "guarantees.md").read_text()
 
 # bluesky's RunEngine leaves its event loop to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -39,11 +42,22 @@ def test_there_are_examples():
     assert len(EXAMPLES) == 2
 
 
-@pytest.mark.parametrize("file", sorted(set(re.findall(r"`(test_\w+\.py)", README))))
+@pytest.mark.parametrize("file", sorted(set(re.findall(r"`(test_\w+\.py)", GUARANTEES))))
 def test_a_file_of_tests_that_proves_a_guarantee_exists(file):
     assert list((ROOT / "tests").rglob(file))
 
 
-@pytest.mark.parametrize(("file", "test"), sorted(set(re.findall(r"`(test_\w+\.py)::(\w+)`", README))))
+@pytest.mark.parametrize(("file", "test"), sorted(set(re.findall(r"`(test_\w+\.py)::(\w+)`", GUARANTEES))))
 def test_a_test_that_proves_a_guarantee_exists(file, test):
     assert any(f"def {test}(" in path.read_text() for path in (ROOT / "tests").rglob(file))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_each_link_to_a_file_leads_to_one(page):
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    gone = [link for link in links if "://" not in link and not (page.parent / link).exists()]
+    assert not gone
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text()) <= 6_000
