@@ -221,8 +221,8 @@ class Beamline:
             "PREFECT_LOGGING_TO_API_ENABLED": "false",
         }
 
-    def mend(self) -> None:
-        """See to it that everything that should be there is there again; most faults mend what they broke."""
+    def repair(self) -> None:
+        """See to it that everything that should be there is there again; most faults repair what they broke."""
         for proxy in (self.prefect_proxy, self.tiled_proxy):
             if proxy.mode != "pass":
                 proxy.mode = "pass"

@@ -61,7 +61,7 @@ class Campaign:
     Parameters
     ----------
     beamline : Beamline
-        What is broken and mended.
+        What is broken and repaired.
     faults : sequence of str
         Names of the faults to inject.
     seed : int
@@ -115,7 +115,7 @@ class Campaign:
         except AssertionError as error:  # something that the fault waits for did not come; the others go on
             injection.trouble = f"{error}"
             self._report(f"{one.title}: not injected as it should be: {error}")
-        self._beamline.mend()
+        self._beamline.repair()
         injection.mended = time.time()
         injection.at_risk = self._beamline.ledger.seen() - before
         self._report(f"{one.title}: {len(injection.at_risk)} runs in {injection.mended - injection.began:.1f} s")

@@ -19,7 +19,7 @@ class Fault:
     name, title : str
         For the command line, and for people.
     inject : callable
-        Does about so many scans while it breaks something, and returns when that is mended. Takes the beamline, a
+        Does about so many scans while it breaks something, and returns when that is repaired. Takes the beamline, a
         source of chance, and the number of scans.
     heals : bool
         Whether flow runs crash of it, so that ``bluesky-prefect reconcile`` has to run them again.

@@ -135,7 +135,7 @@ def test_a_process_that_comes_up_late_is_waited_for_and_runs_once(room):
     uid, flow_run = room.take(worker="gone")
     report = room.reconcile(clock=much_later)
     assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.STUCK, False)]
-    assert "delete the flow run" in report.findings[0].mend
+    assert "delete the flow run" in report.findings[0].remedy
     room.execute(flow_run)
     assert states(room.flow_runs(uid)) == ["COMPLETED"]
     assert room.reconcile(clock=much_later).all_processed

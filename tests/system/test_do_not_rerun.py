@@ -98,7 +98,7 @@ def test_a_flow_that_says_so_is_told_of_and_not_started_again(hutch, flows, kind
     [finding] = report.findings
     assert (finding.verdict, finding.solved) == (RunState.FAILED, False)
     assert finding.reason.startswith("it says that it must not be started again")
-    assert "submit" in finding.mend
+    assert "submit" in finding.remedy
     assert len(hutch.flow_runs(uid, name)) == 1
 
     left = hutch.cli("submit", uid, "--workflow", name)

@@ -264,7 +264,7 @@ def test_a_kept_run_that_cannot_be_written_is_told_and_the_rest_goes_on(hutch, k
         assert unsolved.run_uid == bad
         assert str(path) in unsolved.reason
         assert BAD_FILES[kind] in f"{unsolved.reason} {unsolved.action}"
-        assert "move the file out" in f"{unsolved.action} {unsolved.mend}" or "move it out" in unsolved.mend
+        assert "move the file out" in f"{unsolved.action} {unsolved.remedy}" or "move it out" in unsolved.remedy
     assert list(kept.iterdir()) == [path]
     assert path.read_bytes() == before
     assert all(hutch.raw[uid]["primary"]["x"].read().tolist() == [1, 2] for uid in good)
@@ -327,7 +327,7 @@ def test_the_command_ends_with_1_until_all_is_processed(hutch):
     looked = hutch.cli("reconcile", "--json")
     assert looked.returncode == 1, looked.stderr
     [finding] = json.loads(looked.stdout)["findings"]
-    assert (finding["run_uid"], finding["verdict"], finding["mend"]) == (uid, "no flow run", "--submit starts it")
+    assert (finding["run_uid"], finding["verdict"], finding["remedy"]) == (uid, "no flow run", "--submit starts it")
     assert hutch.cli("reconcile", "--submit").returncode == 0
     assert hutch.cli("reconcile", "--since", "1h").returncode == 0
 

@@ -197,7 +197,7 @@ def hurt_settings(tmp_path_factory, outside_services):
 
 @pytest.fixture
 def hurt(hurt_settings):
-    """That stack, mended by the tests that hurt it."""
+    """That stack, repaired by the tests that hurt it."""
     settings, _ = hurt_settings
     local = LocalStack(settings)
     local.up(print)

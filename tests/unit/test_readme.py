@@ -59,5 +59,11 @@ def test_each_link_to_a_file_leads_to_one(page):
     assert not gone
 
 
+def test_the_first_line_of_a_docstring_is_a_verb_or_a_noun():
+    question = re.compile(r'"""(What|How|Whether|Who|Which|Where|Why|When)\b.*')
+    found = {path.name: question.findall(path.read_text()) for path in (ROOT / "src").rglob("*.py")}
+    assert not {name: lines for name, lines in found.items() if lines}
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text()) <= 6_000

@@ -39,7 +39,7 @@ MAX_OPEN_RUNS = 1000
 
 @dataclass
 class _OpenRun:
-    """What is known of a run before its stop document."""
+    """A run before its stop document."""
 
     start: dict[str, Any]
     files: dict[str, None] = field(default_factory=dict)  # an ordered set

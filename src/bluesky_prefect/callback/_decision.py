@@ -31,7 +31,7 @@ class Decision:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether the workflow is started, or somebody has to see that it could not be."""
+        """True if the workflow is started, or somebody has to see that it could not be."""
         return self.draft.state != "declined"
 
 

@@ -11,7 +11,7 @@ _MAX_BYTES = 32_000_000
 
 
 class RecentRuns:
-    """What was known of the last runs, as JSON: bounded in number and in size."""
+    """The last runs as JSON, bounded in number and in size."""
 
     def __init__(self) -> None:
         self._runs: dict[str, bytes] = {}

@@ -13,7 +13,7 @@ _EXTRAS = {
 def main() -> None:
     """Run the ``bluesky-prefect`` command.
 
-    What went wrong and can be mended by the user is one message on stderr and exit code 1; wrong arguments
+    An error that the user can fix is one message on stderr and exit code 1; wrong arguments
     end with 2, an interrupt with 130.
     """
     try:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Comparison:
-    """How much was compared, and what differed."""
+    """The amount that was compared, and the differences."""
 
     files: int = 0
     values: int = 0

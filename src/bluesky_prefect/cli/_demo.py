@@ -52,7 +52,7 @@ class DemoRow:
 
     @property
     def label(self) -> str:
-        """What a person calls the run."""
+        """The run's name for people."""
         return f"Scan {self.scan_id} ({self.plan_name})"
 
 
@@ -66,7 +66,7 @@ class DemoResult:
 
     @property
     def compared(self) -> str:
-        """What was compared, in a sentence."""
+        """The comparison in a sentence."""
         found = self.comparison
         return (
             f"Compared {found.values} values in {found.files} CSV file{'' if found.files == 1 else 's'} "

@@ -1,4 +1,4 @@
-"""What several commands take."""
+"""Options that several commands take."""
 
 import shlex
 from pathlib import Path

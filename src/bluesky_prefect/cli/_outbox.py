@@ -15,10 +15,10 @@ from bluesky_prefect.core import ConfigurationError, Settings, StackError, api_a
 from bluesky_prefect.outbox import SHORTEST_UID, Entry, Outbox, OutboxCounts, State, existing_outbox
 
 app = typer.Typer(
-    help="Show and mend what waits in the outbox, or is dead.\n\n"
+    help="Show and repair what waits in the outbox, or is dead.\n\n"
     "Each run that stops is put in the outbox, once for each of its workflows, and sent to Prefect from there. What "
     "waits is sent by itself while a session is open. What Prefect will not start, or whose workflow failed to say "
-    "what to start, is a dead letter: it stays until somebody has mended the cause and retries it, or discards it.",
+    "what to start, is a dead letter: it stays until somebody has fixed the cause and retries it, or discards it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -34,7 +34,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs."
 
 
 class Shown(StrEnum):
-    """Which entries to list."""
+    """The entries to list."""
 
     WAITING = "waiting"
     DEAD = "dead"
@@ -102,7 +102,7 @@ def retry(
     """Send again, now, what is dead or waits for its next attempt.
 
     A session that is open sends it within seconds; otherwise the next one does. A dead letter whose workflow failed
-    to say whether or with which parameters to start is not sent: mend the workflow, then use 'submit'. Ends with 1 if
+    to say whether or with which parameters to start is not sent: fix the workflow, then use 'submit'. Ends with 1 if
     such a one is left.
     """
     if bool(names) == all_dead:

@@ -1,4 +1,4 @@
-"""How results and progress look: results on stdout, everything else on stderr."""
+"""Rendering of results (stdout) and progress (stderr)."""
 
 import dataclasses
 import os

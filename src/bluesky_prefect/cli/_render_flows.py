@@ -1,4 +1,4 @@
-"""How the flow runs of runs look: as a table, as a table that keeps up, and while they are waited for."""
+"""Rendering of flow runs: a table, a live table, and progress while waiting."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""How the outbox looks."""
+"""Rendering of the outbox."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _LINE = 2000
 
 @dataclass(frozen=True)
 class Listing:
-    """What `list` found: where, how much there is in all, the newest entries asked for, and where Prefect is."""
+    """The outbox as `list` shows it: its path, counts, the newest entries, and the address of Prefect."""
 
     path: Path
     exists: bool
@@ -89,7 +89,7 @@ def entry(one: Entry, now: float, options: str, here: str | None = None) -> None
     for title, text in lines.items():
         if text is not None:
             terminal.show(out, f"{title:<14}{one_line(text, _LINE)}")
-    terminal.show(out, f"\n{mend(one, options)}")
+    terminal.show(out, f"\n{remedy(one, options)}")
     if one.state == "waiting" and _is_elsewhere(one, here):
         terminal.show(out, "Only a session whose Prefect is the one above sends it.")
         terminal.show(out, f"To send to another what is for that one:  {_move(options, here)}")
@@ -98,10 +98,10 @@ def entry(one: Entry, now: float, options: str, here: str | None = None) -> None
 def entry_as_json(one: Entry, options: str) -> None:
     """Show all that is known of an entry for programs, documents too."""
     submission = asdict(one.submission) if one.is_readable else None
-    terminal.dump({**_facts(one), "mend": mend(one, options), "submission": submission})
+    terminal.dump({**_facts(one), "remedy": remedy(one, options), "submission": submission})
 
 
-def mend(one: Entry, options: str) -> str:
+def remedy(one: Entry, options: str) -> str:
     """Return what a person can do about an entry, with the commands that do it."""
     uid, key = shlex.quote(one_line(one.run_uid)), shlex.quote(one_line(one.key))
     submit, again = (f"bluesky-prefect submit{options}{more} {uid}" for more in ("", " --again"))
@@ -121,11 +121,11 @@ def mend(one: Entry, options: str) -> str:
         return "Nothing has to be done: it is sent as soon as a session on this outbox is open."
     if one.state == "waiting":
         by_itself = "It is tried again by itself while a session on this outbox is open."
-        return f"Mend what the reason names. {by_itself}\nTo try it at once:  {retry}"
+        return f"Fix what the reason names. {by_itself}\nTo try it at once:  {retry}"
     if one.is_sendable:
         steps = [
-            f"Mend what the reason names at the deployment, then:  {retry}",
-            f"If the workflow's parameters= are to blame, mend those, then:  {submit}",
+            f"Fix what the reason names at the deployment, then:  {retry}",
+            f"If the workflow's parameters= are to blame, fix those, then:  {submit}",
         ]
     elif not one.is_readable:
         steps = [
@@ -136,7 +136,7 @@ def mend(one: Entry, options: str) -> str:
     else:
         steps = [
             "It cannot be sent as it is: nobody knows whether the run was wanted, or with which parameters.",
-            f"Mend the workflow's when= or parameters=, then:  {submit}",
+            f"Fix the workflow's when= or parameters=, then:  {submit}",
         ]
     return "\n".join([*steps, f"If the run needs no flow run:  {discard}"])
 
@@ -153,7 +153,7 @@ def done(what: str, one: Entry) -> None:
 
 def not_retried(one: Entry, options: str) -> None:
     """Say why an entry is left as it is."""
-    terminal.show(terminal.err(), f"Left as it is: {_named(one)}\n{mend(one, options)}")
+    terminal.show(terminal.err(), f"Left as it is: {_named(one)}\n{remedy(one, options)}")
 
 
 def to_be_discarded(entries: Sequence[Entry]) -> None:

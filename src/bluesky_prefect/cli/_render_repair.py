@@ -1,4 +1,4 @@
-"""How reconciliation and what is started by hand look."""
+"""Rendering of reconciliation, and of workflows started by hand."""
 
 import dataclasses
 import time
@@ -39,7 +39,7 @@ def _cells(finding: "Finding") -> list[str]:
         finding.verdict.value,
         terminal.span(time.time() - finding.since),
         one_line(finding.reason, _CELL),
-        one_line(finding.action or finding.mend, _CELL),
+        one_line(finding.action or finding.remedy, _CELL),
     ]
 
 
@@ -53,7 +53,7 @@ def report_as_json(report: "Report") -> None:
             "runs": report.runs,
             "verdicts": {verdict.value: many for verdict, many in report.verdicts.items()},
             "findings": [
-                {**dataclasses.asdict(finding), "since": terminal.iso(finding.since), "mend": finding.mend}
+                {**dataclasses.asdict(finding), "since": terminal.iso(finding.since), "remedy": finding.remedy}
                 for finding in report.findings
             ],
             "remarks": list(report.remarks),

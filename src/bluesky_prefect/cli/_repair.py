@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Places(NamedTuple):
-    """What both commands work on."""
+    """The servers and files that both commands work on."""
 
     settings: Settings
     catalog: Any

@@ -1,4 +1,4 @@
-"""What all commands show things with: results on stdout, everything else on stderr."""
+"""Output of all commands: results on stdout, everything else on stderr."""
 
 import json
 from datetime import UTC, datetime

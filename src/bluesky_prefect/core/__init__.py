@@ -1,4 +1,4 @@
-"""What every room builds on: runs, workflows, submissions, documents, settings, errors."""
+"""The base of every room: runs, workflows, submissions, documents, settings, errors."""
 
 from bluesky_prefect.core._at_fork import HeldLock, tell_of_forks
 from bluesky_prefect.core._documents import convert_document, jsonable, uid_text

@@ -1,4 +1,4 @@
-"""What stands still while this process forks, so that the child finds it whole."""
+"""Objects that pause while this process forks, so that the child finds them intact."""
 
 import os
 import threading

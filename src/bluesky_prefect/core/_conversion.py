@@ -51,7 +51,7 @@ class Conversion:
 
     @property
     def is_full(self) -> bool:
-        """Whether something was left out for the budget."""
+        """True if something was left out for the budget."""
         return self.values_left < 0 or self.characters_left < 0 or self._refused
 
     def convert(self, value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The errors this package raises, each with a message that names the thing, the cause and the mend."""
+"""The errors this package raises, each with a message that names the thing, the cause and the remedy."""
 
 
 class BlueskyPrefectError(Exception):
@@ -27,7 +27,7 @@ class PrefectUnavailable(BlueskyPrefectError):
     Parameters
     ----------
     message : str
-        What is wrong, and the mend.
+        The problem and the remedy.
     retry_after_s : float, optional
         How long Prefect asks to be left alone, in seconds.
     submission_specific : bool, optional
@@ -66,7 +66,7 @@ DO_NOT_RERUN = "DoNotRerun"
 """Name of the state that a flow returns, if it must not be started again by itself."""
 
 NOT_TO_BE_RERUN = "Not to be started again"
-"""How the message of a flow run begins that ended with `DoNotRerun`, whatever class of it that was."""
+"""Beginning of the message of a flow run that ended with `DoNotRerun` or a class derived from it."""
 
 
 class DoNotRerun(BlueskyPrefectError):

@@ -1,4 +1,4 @@
-"""Which files an export has written, left in Prefect as an artifact: for people to see and plans to use."""
+"""The artifact that lists exported files, for people to see and plans to use."""
 
 import json
 from collections.abc import Iterable

@@ -45,6 +45,6 @@ class Run:
 
     @property
     def exit_status(self) -> str | None:
-        """What the run ended with: ``success``, ``abort`` or ``fail``; None if the stop document does not say."""
+        """``success``, ``abort`` or ``fail``; None if the stop document does not say."""
         exit_status = self.stop.get("exit_status")
         return exit_status if isinstance(exit_status, str) else None

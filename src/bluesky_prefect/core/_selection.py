@@ -29,7 +29,7 @@ _SIZED = {dict, list, tuple, set, frozenset}
 
 
 class Selection:
-    """What is kept of a mapping that is too large.
+    """The part that is kept of a mapping that is too large.
 
     Its keys, numbers and short texts are kept first, then the rest, the smallest first. A value that does not fit any
     more is replaced as a whole by a text that says so; in the place of a mapping stands what is selected of it.

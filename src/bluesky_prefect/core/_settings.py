@@ -1,4 +1,4 @@
-"""What can be set, in one place."""
+"""All settings."""
 
 from functools import lru_cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is handed from the callback to Prefect: one workflow for one run."""
+"""A submission: one workflow for one run, on its way from the callback to Prefect."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Which deployment a finished run starts."""
+"""A workflow: the deployment that a finished run starts, and its conditions."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -137,7 +137,7 @@ class Workflow:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Who is told of which end, as ``"failure:slack/mon-beamline"``."""
+        """Recipients by outcome, such as ``"failure:slack/mon-beamline"``."""
         return tuple(dict.fromkeys(f"{end}:{block}" for block in self.notify for end in self.notify_on))
 
     def parameters_for(self, run: Run) -> dict[str, Any] | None:

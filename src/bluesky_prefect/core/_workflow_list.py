@@ -177,4 +177,4 @@ def _differences(session: WorkflowList, listed: WorkflowList) -> Iterator[str]:
 
 
 DEFAULT_WORKFLOWS = (Workflow("my-workflow/local"),)
-"""What a session starts that has said nothing else."""
+"""Workflows of a session that names none."""

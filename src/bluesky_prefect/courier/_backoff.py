@@ -56,7 +56,7 @@ class Backoff:
 
     @property
     def under_way(self) -> bool:
-        """Whether the last attempt met it."""
+        """True if the last attempt met it."""
         return self._failures > 0
 
     def met(self, error: PrefectUnavailable, run_uid: str) -> float:

@@ -50,7 +50,7 @@ _ELSEWHERE_AFTER_S = 60.0
 
 
 class FlowRunApi(Protocol):
-    """What creates flow runs; see `PrefectApi`."""
+    """An object that creates flow runs; see `PrefectApi`."""
 
     @property
     def api_url(self) -> str | None:

@@ -25,7 +25,7 @@ _GROWS_UNTIL = 20
 
 @dataclass(frozen=True)
 class Wait:
-    """How a submission waits.
+    """A submission's wait before its next attempt.
 
     Attributes
     ----------

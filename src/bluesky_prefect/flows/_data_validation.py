@@ -1,4 +1,4 @@
-"""Whether a run's data are what its documents promise."""
+"""Validation of a run's data against its documents."""
 
 import asyncio
 from typing import TYPE_CHECKING, Any

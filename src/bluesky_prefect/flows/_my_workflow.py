@@ -1,4 +1,4 @@
-"""What starts when a run stops."""
+"""The flow that starts when a run stops."""
 
 from typing import Any
 

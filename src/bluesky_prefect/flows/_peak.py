@@ -1,4 +1,4 @@
-"""Where a peak is, and how wide, from the points of a scan."""
+"""Position and width of a peak, from the points of a scan."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

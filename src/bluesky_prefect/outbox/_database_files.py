@@ -23,7 +23,7 @@ Identity = tuple[int, int] | None
 
 
 class DatabaseFiles(NamedTuple):
-    """What tells the files of a database from others of the same names; None for one that is not there."""
+    """Identities of a database's files, which tell them from others of the same names; None for a missing one."""
 
     main: Identity
     log: Identity

@@ -173,14 +173,14 @@ class Entry:
 
     @property
     def is_sendable(self) -> bool:
-        """Whether it can be sent, or sent again, as it is."""
+        """True if it can be sent, or sent again, as it is."""
         if self.state not in ("waiting", "dead") or self._readable is None:
             return False
         return not self._readable.undecided
 
     @property
     def is_readable(self) -> bool:
-        """Whether this version knows what stands in the file; without that, only the fields above are known."""
+        """True if this version knows what stands in the file; without that, only the fields above are known."""
         return self._readable is not None
 
     @property
@@ -208,7 +208,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class OutboxCounts:
-    """How many submissions an outbox holds in each state."""
+    """Number of submissions in an outbox, by state."""
 
     waiting: int = 0
     sent: int = 0

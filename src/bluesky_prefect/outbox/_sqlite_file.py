@@ -278,4 +278,4 @@ class _NewerFormat(sqlite3.DatabaseError):
 
 
 class _NotSaved(sqlite3.OperationalError):
-    """What is in a deleted log is in this connection only, which has to stay open for the next try."""
+    """A deleted log could not be saved: only this connection holds it, and has to stay open for the next try."""

@@ -1,4 +1,4 @@
-"""What plans wait for flow runs with."""
+"""Plan stubs that wait for flow runs."""
 
 from lazy_loader import attach_stub
 

@@ -1,4 +1,4 @@
-"""What came of a run's workflow, as a plan gets it."""
+"""The result of a run's workflow, as a plan gets it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ NOT_STARTED = "Not started"
 
 @dataclass(frozen=True)
 class FlowResult:
-    """What came of a run's workflow.
+    """The result of a run's workflow.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class FlowResult:
 
     @property
     def started(self) -> bool:
-        """Whether there was a flow run at all; if so, it has completed."""
+        """True if there was a flow run at all; if so, it has completed."""
         return self.flow_run_id is not None
 
     def found(self, quantity: str) -> Mapping[str, Any] | None:

@@ -180,7 +180,7 @@ class PrefectApi:
         try:
             deployment, parameters = self._call(client, submission)
         except SubmissionRefused:
-            # By what was read a while ago; somebody may have mended it since.
+            # By what was read a while ago; somebody may have changed it since.
             del self._deployments[submission.deployment]
             deployment, parameters = self._call(client, submission)
         flow_run = client.create_flow_run_from_deployment(

@@ -1,4 +1,4 @@
-"""What Prefect did with a run: its flow runs, found by their keys."""
+"""The flow runs of runs, found by their keys."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence

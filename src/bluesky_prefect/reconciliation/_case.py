@@ -25,7 +25,7 @@ class Case:
 
     @property
     def verdict(self) -> RunState:
-        """What became of it."""
+        """Its state."""
         return self.judgement.verdict
 
     @property
@@ -35,7 +35,7 @@ class Case:
 
     @property
     def finding(self) -> Finding:
-        """What people are told of it, before anything is done."""
+        """The finding that people read, before anything is done."""
         judgement = self.judgement
         finding = finding_of(self.run, self.workflow, judgement.verdict, judgement.since, judgement.reason)
         if not self.flow_runs:

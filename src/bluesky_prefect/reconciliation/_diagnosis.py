@@ -1,4 +1,4 @@
-"""What is to be thought of a run and its workflow, and what can be done."""
+"""Diagnosis of a run's workflow: its state, and whether to start it again."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +16,7 @@ _UNSUCCESSFUL = {"CRASHED", "FAILED"}
 
 
 class RunState(StrEnum):
-    """What became of a run's workflow; the value is what people read."""
+    """State of a run's workflow; people read the value."""
 
     PROCESSED = "processed"
     UNDER_WAY = "under way"
@@ -43,7 +43,7 @@ class RunState(StrEnum):
 
     @property
     def is_problem(self) -> bool:
-        """Whether somebody, or something, has to do something about it."""
+        """True if somebody, or something, has to do something about it."""
         return self not in _FINE
 
 

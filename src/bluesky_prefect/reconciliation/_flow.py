@@ -23,7 +23,7 @@ from bluesky_prefect.tiled_api import Catalog
 async def reconcile(since: str = "24h", submit: bool = True, workflows: str | None = None) -> State[Any]:
     """Compare Tiled's runs with Prefect's flow runs, and start what is missing or has crashed.
 
-    Ends as failed while there is something that it cannot mend by itself, so that somebody sees it.
+    Ends as failed while there is something that it cannot repair by itself, so that somebody sees it.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ def _state(report: Report) -> State[Any]:
     logger = get_run_logger()
     for finding in report.findings:
         text = f"Run {finding.run_uid}, {finding.workflow or 'the run'}: {finding.verdict}"
-        parts = (text, finding.reason, finding.action or finding.mend)
+        parts = (text, finding.reason, finding.action or finding.remedy)
         (logger.info if finding.solved else logger.error)(one_line(". ".join(filter(None, parts)), 1000))
     message = f"{report.runs} runs since {moment(report.since)}: {report.summary}"
     if report.all_processed:

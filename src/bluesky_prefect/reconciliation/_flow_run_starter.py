@@ -102,5 +102,5 @@ def _parameters(run: StoredRun, workflow: Workflow) -> Mapping[str, Any] | None:
     except Exception as error:
         raise ConfigurationError(
             f"parameters= of workflow {workflow.name!r} failed for run {run.uid}: {error_line(error)}. "
-            "Mend it in the list of workflows."
+            "Fix it in the list of workflows."
         ) from error

@@ -1,4 +1,4 @@
-"""Where the list of workflows is that reconciliation compares with: named where it runs, or kept in its deployment."""
+"""The source of the list of workflows that reconciliation compares with: a setting, an option, or its deployment."""
 
 from bluesky_prefect.core import ConfigurationError
 from bluesky_prefect.prefect_api import PrefectApi, prefect_errors

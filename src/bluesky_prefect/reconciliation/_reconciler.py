@@ -44,7 +44,7 @@ _LOOKS = 3
 
 @dataclass
 class _Tally:
-    """What was found so far."""
+    """The findings so far."""
 
     runs: int = 0
     verdicts: Counter[RunState] = field(default_factory=Counter)

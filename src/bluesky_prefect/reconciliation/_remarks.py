@@ -1,4 +1,4 @@
-"""What reconciliation tells beside its findings, before it starts anything because of it."""
+"""Remarks of reconciliation beside its findings, made before it starts anything."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ _CLOCKS_APART_S = 300.0
 
 
 class Remarks:
-    """What reconciliation tells beside its findings.
+    """Remarks of reconciliation beside its findings.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What reconciliation found."""
+"""The findings of reconciliation."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 
 from bluesky_prefect.reconciliation._diagnosis import RunState
 
-MENDS = {
+REMEDIES = {
     RunState.MISSING: "--submit starts it",
     RunState.WAITING: "sent when Prefect answers and a session is open; --submit starts it now",
     RunState.ELSEWHERE: "if that server is gone: bluesky-prefect outbox move --from ... --to ..., "
     "or bluesky-prefect submit {uid}",
     RunState.DEAD: "see: bluesky-prefect outbox show {uid}",
-    RunState.UNDECIDED: "mend it in the list of workflows",
+    RunState.UNDECIDED: "fix it in the list of workflows",
     RunState.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid}",
     RunState.CRASHED: "--submit starts it again",
     RunState.FAILED: "--submit starts it again",
@@ -21,7 +21,7 @@ MENDS = {
     RunState.STUCK: "see what its infrastructure waits for; if it will never come up, delete the flow run in Prefect, "
     "then --submit",
     RunState.LATE: "see that a worker of its work pool is up (bluesky-prefect status)",
-    RunState.GIVEN_UP: "mend the cause, then: bluesky-prefect submit {uid} --again",
+    RunState.GIVEN_UP: "fix the cause, then: bluesky-prefect submit {uid} --again",
     RunState.NO_STOP: "nobody knows how it ended: see whether its session died, or Tiled was away at its end",
     RunState.NOT_IN_TILED: "--submit writes it to Tiled from the file that the session kept",
     RunState.UNREADABLE: "save what you need of the file, then move it out of that directory",
@@ -70,10 +70,10 @@ class Finding:
     by_hand: bool = False
 
     @property
-    def mend(self) -> str:
-        """What can be done, in words."""
+    def remedy(self) -> str:
+        """The remedy in words."""
         verdict = RunState.GIVEN_UP if self.by_hand else self.verdict
-        return MENDS.get(verdict, "").format(uid=self.run_uid[:8])
+        return REMEDIES.get(verdict, "").format(uid=self.run_uid[:8])
 
 
 @dataclass(frozen=True)
@@ -108,12 +108,12 @@ class Report:
 
     @property
     def all_processed(self) -> bool:
-        """Whether no problem is left; workflows under way are none."""
+        """True if no problem is left; workflows under way are none."""
         return not self.unsolved
 
     @property
     def summary(self) -> str:
-        """What was found, in a line: how often each verdict was given, and what is left."""
+        """The findings in a line: how many of each state, and how many are left."""
         counts = ", ".join(f"{many} {verdict}" for verdict, many in self.verdicts.most_common())
         solved = len(self.findings) - len(self.unsolved)
         parts = [counts or "nothing to process", f"{solved} started again or about to be" if solved else ""]

@@ -1,4 +1,4 @@
-"""Which flow runs are started again by themselves: what a workflow, and its flow, say about that."""
+"""Rules for starting flow runs again: those of a workflow, and of its flow."""
 
 from collections.abc import Sequence
 from dataclasses import replace

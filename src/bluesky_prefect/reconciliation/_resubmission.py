@@ -18,7 +18,7 @@ _BATCH = 100
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was done about one workflow on one run.
+    """The outcome of starting one workflow on one run.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class ResubmissionRequest:
-    """How runs are to be processed.
+    """Options for processing runs.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Which runs are looked at: a stretch of time, as people write it."""
+"""A stretch of time, as people write it: the runs in it are checked."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ _AGO = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
 
 @dataclass(frozen=True)
 class TimeWindow:
-    """Which runs are looked at.
+    """The runs to check.
 
     Attributes
     ----------

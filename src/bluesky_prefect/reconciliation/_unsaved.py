@@ -98,8 +98,10 @@ def _send(path: Path, finding: Finding, raw: Any, catalog: Catalog) -> Finding:
         if not _is_failure(error.__cause__):
             raise
         _ = catalog.raw  # asks Tiled, and raises if it fails on everything
-        mend = f"If it does so again and again, save what you need of {path}, then move the file out of that directory."
-        return replace(finding, action=f"{error} It fails on this run only. {mend}")
+        remedy = (
+            f"If it does so again and again, save what you need of {path}, then move the file out of that directory."
+        )
+        return replace(finding, action=f"{error} It fails on this run only. {remedy}")
     except (ConfigurationError, OSError) as error:  # this file's; the others are sent all the same
         return replace(finding, action=str(error))
     return replace(finding, action="written to Tiled", solved=True)

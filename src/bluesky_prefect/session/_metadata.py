@@ -124,7 +124,7 @@ class PersistentMetadata(MutableMapping[str, Any]):
                 return
             logger.error(
                 "The metadata file %s cannot be %s (%s): metadata, the scan id too, is lost with this session. "
-                "Mend or remove the file and start again.",
+                "Repair or remove the file and start again.",
                 self._path,
                 verb,
                 error,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Session:
-    """What a startup file puts at the prompt.
+    """The objects that a startup file puts at the prompt.
 
     Parameters
     ----------
@@ -80,17 +80,17 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
 
 def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:
-    problem, mend = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
+    problem, remedy = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
     if not problem:
         # Connect now: so that the first run does not wait for Tiled's client, and a wrong key is told of.
         try:
             if lacking := tiled.spec_problem():
                 tell(lacking)
         except BlueskyPrefectError as error:
-            problem, mend = str(error), ""
+            problem, remedy = str(error), ""
         except Exception as error:  # noqa: BLE001 - whatever it is, the session starts
             problem = " ".join(str(error).split()) or type(error).__name__
-    return Service("Tiled", tiled.url, problem, consequence="runs are kept in files", mend=mend)
+    return Service("Tiled", tiled.url, problem, consequence="runs are kept in files", remedy=remedy)
 
 
 def _extend_prompt() -> None:

@@ -42,7 +42,7 @@ class PrefectDatabase:
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether it is the file that the stack makes by itself."""
+        """True if it is the file that the stack makes by itself."""
         return self.title == "SQLite"
 
     def environment(self) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Where this session's Tiled and Prefect are, and whether they answer."""
+"""Discovery of this session's Tiled and Prefect."""
 
 import contextlib
 import os
@@ -43,7 +43,7 @@ _PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOM
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of asking a server.
+    """A server's answer, or the reason for none.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class Service:
         Why it does not answer, empty if it does.
     consequence : str
         What its absence means for a scan.
-    mend : str
+    remedy : str
         What the user can do about the problem; empty if the problem says it.
     note : str
         What else the user should know, in a sentence.
@@ -81,12 +81,12 @@ class Service:
     url: str
     problem: str
     consequence: str
-    mend: str
+    remedy: str
     note: str = ""
 
     @property
     def cause(self) -> str:
-        """Where it was looked for and what came of it."""
+        """Its place, and the problem with it."""
         return f"{self.url}: {self.problem}" if self.url else self.problem
 
 
@@ -236,21 +236,21 @@ def prefect_service() -> Service:
     url = prefect_url()
     consequence = "flow runs start when Prefect is there"
     if not url:
-        mend = "free that port, or set PREFECT_API_URL or BLUESKY_PREFECT_PREFECT_PORT"
-        return Service("Prefect", "", _port_problem(get_settings().prefect_port) or "no address", consequence, mend)
+        remedy = "free that port, or set PREFECT_API_URL or BLUESKY_PREFECT_PREFECT_PORT"
+        return Service("Prefect", "", _port_problem(get_settings().prefect_port) or "no address", consequence, remedy)
     authorization = prefect_authorization()
     # Not its health, which Prefect tells everybody.
     answer = probe(f"{url}/admin/version", authorization=authorization)
     place = without_secrets(url)
-    problem, mend = answer.problem, start_or_check(place, "PREFECT_API_URL")
+    problem, remedy = answer.problem, start_or_check(place, "PREFECT_API_URL")
     if answer.refused:
         problem = (
             "refuses the credentials" if authorization or user_in_url(url) else "wants credentials, and none are set"
         )
-        mend = f"check {PREFECT_KEY}"
+        remedy = f"check {PREFECT_KEY}"
     browser = place.removesuffix("/api")
     note = "" if problem else _open_door(url, browser)
-    return Service("Prefect", browser, problem, consequence, mend, note)
+    return Service("Prefect", browser, problem, consequence, remedy, note)
 
 
 def _open_door(url: str, name: str) -> str:
@@ -289,8 +289,8 @@ def _places(services: list[Service]) -> str:
     names = ", no ".join(service.name for service in missing)
     causes = "; ".join(f"{service.name}: {service.cause}" for service in missing)
     consequences = ", ".join(service.consequence for service in missing)
-    mends = dict.fromkeys(service.mend for service in missing if service.mend)
-    return f"No {names} ({causes}). Scans run all the same: {consequences}. {_sentence(mends)}".rstrip()
+    remedies = dict.fromkeys(service.remedy for service in missing if service.remedy)
+    return f"No {names} ({causes}). Scans run all the same: {consequences}. {_sentence(remedies)}".rstrip()
 
 
 def _sentence(parts: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Who may knock at a server of the stack with a browser: pages of the server itself, and no other."""
+"""The door of a server of the stack, which admits a browser's requests only from pages of the server itself."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""What is known of a stack: where its services are, and which processes they are."""
+"""Facts about a stack: the addresses of its services, and their processes."""
 
 import json
 import os
@@ -48,7 +48,7 @@ class StackInfo:
 
     @property
     def prefect_headers(self) -> dict[str, str]:
-        """What a request to the Prefect server needs: never for a log."""
+        """Headers of a request to the Prefect server; never log them."""
         return {"Authorization": basic_auth(self.prefect_auth_string.get_secret_value())}
 
     @property
@@ -114,7 +114,7 @@ class StackState(BaseModel):
 
 @dataclass(frozen=True)
 class StackPaths:
-    """Where a stack keeps its files."""
+    """Paths of a stack's files."""
 
     root: Path
 
@@ -160,7 +160,7 @@ class StackPaths:
 
     @property
     def images(self) -> Path:
-        """Where detectors may write files that the Tiled server reads."""
+        """Directory of files that detectors write and the Tiled server reads."""
         return self.root / "images"
 
 

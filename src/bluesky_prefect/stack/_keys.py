@@ -1,4 +1,4 @@
-"""What opens the stack's servers: Tiled's API key, and the user and password that Prefect asks for."""
+"""Secrets of the stack's servers: Tiled's API key, and user and password of Prefect."""
 
 import fcntl
 import os

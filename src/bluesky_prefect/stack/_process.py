@@ -59,7 +59,7 @@ class ManagedProcess(BaseModel):
 
     @property
     def is_ours(self) -> bool:
-        """Whether it runs, and is this user's: another operator of a shared state directory may have started it."""
+        """True if it runs, and is this user's: another operator of a shared state directory may have started it."""
         try:
             return psutil.Process(self.pid).uids().effective == os.geteuid()
         except psutil.Error:

@@ -1,4 +1,4 @@
-"""What the stack must know of a service to run it."""
+"""The interface of a service that the stack runs."""
 
 import sys
 from typing import Protocol
@@ -11,7 +11,7 @@ class Service(Protocol):
     """Key in the state file, and stem of the log's name."""
 
     title: str
-    """What people call it."""
+    """Its name for people."""
 
     @property
     def port(self) -> int | None:
@@ -25,7 +25,7 @@ class Service(Protocol):
 
     @property
     def niceness(self) -> int:
-        """How much lower its priority is than that of the process that starts it, 0 to 19."""
+        """Niceness beyond that of the process that starts it, 0 to 19."""
         ...
 
     def command(self) -> list[str]:

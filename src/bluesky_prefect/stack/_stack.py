@@ -53,7 +53,7 @@ class LocalStack:
 
     @property
     def paths(self) -> StackPaths:
-        """Where the stack keeps its files."""
+        """Paths of the stack's files."""
         return self._paths
 
     def processes(self) -> dict[str, ManagedProcess]:

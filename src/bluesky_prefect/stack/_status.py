@@ -1,4 +1,4 @@
-"""How the local stack is doing."""
+"""Status of the local stack."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +67,7 @@ class StackStatus:
 
     @property
     def all_up(self) -> bool:
-        """Whether every service works."""
+        """True if every service works."""
         return all(part.up for part in self.parts)
 
 

@@ -1,4 +1,4 @@
-"""What the local stack does with runs."""
+"""Workflows of the local stack."""
 
 from bluesky_prefect.core import DEFAULT_WORKFLOWS, Run, Workflow
 

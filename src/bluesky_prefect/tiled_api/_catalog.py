@@ -269,12 +269,12 @@ def tiled_errors(name: str) -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
-        mend = (
+        remedy = (
             f"set {_KEY} to a key that may read runs and write results"
             if status in REFUSED_STATUSES
             else "its log says more"
         )
-        raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {mend}.") from error
+        raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {remedy}.") from error
     except httpx.InvalidURL:  # it repeats a part of the address, which may belong to a password
         raise ConfigurationError(f"Tiled is set to {UNREADABLE_URL}: {URL_SPELLING}.") from None
     except httpx.TransportError as error:

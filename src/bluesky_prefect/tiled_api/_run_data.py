@@ -120,7 +120,7 @@ class RunData:
 
     @property
     def label(self) -> str:
-        """What a person calls the run."""
+        """The run's name for people."""
         return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"
 
 

@@ -1,4 +1,4 @@
-"""How people name a run: by scan id, negative index, or uid."""
+"""References to a run: scan id, negative index, or uid."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -66,7 +66,7 @@ class StoredRun:
 
     @property
     def time_s(self) -> float:
-        """When it stopped, or started if there is no stop time, in seconds since the epoch; -inf if nothing says."""
+        """Time of its stop, or of its start without one, in seconds since the epoch; -inf if neither is known."""
         for document in (self.stop or {}, self.start):
             time_s = document.get("time")
             if isinstance(time_s, int | float) and not isinstance(time_s, bool):

@@ -12,7 +12,7 @@ from bluesky_prefect.watch._workflow_status import WorkflowStatus, from_entry, f
 
 @dataclass(frozen=True)
 class Listing:
-    """What was found, and what could not be asked.
+    """The flow runs found, and the problems met.
 
     Attributes
     ----------

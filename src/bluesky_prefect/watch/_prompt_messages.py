@@ -1,4 +1,4 @@
-"""What a person at a prompt has to be told without asking: failures, and an outage that holds runs up."""
+"""Messages at the prompt: failures, and an outage that holds up runs."""
 
 import logging
 import threading

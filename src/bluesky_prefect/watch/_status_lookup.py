@@ -1,4 +1,4 @@
-"""How named workflows of named runs are doing."""
+"""Status of given workflows of given runs."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from bluesky_prefect.watch._workflow_status import WorkflowStatus, from_entry, f
 
 
 class StatusLookup:
-    """How workflows of runs are doing: asked of Prefect, and where it knows nothing, of outboxes.
+    """Status of workflows of runs, from Prefect or, where it knows nothing, from outboxes.
 
     Of several flow runs of one workflow on one run, the last one counts: it was made because those before it did not
     do.

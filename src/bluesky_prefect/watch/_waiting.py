@@ -71,7 +71,7 @@ def wait_for_flow_runs(
 
 
 class _Waited:
-    """What is waited for, and how much of it has ended."""
+    """Workflows to wait for, and how many have ended."""
 
     def __init__(self, api: PrefectApi, outbox: Outbox) -> None:
         self._statuses = StatusLookup(api, [outbox])

@@ -1,4 +1,4 @@
-"""How one workflow of one run is doing, whoever tells it: Prefect or the outbox."""
+"""Status of one workflow of one run, from Prefect or the outbox."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ _WITHOUT_FLOW_RUN: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 @dataclass(frozen=True)
 class WorkflowStatus:
-    """How one workflow of one run is doing.
+    """Status of one workflow of one run.
 
     Attributes
     ----------
@@ -69,12 +69,12 @@ class WorkflowStatus:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes of it by itself."""
+        """True if nothing more comes of it by itself."""
         return self.state_type in _ENDED
 
     @property
     def failed(self) -> bool:
-        """Whether it ended without success, and nobody wanted that."""
+        """True if it ended without success, and nobody wanted that."""
         return self.state_type in _FAILED
 
 

@@ -75,7 +75,7 @@ def is_transient(error: BaseException) -> bool:
 async def patiently(
     call: Callable[[], Awaitable[T]], *, is_worth_it: Callable[[BaseException], bool] = is_transient
 ) -> T:
-    """Call until it succeeds, or fails in a way that waiting does not mend."""
+    """Call until it succeeds, or fails in a way that waiting does not cure."""
     async for attempt in tenacity.AsyncRetrying(
         retry=tenacity.retry_if_exception(is_worth_it),
         wait=tenacity.wait_random_exponential(multiplier=0.25, max=_LONGEST_WAIT_S),

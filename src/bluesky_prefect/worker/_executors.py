@@ -76,7 +76,7 @@ class _Shared:
 
     @property
     def listens(self) -> bool:
-        """Whether it would hear of a cancelled flow run at once."""
+        """True if it would hear of a cancelled flow run at once."""
         consumer = self.context._observer._consumer_task
         return consumer is not None and not consumer.done()
 

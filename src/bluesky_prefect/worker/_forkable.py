@@ -1,4 +1,4 @@
-"""Which flow runs need an interpreter of their own."""
+"""Reasons for which a flow run needs an interpreter of its own."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What can be set on a work pool of this type, and on its deployments."""
+"""Job variables of a work pool of this type, and of its deployments."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How Prefect's executor of flow runs starts a forked process, and runs hooks in one."""
+"""Start of a forked process, and of hooks in one, for Prefect's executor of flow runs."""
 
 import os
 from collections.abc import Mapping

@@ -160,7 +160,7 @@ def test_show_has_the_documents_for_programs(outbox_command, outbox):
     shown = json.loads(outbox_command("show", "12", "--json").stdout)
     assert shown["submission"]["start"] == {"uid": FIRST, "scan_id": 12, "plan_name": "count"}
     assert shown["submission"]["stop"] == {"run_start": FIRST}
-    assert shown["mend"].startswith("Nothing has to be done")
+    assert shown["remedy"].startswith("Nothing has to be done")
 
 
 @pytest.mark.parametrize("name", [f"{FIRST}:{WORKFLOW}", FIRST, FIRST[:10], "12"])
@@ -210,8 +210,8 @@ def test_an_undecided_dead_letter_is_not_retried_and_the_mend_is_told(outbox_com
     outbox.put(submission(FIRST, 12, undecided=True), dead="parameters= of workflow failed")
     result = outbox_command("retry", "12")
     assert result.exit_code == 1
-    mend = f"Mend the workflow's when= or parameters=, then:  bluesky-prefect submit --state-directory {state} {FIRST}"
-    assert mend in result.stderr
+    remedy = f"Fix the workflow's when= or parameters=, then:  bluesky-prefect submit --state-directory {state} {FIRST}"
+    assert remedy in result.stderr
     assert outbox.counts() == OutboxCounts(dead=1)
 
 

@@ -67,13 +67,13 @@ def test_whoever_is_let_in_is_let_in(context):
 
 
 @pytest.mark.parametrize(
-    ("context", "key_given", "mend"),
+    ("context", "key_given", "remedy"),
     [
         (_context(), False, "wants an API key: set A_KEY"),
         (_context(providers=("any",)), False, "tiled login"),
         (_context(), True, "refuses the API key: check A_KEY"),
     ],
 )
-def test_whoever_is_not_is_told_which_setting_to_mend_and_asked_for_no_password(context, key_given, mend):
-    with pytest.raises(ConfigurationError, match=mend):
+def test_whoever_is_not_is_told_which_setting_to_change_and_asked_for_no_password(context, key_given, remedy):
+    with pytest.raises(ConfigurationError, match=remedy):
         require_tiled_login(context, "http://host", key_given=key_given, setting="A_KEY")

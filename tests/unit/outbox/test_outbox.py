@@ -239,7 +239,7 @@ def test_an_undecided_dead_letter_is_not_retried_but_may_be_marked_sent(outbox):
     key = submission("a").key
     assert not outbox.retry(key)
     assert taken(outbox) is None
-    outbox.mark_sent(key, "id", "name")  # somebody has mended the workflow and started it
+    outbox.mark_sent(key, "id", "name")  # somebody has fixed the workflow and started it
     assert outbox.counts() == OutboxCounts(sent=1)
 
 

@@ -42,13 +42,13 @@ def some_flow() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "mend"),
+    ("status", "remedy"),
     [(401, "PREFECT_API_AUTH_STRING or PREFECT_API_KEY"), (404, "prefect work-pool create pool"), (409, "409")],
 )
-def test_a_deployment_that_prefect_refuses_is_told_with_the_mend_and_without_the_password(says, status, mend):
+def test_a_deployment_that_prefect_refuses_is_told_with_the_remedy_and_without_the_password(says, status, remedy):
     says["status"] = status
 
-    with pytest.raises(BlueskyPrefectError, match=mend) as caught:
+    with pytest.raises(BlueskyPrefectError, match=remedy) as caught:
         anyio.run(deploy, some_flow, "local", "pool")
 
     assert "s3cret" not in str(caught.value)

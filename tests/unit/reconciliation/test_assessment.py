@@ -71,8 +71,8 @@ def test_what_is_for_another_prefect_server_is_told_with_its_address_and_not_sta
     assert case.verdict.is_problem
     assert THERE in case.judgement.reason
     assert said in case.judgement.reason
-    assert "outbox move" in case.finding.mend
-    assert "submit one" in case.finding.mend
+    assert "outbox move" in case.finding.remedy
+    assert "submit one" in case.finding.remedy
 
 
 @pytest.mark.parametrize("api_url", [HERE, None])

@@ -1,1 +1,1 @@
-"""What several flows share."""
+"""Parts that several flows share."""

@@ -1,4 +1,4 @@
-"""How far a flow run is: shown in Prefect's UI, if it takes long enough for somebody to look."""
+"""Progress of a flow run, shown in Prefect's UI if it takes long enough for somebody to look."""
 
 import asyncio
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What the columns of a run's streams hold, in numbers."""
+"""Statistics of the columns of a run's streams."""
 
 import math
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Whether a stream of a run is what its documents promise."""
+"""Checks of a run's stream against its documents."""
 
 import math
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class Check:
 
     @property
     def told(self) -> str:
-        """What is wrong, in one line."""
+        """The problem in one line."""
         return f"{self.stream}, {self.what}: {self.detail}"
 
 

@@ -1,4 +1,4 @@
-"""What Open-Meteo is asked, and what its answers mean."""
+"""Requests to Open-Meteo, and the meaning of its answers."""
 
 import datetime
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _SYMBOLS = {"fahrenheit": "°F", "celsius": "°C"}
 
 @dataclass(frozen=True)
 class Place:
-    """Where the weather is asked for, and in which unit.
+    """A place, and the unit of its temperatures.
 
     Parameters
     ----------

@@ -89,7 +89,7 @@ class ServerProcess:
 
     @property
     def ended(self) -> bool:
-        """Whether its process has ended."""
+        """True if its process has ended."""
         return self._process.returncode is not None
 
     async def ready(self) -> dict[str, Any]:

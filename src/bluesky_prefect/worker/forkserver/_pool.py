@@ -1,4 +1,4 @@
-"""Where a worker's forked processes come from."""
+"""The pool of fork servers that a worker's flow runs come from."""
 
 import asyncio
 import contextlib

@@ -22,7 +22,7 @@ _LONGEST_REASON = 300
 
 @dataclass
 class Preloaded:
-    """What an import of many modules came to.
+    """The result of importing many modules.
 
     Attributes
     ----------

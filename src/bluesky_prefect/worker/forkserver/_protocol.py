@@ -1,4 +1,4 @@
-"""What worker, fork server and children tell each other: JSON, one message a packet or a line."""
+"""Messages between worker, fork server and children: JSON, one a packet or a line."""
 
 import json
 import socket
@@ -12,7 +12,7 @@ PACKET_BYTES = 1 << 16
 
 
 class Job(BaseModel):
-    """What a child is to do.
+    """A child's job.
 
     Attributes
     ----------
