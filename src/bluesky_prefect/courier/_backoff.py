@@ -28,7 +28,7 @@ def growing_waits(settings: Settings) -> Callable[[int], float]:
 
 
 class Backoff:
-    """An outage that is under way, or none.
+    """Waits during an outage of Prefect, and what is told of it.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ class Backoff:
         """True if the last attempt met it."""
         return self._failures > 0
 
-    def met(self, error: PrefectUnavailable, run_uid: str) -> float:
+    def failed(self, error: PrefectUnavailable, run_uid: str) -> float:
         """Take note of an attempt that failed, and return how long to wait before the next, in seconds.
 
         Where Prefect is well otherwise, what it asks for is for the one submission.
@@ -75,7 +75,7 @@ class Backoff:
         asked_s = 0.0 if error.submission_specific else error.retry_after_s or 0.0
         return min(max(self._wait_s(self._failures), asked_s), _LONGEST_WAIT_S)
 
-    def over(self) -> None:
+    def succeeded(self) -> None:
         """Take note of an attempt that Prefect answered."""
         if self._told:
             self._logger.warning("Prefect answers again; sending what waits")

@@ -363,7 +363,7 @@ class Forwarder:
             return 0.0
         else:
             self._sent(outbox, entry, flow_run)
-        self._outage.over()
+        self._outage.succeeded()
         return 0.0
 
     def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef) -> None:
@@ -379,7 +379,7 @@ class Forwarder:
         )
 
     def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
-        delay_s = self._outage.met(error, entry.run_uid)
+        delay_s = self._outage.failed(error, entry.run_uid)
         asked_s = min(error.retry_after_s or 0.0, self._settings.retry_max_s) if error.submission_specific else 0.0
         outbox.give_back(entry.key, str(error), max(delay_s, asked_s))
         return delay_s

@@ -13,7 +13,7 @@ Files outlive versions, and sessions of several versions may have one open. The 
 import sqlite3
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, Self
 
 from bluesky_prefect.core import OutboxError, Submission
 from bluesky_prefect.outbox._lease_holder import host_and_pid, may_be_alive
@@ -154,6 +154,18 @@ class Entry:
     submission_json: bytes
     api_url: str | None = None
 
+    @classmethod
+    def from_row(cls, row: sqlite3.Row, now: float) -> Self:
+        """Return the entry in a row, as it is `now`."""
+        same = {name: row[name] for name in row.keys() if name in cls.__dataclass_fields__}  # noqa: SIM118 - a Row
+        waits = row["state"] == "waiting"
+        return cls(
+            **same,
+            due=None if not waits or is_due(row, now) else row["not_before"],
+            held_by=holder(row, now) if waits else None,
+            submission_json=row["submission"],
+        )
+
     @cached_property
     def submission(self) -> Submission:
         """The submission itself.
@@ -214,18 +226,6 @@ class OutboxCounts:
     sent: int = 0
     dead: int = 0
     declined: int = 0
-
-
-def entry(row: sqlite3.Row, now: float) -> Entry:
-    """Return the entry that stands in a row, as it is `now`."""
-    same = {name: row[name] for name in row.keys() if name in Entry.__dataclass_fields__}  # noqa: SIM118 - a Row
-    waits = row["state"] == "waiting"
-    return Entry(
-        **same,
-        due=None if not waits or is_due(row, now) else row["not_before"],
-        held_by=holder(row, now) if waits else None,
-        submission_json=row["submission"],
-    )
 
 
 def is_due(row: sqlite3.Row, now: float) -> bool:

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from bluesky_prefect.outbox._entry import Entry, OutboxCounts, State, entry
+from bluesky_prefect.outbox._entry import Entry, OutboxCounts, State
 from bluesky_prefect.outbox._sqlite_file import SQLiteFile
 
 # A shorter beginning of a uid names too many runs.
@@ -170,4 +170,4 @@ class EntryLookup:
             (*values, limit),
         )
         now = self._clock()
-        return [entry(row, now) for row in rows]
+        return [Entry.from_row(row, now) for row in rows]

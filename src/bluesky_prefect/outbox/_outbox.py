@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.core import OutboxError, Submission, Written
-from bluesky_prefect.outbox._entry import FORMATS, INDEXES, Draft, Entry, OutboxCounts, State, entry, holder
+from bluesky_prefect.outbox._entry import FORMATS, INDEXES, Draft, Entry, OutboxCounts, State, holder
 from bluesky_prefect.outbox._entry_lookup import SHORTEST_UID, EntryLookup
 from bluesky_prefect.outbox._format_files import OutboxFile
 from bluesky_prefect.outbox._lease_holder import this_process
@@ -131,7 +131,7 @@ class Outbox(EntryLookup):
         with self._durable.change(f"run {drafts[0].submission.run_uid} cannot be written") as connection:
             present = [row[0] for row in rows if connection.execute(_insertion(_DRAFT_COLUMNS), row).rowcount == 0]
             found = [connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone() for key in present]
-        return [entry(row, now) for row in found]
+        return [Entry.from_row(row, now) for row in found]
 
     def take(self, api_url: str | None = None, *, skip: Collection[str] = ()) -> Entry | None:
         """Lease the next submission that is due, or return None.
@@ -155,7 +155,7 @@ class Outbox(EntryLookup):
         now = self._clock()
         with self._relaxed.change("the next submission cannot be taken") as connection:
             while row := self._turns.next(connection, now, api_url, self._unreadable, skip):
-                found = entry(row, now)
+                found = Entry.from_row(row, now)
                 if found.is_readable:
                     connection.execute(
                         "UPDATE entries SET leased_by = ?, leased_until = ?, not_before = 0, changed = ? WHERE seq = ?",
@@ -223,7 +223,7 @@ class Outbox(EntryLookup):
         now = self._clock()
         with self._durable.change(f"{key} cannot be retried") as connection:
             row = connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone()
-            found = row and entry(row, now)
+            found = row and Entry.from_row(row, now)
             if not found or not found.is_sendable:
                 return False
             if not found.held_by:  # else it is being sent at this moment
@@ -249,7 +249,7 @@ class Outbox(EntryLookup):
         """
         with self._durable.change(f"{key} cannot be discarded") as connection:
             row = connection.execute("SELECT * FROM entries WHERE key = ? AND state != 'sent'", (key,)).fetchone()
-            if row is None or entry(row, self._clock()).held_by:
+            if row is None or Entry.from_row(row, self._clock()).held_by:
                 return False
             connection.execute("DELETE FROM entries WHERE key = ?", (key,))
             return True

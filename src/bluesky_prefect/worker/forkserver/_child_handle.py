@@ -16,7 +16,7 @@ UNKNOWN_CODE = 255
 GRACE_S = 5.0
 
 
-class Child:
+class ChildHandle:
     """A forked process: first waiting, then doing its job, then gone.
 
     Attributes

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bluesky_prefect.worker.forkserver._child_handle import Child
+from bluesky_prefect.worker.forkserver._child_handle import ChildHandle
 from bluesky_prefect.worker.forkserver._protocol import PACKET_BYTES
 
 logger = logging.getLogger(f"prefect.{__name__}")
@@ -47,11 +47,11 @@ class ForkFailed(Exception):
 class _Waiting:
     """A fork that was asked for."""
 
-    future: asyncio.Future[Child]
+    future: asyncio.Future[ChildHandle]
     channel: socket.socket
 
 
-class ServerProcess:
+class ForkServerHandle:
     """A fork server's process, as its worker sees it.
 
     Parameters
@@ -73,9 +73,9 @@ class ServerProcess:
         self._numbers = itertools.count()
         self._asking = asyncio.Semaphore(_FORKS_AT_ONCE)
         self._waiting: dict[int, _Waiting] = {}
-        self._children: dict[int, Child] = {}
+        self._children: dict[int, ChildHandle] = {}
         self._ended: dict[int, int] = {}
-        self._abandoned_at_the_end: weakref.WeakSet[Child] = weakref.WeakSet()
+        self._abandoned_at_the_end: weakref.WeakSet[ChildHandle] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.retired = False
@@ -102,7 +102,7 @@ class ServerProcess:
         """
         return await asyncio.shield(self._ready)
 
-    async def fork(self) -> Child:
+    async def fork(self) -> ChildHandle:
         """Return a new child, which waits for its job.
 
         Raises
@@ -116,7 +116,7 @@ class ServerProcess:
         async with self._asking:
             return await self._fork()
 
-    async def _fork(self) -> Child:
+    async def _fork(self) -> ChildHandle:
         if self.retired:
             raise ForkServerGone
         number = next(self._numbers)
@@ -150,7 +150,7 @@ class ServerProcess:
         finally:
             del self._waiting[number]
             waiting.future.cancel()
-        child = Child(json.loads(said)["pid"], reader, writer)
+        child = ChildHandle(json.loads(said)["pid"], reader, writer)
         self._abandoned_at_the_end.add(child)
         if number in self._ended:
             child.exited(self._ended.pop(number))
@@ -238,7 +238,7 @@ class ServerProcess:
         self._children.clear()
         self._keep(asyncio.to_thread(self._process.wait))
 
-    def _watch(self, child: Child) -> None:
+    def _watch(self, child: ChildHandle) -> None:
         self._keep(child.outlive_the_server())
 
     def _keep(self, coroutine: Any) -> None:

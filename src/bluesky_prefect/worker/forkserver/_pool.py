@@ -6,8 +6,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bluesky_prefect.worker.forkserver._child_handle import Child
-from bluesky_prefect.worker.forkserver._handle import ForkFailed, ForkServerGone, ServerProcess
+from bluesky_prefect.worker.forkserver._child_handle import ChildHandle
+from bluesky_prefect.worker.forkserver._handle import ForkFailed, ForkServerGone, ForkServerHandle
 
 logger = logging.getLogger(f"prefect.{__name__}")
 
@@ -32,9 +32,9 @@ class ForkServerPool:
         self.environment = dict(environment)
         self._modules: list[str] = []
         self._excluded: set[str] = set()
-        self._server: ServerProcess | None = None
+        self._server: ForkServerHandle | None = None
         self._lock = asyncio.Lock()
-        self._retired: list[ServerProcess] = []
+        self._retired: list[ForkServerHandle] = []
 
     @property
     def pid(self) -> int | None:
@@ -50,7 +50,7 @@ class ForkServerPool:
         with contextlib.suppress(ForkServerGone, ForkFailed):
             await self._current()
 
-    async def fork(self) -> Child:
+    async def fork(self) -> ChildHandle:
         """Return a new child, which waits for its job; where the system refuses a process, try again for a while.
 
         Raises
@@ -74,7 +74,7 @@ class ForkServerPool:
                 "('ulimit -u', pids.max of the cgroup), or lower the worker's --limit."
             ) from error
 
-    async def _fork(self) -> Child:
+    async def _fork(self) -> ChildHandle:
         for attempt in range(_ATTEMPTS):
             try:
                 return await (await self._current()).fork()
@@ -88,7 +88,7 @@ class ForkServerPool:
         for server in (*self._retired, *filter(None, [self._server])):
             await server.close()
 
-    async def _current(self) -> ServerProcess:
+    async def _current(self) -> ForkServerHandle:
         async with self._lock:
             if self._server is not None and self._server.retired:
                 self._retired = [server for server in self._retired if not server.ended] + [self._server]
@@ -97,10 +97,10 @@ class ForkServerPool:
                 self._server = await self._start()
             return self._server
 
-    async def _start(self) -> ServerProcess:
+    async def _start(self) -> ForkServerHandle:
         while True:
             modules = [module for module in self._modules if module not in self._excluded]
-            server = ServerProcess(modules, self.environment)
+            server = ForkServerHandle(modules, self.environment)
             try:
                 outcome = await _ready(server, modules)
             except BaseException:
@@ -123,7 +123,7 @@ class ForkServerPool:
         return server
 
 
-async def _ready(server: ServerProcess, modules: Sequence[str]) -> dict[str, Any]:
+async def _ready(server: ForkServerHandle, modules: Sequence[str]) -> dict[str, Any]:
     while True:
         try:
             return await asyncio.wait_for(server.ready(), _LONG_S)
