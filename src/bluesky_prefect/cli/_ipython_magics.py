@@ -24,7 +24,7 @@ class FlowMagics(Magics):
     ----------
     shell : InteractiveShell
         The IPython that they are for.
-    notices : Notices
+    notices : PromptMessages
         What is to be told.
     """
 

@@ -21,7 +21,7 @@ class EntryLookup:
 
     Parameters
     ----------
-    connection : SharedConnection
+    connection : SQLiteFile
         The file.
     clock : callable
         Gives the time in seconds since the epoch.

@@ -63,7 +63,7 @@ class Diagnosis:
 
     Attributes
     ----------
-    verdict : Verdict
+    verdict : RunState
         What became of it.
     since : float
         Since when, in seconds since the epoch.

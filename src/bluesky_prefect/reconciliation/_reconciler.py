@@ -111,7 +111,7 @@ class Reconciler:
 
         Parameters
         ----------
-        window : Window
+        window : TimeWindow
             Which runs.
         submit : bool
             Start what can be started; else nothing is changed anywhere.

@@ -40,7 +40,7 @@ class Finding:
         As its start document has them.
     workflow : str or None
         Name of the workflow; None where it is the run itself.
-    verdict : Verdict
+    verdict : RunState
         What is wrong.
     since : float
         Since when, in seconds since the epoch.

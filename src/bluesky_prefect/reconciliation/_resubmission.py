@@ -87,7 +87,7 @@ def resubmit(
         What to start on each run; their ``when=`` is not asked, since a person has asked for these runs.
     request : ResubmissionRequest
         How.
-    history, starter : History, Starter
+    history, starter : History, FlowRunStarter
         What there is already; what starts more.
 
     Raises

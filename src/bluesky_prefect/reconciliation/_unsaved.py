@@ -24,7 +24,7 @@ def reconcile_kept(
     ----------
     catalog : Catalog
         Where runs belong.
-    window : Window
+    window : TimeWindow
         Which plan and scan id.
     settings : Settings
         Where the files are, and how long is too long.

@@ -21,7 +21,7 @@ class WarmStarter:
 
     Parameters
     ----------
-    forks : Forks
+    forks : ForkServerPool
         Where processes come from.
     job : Job
         What the flow run's process is to do.

@@ -209,12 +209,12 @@ from pathlib import Path
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.core._submission import Submission
-from bluesky_prefect.watch._prompt_messages import Notices
+from bluesky_prefect.watch._prompt_messages import PromptMessages
 
 settings = Settings(state_directory=Path(sys.argv[1]))
 logging.basicConfig(format="TOLD %(levelname)s %(message)s", force=True)
 Outbox(settings.outbox_path).put(Submission("key", "w", "flow/one", "uid"))
-notices = Notices(settings)
+notices = PromptMessages(settings)
 with PrefectApi(5) as api:
     for _ in range(2):
         notices.look(api)

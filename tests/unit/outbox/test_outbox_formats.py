@@ -119,10 +119,10 @@ def test_two_processes_that_open_an_older_outbox_at_once_lose_nothing(old_path):
 KILLED_WHILE_MIGRATING = """
 import os, signal, sys
 from pathlib import Path
-from bluesky_prefect.outbox._sqlite_file import SharedConnection
+from bluesky_prefect.outbox._sqlite_file import SQLiteFile
 from bluesky_prefect.outbox import Outbox
 
-migrate, left = SharedConnection._migrate, int(sys.argv[2])
+migrate, left = SQLiteFile._migrate, int(sys.argv[2])
 
 def kill_after(statement):
     global left
@@ -135,7 +135,7 @@ def migrate_and_die(self, connection):
     migrate(self, connection)
     connection.set_trace_callback(None)
 
-SharedConnection._migrate = migrate_and_die
+SQLiteFile._migrate = migrate_and_die
 Outbox(Path(sys.argv[1])).counts()
 """
 
@@ -300,10 +300,10 @@ def test_what_is_being_sent_from_a_file_beside_the_outbox_is_left_there_meanwhil
 KILLED_WHILE_ADOPTING = """
 import os, signal, sys
 from pathlib import Path
-from bluesky_prefect.outbox._sqlite_file import SharedConnection
+from bluesky_prefect.outbox._sqlite_file import SQLiteFile
 from bluesky_prefect.outbox import Outbox
 
-change, left = SharedConnection.change, int(sys.argv[2])
+change, left = SQLiteFile.change, int(sys.argv[2])
 
 class Dying:
     def __init__(self, *arguments):
@@ -323,7 +323,7 @@ class Dying:
         if left < 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
-SharedConnection.change = lambda self, trouble: Dying(self, trouble)
+SQLiteFile.change = lambda self, trouble: Dying(self, trouble)
 Outbox(Path(sys.argv[1])).adopt_siblings()
 """
 
