@@ -1,5 +1,8 @@
 """The errors this package raises, each with a message that names the thing, the cause and the remedy."""
 
+from functools import partial
+from typing import Any
+
 
 class BlueskyPrefectError(Exception):
     """Base of every error raised by bluesky-prefect."""
@@ -126,6 +129,11 @@ class FlowFailed(WaitError):
         self.run_uid = run_uid
         self.state = state
         self.flow_run_id = flow_run_id
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep the attributes where it is copied or pickled, as between processes."""
+        known = {"run_uid": self.run_uid, "state": self.state, "flow_run_id": self.flow_run_id}
+        return partial(type(self), str(self), **known), ()
 
 
 class FlowTimeout(WaitError):

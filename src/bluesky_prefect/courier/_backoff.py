@@ -10,8 +10,6 @@ from bluesky_prefect.core import PrefectUnavailable, Settings
 
 # A shorter outage (a server on SQLite answers 503 under load) is nobody's business.
 _TOLD_AFTER_S = 10.0
-# The longest that a server's Retry-After is obeyed: a broken proxy may ask for a year.
-_LONGEST_WAIT_S = 3600.0
 
 
 def growing_waits(settings: Settings) -> Callable[[int], float]:
@@ -47,6 +45,7 @@ class Backoff:
 
     def __init__(self, settings: Settings, clock: Callable[[], float], logger: logging.Logger) -> None:
         self._wait_s = growing_waits(settings)
+        self._max_s = settings.retry_max_s
         self._clock = clock
         self._logger = logger
         self._failures = 0
@@ -62,7 +61,7 @@ class Backoff:
     def failed(self, error: PrefectUnavailable, run_uid: str) -> float:
         """Take note of an attempt that failed, and return how long to wait before the next, in seconds.
 
-        Where Prefect is well otherwise, what it asks for is for the one submission.
+        A server that asks for more than the longest wait is asked again after that: it may be well much sooner.
         """
         now = self._clock()
         if not self.under_way:
@@ -72,8 +71,7 @@ class Backoff:
         if not self._told and (not error.transient or now - self._began >= _TOLD_AFTER_S):
             self._told = True
             self._logger.warning("Run %s waits in the outbox: %s", run_uid, error)
-        asked_s = 0.0 if error.submission_specific else error.retry_after_s or 0.0
-        return min(max(self._wait_s(self._failures), asked_s), _LONGEST_WAIT_S)
+        return max(self._wait_s(self._failures), min(error.retry_after_s or 0.0, self._max_s))
 
     def succeeded(self) -> None:
         """Take note of an attempt that Prefect answered."""

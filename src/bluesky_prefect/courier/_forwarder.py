@@ -141,9 +141,9 @@ class Forwarder:
     def wake(self) -> None:
         """Say that something was put in an outbox."""
         if self._sleeps:
-            self._sleeps = False
-            with suppress(RuntimeError):  # another thread was first
+            with suppress(RuntimeError):  # another thread was first, or no thread can be started now
                 self._thread.start()
+            self._sleeps = self._thread.ident is None
         self._wake.set()
 
     def before_fork(self) -> None:
@@ -246,7 +246,9 @@ class Forwarder:
             time.sleep(min(wait_s, 0.5))
 
     def _is_worth_waiting(self) -> bool:
-        return (self._outage.under_way and self._outage.busy) or self._backoff.next_s() <= MOMENT_S
+        if self._outage.under_way:
+            return self._outage.busy
+        return self._backoff.busy or self._backoff.next_s() <= MOMENT_S
 
     def _tell_what_waits(self) -> None:
         durable, *fallbacks = self._outboxes
@@ -349,9 +351,9 @@ class Forwarder:
             self._remind(entry.deployment, logging.WARNING, "Run %s waits: %s", entry.run_uid, error)
             outbox.give_back(entry.key, str(error), self._settings.missing_deployment_retry_s)
         except PrefectUnavailable as error:
-            if not self._backoff.concerns(entry, error):
+            if not error.submission_specific:
                 return self._back_off(outbox, entry, error)
-            wait = self._backoff.failed(entry, self._clock() - began, error.retry_after_s)
+            wait = self._backoff.failed(entry, self._clock() - began, error)
             if wait.first:
                 logger.warning("Run %s: %s is tried again later, others go on: %s", entry.run_uid, entry.key, error)
             outbox.give_back(entry.key, str(error), wait.delay_s, aside=wait.aside)
@@ -380,8 +382,7 @@ class Forwarder:
 
     def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
         delay_s = self._outage.failed(error, entry.run_uid)
-        asked_s = min(error.retry_after_s or 0.0, self._settings.retry_max_s) if error.submission_specific else 0.0
-        outbox.give_back(entry.key, str(error), max(delay_s, asked_s))
+        outbox.give_back(entry.key, str(error), delay_s)
         return delay_s
 
     def _rescue(self) -> None:

@@ -58,7 +58,7 @@ class SubmissionBackoff:
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
-        self._most_s = settings.retry_max_s
+        self._max_s = settings.retry_max_s
         self._wait_s = growing_waits(settings)
         self._clock = clock
         # By keys of submissions: answers that it is busy, troubles of their own, and that they have stood aside.
@@ -69,13 +69,7 @@ class SubmissionBackoff:
         self._in_a_row: dict[str, set[str]] = {}
         self._not_before: dict[str, float] = {}
 
-    def concerns(self, entry: Entry, error: PrefectUnavailable) -> bool:
-        """Take note of an attempt that failed; return whether the trouble is this submission's, and not Prefect's."""
-        if not error.submission_specific or not error.busy:
-            return error.submission_specific
-        return _count(self._busy, entry.key) >= (_BUSY_AS_ASKED if error.retry_after_s else _BUSY_BEFORE)
-
-    def failed(self, entry: Entry, took_s: float, retry_after_s: float | None = None) -> Wait:
+    def failed(self, entry: Entry, took_s: float, error: PrefectUnavailable | None = None) -> Wait:
         """Take note of an attempt that failed for a trouble of the submission's own; return how it waits.
 
         Parameters
@@ -84,12 +78,16 @@ class SubmissionBackoff:
             The submission.
         took_s : float
             How long the attempt took, in seconds.
-        retry_after_s : float, optional
-            How long it was asked to wait, in seconds.
+        error : PrefectUnavailable, optional
+            What Prefect has answered.
         """
-        wanted_s = max(self._wait_s(_count(self._failures, entry.key)), took_s * _REST, retry_after_s or 0.0)
-        delay_s = min(wanted_s, self._most_s)
-        aside = delay_s + took_s > MOMENT_S
+        asked_s = error.retry_after_s or 0.0 if error else 0.0
+        wanted_s = max(self._wait_s(_count(self._failures, entry.key)), took_s * _REST, asked_s)
+        delay_s = min(wanted_s, self._max_s)
+        if error and error.busy:
+            aside = _count(self._busy, entry.key) >= (_BUSY_AS_ASKED if asked_s else _BUSY_BEFORE)
+        else:
+            aside = delay_s + took_s > MOMENT_S
         first = aside and entry.key not in self._aside
         if aside:
             _count(self._aside, entry.key)
@@ -102,6 +100,11 @@ class SubmissionBackoff:
             known.pop(entry.key, None)
         self._in_a_row.pop(entry.deployment, None)
         self._not_before.pop(entry.deployment, None)
+
+    @property
+    def busy(self) -> bool:
+        """True if Prefect has told a submission to come later that keeps its place."""
+        return bool(self._busy.keys() - self._aside.keys())
 
     @property
     def held(self) -> set[str]:

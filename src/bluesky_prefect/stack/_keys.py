@@ -44,7 +44,7 @@ class StackKeys:
     def load(cls, paths: "StackPaths") -> Self | None:
         """Return the keys of a stack, or None unless there are all of them."""
         try:
-            tiled, prefect = paths.tiled_api_key.read_text().strip(), paths.prefect_auth_string.read_text().strip()
+            tiled, prefect = _read(paths.tiled_api_key), _read(paths.prefect_auth_string)
         except OSError:
             return None
         return cls(SecretStr(tiled), SecretStr(prefect)) if tiled and prefect else None
@@ -64,27 +64,29 @@ class StackKeys:
 
 
 def _read_or_make(path: Path, make: Callable[[], str]) -> str:
-    """Return what is in a file; of all who find it missing or empty at once, the first one's is everybody's."""
-    if not _is_blank(path):
-        return path.read_text().strip()
+    """Return the secret in a file; of all who find it missing or damaged at once, the first one's is everybody's."""
+    if path.exists() and (present := _read(path)):
+        return present
     new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
     write_private(new, make() + "\n")
     try:
         os.link(new, path)
     except FileExistsError:
-        _replace_if_blank(path, new)
+        _replace_if_damaged(path, new)
     finally:
         new.unlink(missing_ok=True)
-    return path.read_text().strip()
+    return _read(path)
 
 
-def _is_blank(path: Path) -> bool:
-    return not path.exists() or not path.read_text().strip()
+def _read(path: Path) -> str:
+    """Return the secret in a file; empty if there is none, or what a power cut leaves."""
+    text = path.read_bytes().strip().decode("ascii", "replace")
+    return text if text.isascii() and text.isprintable() else ""
 
 
-def _replace_if_blank(path: Path, new: Path) -> None:
+def _replace_if_damaged(path: Path, new: Path) -> None:
     with path.open("r+") as found:
         # Whoever replaces this very file holds its lock; who comes too late finds another one under its name.
         fcntl.flock(found, fcntl.LOCK_EX)
-        if os.path.samestat(os.fstat(found.fileno()), path.stat()) and _is_blank(path):
+        if os.path.samestat(os.fstat(found.fileno()), path.stat()) and not _read(path):
             new.replace(path)

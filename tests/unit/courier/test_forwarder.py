@@ -140,10 +140,10 @@ def test_an_error_that_nobody_foresaw_is_told_with_its_place_on_one_line(forward
     assert "test_forwarder.py:" in caplog.text
 
 
-def test_prefect_is_left_alone_as_long_as_it_asks(forwarder, disk, api):
+def test_prefect_is_left_alone_as_long_as_it_asks_and_the_longest_wait_allows(forwarder, disk, api):
     disk.put(submission("a"))
-    api.answers = [PrefectUnavailable("429", retry_after_s=300)]
-    assert forwarder.step() == 300
+    api.answers = [PrefectUnavailable("429", retry_after_s=30)]
+    assert forwarder.step() == 30
 
 
 @pytest.mark.parametrize("asked_s", [1e12, float("inf"), float("nan")])

@@ -95,11 +95,31 @@ def test_a_submission_that_alone_is_told_to_come_later_does_so_and_holds_up_its_
     other_deployment, same_deployment = (
         max(prefect.created[key] for key in keys(OTHERS[a:b])) for a, b in [(1, 3), (3, 4)]
     )
-    assert other_deployment - began < 2.5
+    assert other_deployment - began < 1.0
     assert 3.0 <= same_deployment - began < 6.0  # retry_max_s, in place of an hour
     assert prefect.asked.count(BAD) == 2
     del prefect.troubles[BAD]
     wait_until(lambda: outbox.counts() == OutboxCounts(sent=6))
+
+
+def test_a_submission_that_alone_meets_503_delays_no_fresh_run_of_another_deployment(prefect, outbox, sending):
+    prefect.troubles[BAD] = 503
+    put(outbox, sending, [("bad", "flow/one")])
+    wait_until(lambda: prefect.asked.count(BAD) >= 4)
+    began = time.time()
+    put(outbox, sending, [("c", "flow/two")])
+    wait_until(lambda: "c:flow/two" in prefect.created)
+    assert prefect.created["c:flow/two"] - began < 1.0
+    del prefect.troubles[BAD]
+    wait_until(lambda: outbox.counts() == OutboxCounts(sent=3), timeout_s=10)
+
+
+def test_an_hour_that_a_server_asks_for_outlives_neither_the_outage_nor_the_longest_wait(prefect, outbox, sending):
+    prefect.down, prefect.retry_after_s = 503, 3600
+    put(outbox, sending, OTHERS)
+    wait_until(lambda: sum(entry.attempts for entry in outbox.entries()) == 1)
+    prefect.down = None
+    wait_until(lambda: outbox.counts() == OutboxCounts(sent=5), timeout_s=10)
 
 
 def test_a_prefect_that_is_busy_as_a_whole_is_left_alone_for_as_long_as_it_asks(prefect, outbox, sending):

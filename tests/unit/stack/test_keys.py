@@ -97,3 +97,17 @@ def test_all_who_find_an_empty_file_at_once_have_the_same_key_and_it_stays(tmp_p
     made = [maker.communicate()[0].split() for maker in makers]
     kept = [stack.prefect_auth_string.read_text().strip() for stack in stacks]
     assert made == [kept] * len(makers)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b" \n", bytes(65), b"\xff\xfe\x00", "bluesky:schlüssel\n".encode(), b"a:b\0c"]
+)
+def test_a_damaged_key_file_is_no_key_and_is_made_anew(tmp_path, content):
+    paths = StackPaths(tmp_path)
+    paths.prefect_auth_string.write_bytes(content)
+    paths.tiled_api_key.write_text("s3cret\n")
+    assert StackKeys.load(paths) is None
+    made = StackKeys.load_or_make(paths)
+    assert made.prefect.get_secret_value().startswith("bluesky:")
+    assert made.tiled.get_secret_value() == "s3cret"
+    assert StackKeys.load(paths) == made
