@@ -152,6 +152,7 @@ class PrefectUi:
         flows = {}
         for row in self._rows.all():
             row.get_by_role("link").nth(1).wait_for()  # before that, the first is the flow run's
+            expect(row.get_by_role("link").first).not_to_be_empty(timeout=_PATIENCE_MS)
             flows[row.get_by_role("link").first.inner_text()] = row.get_by_text(_STATE).first.inner_text()
         return flows
 
