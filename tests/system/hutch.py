@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from uuid import UUID
@@ -73,7 +72,7 @@ class Hutch:
         return uid
 
     def reconcile(self, *, workflows=WORKFLOWS, clock=None, sleep=lambda _: None, settings=None, **options):
-        window = TimeWindow(options.pop("since", 0.0), time.time() + 1000, **options.pop("only", {}))
+        window = TimeWindow(options.pop("since", 0.0), **options.pop("only", {}))
         settings = settings or self.settings
         with PrefectApi(30, client_retries=True) as api, existing_outbox(settings.outbox_path) as outbox:
             reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock, sleep=sleep)

@@ -1,6 +1,7 @@
 """What reconciliation believes of flow runs that others execute, so that no run is processed twice; a real server."""
 
 import datetime
+import json
 import os
 import subprocess
 import sys
@@ -368,6 +369,87 @@ def test_a_flow_run_is_late_by_the_servers_clock_and_not_by_that_of_its_maker(hu
     )
     assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
     assert hutch.reconcile(clock=much_later).verdicts == {RunState.LATE: 1}
+
+
+def made_days_ago(hutch, client, *moved_to):
+    """Do a scan whose flow run bears a time of some days ago, by a clock that was wrong; return the run's uid."""
+    uid = hutch.count()
+    deployment = client.read_deployment_by_name(DEPLOYMENT)
+    made = client.create_flow_run_from_deployment(
+        deployment.id,
+        parameters={"ref": uid},
+        idempotency_key=submission_key(uid, DEPLOYMENT),
+        state=Scheduled(scheduled_time=datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=3)),
+    )
+    for state in moved_to:
+        client.set_flow_run_state(made.id, state, force=True)
+    return uid
+
+
+def test_a_crashed_flow_run_that_bears_a_time_long_before_its_run_is_started_again(hutch, client):
+    uid = made_days_ago(hutch, client, Crashed(message="out of memory"))
+    report = hutch.reconcile(submit=True)
+    assert states(hutch.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
+    [finding] = report.findings
+    assert (finding.verdict, finding.reason, finding.solved) == (RunState.CRASHED, "out of memory", True)
+    assert finding.flow_run_id == hutch.flow_runs(uid)[-1].id
+    assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
+
+
+@pytest.mark.parametrize(
+    ("moved_to", "clock", "verdict"),
+    [
+        ([Completed()], None, RunState.PROCESSED),
+        ([Running()], None, RunState.UNDER_WAY),
+        ([], None, RunState.UNDER_WAY),
+        ([], much_later, RunState.LATE),
+    ],
+)
+def test_a_flow_run_that_bears_a_time_long_before_its_run_is_never_called_started(
+    hutch, client, moved_to, clock, verdict
+):
+    uid = made_days_ago(hutch, client, *moved_to)
+    report = hutch.reconcile(submit=True, clock=clock)
+    assert report.verdicts == {verdict: 1}
+    assert not any(finding.solved for finding in report.findings)
+    assert len(hutch.flow_runs(uid)) == 1
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_silent_flow_run_that_bears_a_time_long_before_its_run_is_listened_to_first(hutch, client, stack, alive):
+    uid = made_days_ago(hutch, client, Running())
+    [flow_run] = hutch.flow_runs(uid)
+    heartbeat(stack, flow_run.id)
+    waited = []
+
+    def sleep(wait_s):
+        waited.append(wait_s)
+        if alive:
+            heartbeat(stack, flow_run.id)
+
+    report = hutch.reconcile(submit=True, clock=much_later, sleep=sleep)
+    assert waited == [hutch.settings.heartbeat_timeout_s / 3]
+    assert report.verdicts == {RunState.UNDER_WAY if alive else RunState.SILENT: 1}
+    assert states(hutch.flow_runs(uid)) == (["RUNNING"] if alive else ["CRASHED", "SCHEDULED"])
+
+
+@pytest.mark.parametrize(
+    ("state", "options", "said", "after"),
+    [
+        (Completed(), [], "left alone: processed already", ["COMPLETED"]),
+        (Completed(), ["--again"], "-again-1", ["COMPLETED", "SCHEDULED"]),
+        (Crashed(), [], "-again-1", ["CRASHED", "SCHEDULED"]),
+    ],
+)
+def test_submit_never_calls_a_flow_run_started_that_bears_a_time_long_before_its_run(
+    hutch, client, state, options, said, after
+):
+    uid = made_days_ago(hutch, client, state)
+    done = hutch.cli("submit", uid, "--json", *options)
+    assert done.returncode == 0, done.stderr
+    [outcome] = json.loads(done.stdout)
+    assert said in outcome["text"]
+    assert states(hutch.flow_runs(uid)) == after
 
 
 def test_a_deployment_with_a_block_of_its_own_is_started_again(hutch, client, stack):

@@ -1,12 +1,17 @@
 """Each run processed, or told of: reconciliation between a real Tiled and a real Prefect server."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import bluesky.plans as bp
 import pytest
 from bluesky import RunEngine
+from bluesky_tiled_plugins import TiledWriter
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Outbox, Settings, Workflow
@@ -330,6 +335,43 @@ def test_the_command_ends_with_1_until_all_is_processed(hutch):
     assert (finding["run_uid"], finding["verdict"], finding["remedy"]) == (uid, "no flow run", "--submit starts it")
     assert hutch.cli("reconcile", "--submit").returncode == 0
     assert hutch.cli("reconcile", "--since", "1h").returncode == 0
+
+
+def write(hutch, start_s, stop_s):
+    """Write a run to Tiled that has no data, of any time; return its uid."""
+    uid = str(uuid4())
+    writer = TiledWriter(hutch.raw)
+    writer("start", {"uid": uid, "time": start_s, "plan_name": "count", "scan_id": 1})
+    stop = {"uid": str(uuid4()), "run_start": uid, "time": stop_s, "exit_status": "success", "num_events": {}}
+    writer("stop", stop)
+    return uid
+
+
+@pytest.mark.parametrize("ahead_s", [3600, 3 * 86400])
+def test_a_run_that_stopped_ahead_of_this_machines_clock_is_started_and_not_waited_for(hutch, ahead_s):
+    uid = write(hutch, time.time() + ahead_s - 60, time.time() + ahead_s)
+    done = hutch.cli("reconcile", "--submit", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["runs"], report["until"]) == (1, None)
+    assert [one.generation for one in hutch.flow_runs(uid)] == [0]
+
+
+def test_by_itself_it_starts_a_run_that_stopped_ahead_of_this_machines_clock(hutch):
+    uid = write(hutch, time.time() + 3540, time.time() + 3600)
+    command = [sys.executable, "-c", "from bluesky_prefect.reconciliation import reconcile; reconcile()"]
+    environment = {**os.environ, **hutch.environment}
+    subprocess.run(command, env=environment, capture_output=True, check=True)
+    assert [one.generation for one in hutch.flow_runs(uid)] == [0]
+
+
+def test_with_an_end_the_window_ends_there(hutch):
+    write(hutch, time.time() - 7260, time.time() - 7200)
+    write(hutch, time.time() + 3540, time.time() + 3600)
+    report = json.loads(hutch.cli("reconcile", "--until", "1h", "--json").stdout)
+    assert report["runs"] == 1
+    assert report["findings"][0]["since"] < report["until"]
+    assert json.loads(hutch.cli("reconcile", "--json").stdout)["runs"] == 2
 
 
 def test_submit_leaves_alone_what_has_been_processed_and_says_so(hutch):

@@ -49,7 +49,7 @@ def report_as_json(report: "Report") -> None:
         {
             "all_processed": report.all_processed,
             "since": terminal.iso(report.since),
-            "until": terminal.iso(report.until),
+            "until": None if report.until is None else terminal.iso(report.until),
             "runs": report.runs,
             "verdicts": {verdict.value: many for verdict, many in report.verdicts.items()},
             "findings": [

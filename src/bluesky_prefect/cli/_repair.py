@@ -68,7 +68,8 @@ def reconcile(
         str, typer.Option(help="Runs that stopped since then: how long ago (90m, 24h, 7d), or a date or time.")
     ] = "24h",
     until: Annotated[
-        str | None, typer.Option(help="Runs that stopped before then, written alike. Default: now.", show_default=False)
+        str | None,
+        typer.Option(help="Runs that stopped before then, written alike. Default: no end.", show_default=False),
     ] = None,
     plan: Annotated[str | None, typer.Option(help="Runs of this plan only.", show_default=False)] = None,
     scan_id: Annotated[int | None, typer.Option(help="Runs with this scan id only.", show_default=False)] = None,
@@ -87,8 +88,8 @@ def reconcile(
     with 0 if nothing is left to be done, with 1 otherwise.
     """
     now = time.time()
-    begin, end = parse_moment(since, now), now if until is None else parse_moment(until, now)
-    if begin >= end:
+    begin, end = parse_moment(since, now), None if until is None else parse_moment(until, now)
+    if begin >= (now if end is None else end):
         raise ConfigurationError(f"--since {since} is not before --until {until or 'now'}.")
     window = TimeWindow(begin, end, plan=plan, scan_id=scan_id)
     with terminal.Progress("Comparing Tiled with Prefect") as tell, _places(state_directory, workflows) as places:

@@ -35,6 +35,7 @@ from bluesky_prefect.prefect_api._parameters import parameters_for
 if TYPE_CHECKING:
     import httpx
     from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.responses import DeploymentResponse
 
 # A deployment may be changed at any time; a burst of runs need not ask for it each time.
@@ -44,14 +45,28 @@ _TAG_LENGTH = 200
 _CONNECT_RETRIES = 3
 _BUSY = {408, 425, 429, 503}
 _LATER = {*_BUSY, 502, 504}
+# A new flow run is scheduled for now, as our client dates it; this leaves time for a slow request.
+_NEW_S = 60.0
 
 
 @dataclass(frozen=True)
 class FlowRunRef:
-    """The flow run that Prefect made: its id and name."""
+    """The flow run that Prefect made, or already had for the same key.
+
+    Attributes
+    ----------
+    id, name : str
+        Prefect's own.
+    is_new : bool
+        False if Prefect had it before.
+    expected_start_s : float
+        Its expected start, by its maker's clock, in seconds since the epoch; 0 if it has none.
+    """
 
     id: str
     name: str
+    is_new: bool = True
+    expected_start_s: float = 0.0
 
 
 class PrefectApi:
@@ -190,7 +205,13 @@ class PrefectApi:
             tags=flow_run_tags(submission),
             idempotency_key=submission.key,
         )
-        return FlowRunRef(id=str(flow_run.id), name=flow_run.name)
+        expected = flow_run.expected_start_time
+        return FlowRunRef(
+            id=str(flow_run.id),
+            name=flow_run.name,
+            is_new=_is_new(flow_run),
+            expected_start_s=expected.timestamp() if expected else 0.0,
+        )
 
     def _call(self, client: "SyncPrefectClient", submission: Submission) -> "tuple[DeploymentResponse, dict[str, Any]]":
         """Return the deployment to start, and with which parameters."""
@@ -303,6 +324,13 @@ def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
     if response.status_code in _LATER:
         response.read()
         response.raise_for_status()
+
+
+def _is_new(flow_run: "FlowRun") -> bool:
+    expected = flow_run.expected_start_time
+    if expected is not None and abs(time.time() - expected.timestamp()) > _NEW_S:
+        return False
+    return flow_run.state is None or flow_run.state.is_scheduled()
 
 
 def flow_run_name(submission: Submission) -> str:

@@ -207,8 +207,12 @@ def made_after(since_s: float) -> datetime:
 
     A time that lies ahead of now, such as one in milliseconds, tells nothing: that is the beginning of time then.
     """
-    known = since_s <= time.time() + _CLOCKS_APART_S
-    return datetime.fromtimestamp(max(since_s - _CLOCKS_APART_S, 0.0) if known else 0.0, UTC)
+    return datetime.fromtimestamp(0.0 if lies_ahead(since_s) else max(since_s - _CLOCKS_APART_S, 0.0), UTC)
+
+
+def lies_ahead(time_s: float) -> bool:
+    """Tell whether a time, in seconds since the epoch, is further ahead of now than clocks are apart."""
+    return not time_s <= time.time() + _CLOCKS_APART_S  # so is NaN
 
 
 def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from bluesky_prefect.core import Settings, Workflow, WorkflowList, error_line
 from bluesky_prefect.outbox import Entry
-from bluesky_prefect.prefect_api import History, PrefectApi, Workers
+from bluesky_prefect.prefect_api import History, PrefectApi, Workers, lies_ahead
 from bluesky_prefect.reconciliation._case import Case, finding_of
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState, diagnose
 from bluesky_prefect.reconciliation._former_names import Past, begun_otherwise, pasts
@@ -74,11 +74,16 @@ class Assessment:
                         yield answer
                     elif answer:
                         wanted.append((run, workflow))
-        yield from self._cases(wanted)
+        # Of a run whose clock was that far ahead its time does not say since when its flow runs may be.
+        ahead = [one for one in wanted if lies_ahead(one[0].time_s)]
+        yield from self._cases(ahead, 0.0)
+        rest = [one for one in wanted if not lies_ahead(one[0].time_s)]
+        yield from self._cases(rest, min((run.time_s for run, _ in rest), default=0.0))
 
     def again(self, before: Sequence[Case]) -> Iterator[Case]:
         """Yield cases as they are now. Of what is silent the same has to have been heard as before, or it lives."""
-        now = self._cases([(case.run, case.workflow) for case in before])
+        since_s = min((case.since_s for case in before), default=0.0)
+        now = self._cases([(case.run, case.workflow) for case in before], since_s)
         for case, again in zip(before, now, strict=True):
             if again.judgement.signs in (None, case.judgement.signs):
                 yield again
@@ -86,10 +91,16 @@ class Assessment:
                 alive = Diagnosis(RunState.UNDER_WAY, again.judgement.since, "it gave a sign of life")
                 yield replace(again, judgement=alive)
 
-    def _cases(self, wanted: Sequence[tuple[StoredRun, Workflow]]) -> Iterator[Case]:
-        since_s = min((run.time_s for run, _ in wanted), default=0.0)
+    def since(self, since_s: float, case: Case) -> Case:
+        """Return a case as it is now, with the flow runs since an earlier time, in seconds since the epoch."""
+        [again] = self._cases([(case.run, case.workflow)], since_s)
+        return again
+
+    def _cases(self, wanted: Sequence[tuple[StoredRun, Workflow]], since_s: float) -> Iterator[Case]:
         found = zip(wanted, pasts(self._history, wanted, since_s), strict=True)
-        judged = [Case(run, workflow, past, self._judge(run, workflow, past)) for (run, workflow), past in found]
+        judged = [
+            Case(run, workflow, past, self._judge(run, workflow, past), since_s) for (run, workflow), past in found
+        ]
         yield from self._not_begun_otherwise(judged, since_s)
 
     def _judge(self, run: StoredRun, workflow: Workflow, past: Past) -> Diagnosis:

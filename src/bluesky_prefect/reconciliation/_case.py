@@ -16,12 +16,25 @@ _STARTED_AGAIN = {RunState.CRASHED, RunState.FAILED, RunState.SILENT, RunState.A
 
 @dataclass(frozen=True)
 class Case:
-    """A run and a workflow that it should have had, and what is to be thought of it."""
+    """A run and a workflow that it should have had, and what is to be thought of it.
+
+    Attributes
+    ----------
+    run, workflow : StoredRun, Workflow
+        The run, and what it should have had.
+    past : Past
+        Its flow runs.
+    judgement : Diagnosis
+        What they tell.
+    since_s : float
+        Flow runs were looked up for a run that stopped then, in seconds since the epoch.
+    """
 
     run: StoredRun
     workflow: Workflow
     past: Past
     judgement: Diagnosis
+    since_s: float
 
     @property
     def verdict(self) -> RunState:

@@ -43,8 +43,7 @@ def _compare(since: str, submit: bool, where: str | None) -> Report:
     if where and settings.workflows not in (None, where):
         logger.warning("Compared with %s, as the deployment says; this worker's own list is not.", where)
     workflows = load_workflows(require_list_source(where or settings.workflows))
-    now = time.time()
-    window = TimeWindow(since=parse_moment(since, now), until=now)
+    window = TimeWindow(parse_moment(since, time.time()))
     with (
         Catalog.connect(settings) as catalog,
         PrefectApi(settings.request_timeout_s, client_retries=True) as api,

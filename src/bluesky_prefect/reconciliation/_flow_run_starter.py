@@ -20,6 +20,22 @@ from bluesky_prefect.tiled_api import StoredRun
 logger = logging.getLogger(__name__)
 
 
+class FlowRunOverlooked(Exception):
+    """Prefect already had the flow run that was to be made, and the look-up by time has missed it.
+
+    A clock was wrong when it was made. With it the case has to be diagnosed anew.
+
+    Attributes
+    ----------
+    since_s : float
+        A look-up from this time on finds it, in seconds since the epoch.
+    """
+
+    def __init__(self, flow_run: FlowRunRef) -> None:
+        super().__init__(f"Prefect had {flow_run.name} ({flow_run.id}) before.")
+        self.since_s = flow_run.expected_start_s
+
+
 class FlowRunStarter:
     """Starts workflows on runs that Tiled holds, with the keys that the callback uses.
 
@@ -47,7 +63,7 @@ class FlowRunStarter:
         parameters: Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
     ) -> FlowRunRef:
-        """Make the flow run of one generation of a workflow on a run, or find it, if somebody was faster.
+        """Make the flow run of one generation of a workflow on a run, or find it, if somebody was a moment faster.
 
         Parameters
         ----------
@@ -64,6 +80,8 @@ class FlowRunStarter:
 
         Raises
         ------
+        FlowRunOverlooked
+            If the flow run is not new.
         ConfigurationError
             If the workflow's own ``parameters=`` fails.
         DeploymentMissing, SubmissionRefused, PrefectUnavailable
@@ -83,6 +101,8 @@ class FlowRunStarter:
         )
         flow_run = self._api.create_flow_run(submission)
         self._tell_outbox(submission, flow_run)
+        if not flow_run.is_new:
+            raise FlowRunOverlooked(flow_run)
         return flow_run
 
     def _tell_outbox(self, submission: Submission, flow_run: FlowRunRef) -> None:

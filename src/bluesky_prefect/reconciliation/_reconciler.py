@@ -23,7 +23,7 @@ from bluesky_prefect.reconciliation._assessment import Assessment
 from bluesky_prefect.reconciliation._case import Case
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
 from bluesky_prefect.reconciliation._endings import Endings
-from bluesky_prefect.reconciliation._flow_run_starter import FlowRunStarter
+from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._remarks import Remarks
 from bluesky_prefect.reconciliation._report import Finding, Report
@@ -44,11 +44,12 @@ _LOOKS = 3
 
 @dataclass
 class _Tally:
-    """The findings so far."""
+    """The findings so far, and what is silent and has not been listened to."""
 
     runs: int = 0
     verdicts: Counter[RunState] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
+    silent: list[Case] = field(default_factory=list)
 
     def note(self, one: Finding | Case) -> None:
         self.verdicts[one.verdict] += 1
@@ -138,7 +139,11 @@ class Reconciler:
         runs = filter(assessment.is_ours, chain(self._late_comers(kept, window), within))
         tally = _Tally()
         for one in chain(kept, self._found(runs, assessment, remarks, tally, submit, report)):
-            tally.note(self._treated(one, assessment, submit, patient))
+            treated = self._treated(one, assessment, submit, patient)
+            if isinstance(treated, Case) and treated.judgement.signs:
+                tally.silent.append(treated)
+            else:
+                tally.note(treated)
         known = {finding.run_uid for finding in tally.findings}
         for dead in self._outbox.dead_letters():
             if dead.run_uid not in known and window.holds(dead):
@@ -148,7 +153,7 @@ class Reconciler:
     def _late_comers(self, kept: Sequence[Finding], window: TimeWindow) -> Iterator[StoredRun]:
         """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
         written = [finding.run_uid for finding in kept if finding.solved]
-        return (run for _, run in runs_named(self._catalog, written) if not window.since <= run.time_s < window.until)
+        return (run for _, run in runs_named(self._catalog, written) if not window.covers(run.time_s))
 
     def _found(
         self,
@@ -160,34 +165,43 @@ class Reconciler:
         report: Callable[[str], None],
     ) -> Iterator[Finding | Case]:
         """Yield what is found of runs; last what is silent, which is listened to if something is done about it."""
-        silent: list[Case] = []
         while batch := list(islice(runs, _BATCH)):
             tally.runs += len(batch)
             looked = list(assessment.of(batch))
             remarks.on_new_names((one.workflow, one.judgement) for one in looked if isinstance(one, Case))
             for one in looked:
                 if submit and isinstance(one, Case) and one.judgement.signs:
-                    silent.append(one)
+                    tally.silent.append(one)
                 else:
                     yield one
             so_far = f"{tally.runs} runs, back to {moment(batch[-1].time_s)}"
             report(f"{so_far}: {len(tally.findings)} not as they should be")
-        if silent:
+        # What is silent may bring to light another that is, if that was overlooked.
+        while silent := tally.silent:
+            tally.silent = []
             wait_s = self._settings.heartbeat_timeout_s * _LISTENING
             report(f"{counted(len(silent), 'flow run')} without a sign of life: listening for {wait_s:.0f} s")
             self._sleep(wait_s)
             yield from assessment.again(silent)
 
     def _treated(self, one: Finding | Case, assessment: Assessment, submit: bool, patient: bool) -> Finding | Case:
-        """Return what was found about a problem, once everything is done about it; anything else as it is."""
+        """Return what was found about a problem, once everything is done about it; anything else as it is.
+
+        A case that is silent was overlooked till now, and has to be listened to first.
+        """
         if isinstance(one, Finding) or not one.verdict.is_problem:
             return one
         if not submit:
             return one.finding
         for _ in range(_LOOKS):
-            if self._has_ended(one.judgement):
-                return self._treat(one, patient)
-            [one] = assessment.again([one])
+            try:
+                if self._has_ended(one.judgement):
+                    return self._treat(one, patient)
+                [one] = assessment.again([one])
+            except FlowRunOverlooked as overlooked:
+                one = assessment.since(overlooked.since_s, one)
+                if one.judgement.signs:
+                    return one
             if not one.verdict.is_problem:
                 return one
         return replace(one.finding, action="Prefect refuses to end it: to be looked at again next time")

@@ -82,8 +82,8 @@ class Report:
 
     Attributes
     ----------
-    since, until : float
-        The window, in seconds since the epoch.
+    since, until : float, float or None
+        The window, in seconds since the epoch; no end if `until` is None.
     runs : int
         How many runs it holds.
     verdicts : Counter
@@ -95,7 +95,7 @@ class Report:
     """
 
     since: float
-    until: float
+    until: float | None
     runs: int
     verdicts: Counter[RunState] = field(default_factory=Counter)
     findings: Sequence[Finding] = ()

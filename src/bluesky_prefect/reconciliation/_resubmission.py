@@ -6,7 +6,7 @@ from typing import Any
 
 from bluesky_prefect.core import ConfigurationError, DeploymentMissing, SubmissionRefused, Workflow
 from bluesky_prefect.prefect_api import History, PastFlowRun
-from bluesky_prefect.reconciliation._flow_run_starter import FlowRunStarter
+from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
 from bluesky_prefect.reconciliation._former_names import Past, pasts
 from bluesky_prefect.reconciliation._rerun import must_not_rerun
 from bluesky_prefect.tiled_api import StoredRun
@@ -100,7 +100,7 @@ def resubmit(
         since_s = min(run.time_s for run in batch)
         pairs = [(run, workflow) for run in batch for workflow in workflows]
         for (run, workflow), past in zip(pairs, pasts(history, pairs, since_s), strict=True):
-            yield _submit(run, workflow, past, request, starter)
+            yield _submit(run, workflow, past, request, history, starter)
 
 
 def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
@@ -121,7 +121,12 @@ def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> lis
 
 
 def _submit(
-    run: StoredRun, workflow: Workflow, past: Past, request: ResubmissionRequest, starter: FlowRunStarter
+    run: StoredRun,
+    workflow: Workflow,
+    past: Past,
+    request: ResubmissionRequest,
+    history: History,
+    starter: FlowRunStarter,
 ) -> Outcome:
     known = run.as_run()
     last = past.flow_runs[-1] if past.flow_runs else None
@@ -151,6 +156,9 @@ def _submit(
         made = starter.start(run, workflow.under(past.name), generation, overrides=request.overrides)
     except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
         return outcome(f"cannot be started: {error}", refused=True)
+    except FlowRunOverlooked as overlooked:
+        [whole] = pasts(history, [(run, workflow)], overlooked.since_s)
+        return _submit(run, workflow, whole, request, history, starter)
     return outcome(f"started: {made.name}", started=True, made=made)
 
 

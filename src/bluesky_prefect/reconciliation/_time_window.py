@@ -17,8 +17,10 @@ class TimeWindow:
 
     Attributes
     ----------
-    since, until : float
-        Runs that stopped from then on, and before then, in seconds since the epoch.
+    since : float
+        Runs that stopped from then on, in seconds since the epoch.
+    until : float, optional
+        Runs that stopped before then. Without it there is no end: the clock of a run's machine may be ahead.
     plan : str, optional
         Runs of this plan only.
     scan_id : int, optional
@@ -26,9 +28,13 @@ class TimeWindow:
     """
 
     since: float
-    until: float
+    until: float | None = None
     plan: str | None = None
     scan_id: int | None = None
+
+    def covers(self, time_s: float) -> bool:
+        """Return whether a time, in seconds since the epoch, lies in the window."""
+        return self.since <= time_s and (self.until is None or time_s < self.until)
 
     def wants(self, finding: Finding) -> bool:
         """Return whether a finding is of the plan and the scan id looked at, whenever it was."""
@@ -36,7 +42,7 @@ class TimeWindow:
 
     def holds(self, finding: Finding) -> bool:
         """Return whether a finding belongs to the runs looked at."""
-        return self.since <= finding.since < self.until and self.wants(finding)
+        return self.covers(finding.since) and self.wants(finding)
 
 
 def parse_moment(text: str, now: float) -> float:

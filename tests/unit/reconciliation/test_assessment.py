@@ -1,9 +1,12 @@
 """What is thought of runs that Prefect has no flow run of: a Prefect that knows nothing, and a real outbox."""
 
+import time
 from types import SimpleNamespace
+from uuid import uuid4
 
 import numpy as np
 import pytest
+from prefect.client.schemas.objects import FlowRun, State
 
 from bluesky_prefect import Outbox, Settings, Workflow
 from bluesky_prefect.core import Submission, as_workflows, submission_key
@@ -13,6 +16,7 @@ from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.tiled_api import StoredRun
 
 NOW = 1_000_000.0
+DAY_S = 86400.0
 HERE = "http://here:4200/api"
 
 
@@ -99,3 +103,26 @@ def test_a_when_that_changes_its_run_changes_it_for_itself_alone():
     one = run("one", plan_name="count")
     assert len(assessed([one], workflows)) == 2
     assert one.start["plan_name"] == "count"
+
+
+class DatedPrefect(EmptyPrefect):
+    """Has completed first flow runs, each due at a time in seconds since the epoch; answers as it is asked by both."""
+
+    def __init__(self, due):
+        self._due = {submission_key(uid, WORKFLOW.name): time_s for uid, time_s in due.items()}
+        self.client = SimpleNamespace(read_flow_runs=self._read)
+
+    def _read(self, *, flow_run_filter, **_):
+        after_s = flow_run_filter.expected_start_time.after_.timestamp()
+        keys = flow_run_filter.idempotency_key.any_ if flow_run_filter.idempotency_key else []
+        known = [key for key in keys if self._due.get(key, -1.0) >= after_s]
+        return [FlowRun(flow_id=uuid4(), idempotency_key=key, state=State(type="COMPLETED")) for key in known]
+
+
+def test_the_flow_run_of_a_run_that_stopped_days_ahead_is_found_however_long_ago_it_was_made():
+    now = time.time()
+    api = DatedPrefect({"ahead": now - 2 * DAY_S, "recent": now - 100})
+    runs = [StoredRun(uid, {"uid": uid}, {"time": now + s}) for uid, s in {"ahead": 3 * DAY_S, "recent": -200}.items()]
+    assessment = Assessment(api, as_workflows(WORKFLOW), Settings(), MachineOutbox(None), lambda: now)
+    found = {case.run.uid: case.verdict for case in assessment.of(runs)}
+    assert found == {"ahead": RunState.PROCESSED, "recent": RunState.PROCESSED}
