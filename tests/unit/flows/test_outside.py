@@ -85,10 +85,10 @@ HANGING_LOOK_UP = """
 import socket, time
 socket.getaddrinfo = lambda *args, **kwargs: time.sleep(60)
 from bluesky_prefect.core._exceptions import ServiceUnavailable
-from bluesky_prefect.flows.common._outside import ask
+from bluesky_prefect.flows.common._outside import get_json
 begun = time.monotonic()
 try:
-    ask("https://api.open-meteo.com/v1/forecast", timeout_s=0.5)
+    get_json("https://api.open-meteo.com/v1/forecast", timeout_s=0.5)
 except ServiceUnavailable as error:
     print(time.monotonic() - begun, error)
 """
