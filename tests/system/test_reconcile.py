@@ -406,7 +406,7 @@ def test_submit_takes_ranges_each_run_once_and_a_dry_run_changes_nothing(hutch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["submit", "1", "77"], "holds no run '77'"),
+        (["submit", "1", "98765432"], "holds no run '98765432'"),
         (["submit", "1", "--workflow", "nonsense"], "Workflows of this beamline: reconcile-test/idle"),
         (["submit", "1", "--parameters", '{"nonsense": 1}'], "has no parameter 'nonsense'; it takes ref, date"),
     ],
