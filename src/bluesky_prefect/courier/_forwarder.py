@@ -54,7 +54,7 @@ class FlowRunApi(Protocol):
 
     @property
     def api_url(self) -> str | None:
-        """Address of the API, as `prefect_address.comparable` writes it."""
+        """Address of the API, as `comparable_url` writes it."""
         ...
 
     def create_flow_run(self, submission: Submission) -> FlowRunRef:
@@ -96,7 +96,7 @@ class Forwarder:
     Attributes
     ----------
     api_url : str or None
-        Address of the Prefect API that it sends to, as `prefect_address.comparable` writes it; None if it has none, or
+        Address of the Prefect API that it sends to, as `comparable_url` writes it; None if it has none, or
         has not imported Prefect yet.
     """
 

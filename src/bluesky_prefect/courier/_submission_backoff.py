@@ -46,7 +46,8 @@ class SubmissionBackoff:
     """Waits after troubles of single submissions.
 
     A submission keeps its place for the first attempts, as long as that holds up its deployment for no more than
-    `MOMENT_S`, and stands aside then. Where different ones of a deployment fail one after the other, with no success
+    `MOMENT_S`, and stands aside then. One that is told to come later keeps its place longer: servers are seldom busy
+    for one alone. Where different ones of a deployment fail one after the other, with no success
     between, the deployment itself is tried ever more rarely. Other deployments are not concerned.
 
     Parameters

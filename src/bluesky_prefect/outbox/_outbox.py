@@ -107,7 +107,7 @@ class Outbox(EntryLookup):
         drafts : sequence of Draft
             What to add.
         api_url : str, optional
-            Address of the Prefect API that they are for, as `prefect_address.comparable` writes it; any by default.
+            Address of the Prefect API that they are for, as `comparable_url` writes it; any by default.
         written : dict, optional
             See `Submission.to_json`.
 
@@ -262,7 +262,7 @@ class Outbox(EntryLookup):
         Parameters
         ----------
         to : str
-            Its address, as `prefect_address.comparable` writes it.
+            Its address, as `comparable_url` writes it.
         source : str, optional
             Only what is for this address; by default all that is for any other than `to`.
 
