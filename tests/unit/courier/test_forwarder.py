@@ -592,3 +592,15 @@ def test_an_outage_at_the_start_is_not_told_while_nothing_waits_for_its_end(warm
     api.troubles["flow/one"] = PrefectUnavailable("refused")
     warmed_up()
     assert caplog.records == []
+
+
+def test_a_child_that_could_start_no_thread_sends_at_its_next_run(disk, api, tmp_path, monkeypatch):
+    forwarder = Forwarder([disk], Settings(state_directory=tmp_path), connect=lambda: nullcontext(api))
+    forwarder.after_fork(in_child=True)
+    disk.put(submission("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "_start_new_thread", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start")))
+        forwarder.wake()
+    forwarder.wake()
+    assert forwarder.close(timeout_s=5)
+    assert api.accepted == ["a"]
