@@ -9,6 +9,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,13 +150,14 @@ def _trouble(connection: sqlite3.Connection) -> str | None:
     return None if said == "ok" else str(said)
 
 
+@lru_cache(maxsize=16)  # asked for around each transaction
 def _paths(path: Path) -> tuple[Path, Path, Path]:
     return path, path.with_name(path.name + "-wal"), path.with_name(path.name + "-shm")
 
 
 def _identity(path: Path) -> Identity:
     try:
-        status = path.stat()
+        status = os.stat(path)  # noqa: PTH116 - half as long as Path.stat
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
