@@ -1,6 +1,7 @@
 """Fork servers and children without a Prefect server: how they end, and what follows."""
 
 import asyncio
+import gc
 import os
 import signal
 
@@ -52,7 +53,11 @@ def test_many_children_leave_nothing_behind(tmp_path):
             assert server.num_threads() == 1
             return server.num_fds(), psutil.Process().num_fds()
 
-        assert await descriptors() == await descriptors()
+        # What tests before this one have left for the garbage collector may go meanwhile: it is no leak.
+        gc.collect()
+        (server_before, own_before), (server_after, own_after) = await descriptors(), await descriptors()
+        assert server_after == server_before
+        assert own_after <= own_before
 
     run(test, tmp_path, "prefect.engine")
 
