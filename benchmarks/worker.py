@@ -1,11 +1,13 @@
 """What a flow run costs from its creation to its end, by kind of worker and of database.
 
-``my-workflow`` on real runs in a real Tiled, with a real Prefect server as the local stack runs it, and weather and cat
-facts from a server on loopback. The workers are started as people start them: ``prefect worker start --pool ...``, with
-their default settings. Times are Prefect's own, from the state history of the flow runs. One burst has the machine for
-itself; beside another, half as large, scans go on, and a column is what such a scan on simulated devices takes beside a
-worker that waits, and beside that burst. Processor time is that of the first burst; "worker" has its flow runs in it. A
-shared machine is faster at one moment than at another: a loop of five million additions is timed around each row.
+``my-workflow`` on real runs in a real Tiled, with a real Prefect server as the local stack runs it, and weather and
+cat facts from a server on loopback. The workers are started as people start them: ``prefect worker start --pool ...``,
+with their default settings. All wait side by side and take turns. One may run in another environment
+("warm-process@PYTHON"), for example with another release of Prefect, or of this package. Times are Prefect's own, from
+the state history of the flow runs. One burst has the machine for itself; beside another, half as large, scans go on,
+and a column is what such a scan on simulated devices takes beside a worker that waits, and beside that burst.
+Processor time is that of the first burst; "worker" has its flow runs in it. A shared machine is faster at one moment
+than at another: a loop of five million additions is timed around each row.
 """
 
 import argparse
@@ -128,30 +130,31 @@ def start(paths: StackPaths, name: str, command: list[str], environment: dict[st
 
 
 @contextlib.contextmanager
-def worker(info: StackInfo, settings: Settings, kind: str, limit: int | None) -> Iterator[tuple[str, int]]:
+def worker(info: StackInfo, settings: Settings, number: int, name: str, limit: int | None) -> Iterator[tuple[str, int]]:
     """Run a worker of this type on a work pool of its own; give the id of the deployment there, and the pid."""
-    paths, pool = StackPaths(info.state_directory), f"bench-{kind}"
+    kind, _, python = name.partition("@")
+    paths, pool = StackPaths(info.state_directory), f"bench-{kind}-{number}"
     ours = Worker(paths, info, settings)
     ours.prepare()
     environment = ours.environment()
     # The stack's own worker asks for work more often than by default.
     environment.pop("PREFECT_WORKER_QUERY_SECONDS", None)
-    prefect = [sys.executable, "-m", "prefect"]
+    prefect = [python or sys.executable, "-m", "prefect"]
     make_pool = [*prefect, "work-pool", "create", pool, "--type", kind]
     made = subprocess.run(make_pool, env={**os.environ, **environment}, capture_output=True, text=True)
     if made.returncode:
         raise SystemExit(f"No work pool of type {kind}: {made.stdout}{made.stderr}")
     with temporary_settings(prefect_settings(info)):
-        name = anyio.run(partial(deploy, my_workflow, kind, pool))
+        deployment = anyio.run(partial(deploy, my_workflow, pool, pool))
     command = [*prefect, "worker", "start", "--pool", pool, "--type", kind]
     command += [] if limit is None else ["--limit", str(limit)]
-    process = start(paths, f"worker-{kind}", command, environment, ours)
+    process = start(paths, f"worker-{pool}", command, environment, ours)
     try:
         api, ask = info.prefect_api_url, partial(request_json, headers=info.prefect_headers)
         wait_until(lambda: ask(f"{api}/work_pools/{pool}/workers/filter", body={}) or not process.is_alive())
         if not process.is_alive():
             raise SystemExit(f"The worker ended:\n{process.log_tail()}")
-        yield ask(f"{api}/deployments/name/{name}")["id"], process.pid
+        yield ask(f"{api}/deployments/name/{deployment}")["id"], process.pid
     finally:
         stop_processes([process])
 
@@ -251,13 +254,19 @@ def cpu_s(pid: int) -> float:
     return times.user + times.system + times.children_user + times.children_system + of_children
 
 
-def measured(bench: Bench, deployment: str, runs: int, burst: int, pids: dict[str, int]) -> Result:
-    result = Result(loops=[loop_s()])
-    bench.single(deployment, Result())  # what is slow but once
-    result.scan_idle = statistics.median(bench.scan_s() for _ in range(SCANS))
+def measure_singles(bench: Bench, deployments: dict[str, str], runs: int, results: dict[str, Result]) -> None:
+    """Process runs one at a time, with each worker in turn."""
+    for deployment in deployments.values():
+        bench.single(deployment, Result())  # what is slow but once
     for _ in range(runs):
-        bench.single(deployment, result)
-    say(f"  creation to Completed: {spread(result.completed)} s")
+        for name, deployment in deployments.items():
+            bench.single(deployment, results[name])
+
+
+def measure_burst(bench: Bench, deployment: str, burst: int, pids: dict[str, int], result: Result) -> None:
+    """Process many runs at once, first without and then beside scans."""
+    result.scan_idle = statistics.median(bench.scan_s() for _ in range(SCANS))
+    result.loops.append(loop_s())
     if burst:
         before = {name: cpu_s(pid) for name, pid in pids.items()}
         result.burst = bench.burst(deployment, burst, result, scanning=False)
@@ -265,7 +274,6 @@ def measured(bench: Bench, deployment: str, runs: int, burst: int, pids: dict[st
         say(f"  burst: {result.burst:.1f} s, {result.failed} not completed")
         bench.burst(deployment, max(burst // 2, 1), result, scanning=True)
     result.loops.append(loop_s())
-    return result
 
 
 def spread(seconds: list[float]) -> str:
@@ -277,7 +285,6 @@ def spread(seconds: list[float]) -> str:
 
 def on_database(kind: str, arguments: argparse.Namespace) -> dict[tuple[str, str], Result]:
     """Measure all workers on a database."""
-    results = {}
     weather, facts = open_meteo(), cat_facts()
     outside = {"weather_archive_url": weather.url, "weather_forecast_url": weather.url, "cat_fact_url": facts.url}
     with contextlib.ExitStack() as stack:
@@ -291,12 +298,17 @@ def on_database(kind: str, arguments: argparse.Namespace) -> dict[tuple[str, str
         say(f"{kind}: starting the servers")
         info, settings, pids = stack.enter_context(servers(home / "state", url, outside))
         bench = Bench(info)
-        for name in arguments.workers:
+        deployments, workers = {}, {}
+        for number, name in enumerate(arguments.workers):
             say(f"{kind}, {name}: starting the worker")
-            with worker(info, settings, name, arguments.limit) as (deployment, pid):
-                everybody = {**pids, "worker": pid}
-                results[name, kind] = measured(bench, deployment, arguments.runs, arguments.burst, everybody)
-    return results
+            one = worker(info, settings, number, name, arguments.limit)
+            deployments[name], workers[name] = stack.enter_context(one)
+        of_kind = {name: Result() for name in arguments.workers}
+        measure_singles(bench, deployments, arguments.runs, of_kind)
+        for name, result in of_kind.items():
+            say(f"{kind}, {name}: creation to Completed {spread(result.completed)} s")
+            measure_burst(bench, deployments[name], arguments.burst, {**pids, "worker": workers[name]}, result)
+    return {(name, kind): result for name, result in of_kind.items()}
 
 
 def show(results: dict[tuple[str, str], Result], burst: int) -> None:

@@ -1,5 +1,6 @@
-"""The worker's client of Prefect's API: it asks once for what it needs to know, and is patient."""
+"""The client by which the base class of a worker asks Prefect."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -8,61 +9,111 @@ from uuid import UUID
 import httpx
 import tenacity
 from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.objects import Flow
-    from prefect.client.schemas.responses import DeploymentResponse
+    from prefect.client.schemas.objects import Flow, State
+    from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 
 T = TypeVar("T")
+Proposals = dict[UUID, asyncio.Task[OrchestrationResult[Any]]]
 
 # How long a server that answers 503, or not at all, is asked again before a flow run counts as crashed.
 PATIENCE_S = 180.0
 _LONGEST_WAIT_S = 10.0
 # Flows only ever grow in number by new code.
-_FLOWS = 1000
+_MAX_FLOWS = 1000
 
 # Deployments that were read for the flow run that is being submitted. They may change from one to the next.
 _read: ContextVar[dict[UUID, Any] | None] = ContextVar("_read", default=None)
 
 
-def begin_submission() -> None:
-    """Forget, in this task and those that it starts, what was read before."""
-    _read.set({})
-
-
-class SparingClient:
-    """Prefect's client, with fewer and more patient calls where the worker makes the same ones for each flow run.
+class WorkerClient:
+    """Prefect's client, with fewer calls and more patience where a worker makes the same calls for each flow run.
 
     Parameters
     ----------
     client : PrefectClient
         The client.
+    pending : dict
+        Where proposals to make flow runs pending are kept, by flow run, as long as they have no other state.
+    has_room : callable
+        Whether there is room for another flow run; otherwise none is asked for.
+    select : callable
+        Return those of the scheduled flow runs that are to be submitted now.
+    on_proposed : callable
+        Called with a flow run's id, a proposed state, and whether Prefect has accepted it.
     """
 
-    def __init__(self, client: PrefectClient) -> None:
+    def __init__(
+        self,
+        client: PrefectClient,
+        pending: Proposals,
+        *,
+        has_room: Callable[[], bool],
+        select: "Callable[[list[WorkerFlowRunResponse]], list[WorkerFlowRunResponse]]",
+        on_proposed: "Callable[[UUID, State, bool], None]",
+    ) -> None:
         self.wraps = self._client = client
+        self._pending = pending
+        self._has_room = has_room
+        self._select = select
+        self._on_proposed = on_proposed
         self._flows: dict[UUID, Flow] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    async def read_deployment(self, deployment_id: UUID) -> "DeploymentResponse":
-        """Read a deployment, once for each flow run."""
-        read = _read.get()
-        if read is not None and deployment_id in read:
-            return read[deployment_id]
-        deployment = await patiently(lambda: self._client.read_deployment(deployment_id))
-        if read is not None:
-            read[deployment_id] = deployment
-        return deployment
+    async def get_scheduled_flow_runs_for_work_pool(self, *args: Any, **kwargs: Any) -> "list[WorkerFlowRunResponse]":
+        """Return the scheduled flow runs that are to be submitted now."""
+        if not self._has_room():
+            return []
+        return self._select(await self._client.get_scheduled_flow_runs_for_work_pool(*args, **kwargs))
+
+    async def read_deployment(self, deployment_id: UUID) -> "DeploymentResponse | None":
+        """Read a deployment, once for each flow run.
+
+        The base class reads it twice. Of the first time it only wants to know that it exists, and ends the whole worker
+        if Prefect cannot say; the second time, the flow run has crashed.
+        """
+        if (read := _read.get()) is None:
+            _read.set({})
+            try:
+                return await self.read_deployment(deployment_id)
+            except httpx.HTTPError:
+                return None
+        if deployment_id not in read:
+            read[deployment_id] = await retry_transient(lambda: self._client.read_deployment(deployment_id))
+        return read[deployment_id]
 
     async def read_flow(self, flow_id: UUID) -> "Flow":
         """Read a flow, of which nothing ever changes."""
         if flow_id not in self._flows:
-            if len(self._flows) >= _FLOWS:
+            if len(self._flows) >= _MAX_FLOWS:
                 self._flows.clear()
-            self._flows[flow_id] = await patiently(lambda: self._client.read_flow(flow_id))
+            self._flows[flow_id] = await retry_transient(lambda: self._client.read_flow(flow_id))
         return self._flows[flow_id]
+
+    async def set_flow_run_state(
+        self, flow_run_id: UUID, state: "State[Any]", force: bool = False
+    ) -> OrchestrationResult[Any]:
+        """Propose a state, but for "Submitting", which would be over before anybody sees it."""
+        if state.name == "Submitting":
+            return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
+        proposal = asyncio.ensure_future(self._client.set_flow_run_state(flow_run_id, state, force=force))
+        self._pending.pop(flow_run_id, None)
+        if state.is_pending():
+            self._pending[flow_run_id] = proposal
+        accepted = False
+        try:
+            # If the worker stops meanwhile, it has to know what came of it.
+            result = await asyncio.shield(proposal)
+            accepted = result.status == SetStateStatus.ACCEPT
+        finally:
+            if not accepted and proposal.done():
+                self._pending.pop(flow_run_id, None)
+            self._on_proposed(flow_run_id, state, accepted)
+        return result
 
 
 def is_transient(error: BaseException) -> bool:
@@ -72,12 +123,10 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, httpx.TransportError)
 
 
-async def patiently(
-    call: Callable[[], Awaitable[T]], *, is_worth_it: Callable[[BaseException], bool] = is_transient
-) -> T:
+async def retry_transient(call: Callable[[], Awaitable[T]]) -> T:
     """Call until it succeeds, or fails in a way that waiting does not cure."""
     async for attempt in tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(is_worth_it),
+        retry=tenacity.retry_if_exception(is_transient),
         wait=tenacity.wait_random_exponential(multiplier=0.25, max=_LONGEST_WAIT_S),
         stop=tenacity.stop_after_delay(PATIENCE_S),
         reraise=True,

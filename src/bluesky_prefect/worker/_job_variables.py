@@ -1,9 +1,13 @@
 """Job variables of a work pool of this type, and of its deployments."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables
-from pydantic import Field
+from pydantic import Field, PrivateAttr
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.responses import DeploymentResponse
 
 # What this project's flows, and the engine that runs them, import in the end. What is not installed is left out.
 PRELOAD = [
@@ -13,8 +17,6 @@ PRELOAD = [
     "prefect.task_runners",
     "prefect.deployments.steps.core",
     "prefect.utilities.visualization",
-    "prefect._internal.metrics",
-    "prefect._internal.control_listener",
     "anyio._backends._asyncio",
     "anyio.streams.memory",
     "anyio.streams.tls",
@@ -39,6 +41,28 @@ class WarmJobConfiguration(ProcessJobConfiguration):
     """A process worker's job, with a priority."""
 
     nice: int = Field(default=NICE)
+
+    _has_own_command: bool = PrivateAttr(default=False)
+    _entrypoint: str | None = PrivateAttr(default=None)
+
+    @property
+    def has_own_command(self) -> bool:
+        """True if the job names a command of its own."""
+        return self._has_own_command
+
+    @property
+    def entrypoint(self) -> str | None:
+        """Where the flow is, if that is a module and nothing has to be pulled: the engine need not ask then."""
+        return self._entrypoint
+
+    def prepare_for_flow_run(
+        self, flow_run: "FlowRun", deployment: "DeploymentResponse | None" = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Fill in what depends on the flow run."""
+        self._has_own_command = self.command is not None
+        if deployment is not None and not deployment.pull_steps and ":" not in (deployment.entrypoint or ":"):
+            self._entrypoint = deployment.entrypoint
+        super().prepare_for_flow_run(flow_run, deployment, *args, **kwargs)
 
 
 class WarmVariables(ProcessVariables):

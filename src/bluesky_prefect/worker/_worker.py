@@ -2,42 +2,46 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import datetime
-import functools
+import logging
 import os
-import tempfile
-from pathlib import Path
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import anyio
 import anyio.abc
-import httpx
-from prefect.runner._flow_run_executor import FlowRunExecutionResult
-from prefect.runner._process_manager import ProcessHandle
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.settings import get_current_settings
-from prefect.states import Scheduled
+from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 from prefect.utilities.engine import propose_state
-from prefect.workers.process import ProcessWorker, ProcessWorkerResult
+from prefect.workers.base import BaseWorker, BaseWorkerResult
+from prefect.workers.process import ProcessWorker
 
-from bluesky_prefect.worker._client import SparingClient, begin_submission
+from bluesky_prefect.worker._client import Proposals, WorkerClient, retry_transient
 from bluesky_prefect.worker._control_log import bound_control_log
-from bluesky_prefect.worker._executors import Executors
+from bluesky_prefect.worker._events import FlowRunEvents
+from bluesky_prefect.worker._execution import Execution
 from bluesky_prefect.worker._forkable import why_not_forkable
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, preload_of
 from bluesky_prefect.worker._poller import Poller
-from bluesky_prefect.worker._starter import WarmStarter, run_environment
+from bluesky_prefect.worker._prefect_internals import ENGINE_MODULES, require_tested_prefect
 from bluesky_prefect.worker._stop_signal import cancelled_by_sigterm
 from bluesky_prefect.worker.forkserver._pool import ForkServerPool
-from bluesky_prefect.worker.forkserver._protocol import Job
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
-    from prefect.client.schemas.objects import FlowRun, WorkPool
+    from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import WorkerFlowRunResponse
-    from prefect.workers.base import BaseWorkerResult
-    from prefect.workers.process import ProcessJobConfiguration
+
+logger = logging.getLogger(f"prefect.{__name__}")
 
 # How long the last word on flow runs that a stopping worker stops may take.
 _LAST_WORD_S = 5.0
@@ -49,26 +53,14 @@ _LOOK_AGAIN_S = 2.0
 _SOON = datetime.timedelta(milliseconds=50)
 
 
-@dataclasses.dataclass
-class _Submission:
-    """A flow run on its way from the list of scheduled ones to its process.
-
-    Attributes
-    ----------
-    pending : asyncio.Task
-        Makes it pending; returns whether it is.
-    is_executing : bool
-        Whether it has got that far.
-    """
-
-    pending: asyncio.Task[bool]
-    is_executing: bool = False
+class WarmProcessWorkerResult(BaseWorkerResult):
+    """The process id and the exit code of a flow run's process."""
 
 
-class WarmProcessWorker(ProcessWorker):
+class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWorkerResult]):
     """Execute each flow run in a process forked from one that has imported what flow runs need.
 
-    It is a process worker in all that it promises; what cannot be forked is executed as that one would.
+    Prefect's process worker executes what cannot be forked.
     """
 
     type = "warm-process"
@@ -80,100 +72,142 @@ class WarmProcessWorker(ProcessWorker):
         "within a second. Runs on Linux."
     )
     _display_name = "Warm Process"
-    _documentation_url = ""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._stock_worker = ProcessWorker(*args, **kwargs)
+        self._worker_client: WorkerClient | None = None
+        # Proposals to make flow runs pending, of those that have not begun since.
+        self._pending: Proposals = {}
         self._looking = asyncio.Lock()
-        self._wake = Poller(self.get_and_submit_flow_runs)
+        self._poller = Poller(self.get_and_submit_flow_runs)
+        self._events = FlowRunEvents(
+            on_connected=self._connected, on_waiting=self._poller.poll_now, on_cancelling=self._cancel
+        )
         self._preloaded: list[str] | None = None
-        self._preloading: asyncio.Task[None] | None = None
         # The scheduled state in which each flow run was last taken: a list that was made before that is out of date.
         self._taken: dict[UUID, UUID | None] = {}
-        self._submissions: dict[UUID, _Submission] = {}
-        # Flow runs whose process has not ended, and those of them that are scheduled again already.
+        # Flow runs whose process has not ended; those of them that are scheduled again already; those that were forked.
         self._executing: set[UUID] = set()
         self._again: set[UUID] = set()
-        self._sparing: SparingClient | None = None
+        self._executions: dict[UUID, Execution] = {}
+        self._crashed: dict[UUID, Execution] = {}
+        self._listening: asyncio.Task[None] | None = None
+        self._background: set[asyncio.Task[None]] = set()
         self._runs_once = False
+        self._stopping = False
+
+    # From its start to its end.
 
     async def start(self, run_once: bool = False, *args: Any, **kwargs: Any) -> None:
-        """Work until it is told to stop, or once through what is due."""
+        """Work until it is told to stop, or once through what is due.
+
+        Raises
+        ------
+        ConfigurationError
+            If it was not tested with this Prefect.
+        """
+        require_tested_prefect()
         self._runs_once = run_once
         with cancelled_by_sigterm():
             await super().start(run_once, *args, **kwargs)
 
     async def setup(self) -> None:
-        """Prepare to work, with a fork server and an ear for new flow runs."""
+        """Prepare to work, with a fork server."""
         bound_control_log()
         environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
         self._forks = ForkServerPool(environment)
         await super().setup()
-        self._executors = Executors(self._tasks)
-        self._scope = anyio.CancelScope()
-        if not self._runs_once:
-            self._tasks.start_soon(self._be_awake)
+
+    async def teardown(self, *exc_info: Any) -> None:
+        """Stop, and with it all flow runs under way; they are reported as crashed."""
+        if self._listening is not None:
+            self._listening.cancel()
+        self._poller.cancel()
+        try:
+            if exc_info and exc_info[0] is not None:
+                self._stopping = True
+                with anyio.move_on_after(_LAST_WORD_S, shield=True):
+                    await self._put_back()
+            await super().teardown(*exc_info)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._end_background()
+                await self._forks.close()
+
+    async def _put_back(self) -> None:
+        """Leave to another worker what this one has made pending and not begun."""
+        for flow_run_id, proposal in list(self._pending.items()):
+            with contextlib.suppress(Exception):
+                if (await proposal).status == SetStateStatus.ACCEPT:
+                    await propose_state(self.client, Scheduled(), flow_run_id=flow_run_id)
+
+    async def _end_background(self) -> None:
+        if self._stopping:
+            for task in self._background:
+                task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+        return task
+
+    async def sync_with_backend(self) -> None:
+        """Read the work pool anew, and follow it."""
+        await super().sync_with_backend()
+        with contextlib.suppress(RuntimeError):  # it knows of no work pool yet
+            modules = preload_of(self.work_pool.base_job_template)
+            if modules != self._preloaded:
+                self._preloaded = modules
+                self._in_background(self._forks.preload([*ENGINE_MODULES, *modules]))
+            if self._listening is None and not self._runs_once:
+                self._listening = self._in_background(self._listen(self.work_pool.id))
+
+    # Which flow runs, and when.
+
+    async def _listen(self, work_pool: UUID) -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._poller.serve)
+            tasks.start_soon(self._events.listen, work_pool)
+            tasks.start_soon(self._look_for_cancellations)
+
+    def _connected(self) -> None:
+        # For what happened while nobody listened.
+        self._poller.poll_now()
+        self._in_background(self._cancel_what_is_to_be())
 
     @property
     def client(self) -> "PrefectClient":
         """The client, which asks for the same thing once."""
-        if self._client is None or self._sparing is None or self._sparing.wraps is not self._client:
-            self._sparing = SparingClient(super().client)
-        return self._sparing  # pyright: ignore[reportReturnType]
-
-    async def teardown(self, *exc_info: Any) -> None:
-        """Stop, and with it all flow runs under way; they are reported as crashed."""
-        self._scope.cancel()
-        self._wake.forget()
-        self._executors.close()
-        try:
-            await super().teardown(*exc_info)
-        finally:
-            if self._preloading is not None:
-                self._preloading.cancel()
-            with anyio.CancelScope(shield=True):
-                await self._forks.close()
-
-    @property
-    def _tasks(self) -> anyio.abc.TaskGroup:
-        assert self._runs_task_group is not None  # noqa: S101  # from setup to teardown
-        return self._runs_task_group
-
-    def _record_work_pool_snapshot(self, work_pool: "WorkPool") -> None:
-        super()._record_work_pool_snapshot(work_pool)
-        modules = preload_of(self.work_pool.base_job_template)
-        if modules != self._preloaded:
-            self._preloaded = modules
-            self._preloading = asyncio.ensure_future(self._forks.preload(modules))
-
-    async def _be_awake(self) -> None:
-        with self._scope:
-            while self._work_pool is None or not self._has_successfully_synced:
-                await anyio.sleep(0.2)
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._wake.serve)
-                tasks.start_soon(self._wake.listen, self._work_pool.id)
-                with contextlib.suppress(httpx.HTTPError):
-                    await self._executors.open()
-
-    # Which flow runs, and when.
+        client = super().client
+        if self._worker_client is None or self._worker_client.wraps is not client:
+            self._worker_client = WorkerClient(
+                client,
+                self._pending,
+                has_room=self._has_room,
+                select=self._select,
+                on_proposed=self._proposed,
+            )
+        return self._worker_client  # pyright: ignore[reportReturnType]
 
     async def get_and_submit_flow_runs(self) -> "list[FlowRun]":
         """Take the flow runs that are due, as far as the limit goes."""
         async with self._looking:
             return await super().get_and_submit_flow_runs()
 
-    async def _get_scheduled_flow_runs(self) -> "list[WorkerFlowRunResponse]":
-        """Ask for them, unless there is no place for any: when one becomes free, it looks."""
-        if self._limiter is not None and self._limiter.available_tokens <= 0:
-            return []
-        return await super()._get_scheduled_flow_runs()
+    def _has_room(self) -> bool:
+        try:
+            return self.limiter.available_tokens > 0
+        except RuntimeError:  # no limit
+            return True
 
-    async def _submit_scheduled_flow_runs(self, flow_run_response: "list[WorkerFlowRunResponse]") -> "list[FlowRun]":
-        """Submit what is due, and come back for what is due soon: a flow run that waits would take a place."""
+    def _select(self, scheduled: "list[WorkerFlowRunResponse]") -> "list[WorkerFlowRunResponse]":
+        """Select what is due, and come back for what is due soon: a flow run that waits would take a place."""
         now = datetime.datetime.now(datetime.UTC)
         due = []
-        for entry in flow_run_response:
+        for entry in scheduled:
             flow_run = entry.flow_run
             if flow_run.id in self._taken and self._taken[flow_run.id] == flow_run.state_id:
                 continue
@@ -185,138 +219,123 @@ class WarmProcessWorker(ProcessWorker):
             if start <= now + _SOON:
                 due.append(entry)
             else:
-                self._wake.call_in(start.timestamp() - now.timestamp())
-        return await super()._submit_scheduled_flow_runs(due)
+                self._poller.poll_in(start.timestamp() - now.timestamp())
+        return due
 
-    def _release_limit_slot(self, flow_run_id: UUID) -> None:
-        full = self._limiter is not None and self._limiter.available_tokens <= 0
-        super()._release_limit_slot(flow_run_id)
-        if full:
-            self._wake.call()
-
-    # The worker's calls for each flow run: each costs the server as much as any of the flow run's own.
-
-    async def _submit_run(self, flow_run: "FlowRun") -> None:
-        """Submit a flow run; the deployment is read while the flow run becomes pending."""
-        begin_submission()
-        pending = asyncio.ensure_future(super()._propose_pending_state(flow_run))
-        submission = self._submissions[flow_run.id] = _Submission(pending)
-        try:
-            await super()._submit_run(flow_run)
-            if not submission.is_executing:
-                # Where there is no such deployment any more, Prefect's own worker keeps its place.
-                self._release_limit_slot(flow_run.id)
-        except asyncio.CancelledError:
-            if not submission.is_executing:
-                with anyio.move_on_after(_LAST_WORD_S, shield=True):
-                    await self._put_back(flow_run, pending)
-            raise
-        except httpx.HTTPError as error:
-            # Prefect's own worker ends here.
-            self._submitting_flow_run_ids.discard(flow_run.id)
-            self._release_limit_slot(flow_run.id)
-            await self._propose_crashed_state(flow_run, f"Its deployment cannot be read: {error!r}")
-        finally:
-            pending.cancel()
-            del self._submissions[flow_run.id]
-
-    async def _put_back(self, flow_run: "FlowRun", pending: asyncio.Task[bool]) -> None:
-        """Leave a flow run to another worker, if this one has made it pending."""
-        if await pending:
-            await propose_state(self.client, Scheduled(), flow_run_id=flow_run.id)
-
-    async def _propose_pending_state(self, flow_run: "FlowRun") -> bool:
-        # If this worker stops meanwhile, it has to know what came of it.
-        ready = await asyncio.shield(self._submissions[flow_run.id].pending)
-        if ready:
-            self._taken[flow_run.id] = flow_run.state_id
-            while len(self._taken) > _MAX_TAKEN:
-                del self._taken[next(iter(self._taken))]
-        else:
-            # Somebody else has it; or the server could not be asked, and it still waits.
-            self._wake.call_in(_LOOK_AGAIN_S)
-        return ready
-
-    async def _propose_submitting_state(self, flow_run: "FlowRun") -> None:
-        """Do without: it would be over before anybody sees it."""
-
-    async def _give_worker_labels_to_flow_run(self, flow_run_id: UUID) -> None:
-        """Label it, while it starts already."""
-        self._tasks.start_soon(self._label, flow_run_id)
-
-    async def _label(self, flow_run_id: UUID) -> None:
-        try:
-            await super()._give_worker_labels_to_flow_run(flow_run_id)
-        except Exception as error:  # noqa: BLE001  # nothing depends on it
-            self._logger.debug("Flow run %s got no labels: %r", flow_run_id, error)
+    def _proposed(self, flow_run_id: UUID, state: "State[Any]", accepted: bool) -> None:
+        """Take note of a state that the base class has proposed."""
+        if state.is_pending():
+            if not accepted:
+                # Somebody else has it; or the server could not be asked, and it still waits.
+                self._poller.poll_in(_LOOK_AGAIN_S)
+        elif state.is_crashed():
+            execution = self._crashed.pop(flow_run_id, None)
+            if execution is not None and accepted:
+                self._in_background(execution.run_hooks(state))
+        elif state.is_cancelled() and flow_run_id not in self._executing:
+            # There is no such deployment any more, and the base class keeps the flow run's place.
+            with contextlib.suppress(RuntimeError):
+                self.limiter.release_on_behalf_of(flow_run_id)
+            self._poller.poll_in(_LOOK_AGAIN_S)
 
     # How a flow run is executed.
-
-    async def _submit_run_and_capture_errors(
-        self, flow_run: "FlowRun", task_status: "anyio.abc.TaskStatus[int | Exception] | None" = None
-    ) -> "BaseWorkerResult | Exception":
-        """Execute a flow run, whose state is honest if the worker is stopped meanwhile."""
-        if submission := self._submissions.get(flow_run.id):
-            submission.is_executing = True
-        self._executing.add(flow_run.id)
-        try:
-            return await super()._submit_run_and_capture_errors(flow_run, task_status)
-        except asyncio.CancelledError:
-            with anyio.move_on_after(_LAST_WORD_S, shield=True):
-                await self._propose_crashed_state(flow_run, "The worker was stopped.")
-            raise
-        finally:
-            self._executing.discard(flow_run.id)
-            if flow_run.id in self._again:
-                self._again.discard(flow_run.id)
-                self._wake.call()
 
     async def run(
         self,
         flow_run: "FlowRun",
-        configuration: "ProcessJobConfiguration",
+        configuration: WarmJobConfiguration,
         task_status: anyio.abc.TaskStatus[int] | None = None,
-    ) -> ProcessWorkerResult:
-        """Execute a flow run and return how its process ended."""
-        reason = why_not_forkable(configuration, self._forks.environment)
-        if reason is not None:
+    ) -> BaseWorkerResult:
+        """Execute a flow run and return how its process ended; if the worker is stopped meanwhile, it has crashed."""
+        if self._stopping:
+            await anyio.sleep_forever()
+        self._begin(flow_run)
+        try:
+            reason = why_not_forkable(configuration, self._forks.environment)
+            if reason is None:
+                return await self._run_warm(flow_run, configuration, task_status or anyio.TASK_STATUS_IGNORED)
             self.get_flow_run_logger(flow_run).debug("Starting a new interpreter: %s", reason)
-            return await super().run(flow_run, configuration, task_status)
-        return await self._run_warm(flow_run, configuration, task_status or anyio.TASK_STATUS_IGNORED)
+            return await self._stock_worker.run(flow_run, configuration, task_status)
+        except asyncio.CancelledError:
+            with anyio.move_on_after(_LAST_WORD_S, shield=True), contextlib.suppress(Exception):
+                await propose_state(self.client, Crashed(message="The worker was stopped."), flow_run_id=flow_run.id)
+            raise
+        finally:
+            self._end(flow_run)
+
+    def _begin(self, flow_run: "FlowRun") -> None:
+        self._pending.pop(flow_run.id, None)
+        self._executing.add(flow_run.id)
+        self._taken[flow_run.id] = flow_run.state_id
+        while len(self._taken) > _MAX_TAKEN:
+            del self._taken[next(iter(self._taken))]
+
+    def _end(self, flow_run: "FlowRun") -> None:
+        self._executing.discard(flow_run.id)
+        if flow_run.id in self._again or not self._has_room():
+            # By the time it looks, the base class has made room.
+            self._again.discard(flow_run.id)
+            self._poller.poll_now()
 
     async def _run_warm(
-        self,
-        flow_run: "FlowRun",
-        configuration: "ProcessJobConfiguration",
-        task_status: anyio.abc.TaskStatus[int],
-    ) -> ProcessWorkerResult:
-        with contextlib.ExitStack() as stack:
-            directory = configuration.working_dir or stack.enter_context(tempfile.TemporaryDirectory(suffix="prefect"))
-            job = Job(
-                environment=run_environment(configuration.env, flow_run, _entrypoint(configuration)),
-                directory=Path(directory).resolve(),
-                output=configuration.stream_output,
-                nice=getattr(configuration, "nice", 0),
-                arguments=[str(flow_run.id)],
-            )
-            execution: FlowRunExecutionResult | None = None
+        self, flow_run: "FlowRun", configuration: WarmJobConfiguration, task_status: anyio.abc.TaskStatus[int]
+    ) -> BaseWorkerResult:
+        execution = self._executions[flow_run.id] = Execution(flow_run, configuration, self._forks)
+        try:
+            pid, code = await execution.run(task_status)
+            if execution.cancelled:
+                await self._settle(execution)
+            elif code != 0:
+                # The base class reports the crash; then the hooks run.
+                self._crashed[flow_run.id] = execution
+            return WarmProcessWorkerResult(status_code=code, identifier=str(pid))
+        finally:
+            del self._executions[flow_run.id]
 
-            async def execute(*, task_status: anyio.abc.TaskStatus[ProcessHandle]) -> None:
-                nonlocal execution
-                make_starter = functools.partial(WarmStarter, self._forks, job)
-                execution = await self._executors.execute(flow_run, make_starter, task_status=task_status)
+    # Cancellation.
 
-            async with anyio.create_task_group() as tasks:
-                handle = await tasks.start(execute)
-                task_status.started(handle.pid)
-        if execution is None or execution.status_code is None:
-            raise RuntimeError("The flow run's process was not started.")
-        return ProcessWorkerResult(status_code=execution.status_code, identifier=str(execution.handle.pid))
+    async def kill_infrastructure(
+        self, infrastructure_pid: str, configuration: WarmJobConfiguration, grace_seconds: int = 30
+    ) -> None:
+        """Stop the process of a flow run that has not begun; the base class asks for it."""
+        for execution in list(self._executions.values()):
+            if str(execution.pid) == infrastructure_pid:
+                await execution.cancel()
+                return
+        await self._stock_worker.kill_infrastructure(infrastructure_pid, configuration, grace_seconds)
 
+    def _cancel(self, flow_run_id: UUID) -> None:
+        if (execution := self._executions.get(flow_run_id)) and not execution.cancelled:
+            self._in_background(execution.cancel())
 
-def _entrypoint(configuration: "ProcessJobConfiguration") -> str | None:
-    """Return where the flow is, if that is a module and nothing has to be pulled: the engine need not ask then."""
-    deployment: Any = configuration._related_objects.get("deployment")
-    if deployment is None or deployment.pull_steps or not deployment.entrypoint or ":" in deployment.entrypoint:
-        return None
-    return deployment.entrypoint
+    async def _look_for_cancellations(self) -> None:
+        while True:
+            await anyio.sleep(get_current_settings().worker.cancellation_poll_seconds)
+            if not self._events.connected:
+                await self._cancel_what_is_to_be()
+
+    async def _cancel_what_is_to_be(self) -> None:
+        """Ask which flow runs are to be cancelled, and cancel them."""
+        if not self._executions:
+            return
+        state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING]))
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self._executions)), state=state)
+        try:
+            for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
+                self._cancel(flow_run.id)
+        except Exception as error:  # noqa: BLE001  # it is asked again
+            logger.debug("Asking for cancelled flow runs failed: %r", error)
+
+    async def _settle(self, execution: Execution) -> None:
+        """Run the hooks of a flow run whose process was cancelled, and set its state, unless it has a last one."""
+        flow_run_id = execution.flow_run.id
+        try:
+            flow_run = await retry_transient(lambda: self.client.read_flow_run(flow_run_id))
+            if flow_run.state is not None and flow_run.state.is_final() and not flow_run.state.is_crashed():
+                return
+            message = "Flow run was cancelled."
+            await execution.run_hooks(Cancelling(message=message))
+            state = Cancelled(message=message)
+            await retry_transient(lambda: self.client.set_flow_run_state(flow_run_id, state, force=True))
+        except Exception:
+            logger.exception("Flow run %s cannot be cancelled.", flow_run_id)

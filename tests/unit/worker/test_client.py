@@ -1,12 +1,15 @@
 """What the worker asks Prefect, how often, and for how long."""
 
 import asyncio
+from types import SimpleNamespace
 from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAbortDetails, StateAcceptDetails
+from prefect.states import Crashed, Pending, Submitting
 
-from bluesky_prefect.worker._client import SparingClient, begin_submission, is_transient, patiently
+from bluesky_prefect.worker._client import WorkerClient, is_transient, retry_transient
 
 
 class Server:
@@ -16,13 +19,24 @@ class Server:
         self.failures = list(failures)
         self.asked = 0
 
-    async def read(self, *_):
+    async def read(self, *_, **__):
         self.asked += 1
         if self.failures:
             raise self.failures.pop(0)
         return "answer"
 
-    read_deployment = read_flow = read
+    read_deployment = read_flow = get_scheduled_flow_runs_for_work_pool = read
+
+
+def client_of(server, pending=None, *, has_room=lambda: True, select=lambda listed: listed, proposed=None):
+    noted = proposed if proposed is not None else []
+    return WorkerClient(
+        server,
+        pending if pending is not None else {},
+        has_room=has_room,
+        select=select,
+        on_proposed=lambda *proposal: noted.append(proposal),
+    )
 
 
 def status(code):
@@ -30,27 +44,26 @@ def status(code):
     return httpx.HTTPStatusError(str(code), request=response.request, response=response)
 
 
-def test_it_is_patient_with_a_server_that_is_busy_or_away():
+def test_a_server_that_is_busy_or_away_is_asked_again():
     server = Server(status(503), httpx.ReadTimeout("late"))
-    assert asyncio.run(patiently(server.read)) == "answer"
+    assert asyncio.run(retry_transient(server.read)) == "answer"
     assert server.asked == 3
     assert all(map(is_transient, (status(500), status(429), httpx.ConnectError("refused"))))
 
 
-def test_it_does_not_ask_again_what_is_refused():
+def test_a_server_that_refuses_is_not_asked_again():
     server = Server(status(422))
     with pytest.raises(httpx.HTTPStatusError):
-        asyncio.run(patiently(server.read))
+        asyncio.run(retry_transient(server.read))
     assert server.asked == 1
 
 
 def test_a_deployment_is_read_once_for_each_flow_run_and_a_flow_once():
     server = Server()
-    client = SparingClient(server)
+    client = client_of(server)
     deployment, flow = uuid4(), uuid4()
 
     async def submit():
-        begin_submission()
         for _ in range(2):
             await client.read_deployment(deployment)
             await client.read_flow(flow)
@@ -64,3 +77,85 @@ def test_a_deployment_is_read_once_for_each_flow_run_and_a_flow_once():
     before = server.asked
     asyncio.run(submit())
     assert server.asked == before + 1
+
+
+def test_a_deployment_that_cannot_be_read_ends_no_worker_but_its_flow_run():
+    client = client_of(Server(status(403), status(403)))
+
+    async def test():
+        # Of the first answer, the base class wants to know only whether there is a deployment.
+        assert await client.read_deployment(uuid4()) is None
+        with pytest.raises(httpx.HTTPStatusError):
+            await client.read_deployment(uuid4())
+
+    asyncio.run(test())
+
+
+def test_without_room_no_flow_runs_are_asked_for():
+    server = Server()
+    assert asyncio.run(client_of(server, has_room=lambda: False).get_scheduled_flow_runs_for_work_pool("pool")) == []
+    assert server.asked == 0
+    selected = asyncio.run(client_of(server, select=list).get_scheduled_flow_runs_for_work_pool("pool"))
+    assert selected == list("answer")
+
+
+class Orchestration:
+    """Accepts states when it is let."""
+
+    def __init__(self, status=SetStateStatus.ACCEPT):
+        self.status = status
+        self.proposed = []
+        self.let = asyncio.Event()
+
+    async def set_flow_run_state(self, flow_run_id, state, force=False):
+        self.proposed.append(state)
+        await self.let.wait()
+        accepted = self.status == SetStateStatus.ACCEPT
+        details = StateAcceptDetails() if accepted else StateAbortDetails(reason="somebody else has it")
+        return OrchestrationResult(state=state, status=self.status, details=details)
+
+
+def test_the_state_submitting_is_never_sent():
+    async def test():
+        server = Orchestration()
+        result = await client_of(server).set_flow_run_state(uuid4(), Submitting())
+        assert result.status == SetStateStatus.ACCEPT
+        assert server.proposed == []
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("status", [SetStateStatus.ACCEPT, SetStateStatus.ABORT])
+def test_a_flow_run_is_pending_if_prefect_accepts_it_and_until_its_next_state(status):
+    async def test():
+        server, pending, proposed, flow_run = Orchestration(status), {}, [], uuid4()
+        server.let.set()
+        client = client_of(server, pending, proposed=proposed)
+        await client.set_flow_run_state(flow_run, Pending())
+        accepted = status == SetStateStatus.ACCEPT
+        assert list(pending) == ([flow_run] if accepted else [])
+        await client.set_flow_run_state(flow_run, Crashed())
+        assert pending == {}
+        assert [one[2] for one in proposed] == [accepted, accepted]
+
+    asyncio.run(test())
+
+
+def test_a_proposal_outlives_the_task_that_made_it():
+    async def test():
+        server, pending, flow_run = Orchestration(), {}, uuid4()
+        client = client_of(server, pending)
+        proposing = asyncio.ensure_future(client.set_flow_run_state(flow_run, Pending()))
+        while not pending:
+            await asyncio.sleep(0)
+        proposing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await proposing
+        server.let.set()
+        assert (await pending[flow_run]).status == SetStateStatus.ACCEPT
+
+    asyncio.run(test())
+
+
+def test_everything_else_is_asked_as_it_is():
+    assert client_of(SimpleNamespace(read_flow_run="theirs")).read_flow_run == "theirs"

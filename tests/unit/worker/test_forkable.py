@@ -1,6 +1,9 @@
 """Which flow runs get an interpreter of their own."""
 
+from uuid import uuid4
+
 import pytest
+from prefect.client.schemas.objects import FlowRun
 
 from bluesky_prefect.worker._forkable import why_not_forkable
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration
@@ -9,8 +12,9 @@ SERVER = {"PATH": "/bin", "OPENBLAS_NUM_THREADS": "4", "PYTHONPATH": "/a"}
 
 
 def reason(env, *, command=False):
-    configuration = WarmJobConfiguration(env=env)
-    configuration._command_configured = command
+    configuration = WarmJobConfiguration(env=env, command="python -m prefect.engine" if command else None)
+    configuration.prepare_for_flow_run(FlowRun(flow_id=uuid4()))
+    configuration.env = env  # without what this process has
     return why_not_forkable(configuration, SERVER)
 
 

@@ -13,17 +13,17 @@ def test_calls_during_a_look_are_one_more_look_and_a_failure_is_followed_by_anot
         async def look():
             looks.append(len(looks))
             if len(looks) == 1:
-                wake.call()
-                wake.call()
+                poller.poll_now()
+                poller.poll_now()
                 await asyncio.sleep(0)
             elif len(looks) == 2:
                 raise RuntimeError("503")
             else:
                 third.set()
 
-        wake = Poller(look)
-        serving = asyncio.ensure_future(wake.serve())
-        wake.call()
+        poller = Poller(look)
+        serving = asyncio.ensure_future(poller.serve())
+        poller.poll_now()
         await asyncio.wait_for(third.wait(), 30)
         await asyncio.sleep(0)
         serving.cancel()
@@ -39,11 +39,11 @@ def test_of_several_later_looks_the_earliest_is_kept():
         async def look():
             looked.set()
 
-        wake = Poller(look)
-        serving = asyncio.ensure_future(wake.serve())
-        wake.call_in(3600)
-        wake.call_in(0.01)
-        wake.call_in(1800)
+        poller = Poller(look)
+        serving = asyncio.ensure_future(poller.serve())
+        poller.poll_in(3600)
+        poller.poll_in(0.01)
+        poller.poll_in(1800)
         await asyncio.wait_for(looked.wait(), 30)
         serving.cancel()
 

@@ -4,6 +4,7 @@ import atexit
 import contextlib
 import ctypes
 import importlib
+import inspect
 import json
 import logging
 import multiprocessing.util
@@ -20,6 +21,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+from bluesky_prefect.worker._prefect_internals import announce_cancellation
 from bluesky_prefect.worker.forkserver._protocol import Job, line, read_line
 
 # Files in the working directory that Prefect reads settings from.
@@ -40,11 +42,19 @@ def main(channel: socket.socket) -> int:
         # The worker is gone, or has no use for it any more.
         return 0
     job = Job.model_validate_json(received)
+    threading.Thread(target=_await_cancellation, args=(channel,), name="cancellation", daemon=True).start()
     code = _exit_code(job)
     _finish()
     with contextlib.suppress(OSError):  # the worker is gone
         channel.sendall(line(code=code))
     return code
+
+
+def _await_cancellation(channel: socket.socket) -> None:
+    """End the flow run as a cancelled one, and all that it has started, when the worker says so."""
+    if read_line(channel):
+        announce_cancellation()
+        os.killpg(0, signal.SIGTERM)
 
 
 def _be_another_process() -> None:
@@ -170,14 +180,24 @@ def _read_settings() -> None:
 
 
 def _run_hooks(job: Job) -> None:
+    """Run the hooks of a flow for the state in which its flow run is."""
     import anyio
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.flows import load_flow_from_flow_run
-    from prefect.runner._hook_runner import HookRunner
+    from prefect.logging.loggers import flow_run_logger
 
     flow_run = FlowRun.model_validate_json(job.flow_run or "")
     state: State[Any] = State.model_validate(json.loads(job.hooks or ""))
-    # As the process worker has it where it knows of no other interpreter.
-    runner = HookRunner(resolve_flow=load_flow_from_flow_run)
-    run = runner.run_crashed_hooks if state.is_crashed() else runner.run_cancellation_hooks
-    anyio.run(run, flow_run, state)
+
+    flow = anyio.run(load_flow_from_flow_run, flow_run)
+    log = flow_run_logger(flow_run, flow)
+    for hook in flow.on_crashed_hooks if state.is_crashed() else flow.on_cancellation_hooks:
+        name = getattr(hook, "__name__", repr(hook))
+        log.info("Running hook %r in response to entering state %r", name, state.name)
+        try:
+            if inspect.iscoroutinefunction(hook):
+                anyio.run(hook, flow, flow_run, state)
+            else:
+                hook(flow, flow_run, state)
+        except Exception:
+            log.exception("Hook %r failed", name)

@@ -14,6 +14,8 @@ from bluesky_prefect.worker.forkserver._protocol import Job, line
 UNKNOWN_CODE = 255
 # How long a child that is told to stop may go on; stopping the local stack waits for ten seconds in all.
 GRACE_S = 5.0
+# How long a child may go on whose flow run is cancelled, as with Prefect's process worker.
+CANCELLATION_GRACE_S = 30.0
 
 
 class ChildHandle:
@@ -54,6 +56,12 @@ class ChildHandle:
         assert self.returncode is not None  # noqa: S101  # what the event stands for
         return self.returncode
 
+    async def cancel(self) -> None:
+        """Have it end its flow run as cancelled, and wait until it has."""
+        with contextlib.suppress(ConnectionError):
+            self._writer.write(line(cancel=True))
+        await self._end_within(CANCELLATION_GRACE_S)
+
     async def outlive_the_server(self) -> None:
         """Wait for its end where there is no fork server to tell of it."""
         received = b""
@@ -75,10 +83,13 @@ class ChildHandle:
         # Prefect's engine reports the flow run as crashed upon SIGTERM; that takes it a moment.
         self.kill(signal.SIGTERM)
         with anyio.CancelScope(shield=True):
-            with anyio.move_on_after(GRACE_S):
-                await self._exited.wait()
-            self.kill(signal.SIGKILL)
-            # A fork server that is stopped does not tell.
-            with anyio.move_on_after(GRACE_S):
-                await self._exited.wait()
-            self.exited(-signal.SIGKILL)
+            await self._end_within(GRACE_S)
+
+    async def _end_within(self, grace_s: float) -> None:
+        with anyio.move_on_after(grace_s):
+            await self._exited.wait()
+        self.kill(signal.SIGKILL)
+        # A fork server that is stopped does not tell.
+        with anyio.move_on_after(GRACE_S):
+            await self._exited.wait()
+        self.exited(-signal.SIGKILL)
