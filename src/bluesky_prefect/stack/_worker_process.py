@@ -6,12 +6,14 @@ One process does both, because each further one would pay for importing Prefect 
 import asyncio
 import shlex
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 import anyio
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.settings import get_current_settings
+from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker
 
 from bluesky_prefect.core import Settings, StackError, get_settings
@@ -24,7 +26,7 @@ from bluesky_prefect.stack._ports import hold_port
 from bluesky_prefect.stack._worker import DEPLOYMENT
 from bluesky_prefect.worker import WarmProcessWorker, bound_control_log, cancelled_by_sigterm
 
-WORKERS: dict[str, type[ProcessWorker]] = {worker.type: worker for worker in (WarmProcessWorker, ProcessWorker)}
+WORKERS: dict[str, type[BaseWorker[Any, Any, Any]]] = {worker.type: worker for worker in (WarmProcessWorker, ProcessWorker)}
 
 
 async def set_up(settings: Settings) -> None:
