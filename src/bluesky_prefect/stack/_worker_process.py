@@ -26,7 +26,9 @@ from bluesky_prefect.stack._ports import hold_port
 from bluesky_prefect.stack._worker import DEPLOYMENT
 from bluesky_prefect.worker import WarmProcessWorker, bound_control_log, cancelled_by_sigterm
 
-WORKERS: dict[str, type[BaseWorker[Any, Any, Any]]] = {worker.type: worker for worker in (WarmProcessWorker, ProcessWorker)}
+WORKERS: dict[str, type[BaseWorker[Any, Any, Any]]] = {
+    worker.type: worker for worker in (WarmProcessWorker, ProcessWorker)
+}
 
 
 async def set_up(settings: Settings) -> None:
