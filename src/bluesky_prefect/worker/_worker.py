@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import datetime
-import logging
 import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
@@ -11,24 +10,18 @@ from uuid import UUID
 
 import anyio
 import anyio.abc
-from prefect.client.schemas.filters import (
-    FlowRunFilter,
-    FlowRunFilterId,
-    FlowRunFilterState,
-    FlowRunFilterStateType,
-)
-from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.responses import SetStateStatus
+from prefect.exceptions import InfrastructureNotFound
 from prefect.settings import get_current_settings
-from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
+from prefect.states import Crashed, Scheduled
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 from prefect.workers.process import ProcessWorker
 
-from bluesky_prefect.worker._client import Proposals, WorkerClient, retry_transient
+from bluesky_prefect.worker._client import Proposals, WorkerClient
 from bluesky_prefect.worker._control_log import bound_control_log
 from bluesky_prefect.worker._events import FlowRunEvents
-from bluesky_prefect.worker._execution import Execution
+from bluesky_prefect.worker._execution import Execution, Executions
 from bluesky_prefect.worker._forkable import why_not_forkable
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, preload_of
 from bluesky_prefect.worker._poller import Poller
@@ -40,8 +33,6 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import WorkerFlowRunResponse
-
-logger = logging.getLogger(f"prefect.{__name__}")
 
 # How long the last word on flow runs that a stopping worker stops may take.
 _LAST_WORD_S = 5.0
@@ -82,16 +73,15 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         self._looking = asyncio.Lock()
         self._poller = Poller(self.get_and_submit_flow_runs)
         self._events = FlowRunEvents(
-            on_connected=self._connected, on_waiting=self._poller.poll_now, on_cancelling=self._cancel
+            on_connected=self._connected, on_waiting=self._poller.poll_now, on_cancelling=self._cancelling
         )
         self._preloaded: list[str] | None = None
         # The scheduled state in which each flow run was last taken: a list that was made before that is out of date.
         self._taken: dict[UUID, UUID | None] = {}
-        # Flow runs whose process has not ended; those of them that are scheduled again already; those that were forked.
+        # Flow runs whose process has not ended; and those of them that are scheduled again already.
         self._executing: set[UUID] = set()
         self._again: set[UUID] = set()
-        self._executions: dict[UUID, Execution] = {}
-        self._crashed: dict[UUID, Execution] = {}
+        self._executions = Executions(lambda: self.client)
         self._listening: asyncio.Task[None] | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._runs_once = False
@@ -171,12 +161,21 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(self._poller.serve)
             tasks.start_soon(self._events.listen, work_pool)
-            tasks.start_soon(self._look_for_cancellations)
+            tasks.start_soon(self._poll_for_cancellations)
 
     def _connected(self) -> None:
         # For what happened while nobody listened.
         self._poller.poll_now()
-        self._in_background(self._cancel_what_is_to_be())
+        self._in_background(self._executions.cancel_as_asked())
+
+    def _cancelling(self, flow_run_id: UUID) -> None:
+        self._in_background(self._executions.cancel(flow_run_id))
+
+    async def _poll_for_cancellations(self) -> None:
+        while True:
+            await anyio.sleep(get_current_settings().worker.cancellation_poll_seconds)
+            if not self._events.connected:
+                await self._executions.cancel_as_asked()
 
     @property
     def client(self) -> "PrefectClient":
@@ -229,7 +228,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
                 # Somebody else has it; or the server could not be asked, and it still waits.
                 self._poller.poll_in(_LOOK_AGAIN_S)
         elif state.is_crashed():
-            execution = self._crashed.pop(flow_run_id, None)
+            execution = self._executions.crashed(flow_run_id)
             if execution is not None and accepted:
                 self._in_background(execution.run_hooks(state))
         elif state.is_cancelled() and flow_run_id not in self._executing:
@@ -280,62 +279,19 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
     async def _run_warm(
         self, flow_run: "FlowRun", configuration: WarmJobConfiguration, task_status: anyio.abc.TaskStatus[int]
     ) -> BaseWorkerResult:
-        execution = self._executions[flow_run.id] = Execution(flow_run, configuration, self._forks)
-        try:
-            pid, code = await execution.run(task_status)
-            if execution.cancelled:
-                await self._settle(execution)
-            elif code != 0:
-                # The base class reports the crash; then the hooks run.
-                self._crashed[flow_run.id] = execution
-            return WarmProcessWorkerResult(status_code=code, identifier=str(pid))
-        finally:
-            del self._executions[flow_run.id]
-
-    # Cancellation.
+        execution = Execution(flow_run, configuration, self._forks)
+        code = await self._executions.run(execution, task_status)
+        return WarmProcessWorkerResult(status_code=code, identifier=str(execution.pid))
 
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: WarmJobConfiguration, grace_seconds: int = 30
     ) -> None:
-        """Stop the process of a flow run that has not begun; the base class asks for it."""
-        for execution in list(self._executions.values()):
-            if str(execution.pid) == infrastructure_pid:
-                await execution.cancel()
-                return
-        await self._stock_worker.kill_infrastructure(infrastructure_pid, configuration, grace_seconds)
+        """Stop the process of a flow run that has not begun; the base class asks for it.
 
-    def _cancel(self, flow_run_id: UUID) -> None:
-        if (execution := self._executions.get(flow_run_id)) and not execution.cancelled:
-            self._in_background(execution.cancel())
-
-    async def _look_for_cancellations(self) -> None:
-        while True:
-            await anyio.sleep(get_current_settings().worker.cancellation_poll_seconds)
-            if not self._events.connected:
-                await self._cancel_what_is_to_be()
-
-    async def _cancel_what_is_to_be(self) -> None:
-        """Ask which flow runs are to be cancelled, and cancel them."""
-        if not self._executions:
-            return
-        state = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.CANCELLING]))
-        wanted = FlowRunFilter(id=FlowRunFilterId(any_=list(self._executions)), state=state)
-        try:
-            for flow_run in await self.client.read_flow_runs(flow_run_filter=wanted):
-                self._cancel(flow_run.id)
-        except Exception as error:  # noqa: BLE001  # it is asked again
-            logger.debug("Asking for cancelled flow runs failed: %r", error)
-
-    async def _settle(self, execution: Execution) -> None:
-        """Run the hooks of a flow run whose process was cancelled, and set its state, unless it has a last one."""
-        flow_run_id = execution.flow_run.id
-        try:
-            flow_run = await retry_transient(lambda: self.client.read_flow_run(flow_run_id))
-            if flow_run.state is not None and flow_run.state.is_final() and not flow_run.state.is_crashed():
-                return
-            message = "Flow run was cancelled."
-            await execution.run_hooks(Cancelling(message=message))
-            state = Cancelled(message=message)
-            await retry_transient(lambda: self.client.set_flow_run_state(flow_run_id, state, force=True))
-        except Exception:
-            logger.exception("Flow run %s cannot be cancelled.", flow_run_id)
+        Raises
+        ------
+        InfrastructureNotFound
+            If there is no such process here.
+        """
+        if not await self._executions.cancel_process(infrastructure_pid):
+            raise InfrastructureNotFound(f"This worker has no flow run in process {infrastructure_pid}.")

@@ -67,17 +67,18 @@ class ForkServer:
             return False
         number = int(request)
         try:
-            self._fork(number, *descriptors)
+            answer = self._fork(number, *descriptors)
         except OSError as error:
             # No memory, process or descriptor is left at this moment: that concerns this request alone.
-            self._tell(refused=number, error=str(error))
+            answer = {"refused": number, "error": str(error)}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
+        self._tell(**answer)
         return True
 
-    def _fork(self, number: int, channel: int | None = None) -> None:
-        """Fork a child, unless it would not be as new.
+    def _fork(self, number: int, channel: int | None = None) -> dict[str, object]:
+        """Fork a child, unless it would not be as new, and return what to tell the worker.
 
         Raises
         ------
@@ -88,12 +89,12 @@ class ForkServer:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         changed, running = self._sources.changed(), threads()
         if changed or running > 1:
-            self._tell(refused=number, changed=changed[:10], threads=running)
-            return
+            return {"refused": number, "changed": changed[:10], "threads": running}
         pid = os.fork()
         if pid == 0:
             _become_child(channel, self._own)
         self._children[pid] = number
+        return {"forked": number, "pid": pid}
 
     def _reap(self) -> None:
         """Tell of all children that have ended; one byte may stand for several."""

@@ -36,7 +36,6 @@ def main(channel: socket.socket) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _be_another_process()
     channel.set_inheritable(False)
-    channel.sendall(line(pid=os.getpid()))
     received = read_line(channel)
     if not received:
         # The worker is gone, or has no use for it any more.

@@ -5,10 +5,11 @@ import contextlib
 import json
 import os
 import signal
+import socket
 
 import anyio
 
-from bluesky_prefect.worker.forkserver._protocol import Job, line
+from bluesky_prefect.worker.forkserver._protocol import PACKET_BYTES, Job, line
 
 # What a child exits with if nobody is left who could know.
 UNKNOWN_CODE = 255
@@ -29,11 +30,10 @@ class ChildHandle:
         What it exited with, negative for a signal; None while it runs.
     """
 
-    def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self.returncode: int | None = None
-        self._reader = reader
-        self._writer = writer
+        self._channel = channel
         self._exited = asyncio.Event()
 
     def exited(self, code: int) -> None:
@@ -41,14 +41,12 @@ class ChildHandle:
         if self.returncode is None:
             self.returncode = code
             self._exited.set()
-            self._writer.close()
+            self.abandon()
 
     async def run(self, job: Job) -> int:
         """Let it do a job, and return its exit code; if this is cancelled, the child is stopped first."""
         try:
-            self._writer.write(line(**job.model_dump(mode="json")))
-            with contextlib.suppress(ConnectionError):
-                await self._writer.drain()
+            await self._send(line(**job.model_dump(mode="json")))
             await self._exited.wait()
         except asyncio.CancelledError:
             await self._stop()
@@ -58,20 +56,27 @@ class ChildHandle:
 
     async def cancel(self) -> None:
         """Have it end its flow run as cancelled, and wait until it has."""
-        with contextlib.suppress(ConnectionError):
-            self._writer.write(line(cancel=True))
+        await self._send(line(cancel=True))
         await self._end_within(CANCELLATION_GRACE_S)
 
     async def outlive_the_server(self) -> None:
         """Wait for its end where there is no fork server to tell of it."""
         received = b""
-        with contextlib.suppress(ConnectionError):
-            received = await self._reader.readline()
+        with contextlib.suppress(OSError):
+            received = await asyncio.get_running_loop().sock_recv(self._channel, PACKET_BYTES)
         self.exited(json.loads(received)["code"] if received else UNKNOWN_CODE)
 
     def abandon(self) -> None:
         """Let go of it: it ends if it waits for its job, and goes on if it has one."""
-        self._writer.close()
+        if self._channel.fileno() >= 0:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(self._channel)
+            loop.remove_writer(self._channel)
+            self._channel.close()
+
+    async def _send(self, text: bytes) -> None:
+        with contextlib.suppress(OSError):  # it is gone
+            await asyncio.get_running_loop().sock_sendall(self._channel, text)
 
     def kill(self, number: int) -> None:
         """Send a signal to it and to all that it started."""

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bluesky_prefect.worker.forkserver._child_handle import ChildHandle
@@ -28,7 +27,6 @@ SINGLE_THREADED = {
 }
 # A fork takes milliseconds; on a machine that is busy beyond that, nothing is gained by more of them.
 _FORK_TIMEOUT_S = 60.0
-_REASON_TIMEOUT_S = 1.0
 # How many forks may be asked for at once: more of them would not fit into the socket.
 _FORKS_AT_ONCE = 32
 # How long a fork server may take to end.
@@ -41,14 +39,6 @@ class ForkServerGone(Exception):
 
 class ForkFailed(Exception):
     """The system has no memory, process or descriptor left for another flow run at this moment."""
-
-
-@dataclass
-class _Waiting:
-    """A fork that was asked for."""
-
-    future: asyncio.Future[ChildHandle]
-    channel: socket.socket
 
 
 class ForkServerHandle:
@@ -72,9 +62,9 @@ class ForkServerHandle:
         self._socket, self._process = _start(environment)
         self._numbers = itertools.count()
         self._asking = asyncio.Semaphore(_FORKS_AT_ONCE)
-        self._waiting: dict[int, _Waiting] = {}
+        # Forks that were asked for, each with our end of the child's socket.
+        self._waiting: dict[int, tuple[asyncio.Future[ChildHandle], socket.socket]] = {}
         self._children: dict[int, ChildHandle] = {}
-        self._ended: dict[int, int] = {}
         self._abandoned_at_the_end: weakref.WeakSet[ChildHandle] = weakref.WeakSet()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
@@ -120,45 +110,24 @@ class ForkServerHandle:
         if self.retired:
             raise ForkServerGone
         number = next(self._numbers)
+        forked: asyncio.Future[ChildHandle] = self._loop.create_future()
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
-        self._waiting[number] = waiting = _Waiting(self._loop.create_future(), ours)
+        self._waiting[number] = forked, ours
         try:
             with theirs:
                 socket.send_fds(self._socket, [str(number).encode()], [theirs.fileno()])
-            reader, writer = await asyncio.open_unix_connection(sock=ours, limit=PACKET_BYTES)
-            hello = asyncio.ensure_future(reader.readline())
-            both = (hello, waiting.future)
-            await asyncio.wait(both, timeout=_FORK_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
-            if not hello.done():
-                hello.cancel()
-                writer.close()
-                if waiting.future.done():
-                    waiting.future.result()  # raises
-                self.retire()
-                self._process.kill()
-                raise ForkServerGone(f"it did not fork within {_FORK_TIMEOUT_S:g} s")
-            if not (said := hello.result()):
-                writer.close()
-                # Why there is no child may be on its way.
-                await asyncio.wait([waiting.future], timeout=_REASON_TIMEOUT_S)
-                if waiting.future.done():
-                    waiting.future.result()  # raises
-                raise ForkServerGone
-        except (OSError, ConnectionError) as error:
+            return await asyncio.wait_for(forked, _FORK_TIMEOUT_S)
+        except TimeoutError as error:
+            self.retire()
+            self._process.kill()
+            raise ForkServerGone(f"it did not fork within {_FORK_TIMEOUT_S:g} s") from error
+        except OSError as error:
             raise ForkServerGone from error
         finally:
-            del self._waiting[number]
-            waiting.future.cancel()
-        child = ChildHandle(json.loads(said)["pid"], reader, writer)
-        self._abandoned_at_the_end.add(child)
-        if number in self._ended:
-            child.exited(self._ended.pop(number))
-        elif self._socket.fileno() < 0:
-            self._watch(child)
-        else:
-            self._children[number] = child
-        return child
+            # A child without a job ends when its socket is closed.
+            if self._waiting.pop(number, None):
+                ours.close()
 
     def retire(self) -> None:
         """Fork no more; it ends with its last child."""
@@ -195,30 +164,34 @@ class ForkServerHandle:
         message = json.loads(received)
         if "ready" in message:
             self._ready.set_result(message["ready"])
+        elif "forked" in message:
+            self._forked(message["forked"], message["pid"])
         elif "refused" in message:
             self._refused(message)
-        else:
-            self._exited(message["exited"], message["code"])
+        elif child := self._children.pop(message["exited"], None):
+            child.exited(message["code"])
+
+    def _forked(self, number: int, pid: int) -> None:
+        if number in self._waiting:
+            forked, channel = self._waiting.pop(number)
+            child = self._children[number] = ChildHandle(pid, channel)
+            self._abandoned_at_the_end.add(child)
+            forked.set_result(child)
 
     def _refused(self, message: dict[str, Any]) -> None:
-        waiting = self._waiting.get(message["refused"])
         if "error" in message:
-            if waiting:
-                waiting.future.set_exception(ForkFailed(message["error"]))
+            self._fail(message["refused"], ForkFailed(message["error"]))
             return
         changed = ", ".join(message["changed"])
         reason = f"changed on disk: {changed}" if changed else f"it has {message['threads']} threads"
         if not self.retired:
             logger.info("Starting a new fork server in place of %s: %s", self.pid, reason)
         self.retire()
-        if waiting:
-            waiting.future.set_exception(ForkServerGone(reason))
+        self._fail(message["refused"], ForkServerGone(reason))
 
-    def _exited(self, number: int, code: int) -> None:
-        if child := self._children.pop(number, None):
-            child.exited(code)
-        elif number in self._waiting:
-            self._ended[number] = code
+    def _fail(self, number: int, error: Exception) -> None:
+        if number in self._waiting and not self._waiting[number][0].done():
+            self._waiting[number][0].set_exception(error)
 
     def _gone(self) -> None:
         if self._socket.fileno() < 0:
@@ -230,16 +203,12 @@ class ForkServerHandle:
         self.retired = True
         if not self._ready.done():
             self._ready.set_exception(ForkServerGone("it ended while it imported its modules"))
-        for waiting in self._waiting.values():
-            if not waiting.future.done():
-                waiting.future.set_exception(ForkServerGone("it is dead"))
+        for number in self._waiting:
+            self._fail(number, ForkServerGone("it is dead"))
         for child in self._children.values():
-            self._watch(child)
+            self._keep(child.outlive_the_server())
         self._children.clear()
         self._keep(asyncio.to_thread(self._process.wait))
-
-    def _watch(self, child: ChildHandle) -> None:
-        self._keep(child.outlive_the_server())
 
     def _keep(self, coroutine: Any) -> None:
         task = asyncio.ensure_future(coroutine)
