@@ -15,7 +15,6 @@ from ._run_data import read_stream as read_stream
 from ._run_data import run_without_streams as run_without_streams
 from ._run_data import stream_nodes as stream_nodes
 from ._run_lookup import checked_ref as checked_ref
-from ._stored_runs import StoredRun as StoredRun
 from ._stored_runs import runs_between as runs_between
 from ._stored_runs import runs_named as runs_named
 from ._unsaved_runs import documents_in as documents_in

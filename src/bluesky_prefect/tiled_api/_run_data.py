@@ -87,8 +87,8 @@ class Stream:
 class RunData:
     """A finished run, read from Tiled.
 
-    Not a dataclass: Prefect walks through those, and through all rows of the tables in them, to see whether a
-    task's result hides in an argument.
+    Not a `Run`, nor any dataclass: Prefect walks through those, and through all rows of the tables in them, to see
+    whether a task's result hides in an argument.
 
     Parameters
     ----------
