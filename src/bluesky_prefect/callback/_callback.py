@@ -4,7 +4,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from event_model import DocumentRouter
@@ -29,6 +29,9 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.courier import CLOSE_TIMEOUT_S, Forwarder
 from bluesky_prefect.outbox import Draft, Entry, Outbox, stopped_runs
+
+if TYPE_CHECKING:
+    from event_model import Resource, RunStart, RunStop, StreamResource
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +105,7 @@ class PrefectCallback(DocumentRouter):
             logger.error("A %s document could not be handled; the plan goes on: %s", kind, error_and_place(error))
         return name, doc
 
-    def start(self, doc: Any) -> None:
+    def start(self, doc: "RunStart") -> None:
         """Remember a run's start document."""
         if len(self._open_runs) >= MAX_OPEN_RUNS:
             oldest = next(iter(self._open_runs))
@@ -112,18 +115,18 @@ class PrefectCallback(DocumentRouter):
         start = convert_document(doc)
         self._open_runs[uid_text(start["uid"])] = start, {}
 
-    def resource(self, doc: Any) -> None:
+    def resource(self, doc: "Resource") -> None:
         """Remember a file that a run refers to."""
         path = PurePosixPath(doc.get("root") or "/") / doc["resource_path"].lstrip("/")
         # A file name that is not UTF-8 reaches Python with surrogates in it.
         quoted = quote(str(path).encode("utf-8", "surrogateescape"))
         self._add_file(doc.get("run_start"), "file://localhost/" + quoted.lstrip("/"))
 
-    def stream_resource(self, doc: Any) -> None:
+    def stream_resource(self, doc: "StreamResource") -> None:
         """Remember a file that a run refers to."""
         self._add_file(doc.get("run_start"), doc["uri"])
 
-    def stop(self, doc: Any) -> None:
+    def stop(self, doc: "RunStop") -> None:
         """Put a submission on disk for each workflow that wants the run; return when they are there."""
         stop = convert_document(doc)
         if not isinstance(stop, dict):

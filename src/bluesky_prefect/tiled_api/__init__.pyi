@@ -7,6 +7,7 @@ from ._results import origin_of as origin_of
 from ._results import results_of as results_of
 from ._results import write_peak as write_peak
 from ._results import write_table as write_table
+from ._run_data import BOOKKEEPING as BOOKKEEPING
 from ._run_data import ExternalArray as ExternalArray
 from ._run_data import RunData as RunData
 from ._run_data import Stream as Stream
