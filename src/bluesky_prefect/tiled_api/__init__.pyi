@@ -1,6 +1,9 @@
-from ._catalog import SERVER_TROUBLE as SERVER_TROUBLE
 from ._catalog import Catalog as Catalog
-from ._catalog import tiled_errors as tiled_errors
+from ._connect import SERVER_TROUBLE as SERVER_TROUBLE
+from ._connect import connect as connect
+from ._connect import container_at as container_at
+from ._connect import server_address as server_address
+from ._connect import tiled_errors as tiled_errors
 from ._raw_catalog import RAW_SPEC as RAW_SPEC
 from ._raw_catalog import spec_problem as spec_problem
 from ._results import origin_of as origin_of

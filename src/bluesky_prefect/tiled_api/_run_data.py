@@ -4,7 +4,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import as_json
-from bluesky_prefect.tiled_api._catalog import tiled_errors
+from bluesky_prefect.tiled_api._connect import tiled_errors
 
 if TYPE_CHECKING:
     import pyarrow

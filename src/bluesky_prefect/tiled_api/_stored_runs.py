@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import parse_qs, urlsplit
 
 from bluesky_prefect.core import FlowInputError, Run, uid_text
-from bluesky_prefect.tiled_api._catalog import Catalog, tiled_errors
+from bluesky_prefect.tiled_api._catalog import Catalog
+from bluesky_prefect.tiled_api._connect import tiled_errors
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
