@@ -18,11 +18,10 @@ from prefect.client.orchestration import get_client
 from prefect.states import Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Workflow
-from bluesky_prefect.core import Submission, as_workflows
+from bluesky_prefect.core import Run, Submission, as_workflows
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.prefect_api._notifications import TAG, Notifications, automation
 from bluesky_prefect.reconciliation import FlowRunStarter
-from bluesky_prefect.tiled_api import StoredRun
 from tests.services.prefect_process import user_of, wait_until
 from tests.services.receiver import Receiver
 from tests.system.hutch import DEPLOYMENT, idle_deployment
@@ -148,7 +147,7 @@ def test_only_the_ends_that_were_asked_for_are_told(told):
 
 def test_what_is_started_again_is_told_of_again_and_says_which_time_it_is(told):
     workflow = Workflow(DEPLOYMENT, notify=BLOCK)
-    run = StoredRun("00007999-again", {"scan_id": 7999, "plan_name": "count"}, {"run_start": "00007999-again"})
+    run = Run("00007999-again", {"scan_id": 7999, "plan_name": "count"}, {"run_start": "00007999-again"})
     with PrefectApi(30, client_retries=True) as api, get_client(sync_client=True) as client:
         for generation in range(2):
             flow_run = FlowRunStarter(api, None).start(run, workflow, generation)

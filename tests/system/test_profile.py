@@ -261,6 +261,18 @@ def test_a_missing_api_key_is_said_and_nothing_asks_for_a_password(stack: StackI
         connection.root()
 
 
+def test_a_session_finds_its_tiled_by_a_profile_and_asks_for_no_password(stack: StackInfo):
+    profiles = Path.home() / ".config/tiled/profiles"
+    profiles.mkdir(parents=True, exist_ok=True)
+    (profiles / "session.yml").write_text(f"of-a-session:\n  uri: {stack.tiled_uri}\n")
+    settings = Settings(tiled_uri=None, tiled_profile="of-a-session", tiled_api_key=stack.tiled_api_key)
+
+    with contextlib.closing(TiledConnection(settings)) as connection:
+        assert connection.raw().path_parts == ["raw"]
+    with pytest.raises(ConfigurationError, match="wants an API key: set TILED_API_KEY"):
+        TiledConnection(settings.model_copy(update={"tiled_api_key": None})).root()
+
+
 def test_a_missing_catalog_is_said(stack: StackInfo):
     settings = Settings(tiled_uri=stack.tiled_uri, tiled_api_key=stack.tiled_api_key, raw_container="elsewhere")
 

@@ -140,11 +140,11 @@ def test_files_are_asked_for_when_a_workflow_looks_at_them(catalog, room):
     asked = []
     catalog.raw.context.http_client.event_hooks["request"].append(asked.append)
     without = Workflow("a/b", parameters=lambda run: {"uid": run.uid})
-    assert without.when(run.as_run())
-    assert without.parameters_for(run.as_run()) == {"uid": uid}
+    assert without.when(run)
+    assert without.parameters_for(run) == {"uid": uid}
     assert not asked
     looking = Workflow("a/b", parameters=lambda run: {"files": run.files})
-    assert looking.parameters_for(run.as_run()) == {"files": list(run.files)}
+    assert looking.parameters_for(run) == {"files": list(run.files)}
     assert asked
     assert len(run.files) == 2
     assert all(uri.startswith(f"file://localhost{room.stack.images}/") for uri in run.files)

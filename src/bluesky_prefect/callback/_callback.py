@@ -3,9 +3,8 @@
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from event_model import DocumentRouter
@@ -31,18 +30,13 @@ from bluesky_prefect.core import (
 from bluesky_prefect.courier import CLOSE_TIMEOUT_S, Forwarder
 from bluesky_prefect.outbox import Draft, Entry, Outbox, stopped_runs
 
+if TYPE_CHECKING:
+    from event_model import Resource, RunStart, RunStop, StreamResource
+
 logger = logging.getLogger(__name__)
 
 # Runs without a stop document (a killed RunEngine upstream of a dispatcher) must not pile up.
 MAX_OPEN_RUNS = 1000
-
-
-@dataclass
-class _OpenRun:
-    """A run before its stop document."""
-
-    start: dict[str, Any]
-    files: dict[str, None] = field(default_factory=dict)  # an ordered set
 
 
 class PrefectCallback(DocumentRouter):
@@ -81,7 +75,8 @@ class PrefectCallback(DocumentRouter):
         self.workflows = workflows_of_session(workflows, settings.workflows)
         self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         self._memory = Outbox(None)
-        self._open_runs: dict[str, _OpenRun] = {}
+        # Start document and files, which a dictionary holds in order and each once.
+        self._open_runs: dict[str, tuple[dict[str, Any], dict[str, None]]] = {}
         self._recent_runs = RecentRuns()
         self._told: set[tuple[str, str]] = set()
         # Documents that are not here are passed over with one look-up.
@@ -110,47 +105,46 @@ class PrefectCallback(DocumentRouter):
             logger.error("A %s document could not be handled; the plan goes on: %s", kind, error_and_place(error))
         return name, doc
 
-    def start(self, doc: Any) -> None:
+    def start(self, doc: "RunStart") -> None:
         """Remember a run's start document."""
         if len(self._open_runs) >= MAX_OPEN_RUNS:
             oldest = next(iter(self._open_runs))
-            dropped = self._open_runs.pop(oldest)
-            self._recent_runs.remember(oldest, dropped.start, list(dropped.files))
+            self._recent_runs.remember(oldest, *self._open_runs.pop(oldest))
             logger.warning("Run %s has no stop document and %d runs began since", oldest, MAX_OPEN_RUNS)
         # Converted now: what the document holds by reference may change while the run goes on.
         start = convert_document(doc)
-        self._open_runs[uid_text(start["uid"])] = _OpenRun(start)
+        self._open_runs[uid_text(start["uid"])] = start, {}
 
-    def resource(self, doc: Any) -> None:
+    def resource(self, doc: "Resource") -> None:
         """Remember a file that a run refers to."""
         path = PurePosixPath(doc.get("root") or "/") / doc["resource_path"].lstrip("/")
         # A file name that is not UTF-8 reaches Python with surrogates in it.
         quoted = quote(str(path).encode("utf-8", "surrogateescape"))
         self._add_file(doc.get("run_start"), "file://localhost/" + quoted.lstrip("/"))
 
-    def stream_resource(self, doc: Any) -> None:
+    def stream_resource(self, doc: "StreamResource") -> None:
         """Remember a file that a run refers to."""
         self._add_file(doc.get("run_start"), doc["uri"])
 
-    def stop(self, doc: Any) -> None:
+    def stop(self, doc: "RunStop") -> None:
         """Put a submission on disk for each workflow that wants the run; return when they are there."""
         stop = convert_document(doc)
         if not isinstance(stop, dict):
             stop = {"document": stop}
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))
-        opened = self._known(uid)
+        start, files = self._known(uid)
         # Written before a workflow gets hold of it, and once for all of them.
-        written = {id(opened.start): self._recent_runs.remember(uid, opened.start, list(opened.files))}
-        opted_out = opened.start.get("prefect") is False
+        written = {id(start): self._recent_runs.remember(uid, start, files)}
+        opted_out = start.get("prefect") is False
         decisions: list[Decision] = []
         if opted_out:
             logger.debug("Run %s opted out", uid)
         else:
-            run = Run(uid=uid, start=opened.start, stop=stop, files=tuple(opened.files))
+            run = Run(uid=uid, start=start, stop=stop, files=tuple(files))
             # All of them before anything is written: what is written is all, or nothing.
             decisions = [decide(workflow, run) for workflow in self.workflows]
             # Who refuses a run without its start document may want it with that: reconciliation asks again.
-            kept = [decision.draft for decision in decisions if decision.is_wanted or opened.start]
+            kept = [decision.draft for decision in decisions if decision.is_wanted or start]
             self._keep(kept, written)
             self._forwarder.wake()
         started = [decision.draft.submission.workflow for decision in decisions if decision.is_wanted]
@@ -186,14 +180,11 @@ class PrefectCallback(DocumentRouter):
         else:
             opened = self._open_runs.get(uid_text(run_uid))
         if opened is not None:
-            opened.files[jsonable(uri)] = None
+            opened[1][jsonable(uri)] = None
 
-    def _known(self, uid: str) -> _OpenRun:
-        """Return what is known of a run that stops now, or has stopped before."""
-        if (opened := self._open_runs.pop(uid, None)) is not None:
-            return opened
-        start, files = self._recent_runs.find(uid) or ({}, [])
-        return _OpenRun(start, dict.fromkeys(files))
+    def _known(self, uid: str) -> tuple[dict[str, Any], Iterable[str]]:
+        """Return start document and files of a run that stops now, or has stopped before."""
+        return self._open_runs.pop(uid, None) or self._recent_runs.find(uid) or ({}, ())
 
     def _keep(self, drafts: Sequence[Draft], written: Written) -> None:
         # As exactly as it is known: the forwarder has asked Prefect itself.

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
-from bluesky_prefect.core import Settings, StackError, get_settings
+from bluesky_prefect.core import Run, Settings, StackError, get_settings
 from bluesky_prefect.prefect_api import artifact_url, flow_run_url
 from bluesky_prefect.stack import DEPLOYMENT, StackInfo, request_json
 from bluesky_prefect.tiled_api import Catalog
@@ -36,10 +36,7 @@ _ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 class DemoRow:
     """One run, and what became of it."""
 
-    run_uid: str
-    scan_id: int
-    plan_name: str
-    stopped: float = 0.0
+    run: Run
     flow_run_id: str | None = None
     flow_run_name: str | None = None
     state: str = "not started"
@@ -53,7 +50,7 @@ class DemoRow:
     @property
     def label(self) -> str:
         """The run's name for people."""
-        return f"Scan {self.scan_id} ({self.plan_name})"
+        return f"Scan {self.run.scan_id} ({self.run.plan_name})"
 
 
 @dataclass
@@ -121,12 +118,11 @@ class Demo:
 
         def record(name: str, document: dict[str, Any]) -> None:
             if name == "start":
-                uid = document["uid"]
-                rows[uid] = DemoRow(uid, document["scan_id"], document["plan_name"])
+                rows[document["uid"]] = DemoRow(Run(document["uid"], document))
             elif name == "stop":
-                uid = document["run_start"]
-                rows[uid] = replace(rows[uid], stopped=document["time"])
-                report(f"{rows[uid].label}: taken, exit status {document['exit_status']}")
+                run = replace(rows[document["run_start"]].run, stop=document)
+                rows[run.uid] = row = DemoRow(run)
+                report(f"{row.label}: taken, exit status {run.exit_status}")
 
         engine.subscribe(record)
         # Tiled first: the flow run finds the run there.
@@ -139,7 +135,7 @@ class Demo:
     def _wait(self, rows: list[DemoRow], outbox: "Outbox", report: Report) -> list[DemoRow]:
         report(f"Waiting for {len(rows)} flow run{'' if len(rows) == 1 else 's'}")
         began = changed = time.monotonic()
-        waiting, done = {row.run_uid: row for row in rows}, {}
+        waiting, done = {row.run.uid: row for row in rows}, {}
         while waiting and time.monotonic() - changed < PATIENCE_S:
             for uid, old in list(waiting.items()):
                 row = waiting[uid] = self._look_at(old, outbox)
@@ -153,11 +149,11 @@ class Demo:
                     )
             time.sleep(0.5)
         found = {**done, **waiting}
-        return [found[row.run_uid] for row in rows]
+        return [found[row.run.uid] for row in rows]
 
     def _look_at(self, row: DemoRow, outbox: "Outbox") -> DemoRow:
         if row.flow_run_id is None:
-            [*_, entry] = outbox.entries(run_uid=row.run_uid) or [None]
+            [*_, entry] = outbox.entries(run_uid=row.run.uid) or [None]
             if entry is None or entry.flow_run_id is None:
                 return replace(row, state=entry.state if entry else "not in the outbox", message=_reason(entry))
             row = replace(row, flow_run_id=entry.flow_run_id, message="")
@@ -194,7 +190,7 @@ class Demo:
             if row.state != "Completed":
                 result.problems.append(f"{row.label}: its flow run is {row.state}. {row.message}".strip())
                 continue
-            folder = run_folder(self._info.exports, row.run_uid)
+            folder = run_folder(self._info.exports, row.run.uid)
             if folder is None:
                 result.problems.append(f"{row.label}: no files of it in {self._info.exports}")
                 continue
@@ -202,7 +198,7 @@ class Demo:
             files = tuple(sorted(file for file in folder.iterdir() if not file.name.startswith(".")))
             result.rows[index] = replace(row, files=files)
             before = len(result.comparison.differences)
-            compare_run(raw[row.run_uid], folder, result.comparison)
+            compare_run(raw[row.run.uid], folder, result.comparison)
             result.problems += [f"{row.label}: {one}" for one in result.comparison.differences[before:]]
             for kind in (".txt", ".csv", ".png"):
                 if not any(file.suffix == kind for file in files):
@@ -253,4 +249,4 @@ def _reason(entry: Any) -> str:
 
 
 def _after(row: DemoRow, moment: str | None) -> float | None:
-    return None if moment is None else datetime.fromisoformat(moment).timestamp() - row.stopped
+    return None if moment is None else datetime.fromisoformat(moment).timestamp() - row.run.time_s

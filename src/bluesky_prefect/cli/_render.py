@@ -90,9 +90,9 @@ def demo(result: "DemoResult") -> None:
     )
     for row in result.rows:
         table.add_row(
-            str(row.scan_id),
-            row.plan_name,
-            row.run_uid[:8],
+            str(row.run.scan_id),
+            row.run.plan_name or "",
+            row.run.uid[:8],
             *([row.flow_run_name or ""] if wide else []),
             row.state,
             _seconds(row.running_after_s),
@@ -104,7 +104,7 @@ def demo(result: "DemoResult") -> None:
     out.print(table)
     out.print("(Seconds are from the run's stop document.)\n")
     for row in result.rows:
-        terminal.show(out, f"Scan {row.scan_id}, run {row.run_uid}")
+        terminal.show(out, f"Scan {row.run.scan_id}, run {row.run.uid}")
         terminal.show(out, f"    {row.flow_run_name or 'no flow run'}  {row.url or ''}".rstrip())
         if row.summary_url:
             terminal.show(out, f"    its plot: {row.summary_url}")

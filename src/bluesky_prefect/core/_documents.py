@@ -4,13 +4,16 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
 from bluesky_prefect.core._conversion import Conversion
 from bluesky_prefect.core._selection import Selection
 from bluesky_prefect.core._text import one_line
+
+if TYPE_CHECKING:
+    from event_model import RunStart, RunStop
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ def jsonable(value: Any) -> Any:
     return _shortened(value)[0]
 
 
-def convert_document(doc: Any, *, clock: Callable[[], float] = time.perf_counter) -> Any:
+def convert_document(doc: "RunStart | RunStop", *, clock: Callable[[], float] = time.perf_counter) -> Any:
     """Return a start or stop document as `jsonable` does; a WARNING names what is left out of it."""
     converted, missing = _shortened(doc, clock)
     if missing:

@@ -1,8 +1,7 @@
 """Addresses that carry credentials, and credentials that a server does not take."""
 
 import base64
-from typing import Any
-from urllib.parse import SplitResult, parse_qs, unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from bluesky_prefect.core._exceptions import ConfigurationError
 
@@ -61,24 +60,6 @@ def parse_url(url: str) -> SplitResult:
     raise ConfigurationError(f"It is {UNREADABLE_URL}: {URL_SPELLING}.")
 
 
-def tiled_address(uri: str, api_key: str | None) -> tuple[str, str | None]:
-    """Return an address of Tiled free of secrets, and the API key: the one given, else the one in the address.
-
-    Tiled's client asks once at the address as it is given, and httpx logs that.
-
-    Raises
-    ------
-    ConfigurationError
-        If the address cannot be read; repeats nothing of it.
-    """
-    try:
-        parts = parse_url(without_user(uri))
-    except ConfigurationError as error:
-        raise ConfigurationError(f"BLUESKY_PREFECT_TILED_URI holds {UNREADABLE_URL}: {URL_SPELLING}.") from error
-    [in_uri, *_] = parse_qs(parts.query).get("api_key") or [None]
-    return urlunsplit(parts._replace(query="", fragment="")), api_key or in_uri
-
-
 def user_in_url(url: str) -> str:
     """Return ``user:password`` of an address, empty if it names none, or cannot be read."""
     try:
@@ -91,32 +72,3 @@ def user_in_url(url: str) -> str:
 def basic_auth(user: str) -> str:
     """Return the Authorization header for ``user:password``."""
     return "Basic " + base64.b64encode(user.encode()).decode()
-
-
-def require_tiled_login(context: Any, name: str, *, key_given: bool, setting: str = "TILED_API_KEY") -> None:
-    """Refuse a Tiled server that lets nobody in, or would ask for a password: nobody may be there to type it.
-
-    Parameters
-    ----------
-    context : tiled.client.context.Context
-        The connection.
-    name : str
-        What messages call the server; must hold no secret.
-    key_given : bool
-        Whether an API key is set.
-    setting : str
-        What sets it.
-
-    Raises
-    ------
-    ConfigurationError
-        If the server wants an API key or a login, and there is none.
-    """
-    authentication = context.server_info.authentication
-    if context.authenticated or not authentication.required:
-        return
-    if key_given:
-        # Not one that Tiled could have made, so its client does not even send it.
-        raise ConfigurationError(f"Tiled at {name} refuses the API key: check {setting}")
-    if not (authentication.providers and context.use_cached_tokens()):
-        raise ConfigurationError(f"Tiled at {name} wants an API key: set {setting}, or log in once with: tiled login")

@@ -11,14 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import Protocol
 
 from bluesky_prefect.core import (
     DeploymentMissing,
     OutboxError,
     PrefectUnavailable,
     Settings,
-    Submission,
     SubmissionRefused,
     api_address,
     error_and_place,
@@ -26,8 +24,9 @@ from bluesky_prefect.core import (
     tell_of_forks,
 )
 from bluesky_prefect.courier._backoff import Backoff
+from bluesky_prefect.courier._outbox_upkeep import OutboxUpkeep
 from bluesky_prefect.courier._submission_backoff import MOMENT_S, SubmissionBackoff
-from bluesky_prefect.outbox import PRUNED_AT_ONCE, Entry, Outbox
+from bluesky_prefect.outbox import Entry, Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 
 logger = logging.getLogger(__name__)
@@ -39,35 +38,11 @@ _WARM_UP_S = 5.0
 # Enough for importing Prefect and a few requests, at the end of a short script.
 CLOSE_TIMEOUT_S = 10.0
 _SILENT_S = 2.0
-_PRUNE_EVERY_S = 3600.0
 _REMIND_EVERY_S = 3600.0
 # Runs named at most, of those that are lost.
 _NAMED = 100
-# How often it is looked for what sessions of older versions have put beside the outbox.
-_ADOPT_EVERY_S = 60.0
 # What waits for another server is sent by that server's own session, if there is one, long before.
 _ELSEWHERE_AFTER_S = 60.0
-
-
-class FlowRunApi(Protocol):
-    """An object that creates flow runs; see `PrefectApi`."""
-
-    @property
-    def api_url(self) -> str | None:
-        """Address of the API, as `comparable_url` writes it."""
-        ...
-
-    def create_flow_run(self, submission: Submission) -> FlowRunRef:
-        """Create the flow run of a submission, or find the one created before."""
-        ...
-
-    def check(self, deployment: str) -> None:
-        """Raise what would keep the submissions of a deployment waiting."""
-        ...
-
-    def prepare_notifications(self, notices: Sequence[str]) -> None:
-        """Have people told of the ends of flow runs, as far as possible; raise nothing."""
-        ...
 
 
 class Forwarder:
@@ -107,7 +82,7 @@ class Forwarder:
         *,
         deployments: Sequence[str] = (),
         notices: Sequence[str] = (),
-        connect: Callable[[], AbstractContextManager[FlowRunApi]] | None = None,
+        connect: Callable[[], AbstractContextManager[PrefectApi]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._outboxes = outboxes
@@ -116,15 +91,13 @@ class Forwarder:
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
         self._clock = clock
+        self._upkeep = OutboxUpkeep(outboxes, settings, clock)
         self._outage = Backoff(settings, clock, logger)
         self._backoff = SubmissionBackoff(settings, clock)
         self._resources = ExitStack()
-        self._api: FlowRunApi | None = None
+        self._api: PrefectApi | None = None
         self.api_url: str | None = None
         self._reminded: dict[str, float] = {}
-        self._pruned_at: float | None = None
-        self._rescue_at = 0.0
-        self._adopted_at: float | None = None
         self._looked_elsewhere_at = clock()
         self._deadline = 0.0
         self._wake = threading.Event()
@@ -194,8 +167,8 @@ class Forwarder:
         Whatever goes wrong is logged and the submission kept; nothing is raised.
         """
         try:
-            self._rescue()
-            self._prune()
+            self._upkeep.rescue()
+            self._upkeep.prune()
             for outbox in reversed(self._outboxes):
                 entry = self._take(outbox)
                 if entry is not None:
@@ -235,9 +208,7 @@ class Forwarder:
 
         A submission that has a trouble of its own is waited for as long as it keeps its place.
         """
-        self._rescue_at = 0.0
-        self._adopted_at = None
-        self._rescue()
+        self._upkeep.rescue(at_once=True)
         if self._outage.under_way and not self._outage.busy:
             return
         while (wait_s := self.step()) == 0.0 or self._is_worth_waiting():
@@ -287,7 +258,7 @@ class Forwarder:
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             self._remind("start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error))
 
-    def _connected(self) -> FlowRunApi:
+    def _connected(self) -> PrefectApi:
         if self._api is None:
             try:
                 self._api = self._resources.enter_context(self._connect())
@@ -384,37 +355,6 @@ class Forwarder:
         delay_s = self._outage.failed(error, entry.run_uid)
         outbox.give_back(entry.key, str(error), delay_s)
         return delay_s
-
-    def _rescue(self) -> None:
-        """Move to the outbox on disk, once that takes it, what only memory holds, and what waits beside it."""
-        durable, *fallbacks = self._outboxes
-        now = self._clock()
-        if now < self._rescue_at:
-            return
-        try:
-            for outbox in fallbacks:
-                for run_uid in dict.fromkeys(durable.adopt(outbox)):
-                    logger.warning("Run %s: the outbox takes it again; it is on disk now", run_uid)
-            if self._adopted_at is None or now - self._adopted_at >= _ADOPT_EVERY_S:
-                self._adopted_at = now
-                durable.adopt_siblings()
-        except OutboxError as error:
-            self._rescue_at = self._clock() + _POLL_S
-            logger.debug("Not moved to disk: %s", error)
-
-    def _prune(self) -> None:
-        durable, *fallbacks = self._outboxes
-        for outbox in fallbacks:
-            outbox.prune(0.0, states=["sent"])  # nobody looks there for what was sent
-        now = self._clock()
-        if self._pruned_at is not None and now - self._pruned_at < _PRUNE_EVERY_S:
-            return
-        try:
-            if durable.prune(self._settings.keep_sent_days) < PRUNED_AT_ONCE:
-                self._pruned_at = now
-        except OutboxError as error:
-            self._pruned_at = now
-            logger.debug("Not pruned: %s", error)
 
     def _remind(self, topic: str, level: int, message: str, *values: object) -> None:
         """Log a trouble that lasts, once an hour."""

@@ -8,7 +8,6 @@ from prefect.states import Completed
 
 from bluesky_prefect.core import get_settings, one_line
 from bluesky_prefect.flows.common._plain_flow import plain_flow
-from bluesky_prefect.flows.export_parts._plots import detectors_of, numbers_of, scanned
 from bluesky_prefect.tiled_api import Catalog, RunData, Stream, checked_ref, read_run, write_peak
 
 
@@ -54,11 +53,11 @@ def _found(run: RunData) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return what is to be told of the peak, and the points."""
     from bluesky_prefect.flows import _peak as peak  # numpy comes with it
 
-    stream, motors = scanned(run)
+    stream, motors = run.scanned()
     if stream is None or len(motors) != 1 or not (detectors := _detectors(stream, motors)):
         return {"found": False, "reason": "not a scan of one motor with a detector that gives numbers"}, {"points": [0]}
     [motor], detector = motors, detectors[0]
-    positions, readings = numbers_of(stream, motor), numbers_of(stream, detector)
+    positions, readings = stream.numbers(motor), stream.numbers(detector)
     result = peak.find(positions, readings)
     names = {"motor": motor, "detector": detector}
     told = {"reason": result} if isinstance(result, str) else result.as_metadata()
@@ -70,4 +69,4 @@ def _detectors(stream: Stream, motors: list[str]) -> list[str]:
     data_keys = stream.metadata.get("data_keys") or {}
     devices = {key: (data_keys.get(key) or {}).get("object_name", key) for key in stream.table.column_names}
     moved = {devices.get(motor) for motor in motors}
-    return [key for key in detectors_of(stream, motors) if devices.get(key) not in moved]
+    return [key for key in stream.detectors(motors) if devices.get(key) not in moved]

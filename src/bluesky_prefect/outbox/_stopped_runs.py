@@ -17,7 +17,9 @@ _MOST = 1000
 
 @dataclass(frozen=True)
 class StoppedRun:
-    """A run that stopped in this process.
+    """Workflows of a run that stopped in this process.
+
+    No `Run`: it tells of workflows, and holds no documents.
 
     Attributes
     ----------

@@ -1,6 +1,6 @@
+from ._api_errors import prefect_errors as prefect_errors
 from ._client import FlowRunRef as FlowRunRef
 from ._client import PrefectApi as PrefectApi
-from ._client import prefect_errors as prefect_errors
 from ._deployments import deploy as deploy
 from ._deployments import list_problem as list_problem
 from ._deployments import refuse_to_move as refuse_to_move

@@ -1,32 +1,32 @@
 """Flow runs, asked of Prefect's API."""
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from bluesky_prefect.core import (
-    PREFECT_KEY,
-    REFUSED_STATUSES,
-    UNREADABLE_URL,
-    URL_SPELLING,
-    ConfigurationError,
     DeploymentMissing,
     PrefectUnavailable,
     Submission,
     SubmissionRefused,
     comparable_url,
-    one_line,
-    parse_url,
     prefect_url,
     printable,
     run_name,
     user_in_url,
-    without_secrets,
     without_user,
+)
+from bluesky_prefect.prefect_api._api_errors import (
+    current_api_url,
+    explain_missing,
+    prefect_errors,
+    raise_if_to_be_asked_later,
+    require_readable,
+    said,
 )
 from bluesky_prefect.prefect_api._notifications import Notifications, notification_tags
 from bluesky_prefect.prefect_api._parameter_size import explained_size
@@ -43,8 +43,6 @@ _DEPLOYMENT_AGE_S = 30.0
 _TAG_LENGTH = 200
 # As Prefect's own client has it.
 _CONNECT_RETRIES = 3
-_BUSY = {408, 425, 429, 503}
-_LATER = {*_BUSY, 502, 504}
 # A new flow run is scheduled for now, as our client dates it; this leaves time for a slow request.
 _NEW_S = 60.0
 
@@ -96,7 +94,7 @@ class PrefectApi:
         self._server_time: tuple[float, float] | None = None
 
     def __enter__(self) -> Self:
-        _require_readable(prefect_url())  # before Prefect, whose own complaint would repeat it
+        require_readable(prefect_url())  # before Prefect, whose own complaint would repeat it
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
         changes = _user_apart()
@@ -114,7 +112,7 @@ class PrefectApi:
     @property
     def api_url(self) -> str | None:
         """Address of the API, in the form by which submissions are told apart; None if none is set."""
-        return comparable_url(_api_url() or "")
+        return comparable_url(current_api_url() or "")
 
     def create_flow_run(self, submission: Submission) -> FlowRunRef:
         """Create the flow run of `submission`, or find it, if an earlier try has created it.
@@ -141,13 +139,13 @@ class PrefectApi:
             error.submission_specific = self._is_well_otherwise(submission.deployment, error, began)
             raise
         except ObjectNotFound as error:
-            raise DeploymentMissing(_explain_missing(submission.deployment)) from error
+            raise DeploymentMissing(explain_missing(submission.deployment)) from error
         except httpx.HTTPStatusError as error:
             self._deployments.pop(submission.deployment, None)  # it may have been changed or made anew
             if error.response.status_code == 404:
-                raise DeploymentMissing(_explain_missing(submission.deployment)) from error
+                raise DeploymentMissing(explain_missing(submission.deployment)) from error
             raise SubmissionRefused(
-                f"Prefect refuses to start {submission.deployment} ({error.response.status_code}): {_said(error)}"
+                f"Prefect refuses to start {submission.deployment} ({error.response.status_code}): {said(error)}"
                 + explained_size(submission)
             ) from error
         self.prepare_notifications(submission.notify)
@@ -170,7 +168,7 @@ class PrefectApi:
             with prefect_errors():
                 self._deployment(self.client, deployment)
         except (ObjectNotFound, httpx.HTTPStatusError) as error:
-            raise DeploymentMissing(_explain_missing(deployment)) from error
+            raise DeploymentMissing(explain_missing(deployment)) from error
 
     def _is_well_otherwise(self, deployment: str, error: PrefectUnavailable, began: float) -> bool:
         """Tell whether Prefect answers what else it is asked, where an attempt that began then has met a trouble.
@@ -264,66 +262,18 @@ class PrefectApi:
         from bluesky_prefect.prefect_api._deadline import prefect_transport  # of httpx, which is imported with Prefect
 
         if self._client is None:
-            if not _api_url():
+            if not current_api_url():
                 raise PrefectUnavailable(
                     "No Prefect API is configured. Set PREFECT_API_URL, for example with "
                     "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'.",
                     transient=False,
                 )
             # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
-            hooks = {"response": [self._note_time, *([] if self._asks_again else [_raise_if_to_be_asked_later])]}
+            hooks = {"response": [self._note_time, *([] if self._asks_again else [raise_if_to_be_asked_later])]}
             made = prefect_transport(self._timeout_s, retries=_CONNECT_RETRIES if self._asks_again else 0)
             client = get_client(sync_client=True, httpx_settings={**made, "event_hooks": hooks})
             self._client = self._resources.enter_context(client)
         return self._client
-
-
-@contextmanager
-def prefect_errors() -> Iterator[None]:
-    """Turn an outage, met while Prefect's client is used, into an error that says what to do.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked, or cannot answer now. An answer that refuses what was asked is left as it is.
-    """
-    import httpx
-    import pydantic
-
-    try:
-        yield
-    except httpx.InvalidURL:
-        raise _unreadable() from None  # it repeats a part of the address
-    except httpx.HTTPStatusError as error:
-        outage = _outage(error)
-        if outage is None:
-            raise
-        raise outage from error
-    except httpx.HTTPError as error:
-        raise PrefectUnavailable(f"Prefect at {_api_url()} cannot be reached: {_name(error)}.") from error
-    except (pydantic.ValidationError, ValueError) as error:
-        raise PrefectUnavailable(
-            f"{_api_url()} does not answer as a Prefect API does ({_name(error)}). "
-            "Check PREFECT_API_URL: it ends in /api.",
-            transient=False,
-        ) from error
-
-
-def _require_readable(url: str) -> None:
-    try:
-        _ = url and parse_url(url)
-    except ConfigurationError:
-        raise _unreadable() from None
-
-
-def _unreadable() -> PrefectUnavailable:
-    return PrefectUnavailable(f"PREFECT_API_URL holds {UNREADABLE_URL}: {URL_SPELLING}.", transient=False)
-
-
-def _raise_if_to_be_asked_later(response: "httpx.Response") -> None:
-    if response.status_code in _LATER:
-        response.read()
-        response.raise_for_status()
 
 
 def _is_new(flow_run: "FlowRun") -> bool:
@@ -353,56 +303,7 @@ def _user_apart() -> dict[Any, Any]:
     from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
     url = PREFECT_API_URL.value() or ""
-    _require_readable(url)  # it may stand in a prefect.toml
+    require_readable(url)  # it may stand in a prefect.toml
     if not (user := user_in_url(url)):
         return {}
     return {PREFECT_API_URL: without_user(url), PREFECT_API_AUTH_STRING: PREFECT_API_AUTH_STRING.value() or user}
-
-
-def _api_url() -> str | None:
-    from prefect.settings import PREFECT_API_URL
-
-    url = PREFECT_API_URL.value()
-    return without_secrets(url) if url else None
-
-
-def _name(error: Exception) -> str:
-    first_line = one_line(str(error).strip().partition("\n")[0])
-    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
-
-
-def _explain_missing(deployment: str) -> str:
-    flow, _, name = deployment.partition("/")
-    return (
-        f"Prefect at {_api_url()} has no deployment {deployment!r}. Create it (flow {flow!r}: "
-        f"flow.deploy(name={name!r}, work_pool_name=...), or 'prefect deploy'); the submissions wait for it."
-    )
-
-
-def _outage(error: Any) -> PrefectUnavailable | None:
-    """Return what an error status tells of Prefect, or None if it tells of what was asked."""
-    status = error.response.status_code
-    if status in REFUSED_STATUSES:
-        return PrefectUnavailable(
-            f"Prefect at {_api_url()} refuses the credentials ({status}). Check {PREFECT_KEY}.",
-            transient=False,
-        )
-    if status in _LATER or status >= 500:
-        return PrefectUnavailable(
-            f"Prefect at {_api_url()} answers {status}: {_said(error)}",
-            retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
-            server_responded=True,
-            busy=status in _BUSY,
-        )
-    return None
-
-
-def _said(error: Any) -> str:
-    return one_line(error.response.text.strip())
-
-
-def _retry_after_s(header: str | None) -> float | None:
-    try:
-        return max(0.0, float(header)) if header else None
-    except ValueError:
-        return None  # an HTTP date: the usual back-off serves

@@ -15,7 +15,7 @@ from bluesky_prefect.core import (
     one_line,
     without_secrets,
 )
-from bluesky_prefect.prefect_api._client import prefect_errors
+from bluesky_prefect.prefect_api._api_errors import prefect_errors
 from bluesky_prefect.tiled_api import spec_problem
 
 if TYPE_CHECKING:

@@ -3,7 +3,8 @@
 from uuid import UUID
 
 from bluesky_prefect.core import EXPORTED_FILES, exported_paths
-from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
+from bluesky_prefect.prefect_api._api_errors import prefect_errors
+from bluesky_prefect.prefect_api._client import PrefectApi
 
 
 def exported_files(api: PrefectApi, flow_run_id: str) -> tuple[str, ...]:

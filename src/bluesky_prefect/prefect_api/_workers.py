@@ -3,7 +3,8 @@
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
+from bluesky_prefect.prefect_api._api_errors import prefect_errors
+from bluesky_prefect.prefect_api._client import PrefectApi
 from bluesky_prefect.prefect_api._flow_runs import PastFlowRun
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 
-from bluesky_prefect.core import Settings, Workflow, WorkflowList, error_line
+from bluesky_prefect.core import Run, Settings, Workflow, WorkflowList, error_line
 from bluesky_prefect.outbox import Entry
 from bluesky_prefect.prefect_api import History, PrefectApi, Workers, lies_ahead
 from bluesky_prefect.reconciliation._case import Case, finding_of
@@ -15,7 +15,7 @@ from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._report import Finding
 from bluesky_prefect.reconciliation._rerun import permitted, settings_of
 from bluesky_prefect.reconciliation._time_window import moment
-from bluesky_prefect.tiled_api import StoredRun, is_recorded
+from bluesky_prefect.tiled_api import is_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -53,19 +53,19 @@ class Assessment:
         self._outbox = outbox
         self._clock = clock
 
-    def is_ours(self, run: StoredRun) -> bool:
+    def is_ours(self, run: Run) -> bool:
         """Tell whether a run is the beamline's; one of which nobody can tell is, so that none is lost."""
         try:
-            return bool(self._workflows.ours(run.as_run()))
+            return bool(self._workflows.ours(run))
         except Exception as error:  # noqa: BLE001 - a facility's own function
             logger.error("Run %s is taken for one of ours: ours= failed: %s", run.uid, error_line(error))
             return True
 
-    def of(self, runs: Sequence[StoredRun]) -> Iterator[Finding | Case]:
+    def of(self, runs: Sequence[Run]) -> Iterator[Finding | Case]:
         """Yield a case for each workflow that a run should have had, and a finding where that is not known."""
-        wanted: list[tuple[StoredRun, Workflow]] = []
+        wanted: list[tuple[Run, Workflow]] = []
         for run in runs:
-            if run.stop is None:
+            if not run.stop:
                 yield self._open(run)
             elif run.start.get("prefect") is not False:
                 for workflow in self._workflows:
@@ -96,14 +96,14 @@ class Assessment:
         [again] = self._cases([(case.run, case.workflow)], since_s)
         return again
 
-    def _cases(self, wanted: Sequence[tuple[StoredRun, Workflow]], since_s: float) -> Iterator[Case]:
+    def _cases(self, wanted: Sequence[tuple[Run, Workflow]], since_s: float) -> Iterator[Case]:
         found = zip(wanted, pasts(self._history, wanted, since_s), strict=True)
         judged = [
             Case(run, workflow, past, self._judge(run, workflow, past), since_s) for (run, workflow), past in found
         ]
         yield from self._not_begun_otherwise(judged, since_s)
 
-    def _judge(self, run: StoredRun, workflow: Workflow, past: Past) -> Diagnosis:
+    def _judge(self, run: Run, workflow: Workflow, past: Past) -> Diagnosis:
         judgement = diagnose(
             past.flow_runs,
             stopped=run.time_s,
@@ -145,7 +145,7 @@ class Assessment:
             judgement = replace(one.judgement, verdict=RunState.OTHER_NAME, reason=reason, next_generation=None)
             yield replace(one, judgement=judgement)
 
-    def _open(self, run: StoredRun) -> Finding:
+    def _open(self, run: Run) -> Finding:
         since = run.time_s
         lost = self._clock() - since > self._settings.open_after_s
         lost = lost and not is_recorded(self._settings.kept_runs_path, run.uid)
@@ -157,11 +157,11 @@ def _what_is_there(entry: Entry) -> str:
     return "it waits for" if entry.state == "waiting" else f"{entry.flow_run_name} was made by"
 
 
-def _wants(workflow: Workflow, run: StoredRun) -> bool | Finding:
+def _wants(workflow: Workflow, run: Run) -> bool | Finding:
     """Return whether a run should have had a workflow, or that nobody knows."""
     try:
         # Documents of its own: what it changes concerns no other workflow.
-        theirs = replace(run.as_run(), start=deepcopy(run.start), stop=deepcopy(run.stop or {}))
+        theirs = replace(run, start=deepcopy(run.start), stop=deepcopy(run.stop))
         return bool(workflow.when(theirs))  # an array may have no truth
     except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
         return finding_of(run, workflow, RunState.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bluesky_prefect.core import Workflow
+from bluesky_prefect.core import Run, Workflow
 from bluesky_prefect.prefect_api import PastFlowRun
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
 from bluesky_prefect.reconciliation._former_names import Past
 from bluesky_prefect.reconciliation._report import Finding
-from bluesky_prefect.tiled_api import StoredRun
 
 # Of these, what is not to be started by itself is left to a person.
 _STARTED_AGAIN = {RunState.CRASHED, RunState.FAILED, RunState.SILENT, RunState.ABANDONED}
@@ -20,7 +19,7 @@ class Case:
 
     Attributes
     ----------
-    run, workflow : StoredRun, Workflow
+    run, workflow : Run, Workflow
         The run, and what it should have had.
     past : Past
         Its flow runs.
@@ -30,7 +29,7 @@ class Case:
         Flow runs were looked up for a run that stopped then, in seconds since the epoch.
     """
 
-    run: StoredRun
+    run: Run
     workflow: Workflow
     past: Past
     judgement: Diagnosis
@@ -58,7 +57,6 @@ class Case:
         return replace(finding, flow_run_id=last.id, flow_run_name=last.name, by_hand=by_hand)
 
 
-def finding_of(run: StoredRun, workflow: Workflow | None, verdict: RunState, since: float, reason: str) -> Finding:
+def finding_of(run: Run, workflow: Workflow | None, verdict: RunState, since: float, reason: str) -> Finding:
     """Return a finding about a run, or about a workflow on it."""
-    known = run.as_run()
-    return Finding(run.uid, known.scan_id, known.plan_name, workflow.name if workflow else None, verdict, since, reason)
+    return Finding(run.uid, run.scan_id, run.plan_name, workflow.name if workflow else None, verdict, since, reason)

@@ -7,6 +7,7 @@ from typing import Any
 from bluesky_prefect.core import (
     ConfigurationError,
     OutboxError,
+    Run,
     Submission,
     Workflow,
     error_line,
@@ -15,7 +16,6 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
-from bluesky_prefect.tiled_api import StoredRun
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class FlowRunStarter:
 
     def start(
         self,
-        run: StoredRun,
+        run: Run,
         workflow: Workflow,
         generation: int,
         *,
@@ -67,7 +67,7 @@ class FlowRunStarter:
 
         Parameters
         ----------
-        run : StoredRun
+        run : Run
             The run; it has stopped.
         workflow : Workflow
             What to start; under the name that the flow run is to have.
@@ -116,9 +116,9 @@ class FlowRunStarter:
             logger.warning("Run %s was started, and the outbox does not know: %s", submission.run_uid, error)
 
 
-def _parameters(run: StoredRun, workflow: Workflow) -> Mapping[str, Any] | None:
+def _parameters(run: Run, workflow: Workflow) -> Mapping[str, Any] | None:
     try:
-        return workflow.parameters_for(run.as_run())
+        return workflow.parameters_for(run)
     except Exception as error:
         raise ConfigurationError(
             f"parameters= of workflow {workflow.name!r} failed for run {run.uid}: {error_line(error)}. "

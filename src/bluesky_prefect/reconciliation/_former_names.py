@@ -5,14 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bluesky_prefect.core import Workflow, key_parts
+from bluesky_prefect.core import Run, Workflow, key_parts
 from bluesky_prefect.prefect_api import History, PastFlowRun, PrefectApi, Wanted, made_after, prefect_errors
-from bluesky_prefect.tiled_api import StoredRun
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-Pair = tuple[StoredRun, Workflow]
+Pair = tuple[Run, Workflow]
 
 # So many runs are asked for at once; Prefect's own limit for one answer is twice that.
 _RUNS = 100
@@ -46,7 +45,7 @@ def pasts(history: History, pairs: Sequence[Pair], since_s: float) -> list[Past]
     former = {workflow.name: tuple(workflow.was) for _, workflow in pairs}
     found = history.flow_runs([(run.uid, workflow.name) for run, workflow in pairs], since_s, former=former)
 
-    def made_last(run: StoredRun, name: str) -> tuple[bool, float]:
+    def made_last(run: Run, name: str) -> tuple[bool, float]:
         flow_runs = found[run.uid, name]
         return bool(flow_runs), flow_runs[-1].created if flow_runs else 0.0
 
@@ -65,7 +64,7 @@ def begun_otherwise(
     ----------
     api : PrefectApi
         Open.
-    pairs : iterable of (StoredRun, Workflow)
+    pairs : iterable of (Run, Workflow)
         Which runs, and the workflows they have no flow run of.
     known : iterable of str
         All names of the list.

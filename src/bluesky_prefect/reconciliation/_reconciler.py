@@ -11,6 +11,7 @@ from bluesky_prefect.core import (
     ConfigurationError,
     DeploymentMissing,
     PrefectUnavailable,
+    Run,
     Settings,
     SubmissionRefused,
     Workflow,
@@ -29,7 +30,7 @@ from bluesky_prefect.reconciliation._remarks import Remarks
 from bluesky_prefect.reconciliation._report import Finding, Report
 from bluesky_prefect.reconciliation._time_window import TimeWindow, moment
 from bluesky_prefect.reconciliation._unsaved import reconcile_kept
-from bluesky_prefect.tiled_api import Catalog, StoredRun, runs_between, runs_named
+from bluesky_prefect.tiled_api import Catalog, runs_between, runs_named
 
 logger = logging.getLogger(__name__)
 
@@ -150,14 +151,14 @@ class Reconciler:
                 tally.note(dead)
         return Report(window.since, window.until, tally.runs, tally.verdicts, tally.findings, remarks.told)
 
-    def _late_comers(self, kept: Sequence[Finding], window: TimeWindow) -> Iterator[StoredRun]:
+    def _late_comers(self, kept: Sequence[Finding], window: TimeWindow) -> Iterator[Run]:
         """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
         written = [finding.run_uid for finding in kept if finding.solved]
         return (run for _, run in runs_named(self._catalog, written) if not window.covers(run.time_s))
 
     def _found(
         self,
-        runs: Iterator[StoredRun],
+        runs: Iterator[Run],
         assessment: Assessment,
         remarks: Remarks,
         tally: _Tally,

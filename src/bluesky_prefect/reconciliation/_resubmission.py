@@ -4,12 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bluesky_prefect.core import ConfigurationError, DeploymentMissing, SubmissionRefused, Workflow
+from bluesky_prefect.core import ConfigurationError, DeploymentMissing, Run, SubmissionRefused, Workflow
 from bluesky_prefect.prefect_api import History, PastFlowRun
 from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
 from bluesky_prefect.reconciliation._former_names import Past, pasts
 from bluesky_prefect.reconciliation._rerun import must_not_rerun
-from bluesky_prefect.tiled_api import StoredRun
 
 _UNSUCCESSFUL = {"CRASHED", "FAILED", "CANCELLED"}
 # So many runs are looked up together.
@@ -67,7 +66,7 @@ class ResubmissionRequest:
 
 
 def resubmit(
-    runs: Sequence[StoredRun],
+    runs: Sequence[Run],
     workflows: Sequence[Workflow],
     request: ResubmissionRequest,
     *,
@@ -81,7 +80,7 @@ def resubmit(
 
     Parameters
     ----------
-    runs : sequence of StoredRun
+    runs : sequence of Run
         Each of them once.
     workflows : sequence of Workflow
         What to start on each run; their ``when=`` is not asked, since a person has asked for these runs.
@@ -121,21 +120,20 @@ def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> lis
 
 
 def _submit(
-    run: StoredRun,
+    run: Run,
     workflow: Workflow,
     past: Past,
     request: ResubmissionRequest,
     history: History,
     starter: FlowRunStarter,
 ) -> Outcome:
-    known = run.as_run()
     last = past.flow_runs[-1] if past.flow_runs else None
 
     def outcome(text: str, *, started: bool = False, refused: bool = False, made: Any = last) -> Outcome:
         return Outcome(
             run_uid=run.uid,
-            scan_id=known.scan_id,
-            plan_name=known.plan_name,
+            scan_id=run.scan_id,
+            plan_name=run.plan_name,
             workflow=workflow.name,
             started=started,
             refused=refused,
@@ -144,7 +142,7 @@ def _submit(
             flow_run_name=made.name if made else None,
         )
 
-    if run.stop is None:
+    if not run.stop:
         return outcome("left alone: Tiled holds no stop document of it", refused=True)
     if last is not None and not request.again and (why := _why_left_alone(last)):
         return outcome(f"left alone: {why} ({last.name}); --again makes a new flow run")

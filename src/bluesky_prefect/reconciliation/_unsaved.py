@@ -59,7 +59,7 @@ def _look(path: Path, settings: Settings, now: float) -> Finding | None:
     lost = now - touched >= settings.open_after_s
     if first[0] != "start":
         return _unreadable(path, touched, f"{path} holds no start document") if lost else None
-    run = Run(str(first[1].get("uid")), first[1], {})
+    run = Run(str(first[1].get("uid")), first[1])
     finding = Finding(
         run.uid, run.scan_id, run.plan_name, None, RunState.NOT_IN_TILED, touched, f"its documents are in {path}"
     )

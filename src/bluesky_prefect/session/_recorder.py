@@ -15,6 +15,7 @@ from bluesky_prefect.tiled_api import patches
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import TiledWriter
+    from event_model import RunStart
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class TiledRecorder:
         """Bring what only memory holds to Tiled or to the disk, if that is possible; done at exit anyway."""
         self._stranded.close()
 
-    def _new_run(self, name: str, doc: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    def _new_run(self, name: str, doc: "RunStart") -> tuple[list[Any], list[Any]]:
         return [_Recording(doc, self._connection, self._directory, self._tell, self._stranded)], []
 
 
@@ -67,7 +68,7 @@ class _Recording:
 
     def __init__(
         self,
-        start: dict[str, Any],
+        start: "RunStart",
         connection: TiledConnection,
         directory: Path,
         tell: Tell,

@@ -10,12 +10,10 @@ from bluesky_prefect.core import (
     ConfigurationError,
     Settings,
     TiledUnavailable,
-    require_tiled_login,
-    tiled_address,
     without_secrets,
 )
 from bluesky_prefect.stack import START_COMMAND, probe, use_services
-from bluesky_prefect.tiled_api import spec_problem
+from bluesky_prefect.tiled_api import connect, container_at, server_address, spec_problem
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -44,7 +42,7 @@ class TiledConnection:
     @property
     def url(self) -> str:
         """Address of the server without what may be secret in it; empty if the settings name none."""
-        return without_secrets(self._uri())
+        return without_secrets(server_address(self._settings))
 
     def problem(self) -> str:
         """Return why the server does not answer, or an empty string if it does; takes a second at most."""
@@ -52,7 +50,7 @@ class TiledConnection:
             self._settings = use_services()
         if not self._is_named():
             return "none is named, no local stack runs"
-        uri = self._uri()
+        uri = server_address(self._settings)
         return probe(uri).problem if uri else ""  # a profile without an address is a server inside this process
 
     def root(self) -> "Container":
@@ -83,14 +81,8 @@ class TiledConnection:
         BlueskyPrefectError
             As `root`, and if the server has no such catalog.
         """
-        root, path = self.root(), self._settings.raw_container.strip("/")
-        try:
-            with self._key_explained():
-                return root[tuple(path.split("/"))] if path else root  # type: ignore[return-value]  # by its spec
-        except KeyError as error:
-            raise ConfigurationError(
-                f"Tiled at {self.url} has no container {path!r}: create it, or set BLUESKY_PREFECT_RAW_CONTAINER."
-            ) from error
+        with self._key_explained():
+            return container_at(self.root(), self._settings.raw_container, self.url)  # type: ignore[return-value]  # by its spec
 
     def spec_problem(self) -> str:
         """Return what the catalog of Bluesky runs lacks, or an empty string; for the errors see `raw`."""
@@ -99,7 +91,7 @@ class TiledConnection:
     def close(self) -> None:
         """Close the network connections; the next use opens them again."""
         if self._root is not None:
-            self._root.context.http_client.close()
+            self._root.context.close()
             self._root = None
 
     @contextlib.contextmanager
@@ -116,52 +108,13 @@ class TiledConnection:
     def _is_named(self) -> bool:
         return self._settings.tiled_uri is not None or self._settings.tiled_profile is not None
 
-    def _uri(self) -> str:
-        if self._settings.tiled_uri is not None or self._settings.tiled_profile is None:
-            return self._settings.tiled_uri or ""
-        return str(self._profile_content().get("uri", ""))
-
-    def _profile_content(self) -> dict[str, Any]:
-        from tiled.profiles import load_profiles
-
-        name = self._settings.tiled_profile
-        try:
-            return load_profiles()[name][1]
-        except KeyError as error:
-            raise ConfigurationError(
-                f"There is no Tiled profile {name!r}: check BLUESKY_PREFECT_TILED_PROFILE."
-            ) from error
-
     def _connect(self) -> "Container":
         import httpx
-        from tiled.client import from_profile
-        from tiled.client.constructors import from_context
-        from tiled.client.context import Context
 
         secret = self._settings.tiled_api_key
-        address, api_key = tiled_address(self._settings.tiled_uri or "", secret.get_secret_value() if secret else None)
-        options: dict[str, Any] = {
-            "timeout": httpx.Timeout(_REQUEST_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S),
-            **({"api_key": api_key} if api_key else {}),
-        }
-        if self._settings.tiled_uri is None:
-            content = self._profile_content()
-            if "uri" in content:
-                key = {"api_key": content["api_key"]} if content.get("api_key") else {}
-                context, _ = Context.from_any_uri(content["uri"], **{**key, **options})
-                with contextlib.closing(context.http_client):
-                    self._require_login(context)
-            return from_profile(self._settings.tiled_profile, **options)
-        context, path = Context.from_any_uri(address, **options)
-        try:
-            self._require_login(context)
-            return from_context(context, node_path_parts=path)
-        except BaseException:
-            context.http_client.close()
-            raise
-
-    def _require_login(self, context: Any) -> None:
-        require_tiled_login(context, self.url, key_given=self._settings.tiled_api_key is not None)
+        timeout = httpx.Timeout(_REQUEST_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+        key = secret.get_secret_value() if secret else None
+        return connect(self._settings, key, setting="TILED_API_KEY", timeout=timeout)
 
 
 class LazyClient:

@@ -10,7 +10,7 @@ from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackInfo, StackPaths
 from bluesky_prefect.stack._ports import HOST
 from bluesky_prefect.stack._service import serve_command
-from bluesky_prefect.tiled_api import RAW_SPEC
+from bluesky_prefect.tiled_api import Catalog
 
 # The setting of Tiled's server that holds the key.
 KEY = "TILED_SINGLE_USER_API_KEY"
@@ -88,19 +88,10 @@ def make_containers(info: StackInfo, settings: Settings) -> None:
     StackError
         If Tiled refuses.
     """
-    from tiled.client import from_uri
-    from tiled.structures.core import Spec
-
-    root = from_uri(info.tiled_uri, api_key=info.tiled_api_key.get_secret_value())
+    server = {"tiled_uri": info.tiled_uri, "tiled_api_key": info.tiled_api_key}
     try:
-        for path, specs in ((settings.raw_container, [Spec(*RAW_SPEC)]), (settings.processed_container, [])):
-            container = root
-            *parents, last = path.strip("/").split("/")
-            for parent in parents:
-                container = container[parent] if parent in container else container.create_container(parent)
-            if last not in container:
-                container.create_container(last, specs=specs)
+        with Catalog.connect(settings.model_copy(update=server)) as catalog:
+            catalog.make_raw()
+            catalog.processed()
     except Exception as error:
         raise StackError(f"Tiled refused to make the containers of runs and results: {error}") from error
-    finally:
-        root.context.close()

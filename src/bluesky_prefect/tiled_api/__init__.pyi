@@ -1,12 +1,16 @@
-from ._catalog import SERVER_TROUBLE as SERVER_TROUBLE
 from ._catalog import Catalog as Catalog
-from ._catalog import tiled_errors as tiled_errors
+from ._connect import SERVER_TROUBLE as SERVER_TROUBLE
+from ._connect import connect as connect
+from ._connect import container_at as container_at
+from ._connect import server_address as server_address
+from ._connect import tiled_errors as tiled_errors
 from ._raw_catalog import RAW_SPEC as RAW_SPEC
 from ._raw_catalog import spec_problem as spec_problem
 from ._results import origin_of as origin_of
 from ._results import results_of as results_of
 from ._results import write_peak as write_peak
 from ._results import write_table as write_table
+from ._run_data import BOOKKEEPING as BOOKKEEPING
 from ._run_data import ExternalArray as ExternalArray
 from ._run_data import RunData as RunData
 from ._run_data import Stream as Stream
@@ -15,7 +19,6 @@ from ._run_data import read_stream as read_stream
 from ._run_data import run_without_streams as run_without_streams
 from ._run_data import stream_nodes as stream_nodes
 from ._run_lookup import checked_ref as checked_ref
-from ._stored_runs import StoredRun as StoredRun
 from ._stored_runs import runs_between as runs_between
 from ._stored_runs import runs_named as runs_named
 from ._unsaved_runs import documents_in as documents_in

@@ -2,26 +2,13 @@
 
 import asyncio
 import time
-from collections import ChainMap
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
-from bluesky_prefect.core import (
-    REFUSED_STATUSES,
-    UNREADABLE_URL,
-    URL_SPELLING,
-    ConfigurationError,
-    RunIncomplete,
-    RunNotFound,
-    TiledUnavailable,
-    one_line,
-    require_tiled_login,
-    tiled_address,
-    without_secrets,
-)
-from bluesky_prefect.tiled_api._raw_catalog import make_raw_catalog
+from bluesky_prefect.core import ConfigurationError, RunIncomplete, RunNotFound, one_line, without_secrets
+from bluesky_prefect.tiled_api._connect import configured_key, connect, container_at, plain_clients, tiled_errors
+from bluesky_prefect.tiled_api._raw_catalog import make_container, make_raw_catalog
 from bluesky_prefect.tiled_api._run_lookup import Ref, checked_ref, find_run, is_full_uid
 
 if TYPE_CHECKING:
@@ -29,9 +16,6 @@ if TYPE_CHECKING:
 
     from bluesky_prefect.core import Settings
 
-_KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
-# Answers that tell of the server, or of who asks, and not of what was asked for.
-SERVER_TROUBLE = REFUSED_STATUSES | {502, 503, 504}
 _FIRST_POLL_S = 0.1
 _MAX_POLL_S = 2.0
 
@@ -70,29 +54,10 @@ class Catalog:
         TiledUnavailable
             If the server does not answer, or refuses the API key.
         """
-        from tiled.client import from_profile
-        from tiled.profiles import ProfileNotFound
-
-        clients = _plain_clients()
-        key = _api_key(settings)
-        if settings.tiled_uri:
-            name = without_secrets(settings.tiled_uri)
-            with tiled_errors(name):
-                root = _root_of(settings.tiled_uri, clients, key)
-        elif settings.tiled_profile:
-            name = f"profile {settings.tiled_profile}"
-            overrides = {"api_key": key} if key else {}
-            try:
-                with tiled_errors(name):
-                    root = from_profile(settings.tiled_profile, structure_clients=clients, **overrides)
-            except ProfileNotFound as error:
-                raise ConfigurationError(
-                    f"There is no Tiled profile {settings.tiled_profile!r}: check BLUESKY_PREFECT_TILED_PROFILE."
-                ) from error
-        else:
-            raise ConfigurationError(
-                "No Tiled server is named: set BLUESKY_PREFECT_TILED_URI or BLUESKY_PREFECT_TILED_PROFILE."
-            )
+        name = without_secrets(settings.tiled_uri) if settings.tiled_uri else f"profile {settings.tiled_profile}"
+        key = configured_key(settings)  # Prefect may be asked for it: its errors are none of Tiled's
+        with tiled_errors(name):
+            root = connect(settings, key, clients=plain_clients())
         return cls(root, raw=settings.raw_container, processed=settings.processed_container, name=name)
 
     def __enter__(self) -> Self:
@@ -139,9 +104,9 @@ class Catalog:
         try:
             return self._container(self._processed_path)
         except ConfigurationError:
-            parent, _, key = self._processed_path.rpartition("/")
             with tiled_errors(self.name):
-                return self._container(parent).create_container(key)
+                make_container(self._root, self._processed_path)
+            return self._container(self._processed_path)
 
     def processed_by_uid(self, run_uid: str) -> "list[Container]":
         """Return what was written about a run to the container of results; nothing where there is no container."""
@@ -156,13 +121,7 @@ class Catalog:
 
     def _container(self, path: str) -> "Container":
         with tiled_errors(self.name):
-            try:
-                return self._root[tuple(path.split("/"))] if path else self._root
-            except KeyError as error:
-                raise ConfigurationError(
-                    f"Tiled at {self.name} has no container {path!r} that this API key may see: create it, or set "
-                    "BLUESKY_PREFECT_RAW_CONTAINER and BLUESKY_PREFECT_PROCESSED_CONTAINER."
-                ) from error
+            return container_at(self._root, path, self.name)
 
     def find(self, ref: Ref) -> "Container":
         """Find a run, whether it has stopped or not.
@@ -252,78 +211,3 @@ class Catalog:
     @property
     def _place(self) -> str:
         return f"the catalog {self._raw_path or '/'!r} of Tiled at {self.name}"
-
-
-@contextmanager
-def tiled_errors(name: str) -> Iterator[None]:
-    """Turn what goes wrong between here and Tiled into an error that says what to do.
-
-    Raises
-    ------
-    TiledUnavailable
-        If the server cannot be reached, fails, or refuses.
-    """
-    import httpx
-
-    try:
-        yield
-    except httpx.HTTPStatusError as error:
-        status = error.response.status_code
-        remedy = (
-            f"set {_KEY} to a key that may read runs and write results"
-            if status in REFUSED_STATUSES
-            else "its log says more"
-        )
-        raise TiledUnavailable(f"Tiled at {name} answered with HTTP status {status}: {remedy}.") from error
-    except httpx.InvalidURL:  # it repeats a part of the address, which may belong to a password
-        raise ConfigurationError(f"Tiled is set to {UNREADABLE_URL}: {URL_SPELLING}.") from None
-    except httpx.TransportError as error:
-        raise TiledUnavailable(
-            f"Tiled at {name} cannot be reached ({one_line(str(error) or type(error).__name__, 200)}): is it "
-            "running, and is BLUESKY_PREFECT_TILED_URI right?"
-        ) from error
-
-
-def _root_of(uri: str, clients: Any, key: str | None) -> Any:
-    """Do what tiled's from_uri does, without leaving connections open where it fails."""
-    from tiled.client import from_context
-    from tiled.client.context import Context
-
-    address, key = tiled_address(uri, key)
-    context, path = Context.from_any_uri(address, api_key=key)
-    try:
-        require_tiled_login(context, address, key_given=bool(key), setting=_KEY)
-        return from_context(context, structure_clients=clients, node_path_parts=path)
-    except BaseException:
-        context.close()
-        raise
-
-
-def _api_key(settings: "Settings") -> str | None:
-    if settings.tiled_api_key is not None:
-        return settings.tiled_api_key.get_secret_value()
-    if settings.tiled_api_key_block is None:
-        return None
-    from prefect.blocks.system import Secret
-
-    try:
-        # Said, because within an asynchronous flow it would be a coroutine.
-        block: Any = Secret.load(settings.tiled_api_key_block, _sync=True)  # pyright: ignore[reportCallIssue]
-    except ValueError as error:
-        raise ConfigurationError(
-            f"Prefect has no Secret block {settings.tiled_api_key_block!r}: create it, or set TILED_API_KEY."
-        ) from error
-    return str(block.get())
-
-
-def _plain_clients() -> Any:
-    """Return Tiled's own clients.
-
-    The special ones that bluesky-tiled-plugins registers for runs cost seconds to import, and hide a stream's
-    parts, which is what the export is made of.
-    """
-    from tiled.client.container import DEFAULT_STRUCTURE_CLIENT_DISPATCH, Container
-
-    special = ("CatalogOfBlueskyRuns", "BlueskyRun", "BlueskyEventStream", "composite")
-    plain: Any = DEFAULT_STRUCTURE_CLIENT_DISPATCH["numpy"]  # lazy: what is not looked up is not imported
-    return ChainMap(dict.fromkeys(special, Container), plain)

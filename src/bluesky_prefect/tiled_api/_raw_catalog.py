@@ -1,9 +1,11 @@
 """The catalog of Bluesky runs in Tiled: what ``TiledWriter`` and people at a prompt expect of it."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
+    from tiled.structures.core import Spec
 
 # What TiledWriter of bluesky-tiled-plugins 2 expects of its root, by name and version.
 RAW_SPEC = ("CatalogOfBlueskyRuns", "3.0")
@@ -47,17 +49,24 @@ def make_raw_catalog(root: "Container", path: str) -> bool:
     """
     from tiled.structures.core import Spec
 
-    *parents, last = path.strip("/").split("/")
-    container: Any = root
-    for parent in parents:
-        container = container[parent] if parent in container else container.create_container(parent)
-    if last not in container:
-        container.create_container(last, specs=[Spec(*RAW_SPEC)])
+    if make_container(root, path, specs=[Spec(*RAW_SPEC)]):
         return True
-    raw = container[last]
+    raw: Any = root[tuple(path.strip("/").split("/"))]
     if not spec_problem(raw, ""):
         return False
     # Another version of the spec is none that counts.
     others = [spec for spec in raw.specs if spec.name != RAW_SPEC[0]]
     raw.update_metadata(specs=[*others, Spec(*RAW_SPEC)])
+    return True
+
+
+def make_container(root: "Container", path: str, specs: "Sequence[Spec]" = ()) -> bool:
+    """Make a container with those above it; return False if it was there."""
+    *parents, last = path.strip("/").split("/")
+    container: Any = root
+    for parent in parents:
+        container = container[parent] if parent in container else container.create_container(parent)
+    if last in container:
+        return False
+    container.create_container(last, specs=specs)
     return True

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect._version import __version__
 from bluesky_prefect.core import one_line
-from bluesky_prefect.tiled_api._catalog import Catalog, tiled_errors
+from bluesky_prefect.tiled_api._catalog import Catalog
+from bluesky_prefect.tiled_api._connect import tiled_errors
 from bluesky_prefect.tiled_api._run_data import plain
 
 if TYPE_CHECKING:

@@ -4,14 +4,17 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import as_json
-from bluesky_prefect.tiled_api._catalog import tiled_errors
+from bluesky_prefect.tiled_api._connect import tiled_errors
 
 if TYPE_CHECKING:
     import pyarrow
+    from event_model import DataKey, EventDescriptor, RunStart, RunStop
     from tiled.client.container import Container
 
 # A waveform of up to this many values per event goes into the table; anything longer is referred to.
 MAX_VALUES_IN_A_CELL = 4096
+# Columns of a stream's table that are no readings.
+BOOKKEEPING = {"seq_num", "time"}
 
 
 class ExternalArray:
@@ -56,8 +59,8 @@ class Stream:
     ----------
     name : str
         Its name, such as ``primary``.
-    metadata : dict
-        What its descriptor says (data keys, hints, configuration).
+    metadata : EventDescriptor
+        What its descriptors say (data keys, hints, configuration).
     table : pyarrow.Table
         One row per event, one column per value; a short array is a list in its cell.
     arrays : list of ExternalArray
@@ -65,7 +68,7 @@ class Stream:
     """
 
     def __init__(
-        self, name: str, metadata: dict[str, Any], table: "pyarrow.Table", arrays: list[ExternalArray]
+        self, name: str, metadata: "EventDescriptor", table: "pyarrow.Table", arrays: list[ExternalArray]
     ) -> None:
         self.name = name
         self.metadata = metadata
@@ -80,19 +83,38 @@ class Stream:
     @property
     def hinted(self) -> list[str]:
         """Data keys that their devices ask to be plotted."""
-        hints = self.metadata.get("hints") or {}
-        return [key for device in hints.values() for key in (device or {}).get("fields", [])]
+        hints: Any = self.metadata.get("hints") or {}
+        return [key for device in hints.values() if device for key in device.get("fields", [])]
+
+    @property
+    def numeric(self) -> list[str]:
+        """Columns of readings that are numbers."""
+        from pyarrow import types
+
+        kinds = (types.is_integer, types.is_floating, types.is_boolean)
+        schema = (field for field in self.table.schema if field.name not in BOOKKEEPING)
+        return [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
+
+    def numbers(self, key: str) -> list[float]:
+        """Return a column as numbers; what is missing is NaN."""
+        return [float("nan") if value is None else float(value) for value in self.table[key].to_pylist()]
+
+    def detectors(self, motors: list[str]) -> list[str]:
+        """Return what the devices ask to be plotted, or else every number; motors are none."""
+        numeric = [key for key in self.numeric if key not in motors]
+        hinted = [key for key in self.hinted if key in numeric]
+        return hinted or [key for key in numeric if not key.startswith("ts_")]
 
 
 class RunData:
     """A finished run, read from Tiled.
 
-    Not a dataclass: Prefect walks through those, and through all rows of the tables in them, to see whether a
-    task's result hides in an argument.
+    Not a `Run`, nor any dataclass: Prefect walks through those, and through all rows of the tables in them, to see
+    whether a task's result hides in an argument.
 
     Parameters
     ----------
-    start, stop : dict
+    start, stop : RunStart, RunStop
         Its start and stop document.
     streams : list of Stream
         Its streams.
@@ -100,7 +122,7 @@ class RunData:
         Its path in Tiled.
     """
 
-    def __init__(self, start: dict[str, Any], stop: dict[str, Any], streams: list[Stream], path: str) -> None:
+    def __init__(self, start: "RunStart", stop: "RunStop", streams: list[Stream], path: str) -> None:
         self.start = start
         self.stop = stop
         self.streams = streams
@@ -122,6 +144,26 @@ class RunData:
     def label(self) -> str:
         """The run's name for people."""
         return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"
+
+    def scanned(self) -> tuple[Stream | None, list[str]]:
+        """Return the stream of the scan, and one motor for each of its dimensions, two at most (none: against time)."""
+        named, streams = self._dimensions()
+        by_name = {stream.name: stream for stream in self.streams if stream.rows}
+        wanted = [name for name in (*streams, "primary") if name in by_name]
+        others = [name for name in by_name if name != "baseline"]
+        stream = by_name[(wanted or others or list(by_name))[0]] if by_name else None
+        if stream is None or not set(named) <= set(stream.numeric):
+            return stream, []
+        return stream, named[:2]
+
+    def _dimensions(self) -> tuple[list[str], list[str]]:
+        """Return motors and streams that the plan's hints name; none where they are no such hints."""
+        hints: Any = self.start.get("hints")  # whatever somebody typed
+        try:
+            dimensions = [(str(fields[0]), str(stream)) for fields, stream in hints["dimensions"]]
+        except (TypeError, ValueError, IndexError, KeyError):
+            return [], []
+        return [motor for motor, _ in dimensions], [stream for _, stream in dimensions]
 
 
 def read_run(node: "Container", server: str) -> RunData:
@@ -189,7 +231,7 @@ def read_stream(node: "Container") -> Stream:
     return Stream(node.item["id"], metadata, pyarrow.table(columns or _no_events(data_keys, external)), external)
 
 
-def _no_events(data_keys: dict[str, Any], external: list[ExternalArray]) -> dict[str, Any]:
+def _no_events(data_keys: "dict[str, DataKey]", external: list[ExternalArray]) -> dict[str, Any]:
     """Return the columns of a stream that has no events.
 
     Where detectors wrote frames all the same, as in a fly scan, there is a row per frame.

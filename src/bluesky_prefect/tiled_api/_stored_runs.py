@@ -3,14 +3,14 @@
 import heapq
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import parse_qs, urlsplit
 
 from bluesky_prefect.core import FlowInputError, Run, uid_text
-from bluesky_prefect.tiled_api._catalog import Catalog, tiled_errors
+from bluesky_prefect.tiled_api._catalog import Catalog
+from bluesky_prefect.tiled_api._connect import tiled_errors
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
@@ -42,45 +42,9 @@ class _Files(Sequence[str]):
         return self._known[index]
 
 
-@dataclass(frozen=True)
-class StoredRun:
-    """A run as Tiled holds it.
-
-    Attributes
-    ----------
-    uid : str
-        The run's uid.
-    start : Mapping
-        Its start document.
-    stop : Mapping or None
-        Its stop document, if that has come.
-    files : sequence of str
-        URIs of the files that its detectors wrote. Tiled is asked at the first look at them, which raises
-        `TiledUnavailable` or `RunNotFound` if it does not know.
-    """
-
-    uid: str
-    start: Mapping[str, Any]
-    stop: Mapping[str, Any] | None
-    files: Sequence[str] = field(default=(), repr=False, compare=False)
-
-    @property
-    def time_s(self) -> float:
-        """Time of its stop, or of its start without one, in seconds since the epoch; -inf if neither is known."""
-        for document in (self.stop or {}, self.start):
-            time_s = document.get("time")
-            if isinstance(time_s, int | float) and not isinstance(time_s, bool):
-                return float(time_s)
-        return float("-inf")
-
-    def as_run(self) -> Run:
-        """Return it as workflows see runs."""
-        return Run(self.uid, self.start, self.stop or {}, self.files)
-
-
 def runs_between(
     catalog: Catalog, since_s: float, until_s: float | None, *, plan: str | None = None, scan_id: int | None = None
-) -> Iterator[StoredRun]:
+) -> Iterator[Run]:
     """Yield the runs that stopped in a stretch of time, and those that started in it and have not stopped.
 
     Tiled looks at each of its runs for that, unless its database has an index on both times: the local stack's has,
@@ -134,7 +98,7 @@ def runs_between(
             yield run
 
 
-def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, StoredRun]]:
+def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, Run]]:
     """Return the runs that references name, each with its reference.
 
     Parameters
@@ -157,7 +121,7 @@ def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, Sto
     return iter([(ref, run) for ref in refs for run in _named(catalog, ref)])
 
 
-def _named(catalog: Catalog, ref: str) -> Sequence[StoredRun]:
+def _named(catalog: Catalog, ref: str) -> Sequence[Run]:
     ends = _RANGE.fullmatch(ref.strip())
     if ends is None:
         return [_stored(catalog, catalog.find(ref).item)]
@@ -172,24 +136,24 @@ def _named(catalog: Catalog, ref: str) -> Sequence[StoredRun]:
     return runs
 
 
-def _with_scan_ids(catalog: Catalog, first: int, last: int) -> list[StoredRun]:
+def _with_scan_ids(catalog: Catalog, first: int, last: int) -> list[Run]:
     from tiled.queries import Comparison
 
-    found: dict[int, StoredRun] = {}
+    found: dict[int, Run] = {}
     bounds = [Comparison("ge", "start.scan_id", first), Comparison("le", "start.scan_id", last)]
     for run in _search(catalog, catalog.raw, bounds):
-        scan_id = run.as_run().scan_id
+        scan_id = run.scan_id
         if scan_id is not None:
             found.setdefault(scan_id, run)  # scan ids repeat over the years: the newest run counts
     return [found[scan_id] for scan_id in sorted(found)]
 
 
-def _at_indexes(catalog: Catalog, first: int, last: int) -> list[StoredRun]:
+def _at_indexes(catalog: Catalog, first: int, last: int) -> list[Run]:
     runs = _search(catalog, catalog.raw, [], offset=-1 - last)
     return list(islice(runs, last - first + 1))[::-1]
 
 
-def _search(catalog: Catalog, raw: "Container", queries: Sequence[Any], offset: int = 0) -> Iterator[StoredRun]:
+def _search(catalog: Catalog, raw: "Container", queries: Sequence[Any], offset: int = 0) -> Iterator[Run]:
     """Yield the runs that match all queries, the one that was written to Tiled last first."""
     link = raw.item["links"]["search"]
     pages = _pages(catalog, raw, link, {**_as_parameters(queries), "page[offset]": offset, "page[limit]": _PAGE})
@@ -231,15 +195,15 @@ def _as_parameters(queries: Sequence[Any]) -> dict[str, list[Any]]:
     return parameters
 
 
-def _stored(catalog: Catalog, item: Mapping[str, Any]) -> StoredRun:
+def _stored(catalog: Catalog, item: Mapping[str, Any]) -> Run:
     metadata = item["attributes"]["metadata"]
     documents = metadata.get("selected", metadata)
     start = documents.get("start") or {}
     key = item["id"]
-    return StoredRun(
+    return Run(
         uid=uid_text(start.get("uid", key)),  # as the callback calls it: the submission's key is made of it
         start=start,
-        stop=documents.get("stop") or None,
+        stop=documents.get("stop") or {},
         files=_Files(lambda: _external_files(catalog, key)),
     )
 

@@ -9,7 +9,7 @@ from bluesky_prefect.cli import _render as render
 from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.cli._comparison import Comparison
 from bluesky_prefect.cli._demo import DemoResult, DemoRow
-from bluesky_prefect.core import Settings
+from bluesky_prefect.core import Run, Settings
 from bluesky_prefect.outbox import OutboxCounts
 from bluesky_prefect.stack import StackStatus
 from bluesky_prefect.stack._info import stack_info
@@ -84,9 +84,7 @@ def test_status_shows_parts_outbox_and_flow_runs(capsys):
 @pytest.mark.parametrize("problems", [[], ["Scan 1 (count): no .csv file"]])
 def test_the_demo_says_what_is_missing(capsys, tmp_path, problems):
     row = DemoRow(
-        "uid",
-        1,
-        "count",
+        Run("uid", {"scan_id": 1, "plan_name": "count"}),
         flow_run_name="scan-1-count-uid",
         state="Completed",
         running_after_s=2.5,

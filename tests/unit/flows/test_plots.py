@@ -7,7 +7,7 @@ import threading
 import pyarrow
 import pytest
 
-from bluesky_prefect.flows.export_parts._plots import run_plot, scanned, temperature_plot
+from bluesky_prefect.flows.export_parts._plots import run_plot, temperature_plot
 from bluesky_prefect.tiled_api import RunData, Stream
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -49,7 +49,7 @@ def run(hints=None, columns=COLUMNS, name="primary", device_hints=None, **start)
     ],
 )
 def test_the_scanned_motors_are_found_and_drawn(hints, motors):
-    assert scanned(run(hints))[1] == motors
+    assert run(hints).scanned()[1] == motors
     assert run_plot(run(hints)).startswith(PNG)
 
 

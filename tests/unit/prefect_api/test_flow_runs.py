@@ -8,10 +8,9 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State
 
 from bluesky_prefect import Workflow
-from bluesky_prefect.core import submission_key
+from bluesky_prefect.core import Run, submission_key
 from bluesky_prefect.prefect_api import History
 from bluesky_prefect.reconciliation._former_names import begun_otherwise
-from bluesky_prefect.tiled_api import StoredRun
 
 WANTED = ("uid", "flow/local")
 
@@ -70,7 +69,7 @@ def test_few_questions_are_asked_where_nothing_more_can_be(states, requests):
 def test_runs_whose_time_cannot_be_have_their_flow_runs_found_all_the_same(since_s):
     prefect = Prefect({0: "COMPLETED"})
     assert generations(prefect, since_s) == [0]
-    run = StoredRun("uid", {}, {"time": since_s})
+    run = Run("uid", {}, {"time": since_s})
     assert begun_otherwise(prefect, [(run, Workflow(WANTED[1]))], [], since_s) == {}
     assert {one.expected_start_time.after_.timestamp() for one in prefect.asked} == {0.0}
 

@@ -9,11 +9,10 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.core import Submission, as_workflows, submission_key
+from bluesky_prefect.core import Run, Submission, as_workflows, submission_key
 from bluesky_prefect.reconciliation._assessment import Assessment
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
-from bluesky_prefect.tiled_api import StoredRun
 
 NOW = 1_000_000.0
 DAY_S = 86400.0
@@ -37,7 +36,7 @@ def outbox(tmp_path):
 
 
 def run(uid, **start):
-    return StoredRun(uid, {"uid": uid, **start}, {"run_start": uid, "time": NOW - 5000})
+    return Run(uid, {"uid": uid, **start}, {"run_start": uid, "time": NOW - 5000})
 
 
 def assessed(runs, workflow, outbox=None):
@@ -122,7 +121,7 @@ class DatedPrefect(EmptyPrefect):
 def test_the_flow_run_of_a_run_that_stopped_days_ahead_is_found_however_long_ago_it_was_made():
     now = time.time()
     api = DatedPrefect({"ahead": now - 2 * DAY_S, "recent": now - 100})
-    runs = [StoredRun(uid, {"uid": uid}, {"time": now + s}) for uid, s in {"ahead": 3 * DAY_S, "recent": -200}.items()]
+    runs = [Run(uid, {"uid": uid}, {"time": now + s}) for uid, s in {"ahead": 3 * DAY_S, "recent": -200}.items()]
     assessment = Assessment(api, as_workflows(WORKFLOW), Settings(), MachineOutbox(None), lambda: now)
     found = {case.run.uid: case.verdict for case in assessment.of(runs)}
     assert found == {"ahead": RunState.PROCESSED, "recent": RunState.PROCESSED}

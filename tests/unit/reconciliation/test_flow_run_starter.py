@@ -3,10 +3,9 @@
 import pytest
 
 from bluesky_prefect import Outbox, Workflow
-from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.core import Run, Submission, submission_key
 from bluesky_prefect.prefect_api import FlowRunRef
 from bluesky_prefect.reconciliation import FlowRunStarter
-from bluesky_prefect.tiled_api import StoredRun
 
 HERE, THERE = "http://here:4200/api", "http://there:4200/api"
 WORKFLOW = Workflow("flow/local")
@@ -25,7 +24,7 @@ class Accepting:
 def test_what_is_started_here_is_not_taken_away_from_the_server_that_it_waits_for(tmp_path, api_url, state):
     outbox = Outbox(tmp_path / "outbox.sqlite")
     outbox.put(Submission(submission_key("one", WORKFLOW.name), WORKFLOW.name, "flow/local", "one"), api_url=api_url)
-    FlowRunStarter(Accepting(), outbox).start(StoredRun("one", {"uid": "one"}, {"time": 1.0}), WORKFLOW, 0)
+    FlowRunStarter(Accepting(), outbox).start(Run("one", {"uid": "one"}, {"time": 1.0}), WORKFLOW, 0)
     [entry] = outbox.entries(run_uid="one")
     taken = outbox.take(THERE)
     outbox.close()

@@ -3,7 +3,7 @@
 import pytest
 
 from bluesky_prefect.core import FlowInputError
-from bluesky_prefect.tiled_api import Catalog, StoredRun, runs_named
+from bluesky_prefect.tiled_api import Catalog, runs_named
 
 NOWHERE = Catalog(None, raw="raw", processed="processed", name="nowhere")  # type: ignore[arg-type]  # never asked
 
@@ -18,16 +18,3 @@ def test_a_range_that_runs_backwards_or_from_indexes_to_scan_ids_is_refused_with
 def test_what_could_not_be_a_run_is_refused(ref):
     with pytest.raises(FlowInputError):
         runs_named(NOWHERE, [ref])
-
-
-@pytest.mark.parametrize(
-    ("start", "stop", "time_s"),
-    [
-        ({"time": 1}, {"time": 2.5}, 2.5),
-        ({"time": 1}, None, 1.0),
-        ({"time": 1}, {"time": "yesterday"}, 1.0),
-        ({}, {"time": True}, float("-inf")),
-    ],
-)
-def test_a_run_is_as_old_as_its_stop_or_else_its_start(start, stop, time_s):
-    assert StoredRun("uid", start, stop).time_s == time_s

@@ -19,7 +19,6 @@ _DATA = "data:image/png;base64,"
 # Scales of each side, and colours, in the order tried to make a picture small. Sixty-four do for letters with smooth
 # edges and a colour map; the last is four bits a dot, 52 kB of the largest plot whatever it shows.
 _SMALLER = ((1.0, 64), (0.7, 64), (0.5, 64), (0.35, 32), (0.3, 16))
-_BOOKKEEPING = {"seq_num", "time"}
 
 
 def run_plot(run: "RunData") -> bytes:
@@ -32,8 +31,8 @@ def run_plot(run: "RunData") -> bytes:
     """
     figure = _figure()
     figure.suptitle(_text(f"{run.label}  {run.uid[:8]}"), parse_math=False)
-    stream, motors = scanned(run)
-    detectors = detectors_of(stream, motors) if stream is not None else []
+    stream, motors = run.scanned()
+    detectors = stream.detectors(motors) if stream is not None else []
     if stream is None or not detectors or not stream.rows:
         axes = figure.subplots()
         axes.text(0.5, 0.5, "no numeric data to plot", ha="center", va="center", transform=axes.transAxes)
@@ -111,16 +110,16 @@ def _clock(axes: "Axes") -> None:
 
 
 def _panel(figure: "Figure", axes: "Axes", stream: "Stream", detector: str, motors: list[str]) -> None:
-    values = numbers_of(stream, detector)
+    values = stream.numbers(detector)
     if len(motors) > 1:
         slow, fast = motors[0], motors[1]
-        points = axes.scatter(numbers_of(stream, fast), numbers_of(stream, slow), c=values)
+        points = axes.scatter(stream.numbers(fast), stream.numbers(slow), c=values)
         figure.colorbar(points, ax=axes).set_label(_text(detector), parse_math=False)
         axes.set_xlabel(_text(fast), parse_math=False)
         axes.set_ylabel(_text(slow), parse_math=False)
         return
     if motors:
-        x, label = numbers_of(stream, motors[0]), motors[0]
+        x, label = stream.numbers(motors[0]), motors[0]
     else:
         x, label = _seconds(stream), "time since the first point (s)"
     axes.plot(x, values, marker="o", markersize=3)
@@ -128,55 +127,10 @@ def _panel(figure: "Figure", axes: "Axes", stream: "Stream", detector: str, moto
     axes.set_ylabel(_text(detector), parse_math=False)
 
 
-def scanned(run: "RunData") -> "tuple[Stream | None, list[str]]":
-    """Return the stream to draw and one motor per dimension of the scan (none: it is drawn against time)."""
-    hints = run.start.get("hints")
-    dimensions = hints.get("dimensions") if isinstance(hints, dict) else None
-    named: list[str] = []
-    streams: list[str] = []
-    try:
-        for fields, stream_name in dimensions or []:
-            named.append(str(fields[0]))
-            streams.append(str(stream_name))
-    except (TypeError, ValueError, IndexError, KeyError):
-        named, streams = [], []
-    by_name = {stream.name: stream for stream in run.streams if stream.rows}
-    wanted = [name for name in (*streams, "primary") if name in by_name]
-    others = [name for name in by_name if name != "baseline"]
-    stream = by_name[(wanted or others or list(by_name))[0]] if by_name else None
-    numeric = _numeric(stream) if stream is not None else []
-    if stream is None or not all(name in numeric for name in named):
-        return stream, []
-    return stream, named[:2]
-
-
-def detectors_of(stream: "Stream", motors: list[str]) -> list[str]:
-    """Return what the devices ask to be plotted, or else every number."""
-    numeric = _numeric(stream)
-    hinted = [key for key in stream.hinted if key in numeric and key not in motors]
-    return hinted or [key for key in numeric if key not in motors and not key.startswith("ts_")]
-
-
-def _numeric(stream: "Stream") -> list[str]:
-    from pyarrow import types
-
-    return [
-        field.name
-        for field in stream.table.schema
-        if field.name not in _BOOKKEEPING
-        and (types.is_integer(field.type) or types.is_floating(field.type) or types.is_boolean(field.type))
-    ]
-
-
-def numbers_of(stream: "Stream", key: str) -> list[float]:
-    """Return a column as numbers; what is missing is NaN."""
-    return [float("nan") if value is None else float(value) for value in stream.table[key].to_pylist()]
-
-
 def _seconds(stream: "Stream") -> list[float]:
     if "time" not in stream.table.column_names:
         return [float(row) for row in range(stream.rows)]
-    times = numbers_of(stream, "time")
+    times = stream.numbers("time")
     return [time - times[0] for time in times]
 
 

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from bluesky_prefect.core import counted
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
+from bluesky_prefect.tiled_api import BOOKKEEPING
 
 if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import RunData, Stream
-
-_BOOKKEEPING = {"seq_num", "time"}
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,7 @@ def _shapes(stream: "Stream") -> Iterator[Check]:
     """Compare each external array's shape with what the descriptor promised of each event."""
     keys = stream.metadata.get("data_keys") or {}
     for array in stream.arrays:
-        each = (keys.get(array.key) or {}).get("shape")
+        each: Any = (keys.get(array.key) or {}).get("shape")
         if not isinstance(each, list) or not all(isinstance(length, int) and length > 0 for length in each):
             continue
         promised = math.prod(each) * stream.rows
@@ -112,15 +111,13 @@ def _shapes(stream: "Stream") -> Iterator[Check]:
 
 def _columns(run: "RunData", stream: "Stream") -> Iterator[Check]:
     """Warn of columns that hold nothing, and of those that did not change while the plan moved a motor."""
-    from bluesky_prefect.flows.export_parts._plots import scanned
-
-    moved, motors = scanned(run)
+    moved, motors = run.scanned()
     interesting = {*motors, *stream.hinted} if moved is stream and motors else set()
     table = [row for row in column_statistics(run) if row["stream"] == stream.name]
     suspicious = 0
     for row in table:
         name = row["column"]
-        if name in _BOOKKEEPING or row["NaN"] is None or not row["points"]:
+        if name in BOOKKEEPING or row["NaN"] is None or not row["points"]:
             continue
         if row["NaN"] == row["points"]:
             yield Check(stream.name, f"{name}: values", "warning", "all NaN")
