@@ -1,6 +1,7 @@
 """The base of every room: runs, workflows, submissions, documents, settings, errors."""
 
 from bluesky_prefect.core._at_fork import HeldLock, tell_of_forks
+from bluesky_prefect.core._daemon_thread import on_daemon_thread
 from bluesky_prefect.core._documents import convert_document, jsonable, uid_text
 from bluesky_prefect.core._exceptions import (
     DO_NOT_RERUN,
@@ -134,6 +135,7 @@ __all__ = [
     "markdown_cell",
     "markdown_literal",
     "markdown_table",
+    "on_daemon_thread",
     "one_line",
     "parse_url",
     "prefect_authorization",
