@@ -15,9 +15,10 @@ from ._flow_runs import lies_ahead as lies_ahead
 from ._flow_runs import made_after as made_after
 from ._flow_runs import past_flow_run as past_flow_run
 from ._parameters import given_parameters as given_parameters
-from ._recent_flow_runs import RecentFlowRun as RecentFlowRun
 from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
 from ._recent_flow_runs import recent_flow_runs as recent_flow_runs
+from ._states import FAILED_STATES as FAILED_STATES
+from ._states import is_final as is_final
 from ._ui_links import artifact_url as artifact_url
 from ._ui_links import flow_run_url as flow_run_url
 from ._ui_links import ui_url as ui_url

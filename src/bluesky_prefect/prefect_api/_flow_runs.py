@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from bluesky_prefect.core import submission_key
+from bluesky_prefect.core import key_parts, submission_key
 from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
+from bluesky_prefect.prefect_api._states import FAILED_STATES, is_final
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -26,7 +27,6 @@ _GENERATIONS = (range(2), range(2, 10), range(10, 50), range(50, 250))
 # So many in a row may have been deleted by hand, before one that is there. Each more would cost the runs that are given
 # up another request every time.
 _DELETED = 3
-_UNSUCCESSFUL = {"CRASHED", "FAILED", "CANCELLED"}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 # The most that Prefect gives at once. They come in the order of their senders' clocks.
 _EVENTS = 50
@@ -64,6 +64,8 @@ class PastFlowRun:
         Where it is to be executed.
     worker : str or None
         Name of the worker that took it, where that has said so.
+    run_uid, workflow : str
+        The run and the workflow that it was made for.
     """
 
     generation: int
@@ -79,6 +81,18 @@ class PastFlowRun:
     run_s: float = 0.0
     work_pool: str | None = None
     worker: str | None = None
+    run_uid: str = ""
+    workflow: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """True if it failed or crashed."""
+        return self.state_type in FAILED_STATES
+
+    @property
+    def unsuccessful(self) -> bool:
+        """True if it has ended, and not well; one that was cancelled has, too."""
+        return is_final(self.state_type) and self.state_type != "COMPLETED"
 
 
 @dataclass(frozen=True)
@@ -180,11 +194,10 @@ class History:
         since_s: float,
         found: dict[Wanted, dict[int, PastFlowRun]],
     ) -> None:
-        keys = {submission_key(*one, generation): (one, generation) for one in wanted for generation in generations}
-        for page in _pages(list(keys)):
-            for flow_run in self._by_keys(page, since_s):
-                one, generation = keys[flow_run.idempotency_key or ""]
-                found[one][generation] = past_flow_run(flow_run, generation)
+        keys = [submission_key(*one, generation) for one in wanted for generation in generations]
+        for page in _pages(keys):
+            for past in map(past_flow_run, self._by_keys(page, since_s)):
+                found[past.run_uid, past.workflow][past.generation] = past
 
     def _by_keys(self, keys: list[str], since_s: float) -> "list[FlowRun]":
         from prefect.client.schemas.filters import (
@@ -215,8 +228,9 @@ def lies_ahead(time_s: float) -> bool:
     return not time_s <= time.time() + _CLOCKS_APART_S  # so is NaN
 
 
-def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
-    """Return what is known of a flow run that Prefect's client has read."""
+def past_flow_run(flow_run: "FlowRun") -> PastFlowRun:
+    """Return what is known of a flow run, made for a run, that Prefect's client has read."""
+    run_uid, workflow, generation = key_parts(flow_run.idempotency_key or "") or ("", "", 0)
     state = flow_run.state
     changed = (state.timestamp if state else None) or flow_run.expected_start_time or flow_run.created
     if state and state.is_scheduled() and (due := state.state_details.scheduled_time):
@@ -236,6 +250,8 @@ def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
         run_s=flow_run.estimated_run_time.total_seconds(),
         work_pool=flow_run.work_pool_name,
         worker=str(worker) if (worker := flow_run.labels.get("prefect.worker.name")) else None,
+        run_uid=run_uid,
+        workflow=workflow,
     )
 
 
@@ -268,7 +284,7 @@ def _may_go_on(found: Mapping[int, PastFlowRun], asked: range) -> bool:
         return False
     last = found[max(found)]
     gap = asked[-1] - last.generation
-    return gap == 0 or (gap <= _DELETED and last.state_type in _UNSUCCESSFUL)
+    return gap == 0 or (gap <= _DELETED and last.unsuccessful)
 
 
 def _pages(keys: list[str]) -> Iterator[list[str]]:

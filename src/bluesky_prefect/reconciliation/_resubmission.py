@@ -11,7 +11,6 @@ from bluesky_prefect.reconciliation._former_names import Past, pasts
 from bluesky_prefect.reconciliation._rerun import must_not_rerun
 from bluesky_prefect.tiled_api import StoredRun
 
-_UNSUCCESSFUL = {"CRASHED", "FAILED", "CANCELLED"}
 # So many runs are looked up together.
 _BATCH = 100
 
@@ -165,6 +164,6 @@ def _submit(
 def _why_left_alone(last: PastFlowRun) -> str:
     if must_not_rerun(last):
         return "it says that it must not be started again"
-    if last.state_type in _UNSUCCESSFUL:
+    if last.unsuccessful:
         return ""
     return "processed already" if last.state_type == "COMPLETED" else f"{last.state.lower()} already"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from bluesky_prefect.core import submission_key
 from bluesky_prefect.outbox import Entry, Outbox
-from bluesky_prefect.prefect_api import History, PrefectApi, Wanted, ui_url
+from bluesky_prefect.prefect_api import History, PrefectApi, Wanted
 from bluesky_prefect.watch._workflow_status import WorkflowStatus, from_entry, from_flow_run
 
 
@@ -46,11 +46,10 @@ class StatusLookup:
         # The outbox first: what it has called sent by then, and Prefect does not know afterwards, is gone.
         entries = {one: self._entry(*one) for one in wanted}
         histories = self._history.flow_runs(entries, since_s)
-        url = ui_url()
         found: dict[Wanted, WorkflowStatus | None] = {}
         for one, entry in entries.items():
             if flow_runs := histories[one]:
-                found[one] = from_flow_run(flow_runs[-1], *one, url)
+                found[one] = from_flow_run(flow_runs[-1])
             else:
                 found[one] = from_entry(entry) if entry else None
         return found
