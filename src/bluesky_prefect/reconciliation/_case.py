@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from bluesky_prefect.core import Workflow
 from bluesky_prefect.prefect_api import PastFlowRun
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
-from bluesky_prefect.reconciliation._former_names import Past
 from bluesky_prefect.reconciliation._report import Finding
 from bluesky_prefect.tiled_api import StoredRun
 
@@ -22,8 +21,8 @@ class Case:
     ----------
     run, workflow : StoredRun, Workflow
         The run, and what it should have had.
-    past : Past
-        Its flow runs.
+    flow_runs : sequence of PastFlowRun
+        Its flow runs, in the order of their generations.
     judgement : Diagnosis
         What they tell.
     since_s : float
@@ -32,7 +31,7 @@ class Case:
 
     run: StoredRun
     workflow: Workflow
-    past: Past
+    flow_runs: Sequence[PastFlowRun]
     judgement: Diagnosis
     since_s: float
 
@@ -40,11 +39,6 @@ class Case:
     def verdict(self) -> RunState:
         """Its state."""
         return self.judgement.verdict
-
-    @property
-    def flow_runs(self) -> Sequence[PastFlowRun]:
-        """Its flow runs, in the order of their generations."""
-        return self.past.flow_runs
 
     @property
     def finding(self) -> Finding:

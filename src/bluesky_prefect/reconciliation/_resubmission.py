@@ -7,7 +7,7 @@ from typing import Any
 from bluesky_prefect.core import ConfigurationError, DeploymentMissing, SubmissionRefused, Workflow
 from bluesky_prefect.prefect_api import History, PastFlowRun
 from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
-from bluesky_prefect.reconciliation._former_names import Past, pasts
+from bluesky_prefect.reconciliation._former_names import as_begun, past_flow_runs
 from bluesky_prefect.reconciliation._rerun import must_not_rerun
 from bluesky_prefect.tiled_api import StoredRun
 
@@ -98,8 +98,8 @@ def resubmit(
         batch = runs[begin : begin + _BATCH]
         since_s = min(run.time_s for run in batch)
         pairs = [(run, workflow) for run in batch for workflow in workflows]
-        for (run, workflow), past in zip(pairs, pasts(history, pairs, since_s), strict=True):
-            yield _submit(run, workflow, past, request, history, starter)
+        for pair, flow_runs in zip(pairs, past_flow_runs(history, pairs, since_s), strict=True):
+            yield _submit(*pair, flow_runs, request, history, starter)
 
 
 def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
@@ -122,13 +122,13 @@ def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> lis
 def _submit(
     run: StoredRun,
     workflow: Workflow,
-    past: Past,
+    flow_runs: Sequence[PastFlowRun],
     request: ResubmissionRequest,
     history: History,
     starter: FlowRunStarter,
 ) -> Outcome:
     known = run.as_run()
-    last = past.flow_runs[-1] if past.flow_runs else None
+    last = flow_runs[-1] if flow_runs else None
 
     def outcome(text: str, *, started: bool = False, refused: bool = False, made: Any = last) -> Outcome:
         return Outcome(
@@ -152,11 +152,11 @@ def _submit(
         after = f", after {last.name} ({last.state})" if last else ""
         return outcome(f"would be started{after}", started=True)
     try:
-        made = starter.start(run, workflow.under(past.name), generation, overrides=request.overrides)
+        made = starter.start(run, as_begun(workflow, flow_runs), generation, overrides=request.overrides)
     except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
         return outcome(f"cannot be started: {error}", refused=True)
     except FlowRunOverlooked as overlooked:
-        [whole] = pasts(history, [(run, workflow)], overlooked.since_s)
+        [whole] = past_flow_runs(history, [(run, workflow)], overlooked.since_s)
         return _submit(run, workflow, whole, request, history, starter)
     return outcome(f"started: {made.name}", started=True, made=made)
 
