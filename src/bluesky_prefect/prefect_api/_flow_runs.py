@@ -114,105 +114,71 @@ class SignsOfLife:
     events: int = 0
 
 
-class History:
-    """The flow runs of runs, asked of Prefect.
+def past_flow_runs(
+    api: PrefectApi,
+    wanted: Iterable[Wanted],
+    since_s: float,
+    *,
+    former: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[Wanted, tuple[PastFlowRun, ...]]:
+    """Return the flow runs of each run and workflow, in the order of their generations; none, if there is none.
+
+    What this costs grows with how much is asked for.
 
     Parameters
     ----------
     api : PrefectApi
-        Open; its errors are those of all methods here.
+        Open.
+    wanted : iterable of (str, str)
+        Uids of runs, with the name of a workflow each.
+    since_s : float
+        When the first of these runs stopped, in seconds since the epoch.
+    former : mapping, optional
+        The former names of workflows, which are looked up and returned as well.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
     """
+    same = [[(uid, one) for one in (name, *former.get(name, ()))] for uid, name in wanted]
+    alike = {one: group for group in same for one in group}
+    found: dict[Wanted, dict[int, PastFlowRun]] = {one: {} for one in alike}
+    left = list(found)
+    for generations in _GENERATIONS:
+        _look_up(api, left, generations, since_s, found)
+        # Without a first flow run there may be later ones, if old ones are deleted.
+        left = [
+            one for one in left if _may_go_on(found[one], generations) or not any(found[other] for other in alike[one])
+        ]
+    return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
 
-    def __init__(self, api: PrefectApi) -> None:
-        self._api = api
 
-    def flow_runs(
-        self, wanted: Iterable[Wanted], since_s: float, *, former: Mapping[str, Sequence[str]] = MappingProxyType({})
-    ) -> dict[Wanted, tuple[PastFlowRun, ...]]:
-        """Return the flow runs of each run and workflow, in the order of their generations; none, if there is none.
+def signs_of_life(api: PrefectApi, flow_run_id: str) -> SignsOfLife:
+    """Return what was last heard of a flow run.
 
-        What this costs grows with how much is asked for.
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
+    """
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+    from prefect.client.schemas.sorting import LogSort
 
-        Parameters
-        ----------
-        wanted : iterable of (str, str)
-            Uids of runs, with the name of a workflow each.
-        since_s : float
-            When the first of these runs stopped, in seconds since the epoch.
-        former : mapping, optional
-            The former names of workflows, which are looked up and returned as well.
-
-        Raises
-        ------
-        PrefectUnavailable
-            If Prefect cannot be asked.
-        """
-        same = [[(uid, one) for one in (name, *former.get(name, ()))] for uid, name in wanted]
-        alike = {one: group for group in same for one in group}
-        found: dict[Wanted, dict[int, PastFlowRun]] = {one: {} for one in alike}
-        left = list(found)
-        for generations in _GENERATIONS:
-            self._look_up(left, generations, since_s, found)
-            # Without a first flow run there may be later ones, if old ones are deleted.
-            left = [
-                one
-                for one in left
-                if _may_go_on(found[one], generations) or not any(found[other] for other in alike[one])
-            ]
-        return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
-
-    def signs_of_life(self, flow_run_id: str) -> SignsOfLife:
-        """Return what was last heard of a flow run.
-
-        Raises
-        ------
-        PrefectUnavailable
-            If Prefect cannot be asked.
-        """
-        from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-        from prefect.client.schemas.sorting import LogSort
-
-        client = self._api.client
-        with prefect_errors():
-            within = child_flow_runs(client, flow_run_id)
-            ids = [UUID(flow_run_id), *(child.id for child in within)]
-            page = client.read_events(_events_of(ids), limit=_EVENTS)
-            heartbeats = any(event.event == _HEARTBEAT for event in page.events) or bool(
-                client.read_events(_events_of(ids, _HEARTBEAT), limit=1).events
-            )
-            logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
-            lines = client.read_logs(logs, limit=1, sort=LogSort.TIMESTAMP_DESC)
-        moments = [event.received for event in page.events] + [line.created or line.timestamp for line in lines]
-        moments += [child.state.timestamp for child in within if child.state]
-        last = max((one.timestamp() for one in moments), default=None)
-        return SignsOfLife(last, heartbeats, page.total)
-
-    def _look_up(
-        self,
-        wanted: Sequence[Wanted],
-        generations: range,
-        since_s: float,
-        found: dict[Wanted, dict[int, PastFlowRun]],
-    ) -> None:
-        keys = [submission_key(*one, generation) for one in wanted for generation in generations]
-        for page in _pages(keys):
-            for past in map(past_flow_run, self._by_keys(page, since_s)):
-                found[past.run_uid, past.workflow][past.generation] = past
-
-    def _by_keys(self, keys: list[str], since_s: float) -> "list[FlowRun]":
-        from prefect.client.schemas.filters import (
-            FlowRunFilter,
-            FlowRunFilterExpectedStartTime,
-            FlowRunFilterIdempotencyKey,
+    client = api.client
+    with prefect_errors():
+        within = child_flow_runs(client, flow_run_id)
+        ids = [UUID(flow_run_id), *(child.id for child in within)]
+        page = client.read_events(_events_of(ids), limit=_EVENTS)
+        heartbeats = any(event.event == _HEARTBEAT for event in page.events) or bool(
+            client.read_events(_events_of(ids, _HEARTBEAT), limit=1).events
         )
-
-        # The time is for the database, which has an index of it, and none of the key alone.
-        asked = FlowRunFilter(
-            idempotency_key=FlowRunFilterIdempotencyKey(any_=keys),
-            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": made_after(since_s)}),
-        )
-        with prefect_errors():
-            return self._api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
+        logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
+        lines = client.read_logs(logs, limit=1, sort=LogSort.TIMESTAMP_DESC)
+    moments = [event.received for event in page.events] + [line.created or line.timestamp for line in lines]
+    moments += [child.state.timestamp for child in within if child.state]
+    last = max((one.timestamp() for one in moments), default=None)
+    return SignsOfLife(last, heartbeats, page.total)
 
 
 def made_after(since_s: float) -> datetime:
@@ -265,6 +231,35 @@ def child_flow_runs(client: "SyncPrefectClient", flow_run_id: str, *states: "Sta
         asked["state"] = {"type": {"any_": states}}
     newest = FlowRunSort.START_TIME_DESC
     return client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(asked), limit=_PAGE, sort=newest)
+
+
+def _look_up(
+    api: PrefectApi,
+    wanted: Sequence[Wanted],
+    generations: range,
+    since_s: float,
+    found: dict[Wanted, dict[int, PastFlowRun]],
+) -> None:
+    keys = [submission_key(*one, generation) for one in wanted for generation in generations]
+    for page in _pages(keys):
+        for past in map(past_flow_run, _by_keys(api, page, since_s)):
+            found[past.run_uid, past.workflow][past.generation] = past
+
+
+def _by_keys(api: PrefectApi, keys: list[str], since_s: float) -> "list[FlowRun]":
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterIdempotencyKey,
+    )
+
+    # The time is for the database, which has an index of it, and none of the key alone.
+    asked = FlowRunFilter(
+        idempotency_key=FlowRunFilterIdempotencyKey(any_=keys),
+        expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": made_after(since_s)}),
+    )
+    with prefect_errors():
+        return api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
 
 
 def _events_of(ids: Iterable[UUID], *names: str) -> "EventFilter":

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from bluesky_prefect.core import Workflow, key_parts
-from bluesky_prefect.prefect_api import History, PastFlowRun, PrefectApi, Wanted, made_after, prefect_errors
+from bluesky_prefect.prefect_api import PastFlowRun, PrefectApi, Wanted, made_after, past_flow_runs, prefect_errors
 from bluesky_prefect.tiled_api import StoredRun
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _RUNS = 100
 _PAGE = 200
 
 
-def past_flow_runs(history: History, pairs: Sequence[Pair], since_s: float) -> list[tuple[PastFlowRun, ...]]:
+def flow_runs_as_begun(api: PrefectApi, pairs: Sequence[Pair], since_s: float) -> list[tuple[PastFlowRun, ...]]:
     """Return the flow runs of each run and workflow: those begun under the name of the last, in their order.
 
     Raises
@@ -27,7 +27,7 @@ def past_flow_runs(history: History, pairs: Sequence[Pair], since_s: float) -> l
         If Prefect cannot be asked.
     """
     former = {workflow.name: tuple(workflow.was) for _, workflow in pairs}
-    found = history.flow_runs([(run.uid, workflow.name) for run, workflow in pairs], since_s, former=former)
+    found = past_flow_runs(api, [(run.uid, workflow.name) for run, workflow in pairs], since_s, former=former)
 
     def made_last(flow_runs: Sequence[PastFlowRun]) -> tuple[bool, float]:
         return bool(flow_runs), flow_runs[-1].created if flow_runs else 0.0

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from bluesky_prefect.core import ConfigurationError, DeploymentMissing, SubmissionRefused, Workflow
-from bluesky_prefect.prefect_api import History, PastFlowRun
+from bluesky_prefect.prefect_api import PastFlowRun, PrefectApi
 from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
-from bluesky_prefect.reconciliation._former_names import as_begun, past_flow_runs
+from bluesky_prefect.reconciliation._former_names import as_begun, flow_runs_as_begun
 from bluesky_prefect.reconciliation._rerun import must_not_rerun
 from bluesky_prefect.tiled_api import StoredRun
 
@@ -70,7 +70,7 @@ def resubmit(
     workflows: Sequence[Workflow],
     request: ResubmissionRequest,
     *,
-    history: History,
+    api: PrefectApi,
     starter: FlowRunStarter,
 ) -> Iterator[Outcome]:
     """Start workflows on runs, and yield what came of each.
@@ -86,8 +86,8 @@ def resubmit(
         What to start on each run; their ``when=`` is not asked, since a person has asked for these runs.
     request : ResubmissionRequest
         How.
-    history, starter : History, FlowRunStarter
-        What there is already; what starts more.
+    api, starter : PrefectApi, FlowRunStarter
+        Tells what there is already; starts more.
 
     Raises
     ------
@@ -98,8 +98,8 @@ def resubmit(
         batch = runs[begin : begin + _BATCH]
         since_s = min(run.time_s for run in batch)
         pairs = [(run, workflow) for run in batch for workflow in workflows]
-        for pair, flow_runs in zip(pairs, past_flow_runs(history, pairs, since_s), strict=True):
-            yield _submit(*pair, flow_runs, request, history, starter)
+        for pair, flow_runs in zip(pairs, flow_runs_as_begun(api, pairs, since_s), strict=True):
+            yield _submit(*pair, flow_runs, request, api, starter)
 
 
 def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
@@ -124,7 +124,7 @@ def _submit(
     workflow: Workflow,
     flow_runs: Sequence[PastFlowRun],
     request: ResubmissionRequest,
-    history: History,
+    api: PrefectApi,
     starter: FlowRunStarter,
 ) -> Outcome:
     known = run.as_run()
@@ -156,8 +156,8 @@ def _submit(
     except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
         return outcome(f"cannot be started: {error}", refused=True)
     except FlowRunOverlooked as overlooked:
-        [whole] = past_flow_runs(history, [(run, workflow)], overlooked.since_s)
-        return _submit(run, workflow, whole, request, history, starter)
+        [whole] = flow_runs_as_begun(api, [(run, workflow)], overlooked.since_s)
+        return _submit(run, workflow, whole, request, api, starter)
     return outcome(f"started: {made.name}", started=True, made=made)
 
 

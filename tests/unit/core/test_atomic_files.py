@@ -18,13 +18,6 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.fixture(params=[0o000, 0o022, 0o777], ids=oct)
-def any_umask(request):
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
-
-
 def test_what_fails_while_writing_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.csv"
     write_whole(path, b"old")

@@ -63,7 +63,7 @@ def put(outbox, forwarder, names):
 
 
 def meet_trouble(prefect, outbox, forwarder, status):
-    """Have one submission meet trouble; return when others were sent, of another deployment and of its own, in seconds."""
+    """Have one submission meet trouble; return when others went, of another deployment and of its own, in seconds."""
     prefect.troubles[BAD] = status
     prefect.retry_after_s = 3600
     began = time.time()

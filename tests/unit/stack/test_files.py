@@ -1,6 +1,5 @@
 """What only the owner may read."""
 
-import os
 import stat
 import subprocess
 import sys
@@ -17,13 +16,6 @@ from bluesky_prefect.stack._tiled import TiledServer
 
 def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
-
-
-@pytest.fixture(params=[0o000, 0o022, 0o777], ids=oct)
-def any_umask(request):
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
 
 
 def test_a_private_directory_is_0700_whatever_the_umask(tmp_path, any_umask):
