@@ -28,12 +28,18 @@ class Outside(Loopback):
         Path and query of each request so far.
     on_request : callable
         Called for each request, before it is answered.
+    body : bytes
+        The answer, in place of the document.
+    redirect : str
+        Where the next request is sent on to.
     """
 
     def __init__(self, answer: Any) -> None:
         self.mode = "well"
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.on_request: Any = lambda: None
+        self.body = b""
+        self.redirect = ""
         service = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -68,8 +74,11 @@ class Outside(Loopback):
             case "other":
                 body = json.dumps({"unexpected": [1, 2, 3]}).encode()
             case _:
-                body = json.dumps(answer(path, query), ensure_ascii=False).encode()
-        handler.send_response(status)
+                body = self.body or json.dumps(answer(path, query), ensure_ascii=False).encode()
+        redirect, self.redirect = self.redirect, ""
+        handler.send_response(302 if redirect else status)
+        if redirect:
+            handler.send_header("Location", redirect)
         handler.send_header("Content-Type", "application/json; charset=utf-8")
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()

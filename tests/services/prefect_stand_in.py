@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Self
 
 MOMENT = "2026-01-01T00:00:00Z"
 DEPLOYMENT_ID, FLOW_ID = str(uuid.uuid4()), str(uuid.uuid4())
@@ -75,6 +75,11 @@ class PrefectStandIn:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}/api"
+
+    def start(self) -> Self:
+        """Serve on a thread, until it is closed."""
+        threading.Thread(target=self.serve, daemon=True).start()
+        return self
 
     def serve(self) -> None:
         self._server.serve_forever(poll_interval=0.05)

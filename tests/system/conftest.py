@@ -1,14 +1,20 @@
 """A real local stack for the tests that need one: Tiled, Prefect and worker, each a process."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from bluesky_prefect.core import Settings
+from bluesky_prefect.core import Settings, get_settings
 from bluesky_prefect.stack import LocalStack, StackInfo
 from tests.system.demo_command import demo
+
+# Not above: this is read before the tests have homes of their own, and Prefect and Tiled look at the environment.
+if TYPE_CHECKING:
+    from bluesky_prefect.tiled_api import Catalog
+    from tests.system.hutch import Hutch
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +69,30 @@ def own_stack(tmp_path: Path, outside_services: dict[str, str]) -> Iterator[Call
     yield make
     for local in made:
         local.down(print)
+
+
+@pytest.fixture(scope="module")
+def _deployment(stack: StackInfo) -> Iterator[None]:
+    from tests.system.hutch import idle_deployment
+
+    with idle_deployment(stack):
+        yield
+
+
+@pytest.fixture
+def hutch(stack: StackInfo, tmp_path: Path, _deployment: None) -> "Iterator[Hutch]":
+    """A hutch of the test's own."""
+    from tests.system.hutch import Hutch
+
+    hutch = Hutch(stack, f"raw-{tmp_path.name}-{time.monotonic_ns()}", tmp_path / "state")
+    yield hutch
+    hutch.close()
+
+
+@pytest.fixture
+def catalog(room: Any) -> "Iterator[Catalog]":
+    """The catalog of a module's room."""
+    from bluesky_prefect.tiled_api import Catalog
+
+    with Catalog.connect(get_settings()) as catalog:
+        yield catalog

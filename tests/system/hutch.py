@@ -16,7 +16,7 @@ from tiled.structures.core import Spec
 from bluesky_prefect import Outbox, Settings, Workflow
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.outbox import Draft, existing_outbox
-from bluesky_prefect.prefect_api import History, PrefectApi
+from bluesky_prefect.prefect_api import PrefectApi, past_flow_runs
 from bluesky_prefect.reconciliation import Reconciler, TimeWindow
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.tiled_api import RAW_SPEC, Catalog
@@ -80,7 +80,7 @@ class Hutch:
 
     def flow_runs(self, uid, workflow=DEPLOYMENT):
         with PrefectApi(30, client_retries=True) as api:
-            return History(api).flow_runs([(uid, workflow)], since_s=0.0)[uid, workflow]
+            return past_flow_runs(api, [(uid, workflow)], since_s=0.0)[uid, workflow]
 
     def end(self, uid, *states, workflow=DEPLOYMENT):
         """Make the last flow run of a run go through states."""

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -25,12 +26,9 @@ def prefect():
     stand_in = PrefectStandIn()
     stand_in.go_on = threading.Event()
     stand_in.before_create = lambda: len(stand_in.created) < HELD_AFTER or stand_in.go_on.wait(30)
-    thread = threading.Thread(target=stand_in.serve)
-    thread.start()
-    yield stand_in
-    stand_in.go_on.set()
-    stand_in.close()
-    thread.join()
+    with closing(stand_in.start()):
+        yield stand_in
+        stand_in.go_on.set()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._endings import Endings
 from tests.services.prefect_process import ask, post, user_of, wait_until
-from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
+from tests.system.hutch import DEPLOYMENT
 
 FLOW = """
 from prefect import flow
@@ -37,19 +37,6 @@ def late(ref: str, mark: str):
 
 def much_later():
     return time.time() + 5000
-
-
-@pytest.fixture(scope="module")
-def _deployment(stack):
-    with idle_deployment(stack):
-        yield
-
-
-@pytest.fixture
-def hutch(stack, tmp_path, _deployment):
-    hutch = Hutch(stack, f"raw-{tmp_path.name}-{time.monotonic_ns()}", tmp_path / "state")
-    yield hutch
-    hutch.close()
 
 
 @pytest.fixture

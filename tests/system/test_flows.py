@@ -42,12 +42,6 @@ def room(stack, tmp_path_factory):
         yield room
 
 
-@pytest.fixture
-def catalog(room):
-    with Catalog.connect(get_settings()) as catalog:
-        yield catalog
-
-
 @pytest.fixture(scope="module")
 def beamline(room):
     return Beamline(room.tiled["raw"], room.stack.images)

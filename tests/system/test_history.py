@@ -13,7 +13,7 @@ from prefect.settings import temporary_settings
 from prefect.states import Completed, Crashed, Running
 
 from bluesky_prefect.core import Submission, submission_key
-from bluesky_prefect.prefect_api import History, PrefectApi
+from bluesky_prefect.prefect_api import PrefectApi, past_flow_runs, signs_of_life
 from bluesky_prefect.reconciliation._endings import Endings
 from tests.services.prefect_process import prefect_settings, wait_until
 
@@ -44,82 +44,77 @@ def api(stack):
             yield api
 
 
-@pytest.fixture(scope="module")
-def history(api):
-    return History(api)
-
-
 def start(api, run_uid, generation=0):
     key = submission_key(run_uid, WORKFLOW, generation)
     return api.create_flow_run(Submission(key, WORKFLOW, WORKFLOW, run_uid, generation=generation)).id
 
 
-def generations(history, *uids):
-    found = history.flow_runs([(uid, WORKFLOW) for uid in uids], since_s=time.time() - 60)
+def generations(api, *uids):
+    found = past_flow_runs(api, [(uid, WORKFLOW) for uid in uids], since_s=time.time() - 60)
     return {uid: [one.generation for one in flow_runs] for (uid, _), flow_runs in found.items()}
 
 
-def test_each_generation_of_each_run_is_found_in_order(api, history):
+def test_each_generation_of_each_run_is_found_in_order(api):
     for generation in range(4):
         start(api, "four-times", generation)
     start(api, "once")
-    assert generations(history, "never", "four-times", "once") == {
+    assert generations(api, "never", "four-times", "once") == {
         "never": [],
         "four-times": [0, 1, 2, 3],
         "once": [0],
     }
 
 
-def test_a_later_flow_run_is_found_where_the_first_was_deleted(api, history):
+def test_a_later_flow_run_is_found_where_the_first_was_deleted(api):
     first = start(api, "old")
     start(api, "old", 1)
     api.client.delete_flow_run(UUID(first))
-    assert generations(history, "old") == {"old": [1]}
+    assert generations(api, "old") == {"old": [1]}
 
 
-def test_more_runs_than_prefect_answers_at_once_are_all_found(api, history):
+def test_more_runs_than_prefect_answers_at_once_are_all_found(api):
     uids = [f"many-{number}" for number in range(250)]
     for uid in uids[::25]:
         start(api, uid)
-    found = generations(history, *uids)
+    found = generations(api, *uids)
     assert [uid for uid in uids if found[uid]] == uids[::25]
 
 
-def test_the_present_state_is_told_with_its_message(api, history):
+def test_the_present_state_is_told_with_its_message(api):
     flow_run_id = start(api, "told")
     before = time.time()
     api.client.set_flow_run_state(UUID(flow_run_id), Crashed(message="boom"))
-    [found] = history.flow_runs([("told", WORKFLOW)], since_s=before)["told", WORKFLOW]
+    [found] = past_flow_runs(api, [("told", WORKFLOW)], since_s=before)["told", WORKFLOW]
     assert (found.id, found.state_type, found.state, found.message) == (flow_run_id, "CRASHED", "Crashed", "boom")
     assert before - 1 < found.changed < time.time() + 1
 
 
-def test_a_flow_run_that_waits_has_waited_since_it_was_due(api, history):
+def test_a_flow_run_that_waits_has_waited_since_it_was_due(api):
     before = time.time()
     start(api, "waits")
-    [found] = history.flow_runs([("waits", WORKFLOW)], since_s=before)["waits", WORKFLOW]
+    [found] = past_flow_runs(api, [("waits", WORKFLOW)], since_s=before)["waits", WORKFLOW]
     assert found.state_type == "SCHEDULED"
     assert before - 1 < found.changed < time.time() + 1
 
 
-def test_a_flow_run_of_which_nothing_was_heard_gives_no_sign_of_life(api, history):
-    signs = history.signs_of_life(str(UUID(int=1)))
+def test_a_flow_run_of_which_nothing_was_heard_gives_no_sign_of_life(api):
+    signs = signs_of_life(api, str(UUID(int=1)))
     assert (signs.last, signs.heartbeats) == (None, False)
 
 
-def test_a_killed_flow_run_was_last_heard_of_when_it_lived_and_is_marked_with_what_is_in_it(stack, api, history):
+def test_a_killed_flow_run_was_last_heard_of_when_it_lived_and_is_marked_with_what_is_in_it(stack, api):
     before = time.time()
     environment = {**os.environ, **stack.environment(), "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     process = subprocess.Popen([sys.executable, "-c", SLEEPER], env=environment, stderr=subprocess.DEVNULL)
     try:
         child = wait_until(lambda: _running(api, "sleeper-child"))
         parent = _running(api, "sleeper")
-        wait_until(lambda: history.signs_of_life(str(parent.id)).heartbeats)
+        wait_until(lambda: signs_of_life(api, str(parent.id)).heartbeats)
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
     killed = time.time()
-    assert before < history.signs_of_life(str(parent.id)).last <= killed + 1
+    assert before < signs_of_life(api, str(parent.id)).last <= killed + 1
 
     assert Endings(api).mark_crashed(str(parent.id), "found dead")
     for flow_run in (parent, child):

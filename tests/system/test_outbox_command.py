@@ -1,6 +1,6 @@
 """Mending a dead letter from the command line while the session that made it goes on."""
 
-import threading
+from contextlib import closing
 
 import pytest
 from typer.testing import CliRunner
@@ -13,12 +13,8 @@ from tests.system.session import Acquisition
 
 @pytest.fixture
 def prefect():
-    stand_in = PrefectStandIn()
-    thread = threading.Thread(target=stand_in.serve)
-    thread.start()
-    yield stand_in
-    stand_in.close()
-    thread.join()
+    with closing(PrefectStandIn().start()) as stand_in:
+        yield stand_in
 
 
 @pytest.fixture

@@ -22,20 +22,7 @@ from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.tiled_api import hold, send_run
 from tests.services.kept_runs import write_kept_run
-from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS, Hutch, idle_deployment
-
-
-@pytest.fixture(scope="module")
-def _deployment(stack):
-    with idle_deployment(stack):
-        yield
-
-
-@pytest.fixture
-def hutch(stack, tmp_path, _deployment):
-    hutch = Hutch(stack, f"raw-{tmp_path.name}-{time.monotonic_ns()}", tmp_path / "state")
-    yield hutch
-    hutch.close()
+from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS
 
 
 def found(report):

@@ -14,11 +14,11 @@ from tiled.catalog import orm
 from tiled.queries import Comparison
 
 from bluesky_prefect import Workflow
-from bluesky_prefect.core import RunNotFound, get_settings, jsonable
+from bluesky_prefect.core import RunNotFound, jsonable
 from bluesky_prefect.stack._info import StackPaths
 from bluesky_prefect.stack.workarounds import _tiled_app as tiled_app
-from bluesky_prefect.tiled_api import Catalog, runs_between, runs_named
 from bluesky_prefect.tiled_api import _stored_runs as runs_module
+from bluesky_prefect.tiled_api import runs_between, runs_named
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for
 
@@ -33,12 +33,6 @@ IDS = 7_000_000
 def room(stack, tmp_path_factory):
     with room_for(stack, tmp_path_factory.mktemp("stored")) as room:
         yield room
-
-
-@pytest.fixture
-def catalog(room):
-    with Catalog.connect(get_settings()) as catalog:
-        yield catalog
 
 
 @pytest.fixture(scope="module")

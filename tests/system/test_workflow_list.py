@@ -15,22 +15,9 @@ from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.session._spool import Spool
-from tests.system.hutch import DEPLOYMENT, WORKFLOWS, Hutch, decline, idle_deployment
+from tests.system.hutch import DEPLOYMENT, WORKFLOWS, decline
 
 LIST = "tests.system.hutch:WORKFLOWS"
-
-
-@pytest.fixture(scope="module")
-def _deployment(stack):
-    with idle_deployment(stack):
-        yield
-
-
-@pytest.fixture
-def hutch(stack, tmp_path, _deployment):
-    hutch = Hutch(stack, f"raw-{tmp_path.name}-{time.monotonic_ns()}", tmp_path / "state")
-    yield hutch
-    hutch.close()
 
 
 def processed(hutch, runs=6, workflow=DEPLOYMENT, **metadata):

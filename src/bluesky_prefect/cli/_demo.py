@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
 from bluesky_prefect.core import Run, Settings, StackError, get_settings
-from bluesky_prefect.prefect_api import artifact_url, flow_run_url
+from bluesky_prefect.prefect_api import artifact_url, flow_run_url, is_final
 from bluesky_prefect.stack import DEPLOYMENT, StackInfo, request_json
 from bluesky_prefect.tiled_api import Catalog
 
@@ -29,7 +29,6 @@ Report = Callable[[str], None]
 PATIENCE_S = 180.0
 SUMMARY = "run-summary"
 """Key of the artifact that shows what a run was, and its plot."""
-_ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 @dataclass(frozen=True)
@@ -167,7 +166,7 @@ class Demo:
             state=found["state_name"],
             message=(found["state"] or {}).get("message") or "",
             running_after_s=_after(row, found["start_time"]),
-            done_after_s=_after(row, found["end_time"]) if found["state_type"] in _ENDED else None,
+            done_after_s=_after(row, found["end_time"]) if is_final(found["state_type"]) else None,
             url=flow_run_url(self._info.prefect_ui_url, found["id"]),
         )
 

@@ -9,6 +9,13 @@ from pydantic import ValidationError
 
 from bluesky_prefect.core import ConfigurationError, Settings
 
+
+def _port(server: str, default: int) -> Any:
+    variable = f"BLUESKY_PREFECT_{server.upper()}_PORT"
+    text = f"Port of the {server} server; 0 takes any free one. Default: {variable}, or {default}."
+    return typer.Option(min=0, max=65535, help=text, show_default=False)
+
+
 StateDirectory = Annotated[
     Path | None,
     typer.Option(
@@ -17,24 +24,8 @@ StateDirectory = Annotated[
         show_default=False,
     ),
 ]
-TiledPort = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=65535,
-        help="Port of the Tiled server; 0 takes any free one. Default: BLUESKY_PREFECT_TILED_PORT, or 8000.",
-        show_default=False,
-    ),
-]
-PrefectPort = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=65535,
-        help="Port of the Prefect server; 0 takes any free one. Default: BLUESKY_PREFECT_PREFECT_PORT, or 4200.",
-        show_default=False,
-    ),
-]
+TiledPort = Annotated[int | None, _port("Tiled", 8000)]
+PrefectPort = Annotated[int | None, _port("Prefect", 4200)]
 Workflows = Annotated[
     str | None,
     typer.Option(

@@ -145,7 +145,6 @@ def submit(
             raise typer.BadParameter(f"There is no option {ref}.")
     overrides = _overrides(parameters)
     with _places(state_directory, workflows) as places:
-        from bluesky_prefect.prefect_api import History
         from bluesky_prefect.reconciliation import FlowRunStarter, ResubmissionRequest, choose_workflows, resubmit
         from bluesky_prefect.tiled_api import runs_named
 
@@ -154,7 +153,7 @@ def submit(
             runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
         request = ResubmissionRequest(again=again, dry_run=dry_run, overrides=overrides)
         starter = FlowRunStarter(places.api, places.outbox)
-        made = resubmit(runs, chosen, request, history=History(places.api), starter=starter)
+        made = resubmit(runs, chosen, request, api=places.api, starter=starter)
         outcomes = list(render_repair.with_bar(made, len(runs) * len(chosen)))
     if as_json:
         render_repair.outcomes_as_json(outcomes)

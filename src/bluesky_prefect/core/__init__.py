@@ -1,6 +1,8 @@
 """The base of every room: runs, workflows, submissions, documents, settings, errors."""
 
 from bluesky_prefect.core._at_fork import HeldLock, tell_of_forks
+from bluesky_prefect.core._atomic_files import TEMPORARY, hold, sync_directory, whole_file, write_first, write_whole
+from bluesky_prefect.core._daemon_thread import on_daemon_thread
 from bluesky_prefect.core._documents import convert_document, jsonable, uid_text
 from bluesky_prefect.core._exceptions import (
     DO_NOT_RERUN,
@@ -83,6 +85,7 @@ __all__ = [
     "PREFECT_KEY",
     "REFUSED_STATUSES",
     "ROUTING_KEYS",
+    "TEMPORARY",
     "UNREADABLE_URL",
     "URL_SPELLING",
     "BlueskyPrefectError",
@@ -123,6 +126,7 @@ __all__ = [
     "exported_paths",
     "get_settings",
     "gives_group_late",
+    "hold",
     "is_anothers",
     "is_number",
     "is_trusted",
@@ -132,6 +136,7 @@ __all__ = [
     "markdown_cell",
     "markdown_literal",
     "markdown_table",
+    "on_daemon_thread",
     "one_line",
     "parse_url",
     "prefect_authorization",
@@ -146,11 +151,15 @@ __all__ = [
     "shared_with",
     "submission_key",
     "succeeded",
+    "sync_directory",
     "tell_of_forks",
     "uid_text",
     "user_in_url",
     "user_name",
+    "whole_file",
     "without_secrets",
     "without_user",
     "workflows_of_session",
+    "write_first",
+    "write_whole",
 ]

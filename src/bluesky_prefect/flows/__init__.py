@@ -6,7 +6,7 @@ from bluesky_prefect.flows._find_peak import find_peak
 from bluesky_prefect.flows._fun_fact import fun_fact
 from bluesky_prefect.flows._my_workflow import my_workflow
 from bluesky_prefect.flows.common._plain_flow import plain_flow
-from bluesky_prefect.flows.export_parts._atomic_files import OWNER
+from bluesky_prefect.flows.export_parts._claimed_folder import OWNER
 
 __all__ = [
     "OWNER",

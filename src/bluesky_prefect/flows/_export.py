@@ -138,13 +138,7 @@ def _write_data(run: RunData, folder: RunFolder, progress: Progress) -> bytes:
 
 async def _weather(run: RunData, place: open_meteo.Place, day: Any, settings: Settings) -> dict[str, Any] | str:
     """Return the weather of a day, or why there is none."""
-    weather = await weather_of(
-        place,
-        day,
-        archive_url=settings.weather_archive_url,
-        forecast_url=settings.weather_forecast_url,
-        timeout_s=settings.weather_timeout_s,
-    )
+    weather = await weather_of(place, day, settings)
     if isinstance(weather, str):
         get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
     return weather

@@ -1,7 +1,5 @@
 """A fact about cats."""
 
-import asyncio
-
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
@@ -14,17 +12,9 @@ from bluesky_prefect.flows.common._plain_flow import plain_flow
 
 @task(name="get_cat_fact", cache_policy=NO_CACHE)
 async def get_cat_fact(url: str, timeout_s: float) -> str | State[str]:
-    """Ask for a fact; a state named ``Unavailable`` says why there is none.
-
-    Parameters
-    ----------
-    url : str
-        Address of the service.
-    timeout_s : float
-        All the time it may take, in seconds.
-    """
+    """Ask for a fact, which may take `timeout_s` seconds; a state named ``Unavailable`` says why there is none."""
     try:
-        answer = await asyncio.to_thread(get_json, url, timeout_s=timeout_s)
+        answer = await get_json(url, timeout_s=timeout_s)
     except ServiceUnavailable as error:
         return unavailable(str(error))
     fact = answer.get("fact") if isinstance(answer, dict) else None

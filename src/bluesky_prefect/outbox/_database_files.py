@@ -1,7 +1,5 @@
 """The files of an SQLite database: which they are, and what is saved where somebody deletes or replaces one."""
 
-import errno
-import fcntl
 import logging
 import os
 import secrets
@@ -13,11 +11,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bluesky_prefect.core import COMPANIONS, private_file
+from bluesky_prefect.core import COMPANIONS, hold, private_file, sync_directory
 
 logger = logging.getLogger(__name__)
 
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _MALFORMED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 Identity = tuple[int, int] | None
@@ -85,7 +82,7 @@ def save(connection: sqlite3.Connection, path: Path, opened: DatabaseFiles) -> b
         if former.main != opened.main:
             return False
         copy.replace(path)
-        _sync(path.parent)
+        sync_directory(path.parent)
         remove_stale(path, former)  # not before: a process killed here leaves a log that changes nothing
         return True
     except sqlite3.DatabaseError as error:
@@ -168,19 +165,7 @@ def _alone(directory: Path) -> Iterator[None]:
     """Hold a directory against all who do the same. The database itself is not opened: closing it drops its locks."""
     opened = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
+        hold(opened)
         yield
-    finally:
-        os.close(opened)
-
-
-def _sync(directory: Path) -> None:
-    opened = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(opened)
     finally:
         os.close(opened)

@@ -7,27 +7,20 @@ from typing import Any
 
 from bluesky_prefect.core import ConfigurationError, Settings, TiledUnavailable
 from bluesky_prefect.prefect_api import PrefectApi, exported_files
-from bluesky_prefect.watch import WorkflowStatus
+from bluesky_prefect.watch import DECLINED, WorkflowStatus
 
 NOT_STARTED = "Not started"
 
 
 @dataclass(frozen=True)
-class FlowResult:
-    """The result of a run's workflow.
+class FlowResult(WorkflowStatus):
+    """The result of a run's workflow: its status at the end, and what it has left.
+
+    Where none was started, ``state`` is ``Not started``, and ``workflow`` is the one that was waited for, if it has a
+    name.
 
     Attributes
     ----------
-    run_uid : str
-        The run.
-    state : str
-        Name of the flow run's state, such as ``Completed``; ``Not started`` where the run started no workflow.
-    message : str
-        What the state says.
-    workflow : str or None
-        The workflow's name; None where none was started.
-    flow_run_id, flow_run_name, url : str or None
-        The flow run, and its page in Prefect's UI.
     files : tuple of str
         Paths of the files that were exported, as the worker sees them.
     processed : Mapping
@@ -36,13 +29,6 @@ class FlowResult:
         Why files or entries are not known; empty if they are.
     """
 
-    run_uid: str
-    state: str
-    message: str
-    workflow: str | None = None
-    flow_run_id: str | None = None
-    flow_run_name: str | None = None
-    url: str | None = None
     files: tuple[str, ...] = ()
     processed: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     problems: tuple[str, ...] = ()
@@ -59,7 +45,7 @@ class FlowResult:
 
 def not_started(run_uid: str, why: str, workflow: str | None = None) -> FlowResult:
     """Return the result of a workflow that was never wanted."""
-    return FlowResult(run_uid, NOT_STARTED, why, workflow)
+    return FlowResult(run_uid, workflow or "", None, None, DECLINED, NOT_STARTED, why, created=0.0)
 
 
 def collect(status: WorkflowStatus, api: PrefectApi, settings: Settings, *, patient: bool) -> FlowResult:
@@ -94,13 +80,7 @@ def collect(status: WorkflowStatus, api: PrefectApi, settings: Settings, *, pati
     except ConfigurationError as error:
         problems.append(str(error))
     return FlowResult(
-        run_uid=status.run_uid,
-        state=status.state,
-        message=status.message,
-        workflow=status.workflow,
-        flow_run_id=status.flow_run_id,
-        flow_run_name=status.flow_run_name,
-        url=status.url,
+        **vars(status),
         files=exported_files(api, str(status.flow_run_id)),
         processed=MappingProxyType({path: MappingProxyType(metadata) for path, metadata in processed.items()}),
         problems=tuple(problems),

@@ -21,7 +21,7 @@ from bluesky_prefect.core import (
 from bluesky_prefect.outbox import StoppedRun, existing_outbox, stopped_runs
 from bluesky_prefect.plan_stubs._flow_result import FlowResult, collect, not_started
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.watch import DECLINED, StatusLookup, WorkflowStatus, flow_runs_of
+from bluesky_prefect.watch import DECLINED, WorkflowStatus, flow_runs_of, lookup_statuses
 
 logger = logging.getLogger(__name__)
 
@@ -145,13 +145,13 @@ class FlowWatcher:
         """Return how the run's workflows are doing, or the one that is waited for, as far as anybody knows."""
         if stopped is not None:
             names = [self._workflow] if self._workflow else stopped.started
-            statuses = StatusLookup(api, stopped.outboxes)
-            return [one for one in statuses.of([(uid, name) for name in names], stopped.stopped).values() if one]
+            found = lookup_statuses(api, stopped.outboxes, [(uid, name) for name in names], stopped.stopped)
+            return [one for one in found.values() if one]
         with existing_outbox(self._settings.outbox_path) as outbox:
             entries = outbox.entries(run_uid=uid) if outbox else []
             if outbox and entries:
                 wanted = [(uid, one.workflow) for one in entries]
-                found = StatusLookup(api, [outbox]).of(wanted, min(one.created for one in entries)).values()
+                found = lookup_statuses(api, [outbox], wanted, min(one.created for one in entries)).values()
             else:
                 found = flow_runs_of(api, uid)
         found = [one for one in found if one and self._workflow in (None, one.workflow)]

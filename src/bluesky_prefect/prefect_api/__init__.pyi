@@ -6,7 +6,6 @@ from ._deployments import list_problem as list_problem
 from ._deployments import refuse_to_move as refuse_to_move
 from ._deployments import tiled_problem as tiled_problem
 from ._exported_files import exported_files as exported_files
-from ._flow_runs import History as History
 from ._flow_runs import PastFlowRun as PastFlowRun
 from ._flow_runs import SignsOfLife as SignsOfLife
 from ._flow_runs import Wanted as Wanted
@@ -14,10 +13,13 @@ from ._flow_runs import child_flow_runs as child_flow_runs
 from ._flow_runs import lies_ahead as lies_ahead
 from ._flow_runs import made_after as made_after
 from ._flow_runs import past_flow_run as past_flow_run
+from ._flow_runs import past_flow_runs as past_flow_runs
+from ._flow_runs import signs_of_life as signs_of_life
 from ._parameters import given_parameters as given_parameters
-from ._recent_flow_runs import RecentFlowRun as RecentFlowRun
 from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
 from ._recent_flow_runs import recent_flow_runs as recent_flow_runs
+from ._states import FAILED_STATES as FAILED_STATES
+from ._states import is_final as is_final
 from ._ui_links import artifact_url as artifact_url
 from ._ui_links import flow_run_url as flow_run_url
 from ._ui_links import ui_url as ui_url

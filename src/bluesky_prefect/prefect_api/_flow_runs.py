@@ -8,8 +8,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from bluesky_prefect.core import submission_key
+from bluesky_prefect.core import key_parts, submission_key
 from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
+from bluesky_prefect.prefect_api._states import FAILED_STATES, is_final
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -26,7 +27,6 @@ _GENERATIONS = (range(2), range(2, 10), range(10, 50), range(50, 250))
 # So many in a row may have been deleted by hand, before one that is there. Each more would cost the runs that are given
 # up another request every time.
 _DELETED = 3
-_UNSUCCESSFUL = {"CRASHED", "FAILED", "CANCELLED"}
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 # The most that Prefect gives at once. They come in the order of their senders' clocks.
 _EVENTS = 50
@@ -64,6 +64,8 @@ class PastFlowRun:
         Where it is to be executed.
     worker : str or None
         Name of the worker that took it, where that has said so.
+    run_uid, workflow : str
+        The run and the workflow that it was made for.
     """
 
     generation: int
@@ -79,6 +81,18 @@ class PastFlowRun:
     run_s: float = 0.0
     work_pool: str | None = None
     worker: str | None = None
+    run_uid: str = ""
+    workflow: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """True if it failed or crashed."""
+        return self.state_type in FAILED_STATES
+
+    @property
+    def unsuccessful(self) -> bool:
+        """True if it has ended, and not well; one that was cancelled has, too."""
+        return is_final(self.state_type) and self.state_type != "COMPLETED"
 
 
 @dataclass(frozen=True)
@@ -100,106 +114,71 @@ class SignsOfLife:
     events: int = 0
 
 
-class History:
-    """The flow runs of runs, asked of Prefect.
+def past_flow_runs(
+    api: PrefectApi,
+    wanted: Iterable[Wanted],
+    since_s: float,
+    *,
+    former: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> dict[Wanted, tuple[PastFlowRun, ...]]:
+    """Return the flow runs of each run and workflow, in the order of their generations; none, if there is none.
+
+    What this costs grows with how much is asked for.
 
     Parameters
     ----------
     api : PrefectApi
-        Open; its errors are those of all methods here.
+        Open.
+    wanted : iterable of (str, str)
+        Uids of runs, with the name of a workflow each.
+    since_s : float
+        When the first of these runs stopped, in seconds since the epoch.
+    former : mapping, optional
+        The former names of workflows, which are looked up and returned as well.
+
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
     """
+    same = [[(uid, one) for one in (name, *former.get(name, ()))] for uid, name in wanted]
+    alike = {one: group for group in same for one in group}
+    found: dict[Wanted, dict[int, PastFlowRun]] = {one: {} for one in alike}
+    left = list(found)
+    for generations in _GENERATIONS:
+        _look_up(api, left, generations, since_s, found)
+        # Without a first flow run there may be later ones, if old ones are deleted.
+        left = [
+            one for one in left if _may_go_on(found[one], generations) or not any(found[other] for other in alike[one])
+        ]
+    return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
 
-    def __init__(self, api: PrefectApi) -> None:
-        self._api = api
 
-    def flow_runs(
-        self, wanted: Iterable[Wanted], since_s: float, *, former: Mapping[str, Sequence[str]] = MappingProxyType({})
-    ) -> dict[Wanted, tuple[PastFlowRun, ...]]:
-        """Return the flow runs of each run and workflow, in the order of their generations; none, if there is none.
+def signs_of_life(api: PrefectApi, flow_run_id: str) -> SignsOfLife:
+    """Return what was last heard of a flow run.
 
-        What this costs grows with how much is asked for.
+    Raises
+    ------
+    PrefectUnavailable
+        If Prefect cannot be asked.
+    """
+    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
+    from prefect.client.schemas.sorting import LogSort
 
-        Parameters
-        ----------
-        wanted : iterable of (str, str)
-            Uids of runs, with the name of a workflow each.
-        since_s : float
-            When the first of these runs stopped, in seconds since the epoch.
-        former : mapping, optional
-            The former names of workflows, which are looked up and returned as well.
-
-        Raises
-        ------
-        PrefectUnavailable
-            If Prefect cannot be asked.
-        """
-        same = [[(uid, one) for one in (name, *former.get(name, ()))] for uid, name in wanted]
-        alike = {one: group for group in same for one in group}
-        found: dict[Wanted, dict[int, PastFlowRun]] = {one: {} for one in alike}
-        left = list(found)
-        for generations in _GENERATIONS:
-            self._look_up(left, generations, since_s, found)
-            # Without a first flow run there may be later ones, if old ones are deleted.
-            left = [
-                one
-                for one in left
-                if _may_go_on(found[one], generations) or not any(found[other] for other in alike[one])
-            ]
-        return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
-
-    def signs_of_life(self, flow_run_id: str) -> SignsOfLife:
-        """Return what was last heard of a flow run.
-
-        Raises
-        ------
-        PrefectUnavailable
-            If Prefect cannot be asked.
-        """
-        from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-        from prefect.client.schemas.sorting import LogSort
-
-        client = self._api.client
-        with prefect_errors():
-            within = child_flow_runs(client, flow_run_id)
-            ids = [UUID(flow_run_id), *(child.id for child in within)]
-            page = client.read_events(_events_of(ids), limit=_EVENTS)
-            heartbeats = any(event.event == _HEARTBEAT for event in page.events) or bool(
-                client.read_events(_events_of(ids, _HEARTBEAT), limit=1).events
-            )
-            logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
-            lines = client.read_logs(logs, limit=1, sort=LogSort.TIMESTAMP_DESC)
-        moments = [event.received for event in page.events] + [line.created or line.timestamp for line in lines]
-        moments += [child.state.timestamp for child in within if child.state]
-        last = max((one.timestamp() for one in moments), default=None)
-        return SignsOfLife(last, heartbeats, page.total)
-
-    def _look_up(
-        self,
-        wanted: Sequence[Wanted],
-        generations: range,
-        since_s: float,
-        found: dict[Wanted, dict[int, PastFlowRun]],
-    ) -> None:
-        keys = {submission_key(*one, generation): (one, generation) for one in wanted for generation in generations}
-        for page in _pages(list(keys)):
-            for flow_run in self._by_keys(page, since_s):
-                one, generation = keys[flow_run.idempotency_key or ""]
-                found[one][generation] = past_flow_run(flow_run, generation)
-
-    def _by_keys(self, keys: list[str], since_s: float) -> "list[FlowRun]":
-        from prefect.client.schemas.filters import (
-            FlowRunFilter,
-            FlowRunFilterExpectedStartTime,
-            FlowRunFilterIdempotencyKey,
+    client = api.client
+    with prefect_errors():
+        within = child_flow_runs(client, flow_run_id)
+        ids = [UUID(flow_run_id), *(child.id for child in within)]
+        page = client.read_events(_events_of(ids), limit=_EVENTS)
+        heartbeats = any(event.event == _HEARTBEAT for event in page.events) or bool(
+            client.read_events(_events_of(ids, _HEARTBEAT), limit=1).events
         )
-
-        # The time is for the database, which has an index of it, and none of the key alone.
-        asked = FlowRunFilter(
-            idempotency_key=FlowRunFilterIdempotencyKey(any_=keys),
-            expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": made_after(since_s)}),
-        )
-        with prefect_errors():
-            return self._api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
+        logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
+        lines = client.read_logs(logs, limit=1, sort=LogSort.TIMESTAMP_DESC)
+    moments = [event.received for event in page.events] + [line.created or line.timestamp for line in lines]
+    moments += [child.state.timestamp for child in within if child.state]
+    last = max((one.timestamp() for one in moments), default=None)
+    return SignsOfLife(last, heartbeats, page.total)
 
 
 def made_after(since_s: float) -> datetime:
@@ -215,8 +194,9 @@ def lies_ahead(time_s: float) -> bool:
     return not time_s <= time.time() + _CLOCKS_APART_S  # so is NaN
 
 
-def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
-    """Return what is known of a flow run that Prefect's client has read."""
+def past_flow_run(flow_run: "FlowRun") -> PastFlowRun:
+    """Return what is known of a flow run, made for a run, that Prefect's client has read."""
+    run_uid, workflow, generation = key_parts(flow_run.idempotency_key or "") or ("", "", 0)
     state = flow_run.state
     changed = (state.timestamp if state else None) or flow_run.expected_start_time or flow_run.created
     if state and state.is_scheduled() and (due := state.state_details.scheduled_time):
@@ -236,6 +216,8 @@ def past_flow_run(flow_run: "FlowRun", generation: int) -> PastFlowRun:
         run_s=flow_run.estimated_run_time.total_seconds(),
         work_pool=flow_run.work_pool_name,
         worker=str(worker) if (worker := flow_run.labels.get("prefect.worker.name")) else None,
+        run_uid=run_uid,
+        workflow=workflow,
     )
 
 
@@ -249,6 +231,35 @@ def child_flow_runs(client: "SyncPrefectClient", flow_run_id: str, *states: "Sta
         asked["state"] = {"type": {"any_": states}}
     newest = FlowRunSort.START_TIME_DESC
     return client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(asked), limit=_PAGE, sort=newest)
+
+
+def _look_up(
+    api: PrefectApi,
+    wanted: Sequence[Wanted],
+    generations: range,
+    since_s: float,
+    found: dict[Wanted, dict[int, PastFlowRun]],
+) -> None:
+    keys = [submission_key(*one, generation) for one in wanted for generation in generations]
+    for page in _pages(keys):
+        for past in map(past_flow_run, _by_keys(api, page, since_s)):
+            found[past.run_uid, past.workflow][past.generation] = past
+
+
+def _by_keys(api: PrefectApi, keys: list[str], since_s: float) -> "list[FlowRun]":
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterExpectedStartTime,
+        FlowRunFilterIdempotencyKey,
+    )
+
+    # The time is for the database, which has an index of it, and none of the key alone.
+    asked = FlowRunFilter(
+        idempotency_key=FlowRunFilterIdempotencyKey(any_=keys),
+        expected_start_time=FlowRunFilterExpectedStartTime.model_validate({"after_": made_after(since_s)}),
+    )
+    with prefect_errors():
+        return api.client.read_flow_runs(flow_run_filter=asked, limit=_PAGE)
 
 
 def _events_of(ids: Iterable[UUID], *names: str) -> "EventFilter":
@@ -268,7 +279,7 @@ def _may_go_on(found: Mapping[int, PastFlowRun], asked: range) -> bool:
         return False
     last = found[max(found)]
     gap = asked[-1] - last.generation
-    return gap == 0 or (gap <= _DELETED and last.state_type in _UNSUCCESSFUL)
+    return gap == 0 or (gap <= _DELETED and last.unsuccessful)
 
 
 def _pages(keys: list[str]) -> Iterator[list[str]]:

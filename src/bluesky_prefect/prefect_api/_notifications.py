@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import FAILURE, ConfigurationError, error_line, without_secrets
+from bluesky_prefect.prefect_api._states import FAILED_STATES
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -23,7 +24,6 @@ TAG = "notify-"
 # An automation or a block may be deleted or made by hand at any time.
 _CHECKED_FOR_S = 600.0
 _TRIED_AGAIN_AFTER_S = 60.0
-_FAILURES = ["FAILED", "CRASHED"]
 # What chat services make mentions of everybody, links that show another address, and pictures of. Most blocks send
 # their text raw; Slack's translates "<!channel>" and "!channel>" back, however they were escaped.
 _AS_TEXT = r"replace('<', '\u2039') | replace('>', '\u203a') | replace('@', '@\u200b') | replace('](', ']\u200b(')"
@@ -143,7 +143,7 @@ def automation(notice: str, block_id: "UUID") -> "AutomationCore":
     from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
     tag = TAG + notice
-    states = _FAILURES if notice.startswith(FAILURE) else ["COMPLETED"]
+    states = list(FAILED_STATES) if notice.startswith(FAILURE) else ["COMPLETED"]
     trigger = EventTrigger(
         posture=Posture.Reactive,
         # By the type of the state: its name may be any, such as TimedOut.

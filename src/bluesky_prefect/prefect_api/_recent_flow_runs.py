@@ -1,11 +1,11 @@
 """The last flow runs that were made for runs, whoever made them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from bluesky_prefect.core import key_parts
 from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
 from bluesky_prefect.prefect_api._flow_runs import PastFlowRun, past_flow_run
+from bluesky_prefect.prefect_api._states import FAILED_STATES
 
 if TYPE_CHECKING:
     from prefect.client.schemas.filters import FlowRunFilter
@@ -16,20 +16,11 @@ if TYPE_CHECKING:
 _PAGE = 200
 # Flow runs that are nothing to do with runs may stand between; so many pages are looked through.
 _PAGES = 10
-_FAILED = ["FAILED", "CRASHED"]
-
-
-class RecentFlowRun(NamedTuple):
-    """A flow run, with the run and the workflow that it was made for."""
-
-    run_uid: str
-    workflow: str
-    flow_run: PastFlowRun
 
 
 def recent_flow_runs(
     api: PrefectApi, *, failed: bool = False, scan_id: int | None = None, run_uid: str | None = None
-) -> Iterator[RecentFlowRun]:
+) -> Iterator[PastFlowRun]:
     """Yield the last flow runs that were made for runs, newest first.
 
     Parameters
@@ -60,7 +51,7 @@ def recent_flow_runs(
             return
 
 
-def last_failed_flow_runs(api: PrefectApi, count: int) -> list[RecentFlowRun]:
+def last_failed_flow_runs(api: PrefectApi, count: int) -> list[PastFlowRun]:
     """Return the flow runs of runs that failed or crashed last.
 
     One request, whose cost does not grow with what there is.
@@ -83,7 +74,7 @@ def _filter(failed: bool, tags: list[str]) -> "FlowRunFilter":
         # Flow runs within flow runs are shown by their parents; scheduled ones do not belong to a run.
         "parent_task_run_id": {"is_null_": True},
         "created_by": {"is_null_": True},
-        **({"state": {"type": {"any_": _FAILED}}} if failed else {}),
+        **({"state": {"type": {"any_": FAILED_STATES}}} if failed else {}),
         **({"tags": {"all_": tags}} if tags else {}),
     }
     return FlowRunFilter.model_validate(asked)
@@ -96,9 +87,8 @@ def _read(
         return api.client.read_flow_runs(flow_run_filter=asked, sort=sort, limit=limit, offset=offset)
 
 
-def _of_run(flow_run: "FlowRun") -> Iterator[RecentFlowRun]:
+def _of_run(flow_run: "FlowRun") -> Iterator[PastFlowRun]:
     """Yield a flow run if it was made for a run."""
-    parts = key_parts(flow_run.idempotency_key or "")
-    if parts and any(tag.startswith("uid:") for tag in flow_run.tags):
-        uid, workflow, generation = parts
-        yield RecentFlowRun(uid, workflow, past_flow_run(flow_run, generation))
+    past = past_flow_run(flow_run)
+    if past.run_uid and any(tag.startswith("uid:") for tag in past.tags):
+        yield past

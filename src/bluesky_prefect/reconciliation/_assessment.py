@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from bluesky_prefect.core import Run, Settings, Workflow, WorkflowList, error_line
 from bluesky_prefect.outbox import Entry
-from bluesky_prefect.prefect_api import History, PrefectApi, Workers, lies_ahead
+from bluesky_prefect.prefect_api import PastFlowRun, PrefectApi, Workers, lies_ahead, signs_of_life
 from bluesky_prefect.reconciliation._case import Case, finding_of
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState, diagnose
-from bluesky_prefect.reconciliation._former_names import Past, begun_otherwise, pasts
+from bluesky_prefect.reconciliation._former_names import begun_otherwise, flow_runs_as_begun
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._report import Finding
 from bluesky_prefect.reconciliation._rerun import permitted, settings_of
@@ -46,7 +46,6 @@ class Assessment:
         clock: Callable[[], float],
     ) -> None:
         self._api = api
-        self._history = History(api)
         self._workers = Workers(api)
         self._workflows = workflows
         self._settings = settings
@@ -97,23 +96,21 @@ class Assessment:
         return again
 
     def _cases(self, wanted: Sequence[tuple[Run, Workflow]], since_s: float) -> Iterator[Case]:
-        found = zip(wanted, pasts(self._history, wanted, since_s), strict=True)
-        judged = [
-            Case(run, workflow, past, self._judge(run, workflow, past), since_s) for (run, workflow), past in found
-        ]
+        found = zip(wanted, flow_runs_as_begun(self._api, wanted, since_s), strict=True)
+        judged = [Case(*pair, flow_runs, self._judge(*pair, flow_runs), since_s) for pair, flow_runs in found]
         yield from self._not_begun_otherwise(judged, since_s)
 
-    def _judge(self, run: Run, workflow: Workflow, past: Past) -> Diagnosis:
+    def _judge(self, run: Run, workflow: Workflow, flow_runs: Sequence[PastFlowRun]) -> Diagnosis:
         judgement = diagnose(
-            past.flow_runs,
+            flow_runs,
             stopped=run.time_s,
             now=self._clock(),
             settings=settings_of(workflow, self._settings),
-            signs_of_life=lambda one: self._history.signs_of_life(one.id),
+            signs_of_life=lambda one: signs_of_life(self._api, one.id),
             worker_is_gone=self._workers.have_lost,
         )
         if judgement.verdict is not RunState.MISSING:
-            return permitted(judgement, past.flow_runs, workflow)
+            return permitted(judgement, flow_runs, workflow)
         entry = self._outbox.entry(run.uid, workflow)
         return judgement if entry is None else self._with_entry(judgement, entry)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from bluesky_prefect.core import Run, Workflow
 from bluesky_prefect.prefect_api import PastFlowRun
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
-from bluesky_prefect.reconciliation._former_names import Past
 from bluesky_prefect.reconciliation._report import Finding
 
 # Of these, what is not to be started by itself is left to a person.
@@ -21,8 +20,8 @@ class Case:
     ----------
     run, workflow : Run, Workflow
         The run, and what it should have had.
-    past : Past
-        Its flow runs.
+    flow_runs : sequence of PastFlowRun
+        Its flow runs, in the order of their generations.
     judgement : Diagnosis
         What they tell.
     since_s : float
@@ -31,7 +30,7 @@ class Case:
 
     run: Run
     workflow: Workflow
-    past: Past
+    flow_runs: Sequence[PastFlowRun]
     judgement: Diagnosis
     since_s: float
 
@@ -39,11 +38,6 @@ class Case:
     def verdict(self) -> RunState:
         """Its state."""
         return self.judgement.verdict
-
-    @property
-    def flow_runs(self) -> Sequence[PastFlowRun]:
-        """Its flow runs, in the order of their generations."""
-        return self.past.flow_runs
 
     @property
     def finding(self) -> Finding:

@@ -12,7 +12,6 @@ from bluesky_prefect.prefect_api import PastFlowRun, SignsOfLife
 _LONGER = 4.0
 # A flow run that has never sent a heartbeat may be one that does not send any: be so many times more patient.
 _WITHOUT_HEARTBEATS = 6.0
-_UNSUCCESSFUL = {"CRASHED", "FAILED"}
 
 
 class RunState(StrEnum):
@@ -169,7 +168,7 @@ def _again(
     last = flow_runs[-1]
     since = last.changed if since is None else since
     reason = last.message if reason is None else reason
-    before = takewhile(lambda one: one.state_type in _UNSUCCESSFUL, reversed(flow_runs[:-1]))
+    before = takewhile(lambda one: one.failed, reversed(flow_runs[:-1]))
     tries = 1 + sum(1 for _ in before)
     if verdict is RunState.FAILED and not settings.rerun_failed:
         return Diagnosis(verdict, since, reason)

@@ -74,7 +74,7 @@ class Endings:
         try:
             with prefect_errors():
                 found = client.read_flow_run(UUID(flow_run.id))
-                if past_flow_run(found, flow_run.generation) != flow_run:
+                if past_flow_run(found) != flow_run:
                     return False
                 client.delete_flow_run(found.id)
                 return self._record(found, message)

@@ -2,11 +2,10 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bluesky_prefect.core import Run, Workflow, key_parts
-from bluesky_prefect.prefect_api import History, PastFlowRun, PrefectApi, Wanted, made_after, prefect_errors
+from bluesky_prefect.prefect_api import PastFlowRun, PrefectApi, Wanted, made_after, past_flow_runs, prefect_errors
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
@@ -18,24 +17,8 @@ _RUNS = 100
 _PAGE = 200
 
 
-@dataclass(frozen=True)
-class Past:
-    """The flow runs of one workflow on one run.
-
-    Attributes
-    ----------
-    name : str
-        The name under which the last of them was begun, and goes on; the present one if there is none.
-    flow_runs : tuple of PastFlowRun
-        Those begun under that name, in the order of their generations.
-    """
-
-    name: str
-    flow_runs: tuple[PastFlowRun, ...]
-
-
-def pasts(history: History, pairs: Sequence[Pair], since_s: float) -> list[Past]:
-    """Return the past of each run and workflow.
+def flow_runs_as_begun(api: PrefectApi, pairs: Sequence[Pair], since_s: float) -> list[tuple[PastFlowRun, ...]]:
+    """Return the flow runs of each run and workflow: those begun under the name of the last, in their order.
 
     Raises
     ------
@@ -43,14 +26,17 @@ def pasts(history: History, pairs: Sequence[Pair], since_s: float) -> list[Past]
         If Prefect cannot be asked.
     """
     former = {workflow.name: tuple(workflow.was) for _, workflow in pairs}
-    found = history.flow_runs([(run.uid, workflow.name) for run, workflow in pairs], since_s, former=former)
+    found = past_flow_runs(api, [(run.uid, workflow.name) for run, workflow in pairs], since_s, former=former)
 
-    def made_last(run: Run, name: str) -> tuple[bool, float]:
-        flow_runs = found[run.uid, name]
+    def made_last(flow_runs: Sequence[PastFlowRun]) -> tuple[bool, float]:
         return bool(flow_runs), flow_runs[-1].created if flow_runs else 0.0
 
-    names = [max(workflow.names, key=lambda name: made_last(run, name)) for run, workflow in pairs]
-    return [Past(name, found[run.uid, name]) for (run, _), name in zip(pairs, names, strict=True)]
+    return [max((found[run.uid, name] for name in workflow.names), key=made_last) for run, workflow in pairs]
+
+
+def as_begun(workflow: Workflow, flow_runs: Sequence[PastFlowRun]) -> Workflow:
+    """Return the workflow under the name that its flow runs were begun under, and go on."""
+    return workflow.under(flow_runs[-1].workflow) if flow_runs else workflow
 
 
 def begun_otherwise(

@@ -25,6 +25,7 @@ from bluesky_prefect.reconciliation._case import Case
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
 from bluesky_prefect.reconciliation._endings import Endings
 from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
+from bluesky_prefect.reconciliation._former_names import as_begun
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._remarks import Remarks
 from bluesky_prefect.reconciliation._report import Finding, Report
@@ -242,4 +243,4 @@ class Reconciler:
     def _named(self, case: Case) -> Workflow:
         """Return the workflow under the name that it was begun under: the same key makes no second flow run."""
         waiting = self._outbox.name_of(case.run.uid, case.workflow) if case.verdict is RunState.WAITING else None
-        return case.workflow.under(waiting or case.past.name)
+        return case.workflow.under(waiting) if waiting else as_begun(case.workflow, case.flow_runs)

@@ -34,5 +34,4 @@ def permitted(judgement: Diagnosis, flow_runs: Sequence[PastFlowRun], workflow: 
 
 def must_not_rerun(flow_run: PastFlowRun) -> bool:
     """Tell whether a flow said of itself that it must not be started again: by its state's name, or by `DoNotRerun`."""
-    ended = flow_run.state_type in {"FAILED", "CRASHED"}
-    return ended and (flow_run.state == DO_NOT_RERUN or NOT_TO_BE_RERUN in flow_run.message)
+    return flow_run.failed and (flow_run.state == DO_NOT_RERUN or NOT_TO_BE_RERUN in flow_run.message)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from bluesky_prefect.core import ConfigurationError, DeploymentMissing, Run, SubmissionRefused, Workflow
-from bluesky_prefect.prefect_api import History, PastFlowRun
+from bluesky_prefect.prefect_api import PastFlowRun, PrefectApi
 from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
-from bluesky_prefect.reconciliation._former_names import Past, pasts
+from bluesky_prefect.reconciliation._former_names import as_begun, flow_runs_as_begun
 from bluesky_prefect.reconciliation._rerun import must_not_rerun
 
-_UNSUCCESSFUL = {"CRASHED", "FAILED", "CANCELLED"}
 # So many runs are looked up together.
 _BATCH = 100
 
@@ -70,7 +69,7 @@ def resubmit(
     workflows: Sequence[Workflow],
     request: ResubmissionRequest,
     *,
-    history: History,
+    api: PrefectApi,
     starter: FlowRunStarter,
 ) -> Iterator[Outcome]:
     """Start workflows on runs, and yield what came of each.
@@ -86,8 +85,8 @@ def resubmit(
         What to start on each run; their ``when=`` is not asked, since a person has asked for these runs.
     request : ResubmissionRequest
         How.
-    history, starter : History, FlowRunStarter
-        What there is already; what starts more.
+    api, starter : PrefectApi, FlowRunStarter
+        Tells what there is already; starts more.
 
     Raises
     ------
@@ -98,8 +97,8 @@ def resubmit(
         batch = runs[begin : begin + _BATCH]
         since_s = min(run.time_s for run in batch)
         pairs = [(run, workflow) for run in batch for workflow in workflows]
-        for (run, workflow), past in zip(pairs, pasts(history, pairs, since_s), strict=True):
-            yield _submit(run, workflow, past, request, history, starter)
+        for pair, flow_runs in zip(pairs, flow_runs_as_begun(api, pairs, since_s), strict=True):
+            yield _submit(*pair, flow_runs, request, api, starter)
 
 
 def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
@@ -122,12 +121,12 @@ def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> lis
 def _submit(
     run: Run,
     workflow: Workflow,
-    past: Past,
+    flow_runs: Sequence[PastFlowRun],
     request: ResubmissionRequest,
-    history: History,
+    api: PrefectApi,
     starter: FlowRunStarter,
 ) -> Outcome:
-    last = past.flow_runs[-1] if past.flow_runs else None
+    last = flow_runs[-1] if flow_runs else None
 
     def outcome(text: str, *, started: bool = False, refused: bool = False, made: Any = last) -> Outcome:
         return Outcome(
@@ -151,18 +150,18 @@ def _submit(
         after = f", after {last.name} ({last.state})" if last else ""
         return outcome(f"would be started{after}", started=True)
     try:
-        made = starter.start(run, workflow.under(past.name), generation, overrides=request.overrides)
+        made = starter.start(run, as_begun(workflow, flow_runs), generation, overrides=request.overrides)
     except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
         return outcome(f"cannot be started: {error}", refused=True)
     except FlowRunOverlooked as overlooked:
-        [whole] = pasts(history, [(run, workflow)], overlooked.since_s)
-        return _submit(run, workflow, whole, request, history, starter)
+        [whole] = flow_runs_as_begun(api, [(run, workflow)], overlooked.since_s)
+        return _submit(run, workflow, whole, request, api, starter)
     return outcome(f"started: {made.name}", started=True, made=made)
 
 
 def _why_left_alone(last: PastFlowRun) -> str:
     if must_not_rerun(last):
         return "it says that it must not be started again"
-    if last.state_type in _UNSUCCESSFUL:
+    if last.unsuccessful:
         return ""
     return "processed already" if last.state_type == "COMPLETED" else f"{last.state.lower()} already"

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from pydantic import SecretStr
 
-from bluesky_prefect.core import ConfigurationError, StackError
-from bluesky_prefect.stack._files import write_private
+from bluesky_prefect.core import ConfigurationError, StackError, write_whole
 from bluesky_prefect.stack._info import StackPaths
 from bluesky_prefect.stack._process import ManagedProcess
 
@@ -147,7 +146,7 @@ def choose_database(
     if database.is_sqlite:
         paths.database_url.unlink(missing_ok=True)
     else:
-        write_private(paths.database_url, database.url.get_secret_value() + "\n")
+        write_whole(paths.database_url, (database.url.get_secret_value() + "\n").encode(), private=True)
     return database
 
 

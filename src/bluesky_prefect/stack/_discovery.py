@@ -2,22 +2,14 @@
 
 import contextlib
 import os
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
-from http.client import HTTPException, InvalidURL
 from urllib.parse import urlsplit
 
 from bluesky_prefect.core import (
     PREFECT_KEY,
-    REFUSED_STATUSES,
-    URL_SPELLING,
-    ConfigurationError,
     Settings,
     StackError,
-    basic_auth,
     comparable_url,
     get_settings,
     prefect_authorization,
@@ -27,34 +19,17 @@ from bluesky_prefect.core import (
     without_secrets,
     without_user,
 )
+from bluesky_prefect.stack._http import probe
 from bluesky_prefect.stack._info import StackPaths, StackState
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import hold_port
 from bluesky_prefect.stack._process import without_proxy
 
-# What a part that is not there may cost the start of a session, and of a run: scientists do not wait for it.
-PROBE_TIMEOUT_S = 1.0
 START_COMMAND = "bluesky-prefect up"
 # Tiled's own patience (10 tries, 45 s) would hold a scan for that long; it reads these when it is imported.
 _TILED_RETRIES = {"TILED_RETRY_ATTEMPTS": "3", "TILED_RETRY_TIMEOUT": "5"}
 _TILED_VARIABLES = {"BLUESKY_PREFECT_TILED_URI", "BLUESKY_PREFECT_TILED_API_KEY", "TILED_API_KEY"}
 _PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"}
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A server's answer, or the reason for none.
-
-    Parameters
-    ----------
-    problem : str
-        Why it does not answer, empty if it does.
-    refused : bool
-        Whether it answers, but not to us.
-    """
-
-    problem: str = ""
-    refused: bool = False
 
 
 @dataclass(frozen=True)
@@ -197,38 +172,6 @@ def _port_problem(port: int) -> str:
     except StackError as error:
         return str(error)
     return ""
-
-
-def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = "") -> Answer:
-    """Ask at `url` for anything, as the user that the address or `authorization` (a header) names.
-
-    Takes no longer than `timeout_s`, also where name look-ups hang. Any answer below 500 counts: a server that
-    refuses an unknown client is there.
-    """
-    answers: list[Answer] = []
-
-    def ask() -> None:
-        user = authorization or (basic_auth(user_in_url(url)) if user_in_url(url) else "")
-        try:
-            # Without the user, whom urllib would take for a part of the host's name.
-            request = urllib.request.Request(without_user(url))  # noqa: S310 - the settings name it
-            if user:
-                request.add_unredirected_header("Authorization", user)
-            with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310
-                answers.append(Answer())
-        except urllib.error.HTTPError as error:
-            problem = f"answers {error.code}" if error.code >= 500 else ""
-            answers.append(Answer(problem, refused=error.code in REFUSED_STATUSES))
-        except (ConfigurationError, ValueError, InvalidURL):  # the latter two repeat what they cannot read
-            answers.append(Answer(URL_SPELLING))
-        except (OSError, HTTPException) as error:
-            answers.append(Answer(str(getattr(error, "reason", error))))
-
-    # A thread, since nothing else bounds a name look-up; left alone if it hangs.
-    thread = threading.Thread(target=ask, name="bluesky-prefect-probe", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    return answers[0] if answers else Answer(f"no answer in {timeout_s:g} s")
 
 
 def prefect_service() -> Service:

@@ -1,13 +1,12 @@
 """Files and directories that only their owner may read, or the group that shares the state directory."""
 
 import contextlib
-import fcntl
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bluesky_prefect.core import StackError, private_directory, private_file
+from bluesky_prefect.core import StackError, hold, private_directory, private_file
 
 
 def make_private_directory(path: Path) -> Path:
@@ -30,17 +29,6 @@ def make_private_directory(path: Path) -> Path:
     return path
 
 
-def write_private(path: Path, text: str) -> None:
-    """Replace a file with a private one; a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    private_file(temporary)
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
 @contextlib.contextmanager
 def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold a lock file against other processes; the system frees it if this process dies.
@@ -59,7 +47,7 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                hold(descriptor)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:

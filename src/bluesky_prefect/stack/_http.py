@@ -1,16 +1,45 @@
-"""Small requests to the stack's own servers, without the cost of importing their clients."""
+"""Small requests to the servers of the stack and of a session, without the cost of importing their clients."""
 
 import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
-from http.client import HTTPException
+from dataclasses import dataclass
+from http.client import HTTPException, InvalidURL
 from typing import Any
 
-from bluesky_prefect.core import StackError
+from bluesky_prefect.core import (
+    REFUSED_STATUSES,
+    URL_SPELLING,
+    ConfigurationError,
+    StackError,
+    basic_auth,
+    on_daemon_thread,
+    user_in_url,
+    without_user,
+)
+
+# What a part that is not there may cost the start of a session, and of a run: scientists do not wait for it.
+PROBE_TIMEOUT_S = 1.0
 
 # A proxy set in the environment has no business with this machine's own servers.
 _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A server's answer, or the reason for none.
+
+    Parameters
+    ----------
+    problem : str
+        Why it does not answer, empty if it does.
+    refused : bool
+        Whether it answers, but not to us.
+    """
+
+    problem: str = ""
+    refused: bool = False
 
 
 def request_json(
@@ -41,8 +70,7 @@ def request_json(
         detail = error.read(500).decode(errors="replace")
         raise StackError(f"{url} answered {error.code}: {detail}") from error
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", error)
-        raise StackError(f"{url} does not answer: {reason}") from error
+        raise StackError(f"{url} does not answer: {_reason(error)}") from error
     try:
         return json.loads(content) if content else None
     except ValueError as error:
@@ -56,3 +84,36 @@ def answers(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: fl
     except StackError:
         return False
     return True
+
+
+def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = "") -> Answer:
+    """Ask at `url` for anything, as the user that the address or `authorization` (a header) names.
+
+    Takes no longer than `timeout_s`, also where name look-ups hang. Any answer below 500 counts: a server that
+    refuses an unknown client is there.
+    """
+    try:
+        return on_daemon_thread(_probe, url, timeout_s, authorization).result(timeout_s)
+    except TimeoutError:
+        return Answer(f"no answer in {timeout_s:g} s")
+
+
+def _probe(url: str, timeout_s: float, authorization: str) -> Answer:
+    try:
+        user = authorization or (basic_auth(user_in_url(url)) if user_in_url(url) else "")
+        # Without the user, whom urllib would take for a part of the host's name.
+        request = urllib.request.Request(without_user(url))  # noqa: S310 - the settings name it
+        if user:
+            request.add_unredirected_header("Authorization", user)
+        with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310
+            return Answer()
+    except urllib.error.HTTPError as error:
+        return Answer(f"answers {error.code}" if error.code >= 500 else "", refused=error.code in REFUSED_STATUSES)
+    except (ConfigurationError, ValueError, InvalidURL):  # the latter two repeat what they cannot read
+        return Answer(URL_SPELLING)
+    except (OSError, HTTPException) as error:
+        return Answer(_reason(error))
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", error))

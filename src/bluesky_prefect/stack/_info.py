@@ -7,8 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
-from bluesky_prefect.core import Settings, basic_auth
-from bluesky_prefect.stack._files import write_private
+from bluesky_prefect.core import Settings, basic_auth, write_whole
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import HOST
 from bluesky_prefect.stack._process import ManagedProcess, without_proxy
@@ -109,7 +108,7 @@ class StackState(BaseModel):
 
     def save(self, path: Path) -> None:
         """Write the state to disk."""
-        write_private(path, self.model_dump_json(indent=2) + "\n")
+        write_whole(path, (self.model_dump_json(indent=2) + "\n").encode(), private=True)
 
 
 @dataclass(frozen=True)

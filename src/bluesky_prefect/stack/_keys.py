@@ -1,6 +1,5 @@
 """Secrets of the stack's servers: Tiled's API key, and user and password of Prefect."""
 
-import fcntl
 import os
 import secrets
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import SecretStr
 
-from bluesky_prefect.stack._files import write_private
+from bluesky_prefect.core import hold, write_first, write_whole
 
 if TYPE_CHECKING:
     from bluesky_prefect.stack._info import StackPaths
@@ -67,14 +66,11 @@ def _read_or_make(path: Path, make: Callable[[], str]) -> str:
     """Return the secret in a file; of all who find it missing or damaged at once, the first one's is everybody's."""
     if path.exists() and (present := _read(path)):
         return present
-    new = path.with_name(f".{path.name}.new-{secrets.token_hex(4)}")
-    write_private(new, make() + "\n")
+    secret = (make() + "\n").encode()
     try:
-        os.link(new, path)
+        write_first(path, secret, private=True)
     except FileExistsError:
-        _replace_if_damaged(path, new)
-    finally:
-        new.unlink(missing_ok=True)
+        _replace_if_damaged(path, secret)
     return _read(path)
 
 
@@ -84,9 +80,9 @@ def _read(path: Path) -> str:
     return text if text.isascii() and text.isprintable() else ""
 
 
-def _replace_if_damaged(path: Path, new: Path) -> None:
-    with path.open("r+") as found:
+def _replace_if_damaged(path: Path, secret: bytes) -> None:
+    with path.open("rb+") as found:
         # Whoever replaces this very file holds its lock; who comes too late finds another one under its name.
-        fcntl.flock(found, fcntl.LOCK_EX)
+        hold(found, wait=True)
         if os.path.samestat(os.fstat(found.fileno()), path.stat()) and not _read(path):
-            new.replace(path)
+            write_whole(path, secret, private=True)

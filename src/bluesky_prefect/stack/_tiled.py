@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from bluesky_prefect.core import Settings, StackError, rights_in
-from bluesky_prefect.stack._files import make_private_directory, write_private
+from bluesky_prefect.core import Settings, StackError, rights_in, write_whole
+from bluesky_prefect.stack._files import make_private_directory
 from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackInfo, StackPaths
 from bluesky_prefect.stack._ports import HOST
@@ -72,7 +72,7 @@ class TiledServer:
         }
         config = {"trees": [tree], "uvicorn": {"host": HOST, "port": self.port}}
         # JSON is YAML.
-        write_private(self._config, json.dumps(config, indent=2) + "\n")
+        write_whole(self._config, (json.dumps(config, indent=2) + "\n").encode(), private=True)
 
     def is_ready(self) -> bool:
         """Tell whether it lets the holder of the key in."""

@@ -6,7 +6,7 @@ from itertools import islice
 
 from bluesky_prefect.core import OutboxError, PrefectUnavailable, Settings, get_settings
 from bluesky_prefect.outbox import Entry, State, existing_outbox
-from bluesky_prefect.prefect_api import PrefectApi, RecentFlowRun, last_failed_flow_runs, recent_flow_runs, ui_url
+from bluesky_prefect.prefect_api import PrefectApi, last_failed_flow_runs, recent_flow_runs
 from bluesky_prefect.watch._workflow_status import WorkflowStatus, from_entry, from_flow_run
 
 
@@ -86,7 +86,7 @@ def flow_runs(api: PrefectApi, count: int, *, failed: bool = False, scan_id: int
     PrefectUnavailable
         If Prefect cannot be asked.
     """
-    return [_status(one) for one in islice(recent_flow_runs(api, failed=failed, scan_id=scan_id), count)]
+    return [from_flow_run(one) for one in islice(recent_flow_runs(api, failed=failed, scan_id=scan_id), count)]
 
 
 def last_failures(api: PrefectApi, count: int) -> list[tuple[WorkflowStatus, float]]:
@@ -97,7 +97,7 @@ def last_failures(api: PrefectApi, count: int) -> list[tuple[WorkflowStatus, flo
     PrefectUnavailable
         If Prefect cannot be asked.
     """
-    return [(_status(one), one.flow_run.changed) for one in last_failed_flow_runs(api, count)]
+    return [(from_flow_run(one), one.changed) for one in last_failed_flow_runs(api, count)]
 
 
 def flow_runs_of(api: PrefectApi, run_uid: str) -> list[WorkflowStatus]:
@@ -112,12 +112,8 @@ def flow_runs_of(api: PrefectApi, run_uid: str) -> list[WorkflowStatus]:
     last: dict[str, WorkflowStatus] = {}
     for one in recent_flow_runs(api, run_uid=run_uid):
         if one.run_uid == run_uid:
-            last.setdefault(one.workflow, _status(one))
+            last.setdefault(one.workflow, from_flow_run(one))
     return list(last.values())
-
-
-def _status(one: RecentFlowRun) -> WorkflowStatus:
-    return from_flow_run(one.flow_run, one.run_uid, one.workflow, ui_url())
 
 
 def _unsent(settings: Settings, count: int, failed: bool, scan_id: int | None) -> list[WorkflowStatus]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from bluesky_prefect.core import FlowTimeout, PrefectUnavailable, Settings, get_settings
 from bluesky_prefect.outbox import Outbox, existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi, Wanted
-from bluesky_prefect.watch._status_lookup import StatusLookup
+from bluesky_prefect.watch._status_lookup import lookup_statuses
 from bluesky_prefect.watch._workflow_status import WorkflowStatus
 
 POLL_S = 1.0
@@ -74,7 +74,7 @@ class _Waited:
     """Workflows to wait for, and how many have ended."""
 
     def __init__(self, api: PrefectApi, outbox: Outbox) -> None:
-        self._statuses = StatusLookup(api, [outbox])
+        self._api, self._outbox = api, outbox
         self._since_s = time.time() - _RECENT_S
         self._left = dict.fromkeys(_recent(outbox, self._since_s, api.api_url))
         self._first = True
@@ -91,7 +91,7 @@ class _Waited:
     def look(self) -> str:
         """Look once; return why Prefect cannot be asked, empty if it can."""
         try:
-            found = self._statuses.of(list(self._left), self._since_s)
+            found = lookup_statuses(self._api, [self._outbox], list(self._left), self._since_s)
         except PrefectUnavailable as error:
             return str(error)
         for one, status in found.items():

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from bluesky_prefect.outbox import Entry
-from bluesky_prefect.prefect_api import PastFlowRun, flow_run_url
+from bluesky_prefect.prefect_api import FAILED_STATES, PastFlowRun, flow_run_url, is_final, ui_url
 
 # What a submission is that has no flow run; else the state's type is Prefect's own.
 WAITING = "WAITING"
@@ -13,9 +13,6 @@ DEAD = "DEAD"
 GONE = "GONE"
 DECLINED = "DECLINED"
 
-_ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED", DEAD, GONE, DECLINED}
-# As a person means it: somebody has to look. What was cancelled, somebody has cancelled.
-_FAILED = {"FAILED", "CRASHED", DEAD}
 _WITHOUT_FLOW_RUN: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "waiting": (WAITING, "Waits to be sent"),
@@ -70,21 +67,21 @@ class WorkflowStatus:
     @property
     def ended(self) -> bool:
         """True if nothing more comes of it by itself."""
-        return self.state_type in _ENDED
+        return self.state_type in {DEAD, GONE, DECLINED} or is_final(self.state_type)
 
     @property
     def failed(self) -> bool:
         """True if it ended without success, and nobody wanted that."""
-        return self.state_type in _FAILED
+        return self.state_type in {*FAILED_STATES, DEAD}
 
 
-def from_flow_run(past: PastFlowRun, run_uid: str, workflow: str, ui_url: str) -> WorkflowStatus:
+def from_flow_run(past: PastFlowRun) -> WorkflowStatus:
     """Return what Prefect tells of a workflow."""
     tags = {name: value for name, _, value in (tag.partition(":") for tag in past.tags)}
     scan_id = tags.get("scan_id", "")
     return WorkflowStatus(
-        run_uid=run_uid,
-        workflow=workflow,
+        run_uid=past.run_uid,
+        workflow=past.workflow,
         scan_id=int(scan_id) if scan_id.isascii() and scan_id.removeprefix("-").isdecimal() else None,
         plan_name=tags.get("plan_name"),
         state_type=past.state_type,
@@ -94,7 +91,7 @@ def from_flow_run(past: PastFlowRun, run_uid: str, workflow: str, ui_url: str) -
         run_s=past.run_s,
         flow_run_id=past.id,
         flow_run_name=past.name,
-        url=flow_run_url(ui_url, past.id),
+        url=flow_run_url(ui_url(), past.id),
     )
 
 

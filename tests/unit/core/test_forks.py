@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -129,12 +128,8 @@ else:
 
 @pytest.fixture
 def stand_in() -> Iterator[PrefectStandIn]:
-    stand_in = PrefectStandIn()
-    thread = threading.Thread(target=stand_in.serve)
-    thread.start()
-    yield stand_in
-    stand_in.close()
-    thread.join()
+    with closing(PrefectStandIn().start()) as stand_in:
+        yield stand_in
 
 
 def _output(script: str, *arguments: object, **environment: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,6 @@ from bluesky_prefect.session._tiled import TiledConnection
 
 def _mode(path: Path) -> str:
     return oct(stat.S_IMODE(path.stat().st_mode))
-
-
-@pytest.fixture(params=[0o000, 0o022, 0o777], ids=oct)
-def any_umask(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
 
 
 def _outbox(state: Path) -> None:

@@ -362,14 +362,18 @@ def test_what_was_sent_from_memory_is_not_kept_there(refusing_disk, memory, api,
     assert memory.counts() == OutboxCounts()
 
 
-def test_a_session_that_ends_with_runs_in_memory_names_them(refusing_disk, memory, api, clock, tmp_path, caplog):
-    settings = Settings(state_directory=tmp_path / "state")
-    forwarder = Forwarder([refusing_disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
+def start_in_an_outage(forwarder, memory, api):
     api.troubles["a"] = PrefectUnavailable("refused")
     memory.put(submission("a"))
     forwarder.start()
     with api.arrived:
         assert api.arrived.wait_for(lambda: api.asked > 0, timeout=10)
+
+
+def test_a_session_that_ends_with_runs_in_memory_names_them(refusing_disk, memory, api, clock, tmp_path, caplog):
+    settings = Settings(state_directory=tmp_path / "state")
+    forwarder = Forwarder([refusing_disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
+    start_in_an_outage(forwarder, memory, api)
     assert forwarder.close(timeout_s=10)
     [lost] = [record.getMessage() for record in caplog.records if "lost with this session" in record.getMessage()]
     assert "on the runs a." in lost
@@ -380,11 +384,7 @@ def test_a_session_that_ends_in_an_outage_moves_what_is_in_memory_to_a_disk_that
 ):
     settings = Settings(state_directory=tmp_path / "state")
     forwarder = Forwarder([refusing_disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
-    api.troubles["a"] = PrefectUnavailable("refused")
-    memory.put(submission("a"))
-    forwarder.start()
-    with api.arrived:
-        assert api.arrived.wait_for(lambda: api.asked > 0, timeout=10)
+    start_in_an_outage(forwarder, memory, api)
     (tmp_path / "state").unlink()
     assert forwarder.close(timeout_s=10)
     assert refusing_disk.counts() == OutboxCounts(waiting=1)

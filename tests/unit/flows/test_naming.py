@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bluesky_prefect.core import ConfigurationError
-from bluesky_prefect.flows.export_parts._atomic_files import claim_folder, write_whole
+from bluesky_prefect.core import ConfigurationError, write_whole
+from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder
 from bluesky_prefect.flows.export_parts._naming import distinct, names_the_run, render, safe_component
 
 FOLDER = "{date}/scan_{scan_id}_{plan_name}_{short_uid}"

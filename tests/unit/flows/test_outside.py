@@ -1,18 +1,25 @@
 """Services on the internet cost what they may, whatever they do."""
 
+import asyncio
 import contextlib
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 
 from bluesky_prefect.core import ServiceUnavailable
-from bluesky_prefect.flows.common._outside import get_json
+from bluesky_prefect.flows.common import _outside as outside
 from tests.services.outside import cat_facts
 
 BUDGET_S = 1.0
+
+
+def get_json(*args, **kwargs):
+    """Ask, and wait for the end of the loop too, as a flow run does."""
+    return asyncio.run(outside.get_json(*args, **kwargs))
 
 
 @pytest.fixture
@@ -81,14 +88,63 @@ def test_an_address_that_is_none_is_no_answer(url):
         get_json(url, timeout_s=BUDGET_S)
 
 
+@pytest.fixture
+def looked_up(monkeypatch):
+    """Names that somebody looks up, and whether on a daemon thread; all are this machine's."""
+    names = []
+    real = socket.getaddrinfo
+
+    def look_up(host, *args, **kwargs):
+        names.append((host, threading.current_thread().daemon))
+        return real("127.0.0.1", *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return names
+
+
+def test_a_name_is_looked_up_once_and_not_by_the_loop_s_own_threads(service, looked_up):
+    assert "fact" in get_json(service.url.replace("127.0.0.1", "facts.example"), timeout_s=5)
+    assert looked_up == [("facts.example", True)]
+
+
+def test_so_is_the_name_of_a_server_that_it_is_redirected_to(service, looked_up):
+    service.redirect = service.url.replace("127.0.0.1", "elsewhere.example")
+    assert "fact" in get_json(service.url, timeout_s=5)
+    assert looked_up == [("127.0.0.1", True), ("elsewhere.example", True)]
+
+
+def test_so_is_the_name_of_a_proxy_and_no_other(service, looked_up, monkeypatch):
+    monkeypatch.setenv("http_proxy", service.url.replace("127.0.0.1", "proxy.example"))
+    assert "fact" in get_json("http://facts.example/fact", timeout_s=5)
+    assert looked_up == [("proxy.example", True)]
+
+
+def test_a_name_that_nobody_knows_is_no_answer(monkeypatch):
+    def unknown(*args, **kwargs):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(ServiceUnavailable, match=r"facts\.example: .*Name or service not known"):
+        get_json("http://facts.example/fact", timeout_s=BUDGET_S)
+
+
+@pytest.mark.parametrize("body", [b"x" * (outside._MAX_BYTES + 1), b"[" * 100_000])
+def test_an_answer_that_is_too_long_or_too_deep_is_none(service, body):
+    service.body = body
+    with pytest.raises(ServiceUnavailable, match=r"longer than 1048576 bytes|not JSON"):
+        get_json(service.url, timeout_s=5)
+
+
 HANGING_LOOK_UP = """
-import socket, time
-socket.getaddrinfo = lambda *args, **kwargs: time.sleep(60)
+import asyncio, socket, time
+def getaddrinfo(*args, **kwargs):
+    time.sleep(60)
+socket.getaddrinfo = getaddrinfo
 from bluesky_prefect.core._exceptions import ServiceUnavailable
 from bluesky_prefect.flows.common._outside import get_json
 begun = time.monotonic()
 try:
-    get_json("https://api.open-meteo.com/v1/forecast", timeout_s=0.5)
+    asyncio.run(get_json("https://api.open-meteo.com/v1/forecast", timeout_s=0.5))
 except ServiceUnavailable as error:
     print(time.monotonic() - begun, error)
 """

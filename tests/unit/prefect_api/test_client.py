@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -81,11 +82,8 @@ def create(server):
 @pytest.fixture
 def stand_in():
     """A Prefect that is well, but for what a test sets."""
-    stand_in = PrefectStandIn()
-    threading.Thread(target=stand_in.serve, daemon=True).start()
-    with temporary_settings({PREFECT_API_URL: stand_in.url}):
+    with closing(PrefectStandIn().start()) as stand_in, temporary_settings({PREFECT_API_URL: stand_in.url}):
         yield stand_in
-    stand_in.close()
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429, 408])

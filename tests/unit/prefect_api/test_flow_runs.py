@@ -9,7 +9,7 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from bluesky_prefect import Workflow
 from bluesky_prefect.core import Run, submission_key
-from bluesky_prefect.prefect_api import History
+from bluesky_prefect.prefect_api import past_flow_runs
 from bluesky_prefect.reconciliation._former_names import begun_otherwise
 
 WANTED = ("uid", "flow/local")
@@ -31,7 +31,7 @@ class Prefect:
 
 
 def generations(prefect, since_s=0.0):
-    return [one.generation for one in History(prefect).flow_runs([WANTED], since_s)[WANTED]]
+    return [one.generation for one in past_flow_runs(prefect, [WANTED], since_s)[WANTED]]
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,14 @@
 """What only the owner may read."""
 
-import os
 import stat
 import subprocess
 import sys
 
 import pytest
 
-from bluesky_prefect.core import StackError
+from bluesky_prefect.core import StackError, write_whole
 from bluesky_prefect.stack import make_private_directory
-from bluesky_prefect.stack._files import exclusive, write_private
+from bluesky_prefect.stack._files import exclusive
 from bluesky_prefect.stack._info import StackPaths
 from bluesky_prefect.stack._process import start_process
 from bluesky_prefect.stack._tiled import TiledServer
@@ -19,13 +18,6 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-@pytest.fixture(params=[0o000, 0o022, 0o777], ids=oct)
-def any_umask(request):
-    before = os.umask(request.param)
-    yield
-    os.umask(before)
-
-
 def test_a_private_directory_is_0700_whatever_the_umask(tmp_path, any_umask):
     assert mode(make_private_directory(tmp_path / "state")) == 0o700
 
@@ -33,20 +25,6 @@ def test_a_private_directory_is_0700_whatever_the_umask(tmp_path, any_umask):
 def test_a_directory_that_is_there_is_closed_to_others(tmp_path):
     (tmp_path / "state").mkdir(mode=0o755)
     assert mode(make_private_directory(tmp_path / "state")) == 0o700
-
-
-def test_a_private_file_is_0600_whatever_the_umask(tmp_path, any_umask):
-    write_private(tmp_path / "key", "secret")
-    assert mode(tmp_path / "key") == 0o600
-    assert (tmp_path / "key").read_text() == "secret"
-
-
-def test_replacing_a_file_that_others_may_read_closes_it(tmp_path):
-    (tmp_path / "key").write_text("old")
-    (tmp_path / "key").chmod(0o644)
-    write_private(tmp_path / "key", "new")
-    assert mode(tmp_path / "key") == 0o600
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def test_a_state_directory_that_cannot_be_made_is_an_error_that_says_what_to_set(tmp_path):
@@ -76,7 +54,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
 
 def test_in_a_shared_directory_what_the_stack_writes_is_the_group_s(tmp_path, any_umask):
     tmp_path.chmod(0o2770)
-    write_private(tmp_path / "key", "secret")
+    write_whole(tmp_path / "key", b"secret", private=True)
     with exclusive(tmp_path / "lock", 1):
         start_process([sys.executable, "-c", ""], {}, directory=tmp_path, log=tmp_path / "log", port=None)
     assert {mode(tmp_path / name) for name in ("key", "lock", "log")} == {0o660}

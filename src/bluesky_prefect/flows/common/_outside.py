@@ -1,10 +1,14 @@
-"""One question to a service on the internet, which may cost a known time and no more."""
+"""Questions to services on the internet, which may cost a known time and no more."""
 
+import asyncio
+import errno
 import json
-import threading
-import time
+import os
+import socket
 from typing import Any
 
+import httpx
+import tenacity
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
@@ -13,22 +17,17 @@ from bluesky_prefect.core import (
     URL_SPELLING,
     ConfigurationError,
     ServiceUnavailable,
+    on_daemon_thread,
     one_line,
     parse_url,
 )
 
 _UNAVAILABLE = "Unavailable"
 _MAX_BYTES = 2**20
-_MAX_TRIES = 3
-_FIRST_WAIT_S = 0.1
 
 
-def get_json(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
-    """Get a JSON document from an outside service, within a deadline that holds whatever hangs.
-
-    Refused connections and server errors are tried again for as long as the deadline allows. The request runs in a
-    daemon thread, because a name look-up cannot be cancelled: at the deadline the thread is left behind, and it
-    does not keep the process from ending.
+async def get_json(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
+    """Get a JSON document from an outside service; refused connections and server errors are tried again twice.
 
     Parameters
     ----------
@@ -39,41 +38,23 @@ def get_json(url: str, params: dict[str, Any] | None = None, *, timeout_s: float
     timeout_s : float
         All the time the answer may take, in seconds: name look-up, retries and download included.
 
-    Returns
-    -------
-    object
-        What the answer holds.
-
     Raises
     ------
     ServiceUnavailable
         If there is no answer in time, the service refuses, or the answer is not JSON.
     """
-    import httpx
-
     try:
         service = parse_url(url).hostname or UNREADABLE_URL
     except ConfigurationError:
         raise ServiceUnavailable(f"A service's address is {UNREADABLE_URL}: {URL_SPELLING}") from None
-    deadline = time.monotonic() + timeout_s
-    answer: list[Any] = []
-    failure: list[str] = []
-
-    def work() -> None:
-        try:
-            answer.append(_get_with_retries(url, params or {}, deadline))
-        except ServiceUnavailable as error:
-            failure.append(str(error))
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            failure.append(one_line(str(error) or type(error).__name__, 200))
-
-    thread = threading.Thread(target=work, name=f"ask-{service}", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if answer:
-        return answer[0]
-    why = failure[0] if failure else f"no answer within {timeout_s:g} s"
-    raise ServiceUnavailable(f"{service}: {why}")
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _get(url, params)
+    except TimeoutError:
+        reason = f"no answer within {timeout_s:g} s"
+    except (ServiceUnavailable, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        reason = _reason(error)
+    raise ServiceUnavailable(f"{service}: {one_line(reason, 300)}")
 
 
 def unavailable(reason: str) -> State[Any]:
@@ -89,52 +70,58 @@ def is_unavailable(state: State[Any]) -> bool:
     return state.name == _UNAVAILABLE
 
 
-def _get_with_retries(url: str, params: dict[str, Any], deadline: float) -> Any:
-    import httpx
-    import tenacity
-
-    policy = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type((httpx.TransportError, _ServerTrouble)),
-        stop=lambda state: state.attempt_number >= _MAX_TRIES or time.monotonic() + _FIRST_WAIT_S >= deadline,
-        wait=tenacity.wait_exponential(_FIRST_WAIT_S, max=1.0),
-        reraise=True,
-    )
-    return policy(_get, url, params, deadline)
-
-
-def _get(url: str, params: dict[str, Any], deadline: float) -> Any:
-    import httpx
-
-    left_s = max(deadline - time.monotonic(), 0.01)
-    with (
-        httpx.Client(timeout=left_s, follow_redirects=True) as client,
-        client.stream("GET", url, params=params, headers={"Accept": "application/json"}) as response,
-    ):
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > _MAX_BYTES:
-                raise ServiceUnavailable(f"the answer is longer than {_MAX_BYTES} bytes")
-            if time.monotonic() > deadline:
-                raise ServiceUnavailable("the answer came too slowly")
-    if response.status_code >= 500 or response.status_code == 429:
-        raise _ServerTrouble(f"HTTP status {response.status_code}")
-    if not response.is_success:
-        raise ServiceUnavailable(f"HTTP status {response.status_code}{_stated_reason(bytes(body))}")
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise ServiceUnavailable("the answer is not JSON") from error
-
-
 class _ServerTrouble(ServiceUnavailable):
     """The service has a problem that may pass."""
 
 
-def _stated_reason(body: bytes) -> str:
-    """Open-Meteo explains a refusal in a field named reason."""
+@tenacity.retry(
+    retry=tenacity.retry_if_exception_type((httpx.TransportError, OSError, _ServerTrouble)),
+    stop=tenacity.stop_after_attempt(3),
+    wait=tenacity.wait_exponential(0.1),
+    reraise=True,
+)
+async def _get(url: str, params: dict[str, Any] | None) -> Any:
+    body = bytearray()
+    async with (
+        httpx.AsyncClient(timeout=None, follow_redirects=True) as client,  # noqa: S113 - the caller's is for all of it
+        client.stream("GET", url, params=params, extensions={"trace": _look_up_first}) as response,
+    ):
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > _MAX_BYTES:
+                raise ServiceUnavailable(f"the answer is longer than {_MAX_BYTES} bytes")
+    return _document(response, body)
+
+
+def _document(response: httpx.Response, body: bytearray) -> Any:
+    status = f"HTTP status {response.status_code}"
+    if response.is_server_error or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        raise _ServerTrouble(status)
     try:
-        reason = json.loads(body)["reason"]
-    except (ValueError, KeyError, TypeError):
-        return ""
-    return f" ({one_line(reason, 200)})"
+        document = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ServiceUnavailable("the answer is not JSON" if response.is_success else status) from error
+    if not response.is_success:
+        # Open-Meteo's explanation of a refusal.
+        stated = document.get("reason") if isinstance(document, dict) else None
+        raise ServiceUnavailable(f"{status} ({stated})" if stated else status)
+    return document
+
+
+async def _look_up_first(event: str, info: dict[str, Any]) -> None:
+    """Replace the name that httpcore is about to connect to by its address.
+
+    Nothing cancels a look-up, and asyncio makes it in a pool whose threads the flow run would wait for at its end.
+    """
+    if event == "connection.connect_tcp.started":
+        look_up = on_daemon_thread(socket.getaddrinfo, info["host"], info["port"], type=socket.SOCK_STREAM)
+        # IPv4 first: of several addresses one is tried, and IPv6 leads nowhere in some networks.
+        info["host"] = min(await asyncio.wrap_future(look_up), key=lambda one: one[0] != socket.AF_INET)[4][0]
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's message; of a refused connection the system's, which the client hides."""
+    cause: BaseException | None = error if isinstance(error, httpx.ConnectError) else None
+    while cause is not None and not isinstance(cause, ConnectionRefusedError):
+        cause = cause.__cause__ or cause.__context__
+    return os.strerror(errno.ECONNREFUSED) if cause else str(error) or type(error).__name__

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from zoneinfo import ZoneInfo
 
-from bluesky_prefect.core import is_number
-from bluesky_prefect.flows.export_parts._atomic_files import claim_folder, remove, whole_file, write_whole
+from bluesky_prefect.core import is_number, whole_file, write_whole
+from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder
 from bluesky_prefect.flows.export_parts._csv import write_csv
 from bluesky_prefect.flows.export_parts._naming import distinct, names_the_run, render
 
@@ -53,7 +53,7 @@ class RunFolder:
 
     def remove(self, ending: str) -> None:
         """Remove what an earlier export may have left."""
-        remove(self.file(ending))
+        self.file(ending).unlink(missing_ok=True)
 
     def write_data(self, run: "RunData", progress: "Progress", upto: float) -> None:
         """Write a CSV for each stream.

@@ -1,7 +1,7 @@
 """Requests to Open-Meteo, and the meaning of its answers."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -16,17 +16,7 @@ _SYMBOLS = {"fahrenheit": "°F", "celsius": "°C"}
 
 @dataclass(frozen=True)
 class Place:
-    """A place, and the unit of its temperatures.
-
-    Parameters
-    ----------
-    latitude, longitude : float
-        In degrees, north and east positive.
-    timezone : str
-        Name of a time zone, such as ``America/New_York``.
-    unit : str
-        ``fahrenheit`` or ``celsius``.
-    """
+    """A place in degrees, north and east positive, with its time zone and the unit of its temperatures."""
 
     latitude: float
     longitude: float
@@ -38,20 +28,9 @@ class Place:
         """The time zone."""
         return ZoneInfo(self.timezone)
 
-    @property
-    def symbol(self) -> str:
-        """The unit, as it is written behind a number."""
-        return _SYMBOLS[self.unit]
-
 
 def checked_place(lat: float, lon: float, timezone: str, unit: str) -> Place:
-    """Return a place, or say what is wrong with it.
-
-    Raises
-    ------
-    FlowInputError
-        If a coordinate is out of range, or there is no such time zone or unit.
-    """
+    """Return a place, or raise `FlowInputError` with what is wrong with it."""
     for name, value, most in (("lat", lat, 90), ("lon", lon, 180)):
         if not is_number(value) or abs(value) > most:
             raise FlowInputError(f"{name} must be a number of degrees from -{most} to {most}, not {value!r}.")
@@ -67,13 +46,7 @@ def checked_place(lat: float, lon: float, timezone: str, unit: str) -> Place:
 
 
 def checked_date(date: Any) -> datetime.date:
-    """Return a date given as ``YYYY-MM-DD``.
-
-    Raises
-    ------
-    FlowInputError
-        If it is not such a date.
-    """
+    """Return a date given as ``YYYY-MM-DD``; raise `FlowInputError` if it is not."""
     try:
         return datetime.datetime.strptime(date.strip(), "%Y-%m-%d").date()
     except (ValueError, AttributeError) as error:
@@ -102,18 +75,7 @@ def query(place: Place, day: datetime.date) -> dict[str, Any]:
 
 
 def parse(answer: Any, place: Place, day: datetime.date, source: str) -> dict[str, Any]:
-    """Return the weather of a day as plain data, or say why the answer holds none.
-
-    Parameters
-    ----------
-    answer : object
-        What the service sent.
-    place : Place
-        What it was asked about.
-    day : datetime.date
-        The day it was asked about.
-    source : str
-        The service's address.
+    """Return the weather of a day as plain data.
 
     Returns
     -------
@@ -127,27 +89,24 @@ def parse(answer: Any, place: Place, day: datetime.date, source: str) -> dict[st
     ServiceUnavailable
         If the answer is not what the service documents, or holds no temperature of that day.
     """
+    symbol = _SYMBOLS[place.unit]
     try:
-        hourly, daily = answer["hourly"], answer["daily"]
-        symbol = answer["hourly_units"]["temperature_2m"]
-        hours, temperatures = list(hourly["time"]), list(hourly["temperature_2m"])
-        sunrise, sunset = daily["sunrise"][0], daily["sunset"][0]
+        stated = answer["hourly_units"]["temperature_2m"]
+        hours, temperatures = (list(answer["hourly"][name]) for name in ("time", "temperature_2m"))
+        sunrise, sunset = (answer["daily"][name][0] for name in ("sunrise", "sunset"))
     except (KeyError, TypeError, IndexError) as error:
         raise ServiceUnavailable(f"the weather service's answer is not understood ({error!r} missing)") from error
-    if symbol != place.symbol:
-        raise ServiceUnavailable(f"the weather service answered in {one_line(symbol, 20)}, not {place.symbol}")
+    if stated != symbol:
+        raise ServiceUnavailable(f"the weather service answered in {one_line(stated, 20)}, not {symbol}")
     if len(hours) != len(temperatures) or not all(_is_of(day, hour) for hour in hours):
         raise ServiceUnavailable(f"the weather service's answer is not about the hours of {day}")
     temperatures = [float(value) if is_number(value) else None for value in temperatures]
     if not any(value is not None for value in temperatures):
         raise ServiceUnavailable(f"the weather service has no temperatures for {day}")
     return {
-        "latitude": place.latitude,
-        "longitude": place.longitude,
-        "timezone": place.timezone,
+        **asdict(place),
         "date": day.isoformat(),
-        "unit": place.unit,
-        "symbol": place.symbol,
+        "symbol": symbol,
         "source": source,
         "hours": hours,
         "temperatures": temperatures,

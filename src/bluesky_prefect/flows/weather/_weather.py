@@ -1,18 +1,17 @@
 """The weather on the day of a run: asked once per place, day and unit, then remembered."""
 
-import asyncio
 import datetime
-import hashlib
-import json
+from dataclasses import asdict
 from typing import Any
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE, CacheKeyFnPolicy
+from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.transactions import get_transaction
+from prefect.utilities.hashing import hash_objects
 
-from bluesky_prefect.core import ServiceUnavailable, without_secrets
+from bluesky_prefect.core import ServiceUnavailable, Settings, without_secrets
 from bluesky_prefect.flows.common._outside import get_json, is_unavailable, unavailable
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 
@@ -26,13 +25,12 @@ def _cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
     asked = {name: value for name, value in parameters.items() if name != "timeout_s"}
     for coordinate in ("latitude", "longitude"):
         asked[coordinate] = round(asked[coordinate], 4)  # some 10 m
-    digest = hashlib.sha256(json.dumps([_CACHE_VERSION, asked], sort_keys=True).encode()).hexdigest()
-    return f"bluesky-prefect-weather-{digest[:40]}"
+    return f"bluesky-prefect-weather-{hash_objects(_CACHE_VERSION, asked)}"
 
 
 @task(
     name="get_weather",
-    cache_policy=CacheKeyFnPolicy(cache_key_fn=_cache_key),
+    cache_key_fn=_cache_key,
     persist_result=True,
     result_serializer="json",
     task_run_name="get_weather {date}",
@@ -40,55 +38,36 @@ def _cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
 async def get_weather(
     latitude: float, longitude: float, timezone: str, unit: str, date: str, source: str, timeout_s: float
 ) -> dict[str, Any] | State[Any]:
-    """Ask Open-Meteo for the hourly temperatures, sunrise and sunset of a day.
+    """Ask Open-Meteo for the weather of a day; see `open_meteo.parse`.
 
-    Parameters
-    ----------
-    latitude, longitude : float
-        In degrees.
-    timezone : str
-        Name of the time zone that the day and the hours are in.
-    unit : str
-        ``fahrenheit`` or ``celsius``.
-    date : str
-        The day, as ``YYYY-MM-DD``.
-    source : str
-        Address of the API to ask.
-    timeout_s : float
-        All the time it may take, in seconds.
-
-    Returns
-    -------
-    dict or State
-        See `open_meteo.parse`; a state named ``Unavailable`` that says why, if there is no such answer.
+    A state named ``Unavailable`` says why there is none. `source` is the address of the API; `timeout_s` is all the
+    time it may take, in seconds.
     """
     place = open_meteo.checked_place(latitude, longitude, timezone, unit)
     day = open_meteo.checked_date(date)
     try:
-        answer = await asyncio.to_thread(get_json, source, open_meteo.query(place, day), timeout_s=timeout_s)
+        answer = await get_json(source, open_meteo.query(place, day), timeout_s=timeout_s)
         # What is kept, shown and written to Tiled; a customer of Open-Meteo has a key in the address.
         return open_meteo.parse(answer, place, day, without_secrets(source))
     except ServiceUnavailable as error:
-        _remember_nothing()
+        # Kept out of the cache, where the task's transaction would put the (empty) result.
+        if (transaction := get_transaction()) is not None:
+            transaction.write_on_commit = False
         return unavailable(str(error))
 
 
 @task(name="format_weather", cache_policy=NO_CACHE)
 async def format_weather(weather: dict[str, Any]) -> str:
     """Return the weather as the lines of a summary."""
-    temperatures = open_meteo.known(weather)
-    hours = len(weather["hours"])
-    symbol = weather["symbol"]
-    mean = sum(temperatures) / len(temperatures)
+    temperatures, hours = open_meteo.known(weather), len(weather["hours"])
     part = "" if len(temperatures) == hours else f" (of {len(temperatures)} of {hours} hours)"
+    statistics = {"min": min(temperatures), "max": max(temperatures), "mean": sum(temperatures) / len(temperatures)}
     values = {
         "latitude": f"{weather['latitude']:g}",
         "longitude": f"{weather['longitude']:g}",
         "timezone": weather["timezone"],
         "date": weather["date"],
-        "min temperature": f"{min(temperatures):.1f} {symbol}{part}",
-        "max temperature": f"{max(temperatures):.1f} {symbol}{part}",
-        "mean temperature": f"{mean:.1f} {symbol}{part}",
+        **{f"{name} temperature": f"{value:.1f} {weather['symbol']}{part}" for name, value in statistics.items()},
         "sunrise": weather["sunrise"] or "none that day",
         "sunset": weather["sunset"] or "none that day",
         "source": f"Open-Meteo, {weather['source']}",
@@ -96,51 +75,18 @@ async def format_weather(weather: dict[str, Any]) -> str:
     return "\n".join(f"{name + ':':<18}{value}" for name, value in values.items())
 
 
-async def weather_of(
-    place: open_meteo.Place,
-    day: datetime.date,
-    *,
-    archive_url: str,
-    forecast_url: str,
-    timeout_s: float,
-    now: datetime.datetime | None = None,
-) -> dict[str, Any] | str:
-    """Return the weather of a day, from the cache where it can be, or the reason why there is none.
-
-    Parameters
-    ----------
-    place : open_meteo.Place
-        Where.
-    day : datetime.date
-        When.
-    archive_url, forecast_url : str
-        Addresses of Open-Meteo's two APIs.
-    timeout_s : float
-        All the time it may take, in seconds.
-    now : datetime.datetime, optional
-        The present moment.
-    """
-    today = (now or datetime.datetime.now(datetime.UTC)).astimezone(place.zone).date()
-    archived = open_meteo.is_archived(day, today)
-    asked = get_weather if archived else get_weather.with_options(cache_expiration=_FORECAST_KEPT)
+async def weather_of(place: open_meteo.Place, day: datetime.date, settings: Settings) -> dict[str, Any] | str:
+    """Return the weather of a day, from the cache where it can be, or the reason why there is none."""
+    archived = open_meteo.is_archived(day, datetime.datetime.now(place.zone).date())
+    ask = get_weather if archived else get_weather.with_options(cache_expiration=_FORECAST_KEPT)
     # Prefect's overloads take an asynchronous task that returns its state for a plain one.
-    state: State[Any] = await asked(  # pyright: ignore[reportGeneralTypeIssues]
-        latitude=place.latitude,
-        longitude=place.longitude,
-        timezone=place.timezone,
-        unit=place.unit,
+    state: State[Any] = await ask(  # pyright: ignore[reportGeneralTypeIssues]
+        **asdict(place),
         date=day.isoformat(),
-        source=archive_url if archived else forecast_url,
-        timeout_s=timeout_s,
+        source=settings.weather_archive_url if archived else settings.weather_forecast_url,
+        timeout_s=settings.weather_timeout_s,
         return_state=True,
     )
     if state.is_completed() and not is_unavailable(state):
         return await state.aresult()
     return state.message or "the weather service failed"
-
-
-def _remember_nothing() -> None:
-    """Keep a failure out of the cache, where the task's transaction would put its (empty) result."""
-    transaction = get_transaction()
-    if transaction is not None:
-        transaction.write_on_commit = False

@@ -1,4 +1,4 @@
-"""Files are whole, folders belong to one run."""
+"""Folders belong to one run."""
 
 import os
 import subprocess
@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from bluesky_prefect.core import ConfigurationError
+from bluesky_prefect.core import ConfigurationError, write_whole
 from bluesky_prefect.flows import OWNER
-from bluesky_prefect.flows.export_parts._atomic_files import claim_folder, whole_file, write_whole
+from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder
 
 FOLDER = PurePosixPath("2026-05-01/scan_1_count_0123abcd")
 
@@ -84,34 +84,10 @@ def test_an_output_directory_that_cannot_be_made_is_a_clear_error(tmp_path):
         claim_folder(tmp_path / "output", FOLDER, "a")
 
 
-def test_what_fails_while_writing_leaves_the_old_file(tmp_path):
-    path = tmp_path / "x.csv"
-    write_whole(path, b"old")
-
-    def write_half():
-        with whole_file(path) as file:
-            file.write(b"new")
-            raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        write_half()
-    assert path.read_bytes() == b"old"
-    assert names(tmp_path) == ["x.csv"]
-
-
-def test_others_may_read_what_the_umask_lets_them(tmp_path):
-    before = os.umask(0o027)
-    try:
-        write_whole(tmp_path / "x.csv", b"")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "x.csv").stat().st_mode & 0o777 == 0o640
-
-
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from bluesky_prefect.flows.export_parts._atomic_files import whole_file
+from bluesky_prefect.core import whole_file
 with whole_file(Path(sys.argv[1])) as file:
     file.write(b"new, half")
     file.flush()

@@ -1,17 +1,12 @@
-"""Files that appear whole or not at all, in a folder that belongs to one run."""
+"""A folder that belongs to one run."""
 
-import os
-import secrets
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
-from bluesky_prefect.core import ConfigurationError
+from bluesky_prefect.core import TEMPORARY, ConfigurationError, write_first
 
 OWNER = ".bluesky-run-uid"
-_TEMPORARY = ".bluesky-prefect-"
 _ABANDONED_AFTER_S = 3600.0
 
 
@@ -44,34 +39,6 @@ def claim_folder(root: Path, relative: PurePosixPath, uid: str) -> Path:
     raise ConfigurationError(f"{root / relative} and its like belong to other runs; move them away.")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there in full or, whatever happens meanwhile, as it was before."""
-    with whole_file(path) as stream:
-        stream.write(content)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing that takes its name, flushed to the disk, when the block ends without an error."""
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
-    try:
-        # Not tempfile: its files are for their owner only, and these are for everybody the umask allows.
-        with temporary.open("xb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync(path.parent)
-
-
-def remove(path: Path) -> None:
-    """Remove a file, if it is there."""
-    path.unlink(missing_ok=True)
-
-
 def _made(root: Path, relative: PurePosixPath) -> Path:
     folder = root / relative
     try:
@@ -90,20 +57,11 @@ def _made(root: Path, relative: PurePosixPath) -> Path:
 def _claimed(folder: Path, uid: str) -> bool:
     owner = folder / OWNER
     if not owner.exists():
-        ours = folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
-        with ours.open("xb") as stream:
-            stream.write(uid.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
         try:
-            # Of two runs that get here at once, one makes the link. Unlike a replacement, a link never overwrites.
             with suppress(FileExistsError):
-                owner.hardlink_to(ours)
+                write_first(owner, uid.encode())
         except OSError:
             _claim_without_links(owner, uid)
-        finally:
-            ours.unlink()
-        _sync(folder)
     return owner.read_text(encoding="utf-8") == uid
 
 
@@ -115,17 +73,7 @@ def _claim_without_links(owner: Path, uid: str) -> None:
 
 def _sweep(folder: Path) -> None:
     """Remove what a killed process left behind."""
-    for left in folder.glob(f"{_TEMPORARY}*"):
+    for left in folder.glob(f"{TEMPORARY}*"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime > _ABANDONED_AFTER_S:
                 left.unlink()
-
-
-def _sync(folder: Path) -> None:
-    """Make a new name in a folder survive a power cut, where the file system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
