@@ -66,7 +66,7 @@ $(INTERPRETERS:%=.venv-%/.installed): .venv-%/.installed: $(STAMP)
 
 .venv-older-prefect/.installed: $(STAMP)
 	$(BIN)/python -m venv --clear --without-pip .venv-older-prefect
-	grep -vE '^(prefect|certifi)==' $(FROZEN) > .venv-older-prefect/constraints.txt
+	grep -vE '^(prefect|certifi|whenever)==' $(FROZEN) > .venv-older-prefect/constraints.txt
 	CONSTRAINTS=.venv-older-prefect/constraints.txt \
 	  .ci/install .venv-older-prefect/bin/python --editable ".[profile,test]" prefect==$(OLDER_PREFECT)
 	@touch $@
