@@ -2,22 +2,38 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-# Build environments obey the constraints too.
-export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# What CI froze; users have constraints.txt. Build environments obey it too.
+FROZEN := .ci/constraints.txt
+export PIP_CONSTRAINT := $(CURDIR)/$(FROZEN)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test unit lint types contract build bench bench-backlog bench-reconcile bench-worker chaos ipython constraints clean
+# The extra environments, each in .venv-...: further interpreters; the oldest Prefect of the base install; the older one
+# of the two that the worker is for.
+INTERPRETERS := 3.12 3.13
+OLDEST_PREFECT := 3.2.0
+OLDER_PREFECT := 3.8.8
+UNIT := tests/unit
+# Threads, forks, SQLite and typing are where interpreters differ.
+INTERPRETER_TESTS := $(addprefix $(UNIT)/,callback courier reconciliation tiled_api watch core/test_forks.py \
+  core/test_documents.py core/test_workflow.py core/test_settings.py outbox/test_outbox.py outbox/test_database_files.py)
+CLIENT_TESTS := $(addprefix $(UNIT)/,callback courier/test_forwarder.py reconciliation watch \
+  prefect_api/test_client.py prefect_api/test_flow_runs.py prefect_api/test_parameters.py) \
+  --ignore $(UNIT)/reconciliation/test_unsaved.py
+TEST := -m pytest -q -n 2 -p no:cacheprovider
+
+.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-worker chaos ipython constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 venv: $(STAMP)  ## Make .venv with everything in it
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(FROZEN) .ci/install
 	$(PYTHON) -m venv .venv
-	@echo "Installing into .venv (a few minutes the first time) ..."
-	$(BIN)/pip install --quiet --progress-bar off --constraint constraints.txt --editable ".[dev]"
+	@echo "Installing into .venv ..."
+	@$(BIN)/pip install --quiet --progress-bar off --constraint $(FROZEN) uv || echo "There is no uv; pip takes a few minutes."
+	.ci/install $(BIN)/python --editable ".[dev]"
 	@touch $@
 
 demo: $(STAMP)  ## The main job: local stack, simulated scans, flow runs, a table of what came out
@@ -29,6 +45,49 @@ test: $(STAMP)  ## All tests
 
 unit: $(STAMP)  ## The tests that need no service
 	$(BIN)/python -m pytest tests/unit
+
+environments: $(STAMP)  ## Make the extra environments that the next three targets use
+	@$(foreach version,$(INTERPRETERS),$(MAKE) --no-print-directory .venv-$(version)/.installed && ) true
+	@$(MAKE) --no-print-directory .venv-oldest-prefect/.installed .venv-older-prefect/.installed
+
+# An interpreter that is not there leaves an environment without one.
+$(INTERPRETERS:%=.venv-%/.installed): .venv-%/.installed: $(STAMP)
+	rm -rf .venv-$*
+	mkdir .venv-$*
+	if python$* -c "" 2>/dev/null; then \
+	  python$* -m venv --without-pip .venv-$* && .ci/install .venv-$*/bin/python --editable ".[profile,test]"; fi
+	@touch $@
+
+# As a user with that Prefect has it: nothing is frozen.
+.venv-oldest-prefect/.installed: $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip .venv-oldest-prefect
+	CONSTRAINTS= .ci/install .venv-oldest-prefect/bin/python --editable ".[test]" prefect==$(OLDEST_PREFECT)
+	@touch $@
+
+.venv-older-prefect/.installed: $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip .venv-older-prefect
+	grep -vE '^(prefect|certifi|whenever)==' $(FROZEN) > .venv-older-prefect/constraints.txt
+	CONSTRAINTS=.venv-older-prefect/constraints.txt \
+	  .ci/install .venv-older-prefect/bin/python --editable ".[profile,test]" prefect==$(OLDER_PREFECT)
+	@touch $@
+
+# Tests that need what only this machine's own interpreter has (another user who may execute it) are skipped there.
+interpreters: $(INTERPRETERS:%=.venv-%/.installed)  ## What may differ between interpreters, on each that is there
+	@for version in $(INTERPRETERS); do \
+	  if [ -x .venv-$$version/bin/python ]; then \
+	    echo "Python $$version:"; CI= .venv-$$version/bin/python $(TEST) $(INTERPRETER_TESTS) || exit 1; \
+	  else echo "Python $$version is not on this machine: skipped."; fi; done
+
+# Warnings of old versions beside new ones are not ours.
+oldest-prefect: .venv-oldest-prefect/.installed  ## The base install with the oldest Prefect, and with servers old and new
+	.venv-oldest-prefect/bin/python $(TEST) -W default $(CLIENT_TESTS)
+	SERVER_PYTHON=$(BIN)/python .venv-oldest-prefect/bin/python -m pytest -q -p no:cacheprovider -W default tests/versions
+
+older-prefect: .venv-older-prefect/.installed  ## The worker on the older Prefect that it is for
+	.venv-older-prefect/bin/python $(TEST) --dist loadfile tests/unit/worker tests/system/worker
+
+beside-ophyd-async: $(STAMP)  ## What users install leaves ophyd-async at its newest version
+	.ci/beside ophyd-async
 
 lint: $(STAMP)  ## Style
 	$(BIN)/ruff check .
@@ -62,9 +121,9 @@ bench-reconcile: $(STAMP)  ## What reconciliation costs as the catalog grows to 
 ipython: $(STAMP)  ## IPython with the beamline profile on the local stack (started if need be)
 	$(BIN)/bluesky-prefect ipython
 
-constraints: $(STAMP)  ## Write the installed versions to constraints.txt
+constraints: $(STAMP)  ## Write the installed versions to .ci/constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | grep -v '@' | sort -f > .venv/frozen
-	{ head -2 constraints.txt; cat .venv/frozen; } > .venv/constraints && mv .venv/constraints constraints.txt
+	{ head -2 $(FROZEN); cat .venv/frozen; } > .venv/constraints && mv .venv/constraints $(FROZEN)
 
 clean:  ## Remove everything that was made
-	rm -rf .venv dist build .pytest_cache .ruff_cache test-output
+	rm -rf .venv .venv-* dist build .pytest_cache .ruff_cache test-output

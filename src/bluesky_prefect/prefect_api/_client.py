@@ -257,6 +257,7 @@ class PrefectApi:
         PrefectUnavailable
             If no address is configured.
         """
+        import prefect.main  # completes models that the client needs; before Prefect 3.6 nothing else does  # noqa: F401
         from prefect.client.orchestration import get_client
 
         from bluesky_prefect.prefect_api._deadline import prefect_transport  # of httpx, which is imported with Prefect

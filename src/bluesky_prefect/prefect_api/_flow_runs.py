@@ -14,8 +14,9 @@ from bluesky_prefect.prefect_api._states import FAILED_STATES, is_final
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun, StateType
+    from prefect.client.schemas.objects import FlowRun, Log, StateType
     from prefect.events.filters import EventFilter
+    from prefect.events.schemas.events import ReceivedEvent
 
 # (uid of the run, name of the workflow)
 Wanted = tuple[str, str]
@@ -162,23 +163,19 @@ def signs_of_life(api: PrefectApi, flow_run_id: str) -> SignsOfLife:
     PrefectUnavailable
         If Prefect cannot be asked.
     """
-    from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-    from prefect.client.schemas.sorting import LogSort
-
     client = api.client
     with prefect_errors():
         within = child_flow_runs(client, flow_run_id)
         ids = [UUID(flow_run_id), *(child.id for child in within)]
-        page = client.read_events(_events_of(ids), limit=_EVENTS)
-        heartbeats = any(event.event == _HEARTBEAT for event in page.events) or bool(
-            client.read_events(_events_of(ids, _HEARTBEAT), limit=1).events
+        events, total = _read_events(client, _events_of(ids), _EVENTS)
+        heartbeats = any(event.event == _HEARTBEAT for event in events) or bool(
+            _read_events(client, _events_of(ids, _HEARTBEAT), 1)[0]
         )
-        logs = LogFilter(flow_run_id=LogFilterFlowRunId(any_=ids))
-        lines = client.read_logs(logs, limit=1, sort=LogSort.TIMESTAMP_DESC)
-    moments = [event.received for event in page.events] + [line.created or line.timestamp for line in lines]
+        lines = _read_last_line(client, ids)
+    moments = [event.received for event in events] + [line.created or line.timestamp for line in lines]
     moments += [child.state.timestamp for child in within if child.state]
     last = max((one.timestamp() for one in moments), default=None)
-    return SignsOfLife(last, heartbeats, page.total)
+    return SignsOfLife(last, heartbeats, total)
 
 
 def made_after(since_s: float) -> datetime:
@@ -271,6 +268,26 @@ def _events_of(ids: Iterable[UUID], *names: str) -> "EventFilter":
         resource=EventResourceFilter(id=[f"prefect.flow-run.{one}" for one in ids]),
         event=EventNameFilter(name=list(names)) if names else None,
     )
+
+
+# The client's own read_events came with Prefect 3.7. That and read_logs send all that they know of a filter, if only as
+# null, which servers refuse that are older than it.
+def _read_events(client: "SyncPrefectClient", wanted: "EventFilter", limit: int) -> "tuple[list[ReceivedEvent], int]":
+    """Return the newest events, and how many there are in all."""
+    from prefect.events.schemas.events import ReceivedEvent
+
+    content = {"filter": wanted.model_dump(mode="json", exclude_unset=True), "limit": limit}
+    page = client.request("POST", "/events/filter", json=content).json()
+    return [ReceivedEvent.model_validate(event) for event in page["events"]], page["total"]
+
+
+def _read_last_line(client: "SyncPrefectClient", ids: Iterable[UUID]) -> "list[Log]":
+    """Return the newest line in the logs of flow runs, if there is one."""
+    from prefect.client.schemas.objects import Log
+
+    wanted = {"flow_run_id": {"any_": [str(one) for one in ids]}}
+    content = {"logs": wanted, "sort": "TIMESTAMP_DESC", "limit": 1}
+    return [Log.model_validate(line) for line in client.request("POST", "/logs/filter", json=content).json()]
 
 
 def _may_go_on(found: Mapping[int, PastFlowRun], asked: range) -> bool:

@@ -1,7 +1,7 @@
 """The last flow runs that were made for runs, whoever made them."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
 from bluesky_prefect.prefect_api._flow_runs import PastFlowRun, past_flow_run
@@ -42,9 +42,10 @@ def recent_flow_runs(
     from prefect.client.schemas.sorting import FlowRunSort
 
     wanted = {"scan_id": scan_id, "uid": run_uid}
-    asked = _filter(failed, [f"{name}:{value}" for name, value in wanted.items() if value is not None])
+    tags = [f"{name}:{value}" for name, value in wanted.items() if value is not None]
     for page in range(_PAGES):
-        read = _read(api, asked, FlowRunSort.EXPECTED_START_TIME_DESC, limit=_PAGE, offset=page * _PAGE)
+        newest = FlowRunSort.EXPECTED_START_TIME_DESC
+        read = _read(api, newest, failed=failed, tags=tags, limit=_PAGE, offset=page * _PAGE)
         for one in read:
             yield from _of_run(one)
         if len(read) < _PAGE:
@@ -63,28 +64,39 @@ def last_failed_flow_runs(api: PrefectApi, count: int) -> list[PastFlowRun]:
     """
     from prefect.client.schemas.sorting import FlowRunSort
 
-    read = _read(api, _filter(True, []), FlowRunSort.END_TIME_DESC, limit=count)
+    read = _read(api, FlowRunSort.END_TIME_DESC, failed=True, tags=[], limit=count)
     return [one for flow_run in read for one in _of_run(flow_run)]
 
 
-def _filter(failed: bool, tags: list[str]) -> "FlowRunFilter":
-    from prefect.client.schemas.filters import FlowRunFilter
+def _read(
+    api: PrefectApi, sort: "FlowRunSort", *, failed: bool, tags: list[str], limit: int, offset: int = 0
+) -> "list[FlowRun]":
+    import httpx
 
-    asked = {
-        # Flow runs within flow runs are shown by their parents; scheduled ones do not belong to a run.
-        "parent_task_run_id": {"is_null_": True},
-        "created_by": {"is_null_": True},
+    asked: dict[str, Any] = {
+        "parent_task_run_id": {"is_null_": True},  # flow runs within flow runs are shown by their parents
         **({"state": {"type": {"any_": FAILED_STATES}}} if failed else {}),
         **({"tags": {"all_": tags}} if tags else {}),
     }
-    return FlowRunFilter.model_validate(asked)
+    by_nobody = {"created_by": {"is_null_": True}}  # scheduled ones do not belong to a run
 
+    def read(asked: dict[str, Any]) -> "list[FlowRun]":
+        return api.client.read_flow_runs(flow_run_filter=_filter(asked), sort=sort, limit=limit, offset=offset)
 
-def _read(
-    api: PrefectApi, asked: "FlowRunFilter", sort: "FlowRunSort", *, limit: int, offset: int = 0
-) -> "list[FlowRun]":
     with prefect_errors():
-        return api.client.read_flow_runs(flow_run_filter=asked, sort=sort, limit=limit, offset=offset)
+        try:
+            return read({**asked, **by_nobody})
+        except httpx.HTTPStatusError as error:
+            # A server before Prefect 3.7 refuses to know who made a flow run. Then `_of_run` alone leaves those out.
+            if error.response.status_code != 422:
+                raise
+            return read(asked)
+
+
+def _filter(asked: dict[str, Any]) -> "FlowRunFilter":
+    from prefect.client.schemas.filters import FlowRunFilter
+
+    return FlowRunFilter.model_validate(asked)
 
 
 def _of_run(flow_run: "FlowRun") -> Iterator[PastFlowRun]:

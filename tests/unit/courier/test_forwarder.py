@@ -599,7 +599,7 @@ def test_a_child_that_could_start_no_thread_sends_at_its_next_run(disk, api, tmp
     forwarder.after_fork(in_child=True)
     disk.put(submission("a"))
     with monkeypatch.context() as patch:
-        patch.setattr(threading, "_start_new_thread", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start")))
+        patch.setattr(threading.Thread, "start", lambda *_: (_ for _ in ()).throw(RuntimeError("can't start")))
         forwarder.wake()
     forwarder.wake()
     assert forwarder.close(timeout_s=5)
