@@ -52,7 +52,7 @@ class WarmJobConfiguration(ProcessJobConfiguration):
 
     @property
     def entrypoint(self) -> str | None:
-        """Where the flow is, if that is a module and nothing has to be pulled: the engine need not ask then."""
+        """The flow's module and name, if nothing has to be pulled: the engine need not ask then."""
         return self._entrypoint
 
     def prepare_for_flow_run(
