@@ -15,6 +15,7 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack._info import StackPaths
 from bluesky_prefect.stack._prefect import PrefectServer
+from tests.services.made_databases import MadeDatabases
 
 # Of the servers here none has TLS. A request of httpx's own would read the certificates of all the world's authorities
 # each time: 25 ms of the processor at each look of `wait_until`.
@@ -69,10 +70,17 @@ class PrefectProcess:
     """A Prefect server on a free port, as the local stack runs it, with its database in `home`.
 
     With `user`, given as ``name:password``, it wants basic authentication. With `database_url`, its database is there
-    and not in an SQLite file.
+    and not in an SQLite file. With `databases`, it starts from one of those.
     """
 
-    def __init__(self, home: Path, *, user: str | None = None, database_url: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        user: str | None = None,
+        database_url: str | None = None,
+        databases: MadeDatabases | None = None,
+    ) -> None:
         self._home = home
         self._database_url = database_url
         self._user = user
@@ -81,6 +89,8 @@ class PrefectProcess:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process: subprocess.Popen | None = None
+        if databases is not None:
+            databases.for_prefect(home)
 
     @property
     def database(self) -> Path:
