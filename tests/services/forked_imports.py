@@ -6,6 +6,7 @@ import os
 
 from bluesky_prefect.stack._discovery import _TILED_RETRIES
 from bluesky_prefect.worker._job_variables import PRELOAD
+from bluesky_prefect.worker.forkserver._handle import SINGLE_THREADED
 
 _OF_COMMANDS = [
     "httpx",
@@ -21,8 +22,8 @@ _OF_COMMANDS = [
     "bluesky_prefect.tiled_api._raw_catalog",
 ]
 
-# As the commands have them; Tiled's client reads them when it is imported.
-os.environ.update(_TILED_RETRIES)
+# Read when numpy and the others, and Tiled's client, are imported; the latter as the commands have it.
+os.environ.update(SINGLE_THREADED | _TILED_RETRIES)
 for _module in (*PRELOAD, *_OF_COMMANDS):
     importlib.import_module(_module)
 # Children share this memory with their parent as long as no collection touches it.
