@@ -15,6 +15,11 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack._info import StackPaths
 from bluesky_prefect.stack._prefect import PrefectServer
+from tests.services.made_databases import MadeDatabases
+
+# Of the servers here none has TLS. A request of httpx's own would read the certificates of all the world's authorities
+# each time: 25 ms of the processor at each look of `wait_until`.
+_WITHOUT_TLS = {"verify": False}
 
 
 def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
@@ -39,7 +44,7 @@ def user_of(stack: StackInfo) -> str:
 def ask(stack: StackInfo, method: str, path: str, **content: Any) -> httpx.Response:
     """Send a request to the stack's Prefect as its user."""
     url, headers = stack.prefect_api_url + path, stack.prefect_headers
-    return httpx.request(method, url, headers=headers, timeout=30, **content)
+    return httpx.request(method, url, headers=headers, timeout=30, **_WITHOUT_TLS, **content)
 
 
 def post(api_url: str, path: str, *, user: str | None = None, **content: Any) -> Any:
@@ -51,7 +56,7 @@ def post(api_url: str, path: str, *, user: str | None = None, **content: Any) ->
     def answer() -> httpx.Response | None:
         try:
             auth = tuple(user.split(":", 1)) if user else None
-            response = httpx.post(api_url + path, json=content, timeout=30, auth=auth)
+            response = httpx.post(api_url + path, json=content, timeout=30, auth=auth, **_WITHOUT_TLS)
         except httpx.ReadTimeout:
             return None
         return None if response.status_code == 503 else response
@@ -65,10 +70,17 @@ class PrefectProcess:
     """A Prefect server on a free port, as the local stack runs it, with its database in `home`.
 
     With `user`, given as ``name:password``, it wants basic authentication. With `database_url`, its database is there
-    and not in an SQLite file.
+    and not in an SQLite file. With `databases`, it starts from one of those.
     """
 
-    def __init__(self, home: Path, *, user: str | None = None, database_url: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        user: str | None = None,
+        database_url: str | None = None,
+        databases: MadeDatabases | None = None,
+    ) -> None:
         self._home = home
         self._database_url = database_url
         self._user = user
@@ -77,6 +89,8 @@ class PrefectProcess:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}/api"
         self._process: subprocess.Popen | None = None
+        if databases is not None:
+            databases.for_prefect(home)
 
     @property
     def database(self) -> Path:
@@ -128,6 +142,6 @@ class PrefectProcess:
     def _healthy(self) -> bool:
         assert self._process.poll() is None, (self._home / "server.log").read_text()[-3000:]
         try:
-            return httpx.get(f"{self.url}/health", timeout=5).status_code == 200
+            return httpx.get(f"{self.url}/health", timeout=5, **_WITHOUT_TLS).status_code == 200
         except httpx.HTTPError:
             return False

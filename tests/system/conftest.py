@@ -1,5 +1,6 @@
 """A real local stack for the tests that need one: Tiled, Prefect and worker, each a process."""
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from bluesky_prefect.core import Settings, get_settings
 from bluesky_prefect.stack import LocalStack, StackInfo
+from tests.services.made_databases import MadeDatabases
 from tests.system.demo_command import demo
 
 # Not above: this is read before the tests have homes of their own, and Prefect and Tiled look at the environment.
@@ -40,13 +42,21 @@ def stack_settings(tmp_path_factory: pytest.TempPathFactory, outside_services: d
 
 
 @pytest.fixture(scope="session")
-def stack(stack_settings: Settings) -> Iterator[StackInfo]:
+def made_databases(tmp_path_factory: pytest.TempPathFactory) -> MadeDatabases:
+    """What Prefect servers start from, unless a first start is what is tested; made once for all workers of xdist."""
+    folder = tmp_path_factory.getbasetemp()
+    return MadeDatabases(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+
+
+@pytest.fixture(scope="session")
+def stack(stack_settings: Settings, made_databases: MadeDatabases) -> Iterator[StackInfo]:
     """A stack that is up for the whole session, shared by all tests that do not stop parts of it."""
     local = LocalStack(stack_settings)
     try:
+        made_databases.for_stack(local.paths.root)
         yield local.up(print)
     finally:
-        local.down(print)
+        local.down(print, flow_runs_timeout_s=0)
 
 
 @pytest.fixture(scope="session")
@@ -57,18 +67,22 @@ def demo_on_stack(stack: StackInfo, stack_settings: Settings, outside_services: 
 
 
 @pytest.fixture
-def own_stack(tmp_path: Path, outside_services: dict[str, str]) -> Iterator[Callable[..., LocalStack]]:
+def own_stack(
+    tmp_path: Path, outside_services: dict[str, str], made_databases: MadeDatabases
+) -> Iterator[Callable[..., LocalStack]]:
     """Make stacks (not started) with settings of the test's own; all are taken down at its end."""
     made: list[LocalStack] = []
 
     def make(**values: Any) -> LocalStack:
         defaults = {"state_directory": tmp_path / "state", "tiled_port": 0, "prefect_port": 0}
         made.append(LocalStack(Settings(**{**defaults, **outside_services, **values})))
+        if len(made) == 1:
+            made_databases.for_stack(made[0].paths.root)
         return made[-1]
 
     yield make
     for local in made:
-        local.down(print)
+        local.down(print, flow_runs_timeout_s=0)
 
 
 @pytest.fixture(scope="module")

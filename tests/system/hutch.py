@@ -1,8 +1,6 @@
 """A beamline's hutch for tests of reconciliation: a catalog of its own, and a deployment that nobody works on."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from uuid import UUID
@@ -20,6 +18,7 @@ from bluesky_prefect.prefect_api import PrefectApi, past_flow_runs
 from bluesky_prefect.reconciliation import Reconciler, TimeWindow
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.tiled_api import RAW_SPEC, Catalog
+from tests.services.forked import run_command
 from tests.services.prefect_process import prefect_settings
 from tests.system.beamline import Beamline
 
@@ -90,9 +89,7 @@ class Hutch:
                 client.set_flow_run_state(flow_run_id, state, force=True)
 
     def cli(self, *arguments):
-        command = [sys.executable, "-m", "bluesky_prefect", *arguments]
-        environment = {**os.environ, **self.environment}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return run_command(*arguments, env={**os.environ, **self.environment})
 
 
 @contextmanager

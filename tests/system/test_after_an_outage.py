@@ -3,8 +3,6 @@
 import os
 import re
 import shlex
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from prefect.states import Completed, Crashed, Running
 
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.core import Submission, submission_key
+from tests.services.forked import run_command
 from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
 
 PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "after-an-outage.md"
@@ -55,10 +54,7 @@ def run(hutch, stack, command):
         words += ["--name", "outage"]
     if words[0] == "status":  # of the stack itself, whose state directory is not the hutch's
         words += ["--state-directory", str(stack.state_directory)]
-    environment = {**os.environ, **hutch.environment}
-    done = subprocess.run(
-        [sys.executable, "-m", "bluesky_prefect", *words], env=environment, capture_output=True, text=True, check=False
-    )
+    done = run_command(*words, env={**os.environ, **hutch.environment})
     return done.returncode, " ".join(done.stdout.split()), done.stderr
 
 

@@ -3,8 +3,6 @@
 import datetime
 import json
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -22,6 +20,7 @@ from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._endings import Endings
+from tests.services.forked import run_module
 from tests.services.prefect_process import ask, post, user_of, wait_until
 from tests.system.hutch import DEPLOYMENT
 
@@ -45,16 +44,31 @@ def client(_deployment):
         yield client
 
 
+@pytest.fixture(scope="module", autouse=True)
+def pools_of_the_dead(_deployment):
+    """Work pools whose worker gave its last sign of life when this file's first test began, by their type.
+
+    The server looks every 15 s for workers that are gone; by the time of the last tests it has.
+    """
+    pools = {pool_type: f"pool-{uuid4().hex[:6]}" for pool_type in ("process", "warm-process")}
+    with get_client(sync_client=True) as client:
+        for pool_type, name in pools.items():
+            client.create_work_pool(WorkPoolCreate(name=name, type=pool_type))
+            client.send_worker_heartbeat(name, "killed", heartbeat_interval_seconds=1)
+    return pools
+
+
 class Room:
     """A work pool with a deployment of a flow that notes on which runs it ran, and no worker but those said to be.
 
     A worker's part is done by the test: it makes a flow run pending, and starts the process that executes it.
     """
 
-    def __init__(self, client, hutch, directory, pool_type):
+    def __init__(self, client, hutch, directory, pool_type, pool):
         self._client, self._hutch = client, hutch
-        self.pool = f"pool-{uuid4().hex[:6]}"
-        client.create_work_pool(WorkPoolCreate(name=self.pool, type=pool_type))
+        self.pool = pool or f"pool-{uuid4().hex[:6]}"
+        if pool is None:
+            client.create_work_pool(WorkPoolCreate(name=self.pool, type=pool_type))
         self._directory = directory / "code"
         self._directory.mkdir()
         (self._directory / "late_flow.py").write_text(FLOW)
@@ -71,11 +85,10 @@ class Room:
         )
         self.workflow = f"late-test/{name}"
 
-    def heartbeat(self, worker, interval_s=3600):
-        self._client.send_worker_heartbeat(self.pool, worker, heartbeat_interval_seconds=interval_s)
+    def heartbeat(self, worker):
+        self._client.send_worker_heartbeat(self.pool, worker, heartbeat_interval_seconds=3600)
 
-    def worker_dies(self, worker):
-        self.heartbeat(worker, interval_s=1)
+    def wait_for_death(self):
         wait_until(lambda: self._client.read_workers_for_work_pool(self.pool)[0].status.value == "OFFLINE")
 
     def take(self, *, worker=None):
@@ -92,8 +105,7 @@ class Room:
         """Do what the process of a flow run does when it comes up."""
         environment = {**os.environ, **self._hutch.environment, "PREFECT__FLOW_RUN_ID": flow_run}
         environment["PREFECT_LOCAL_STORAGE_PATH"] = str(self._directory / "storage")
-        command = [sys.executable, "-m", "prefect.engine"]
-        subprocess.run(command, env=environment, cwd=self._directory, capture_output=True, text=True, check=False)
+        run_module("prefect.engine", env=environment, cwd=self._directory)
 
     def reconcile(self, **options):
         return self._hutch.reconcile(submit=True, workflows=[Workflow(self.workflow)], **options)
@@ -108,8 +120,8 @@ class Room:
 
 @pytest.fixture
 def room(client, hutch, tmp_path):
-    def make(pool_type):
-        return Room(client, hutch, tmp_path, pool_type)
+    def make(pool_type, pool=None):
+        return Room(client, hutch, tmp_path, pool_type, pool)
 
     return make
 
@@ -128,22 +140,6 @@ def test_a_process_that_comes_up_late_is_waited_for_and_runs_once(room):
     assert states(room.flow_runs(uid)) == ["COMPLETED"]
     assert room.reconcile(clock=much_later).all_processed
     assert room.ran == uid
-
-
-@pytest.mark.parametrize("pool_type", ["process", "warm-process"])
-def test_a_process_that_comes_up_after_the_next_was_started_does_not_run(room, pool_type):
-    room = room(pool_type)
-    room.worker_dies("killed")
-    uid, flow_run = room.take(worker="killed")
-    room.heartbeat("new")
-    report = room.reconcile(clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.ABANDONED, True)]
-    assert states(room.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
-    room.execute(flow_run)
-    assert room.ran == ""
-    room.execute(room.flow_runs(uid)[-1].id)
-    assert room.ran == uid
-    assert states(room.flow_runs(uid)) == ["CRASHED", "COMPLETED"]
 
 
 @pytest.mark.parametrize(
@@ -460,3 +456,19 @@ def test_a_deployment_with_a_block_of_its_own_is_started_again(hutch, client, st
         assert report.all_processed, report.findings
         hutch.end(uid, Crashed(), workflow=name)
         assert hutch.flow_runs(uid, name)[generation].parameters == {"ref": uid, "key": reference, "threshold": 7}
+
+
+@pytest.mark.parametrize("pool_type", ["process", "warm-process"])
+def test_a_process_that_comes_up_after_the_next_was_started_does_not_run(room, pool_type, pools_of_the_dead):
+    room = room(pool_type, pools_of_the_dead[pool_type])
+    room.wait_for_death()
+    uid, flow_run = room.take(worker="killed")
+    room.heartbeat("new")
+    report = room.reconcile(clock=much_later)
+    assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.ABANDONED, True)]
+    assert states(room.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
+    room.execute(flow_run)
+    assert room.ran == ""
+    room.execute(room.flow_runs(uid)[-1].id)
+    assert room.ran == uid
+    assert states(room.flow_runs(uid)) == ["CRASHED", "COMPLETED"]

@@ -4,16 +4,15 @@ import json
 import os
 import socket
 import subprocess
-import sys
 
 import pytest
 
+from tests.services.forked import run_command
 from tests.services.prefect_process import user_of
 
 
 def cli(*arguments):
-    command = [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", *arguments]
-    return subprocess.run(command, env=dict(os.environ), capture_output=True, text=True, check=False)
+    return run_command(*arguments, env=os.environ)
 
 
 def test_up_ends_with_addresses_and_how_to_go_on(stack):

@@ -10,6 +10,7 @@ from tiled.client import from_uri
 from bluesky_prefect.core import Settings
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.tiled_api import RAW_SPEC, Catalog
+from tests.services.forked import run_command
 from tests.services.prefect_process import ask
 
 
@@ -27,9 +28,7 @@ class Facility:
         return ask(self._stack, method, path, **content)
 
     def run(self, *arguments, **environment):
-        command = [sys.executable, "-m", "bluesky_prefect", *arguments]
-        variables = {**self.environment, **environment}
-        done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+        done = run_command(*arguments, env={**self.environment, **environment})
         return done.returncode, " ".join((done.stdout + done.stderr).split())
 
     def deploy(self, pool, *options, **environment):

@@ -1,8 +1,6 @@
 """A flow says of itself that it must not be started again, and a real Prefect server keeps that."""
 
 import os
-import subprocess
-import sys
 import textwrap
 import time
 
@@ -14,6 +12,7 @@ from bluesky_prefect import Workflow
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
+from tests.services.forked import run_module
 from tests.services.prefect_process import prefect_settings
 from tests.system.hutch import Hutch
 
@@ -80,13 +79,8 @@ def executed(hutch, flows, kind):
     uid = hutch.count()
     with PrefectApi(30) as api:
         made = api.create_flow_run(Submission(submission_key(uid, name), name, name, uid))
-    subprocess.run(
-        [sys.executable, "-m", "prefect.engine", made.id],
-        cwd=flows,
-        env={**os.environ, **hutch.environment, "PREFECT_LOCAL_STORAGE_PATH": str(flows / "storage")},
-        capture_output=True,
-        check=False,
-    )
+    environment = {**os.environ, **hutch.environment, "PREFECT_LOCAL_STORAGE_PATH": str(flows / "storage")}
+    run_module("prefect.engine", made.id, env=environment, cwd=flows)
     return uid, name
 
 

@@ -23,6 +23,7 @@ from bluesky_prefect.cli._comparison import run_folder
 from bluesky_prefect.core import Settings
 from bluesky_prefect.stack import LocalStack, StackInfo
 from bluesky_prefect.stack._process import MARK
+from tests.services.made_databases import MadeDatabases
 from tests.services.outside import open_meteo
 from tests.services.prefect_process import PrefectProcess, ask, user_of, wait_until
 from tests.system.secret_search import found_in
@@ -206,10 +207,10 @@ class Facility:
         Everything that is written goes here.
     """
 
-    def __init__(self, stack: StackInfo, folder: Path) -> None:
+    def __init__(self, stack: StackInfo, folder: Path, databases: MadeDatabases) -> None:
         self.stack = stack
         self.folder = folder
-        self.prefect = PrefectProcess(folder / "prefect", user=_USER)
+        self.prefect = PrefectProcess(folder / "prefect", user=_USER, databases=databases)
         self.tiled_key = stack.tiled_api_key.get_secret_value()
         self.state, self.output, self.home = (folder / name for name in ("state", "output", "home"))
         self.logs = folder / "logs"
@@ -263,8 +264,10 @@ class Facility:
 
 
 @pytest.fixture(scope="module")
-def facility(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facility]:
-    made = Facility(stack, tmp_path_factory.mktemp("facility"))
+def facility(
+    stack: StackInfo, tmp_path_factory: pytest.TempPathFactory, made_databases: MadeDatabases
+) -> Iterator[Facility]:
+    made = Facility(stack, tmp_path_factory.mktemp("facility"), made_databases)
     try:
         made.prefect.start()
         made.prefect.make_work_pool("pool")

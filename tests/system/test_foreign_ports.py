@@ -15,7 +15,7 @@ from tests.services.another_user import as_nobody, said_by
 from tests.services.prefect_process import wait_until
 from tests.system.test_doors import Session
 
-# Listens in each way that there is, and prints what it is sent for some seconds.
+# Listens in each way that there is, and prints what it is sent, for some seconds or until it is told that this is all.
 _LISTEN = """
 def listen(host, options):
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -46,7 +46,9 @@ while (left := end - time.monotonic()) > 0:
         break
     client.settimeout(2)
     try:
-        print(client.recv(65536), flush=True)
+        if (sent := client.recv(65536)) == b"that is all":
+            break
+        print(sent, flush=True)
         client.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 4\\r\\nConnection: close\\r\\n\\r\\ntrue")
         client.close()
     except OSError as error:
@@ -73,12 +75,15 @@ def free_port():
 
 def test_a_session_sends_nothing_to_who_listens_where_the_stack_will_be(tmp_path):
     port = free_port()
-    foreign = as_nobody(_LISTEN, str(port), "20")
+    foreign = as_nobody(_LISTEN, str(port), "120")
     assert foreign.stdout.readline() == "LISTENING\n"
     with session(tmp_path / "state", tmp_path / "log", BLUESKY_PREFECT_PREFECT_PORT=str(port)) as opened:
-        # The forwarder has been awake by then.
-        assert said_by(foreign) == ""
         assert f"Port {port} is in use by" in opened.greeting
+        # Now the forwarder has looked for Prefect.
+        wait_until(lambda: "Runs will wait in the outbox" in opened.log.read_text())
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"that is all")
+        assert said_by(foreign) == ""
 
 
 def test_nobody_else_can_listen_where_the_stack_will_be_of_a_session(tmp_path):

@@ -1,14 +1,13 @@
 """The main job on a whole stack: what a worker does with the flow runs that stop documents start."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bluesky_prefect.stack import StackInfo
+from tests.services.forked import run_code, run_command
 from tests.services.prefect_process import ask, wait_until
 from tests.system.session import Acquisition
 
@@ -25,9 +24,7 @@ flow.from_source(source=sys.argv[1], entrypoint="beamline_flows.py:end_of_run_wo
 def acquired(stack: StackInfo, tmp_path_factory, stack_settings) -> dict[str, Any]:
     """One session at the beamline: what it ran, and the flow runs that came of it, ended."""
     environment = {**os.environ, **stack.environment()}
-    subprocess.run(
-        [sys.executable, "-c", DEPLOY, str(HERE), stack_settings.work_pool], env=environment, check=True, timeout=120
-    )
+    run_code(DEPLOY, str(HERE), stack_settings.work_pool, env=environment).check_returncode()
     state = tmp_path_factory.mktemp("session")
     session = Acquisition(state, stack.environment(), "my-workflow/local", "end-of-run-workflow/tst-docker")
     try:
@@ -64,14 +61,14 @@ def test_a_beamlines_own_end_of_run_workflow_runs_unmodified(acquired):
 
 def test_deploying_to_a_server_of_ones_own_is_one_command(stack, stack_settings):
     environment = {**os.environ, **stack.environment()}
-    command = [sys.executable, "-m", "bluesky_prefect", "deploy", "--name", "again", "--work-pool"]
-    done = subprocess.run([*command, stack_settings.work_pool], env=environment, capture_output=True, text=True)
+    command = ["deploy", "--name", "again", "--work-pool"]
+    done = run_command(*command, stack_settings.work_pool, env=environment)
     assert done.returncode == 0, done.stderr
     assert 'PrefectCallback("my-workflow/again")' in done.stderr
     for flow in ("my-workflow", "data-validation", "find-peak"):
         found = ask(stack, "GET", f"/deployments/name/{flow}/again").json()
         assert found["entrypoint"].startswith("bluesky_prefect.flows")
-    refused = subprocess.run([*command, "no-such-pool"], env=environment, capture_output=True, text=True)
+    refused = run_command(*command, "no-such-pool", env=environment)
     assert refused.returncode == 1
     assert "prefect work-pool create no-such-pool" in refused.stderr
 

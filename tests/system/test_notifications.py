@@ -22,6 +22,7 @@ from bluesky_prefect.core import Run, Submission, as_workflows
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.prefect_api._notifications import TAG, Notifications, automation
 from bluesky_prefect.reconciliation import FlowRunStarter
+from tests.services.forked import run_code
 from tests.services.prefect_process import user_of, wait_until
 from tests.services.receiver import Receiver
 from tests.system.hutch import DEPLOYMENT, idle_deployment
@@ -90,9 +91,7 @@ def told(stack):
 def session(told, stack, stack_settings, tmp_path_factory):
     """Three scans, whose flow runs fail, are killed and are well; everything of it that is on disk or in a log."""
     environment = {**os.environ, **stack.environment()}
-    subprocess.run(
-        [sys.executable, "-c", DEPLOY, str(HERE), stack_settings.work_pool], env=environment, check=True, timeout=120
-    )
+    run_code(DEPLOY, str(HERE), stack_settings.work_pool, env=environment).check_returncode()
     folder = tmp_path_factory.mktemp("told")
     environment = {
         "PREFECT_API_URL": stack.prefect_api_url,

@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
@@ -21,6 +19,7 @@ from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.tiled_api import hold, send_run
+from tests.services.forked import run_code
 from tests.services.kept_runs import write_kept_run
 from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS
 
@@ -346,9 +345,8 @@ def test_a_run_that_stopped_ahead_of_this_machines_clock_is_started_and_not_wait
 
 def test_by_itself_it_starts_a_run_that_stopped_ahead_of_this_machines_clock(hutch):
     uid = write(hutch, time.time() + 3540, time.time() + 3600)
-    command = [sys.executable, "-c", "from bluesky_prefect.reconciliation import reconcile; reconcile()"]
-    environment = {**os.environ, **hutch.environment}
-    subprocess.run(command, env=environment, capture_output=True, check=True)
+    code = "from bluesky_prefect.reconciliation import reconcile; reconcile()"
+    run_code(code, env={**os.environ, **hutch.environment}).check_returncode()
     assert [one.generation for one in hutch.flow_runs(uid)] == [0]
 
 

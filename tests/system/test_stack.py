@@ -61,7 +61,7 @@ def start_waiting(info):
 
 
 def state_type(info, flow_run):
-    return httpx.get(flow_run, headers=info.prefect_headers).json()["state_type"]
+    return ask(info, "GET", flow_run.removeprefix(info.prefect_api_url)).json()["state_type"]
 
 
 def ports(info):
@@ -171,7 +171,7 @@ def _flow_run(client, flow):
         yield client.post(f"/flow_runs/{flow_run}/set_state", json={"state": {"type": state}}).status_code
 
 
-# Stacks of a test's own, which get hurt.
+# A stack of these tests' own, which gets hurt.
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +269,43 @@ def test_up_that_was_killed_on_its_way_is_gone_on_with(hurt):
     assert hurt.status().all_up
 
 
+def test_what_waits_for_the_stack_follows_it_to_another_port(hurt, hurt_settings):
+    former = hurt.find().prefect_api_url
+    hurt.down(print, flow_runs_timeout_s=0)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    said = []
+    with closing(Outbox(hurt.paths.root / "outbox.sqlite")) as outbox:
+        for address in (former, "http://elsewhere.example/api"):
+            outbox.put(Submission(address, "a/b", "a/b", "u"), api_url=address)
+        now = with_other(hurt_settings, prefect_port=port).up(said.append).prefect_api_url
+        assert outbox.unsent_by_address() == {now: 1, "http://elsewhere.example/api": 1}
+    assert now != former
+    assert f"Outbox: 1 submission for {former} will be sent to {now}" in said
+
+
+@pytest.mark.parametrize("worker_type", ["process", "warm-process"])
+def test_a_stack_started_in_the_background_of_a_script_stops_its_worker_when_told(hurt, hurt_settings, worker_type):
+    os.kill(hurt.processes()["worker"].pid, signal.SIGKILL)
+    wait_until(lambda: "worker" not in hurt.processes())
+    local = with_other(hurt_settings, worker_type=worker_type)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it starts with '&'
+    try:
+        local.up(print)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    worker = psutil.Process(local.processes()["worker"].pid)
+    worker.terminate()
+    assert psutil.wait_procs([worker], timeout=20)[1] == []
+
+
+def with_other(hurt_settings, **values):
+    """Return that stack with other settings."""
+    settings, _ = hurt_settings
+    return LocalStack(Settings(**{**settings.model_dump(exclude_unset=True), **values}))
+
+
 def test_prefect_s_own_worker_is_one_option_away_and_stays_until_the_other_is_asked_for(hurt, hurt_settings):
     info = hurt.find()
     up = command("up", "--state-directory", str(hurt.paths.root), "--worker-type", "process")
@@ -282,8 +319,7 @@ def test_prefect_s_own_worker_is_one_option_away_and_stays_until_the_other_is_as
     worker = hurt.processes()["worker"]
     hurt.up(print)
     assert hurt.processes()["worker"] == worker
-    values = hurt_settings[0].model_dump(exclude_unset=True)
-    LocalStack(Settings(**values, worker_type="warm-process")).up(print)
+    with_other(hurt_settings, worker_type="warm-process").up(print)
     assert any(FORK_SERVER in process.cmdline() for process in family(hurt.processes()))
 
 
@@ -310,36 +346,6 @@ def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
     assert state_type(info, flow_run) == "CRASHED"
 
 
-@pytest.mark.parametrize("worker_type", ["warm-process", "process"])
-def test_a_stack_started_in_the_background_of_a_script_stops_its_worker_when_told(own_stack, worker_type):
-    local = own_stack(worker_type=worker_type)
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it starts with '&'
-    try:
-        local.up(print)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    worker = psutil.Process(local.processes()["worker"].pid)
-    worker.terminate()
-    assert psutil.wait_procs([worker], timeout=20)[1] == []
-
-
-def test_what_waits_for_the_stack_follows_it_to_another_port(own_stack):
-    first = own_stack()
-    former = first.up(print).prefect_api_url
-    first.down(print)
-    said = []
-    with closing(Outbox(first.paths.root / "outbox.sqlite")) as outbox:
-        for address in (former, "http://elsewhere.example/api"):
-            outbox.put(Submission(address, "a/b", "a/b", "u"), api_url=address)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        now = own_stack(prefect_port=port).up(said.append).prefect_api_url
-        assert outbox.unsent_by_address() == {now: 1, "http://elsewhere.example/api": 1}
-    assert now != former
-    assert f"Outbox: 1 submission for {former} will be sent to {now}" in said
-
-
 @pytest.mark.parametrize("part", ["tiled", "prefect"])
 def test_a_busy_port_is_an_error_and_nothing_is_started(own_stack, part):
     with socket.socket() as other:
@@ -354,7 +360,6 @@ def test_a_busy_port_is_an_error_and_nothing_is_started(own_stack, part):
 
 def test_a_part_that_dies_while_starting_is_named_with_its_log_and_the_others_are_stopped(own_stack):
     local = own_stack()
-    local.paths.tiled.mkdir(parents=True)
     # A catalog that is not a database.
     (local.paths.tiled / "catalog.db").write_text("not a database\n" * 100)
     with pytest.raises(StackError) as caught:

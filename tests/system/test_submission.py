@@ -22,8 +22,8 @@ OTHER = "other-workflow/local"
 
 
 @pytest.fixture(scope="module")
-def prefect(tmp_path_factory):
-    server = PrefectProcess(tmp_path_factory.mktemp("prefect"))
+def prefect(tmp_path_factory, made_databases):
+    server = PrefectProcess(tmp_path_factory.mktemp("prefect"), databases=made_databases)
     try:
         server.start()
         for deployment in (DEPLOYMENT, OTHER):

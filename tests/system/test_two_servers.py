@@ -11,9 +11,10 @@ DEPLOYMENT = "my-workflow/local"
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory):
+def servers(tmp_path_factory, made_databases):
     with ExitStack() as made:
-        started = [PrefectProcess(tmp_path_factory.mktemp(name)) for name in ("prefect-a", "prefect-b")]
+        folders = [tmp_path_factory.mktemp(name) for name in ("prefect-a", "prefect-b")]
+        started = [PrefectProcess(folder, databases=made_databases) for folder in folders]
         for server in started:
             made.callback(server.kill)
             server.start()

@@ -15,6 +15,7 @@ from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.session._spool import Spool
+from tests.services.forked import run_code
 from tests.system.hutch import DEPLOYMENT, WORKFLOWS, decline
 
 LIST = "tests.system.hutch:WORKFLOWS"
@@ -83,8 +84,7 @@ print(state.type.value, state.message)
 def scheduled(hutch, *parameters):
     """Run the flow as a worker does, with the parameters that the deployment has."""
     environment = {**os.environ, **hutch.environment}
-    command = [sys.executable, "-c", RECONCILE, *parameters]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = run_code(RECONCILE, *parameters, env=environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 

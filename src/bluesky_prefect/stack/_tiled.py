@@ -1,6 +1,8 @@
 """The Tiled server: catalog, storage, key."""
 
 import json
+import sqlite3
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,15 @@ class TiledServer:
         return self.paths.tiled / "catalog.db"
 
     @property
+    def _is_made(self) -> bool:
+        """True if Tiled has made the catalog, and noted the version of its tables at the end of that."""
+        try:
+            with closing(sqlite3.connect(f"{self.catalog.as_uri()}?mode=ro", uri=True)) as catalog:
+                return catalog.execute("SELECT count(*) FROM alembic_version").fetchone() == (1,)
+        except sqlite3.Error:
+            return False
+
+    @property
     def _config(self) -> Path:
         return self.paths.tiled / "config.yml"
 
@@ -67,7 +78,8 @@ class TiledServer:
                 # Tables go to DuckDB, which tells NaN from missing; SQLite does not.
                 "writable_storage": [str(data), f"duckdb:///{self.paths.tiled / 'tables.duckdb'}"],
                 "readable_storage": [str(make_private_directory(self.paths.images))],
-                "init_if_not_exists": True,
+                # Tiled starts a process for it, which imports for seconds; the server checks the catalog by itself.
+                "init_if_not_exists": not self._is_made,
             },
         }
         config = {"trees": [tree], "uvicorn": {"host": HOST, "port": self.port}}

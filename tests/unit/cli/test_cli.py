@@ -7,15 +7,11 @@ import sys
 
 import pytest
 
+from tests.services.forked import run_command
+
 
 def cli(*arguments, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", "from bluesky_prefect.cli import main; main()", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_command(*arguments, env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize(
