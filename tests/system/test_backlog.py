@@ -47,7 +47,7 @@ def resident_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def test_a_backlog_is_sent_once_each_in_flat_memory_and_a_fresh_run_does_not_wait_for_it(acquisition, prefect):
+def test_a_backlog_is_sent_once_in_flat_memory_and_delays_no_fresh_run(acquisition, prefect):
     wait_until(lambda: len(prefect.created) == HELD_AFTER)
     before_mb = resident_mb(acquisition.process.pid)
     [fresh] = acquisition.count(1)

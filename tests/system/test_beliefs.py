@@ -369,7 +369,7 @@ def made_days_ago(hutch, client, *moved_to):
     return uid
 
 
-def test_a_crashed_flow_run_that_bears_a_time_long_before_its_run_is_started_again(hutch, client):
+def test_a_crashed_flow_run_dated_long_before_its_run_is_started_again(hutch, client):
     uid = made_days_ago(hutch, client, Crashed(message="out of memory"))
     report = hutch.reconcile(submit=True)
     assert states(hutch.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
@@ -388,9 +388,7 @@ def test_a_crashed_flow_run_that_bears_a_time_long_before_its_run_is_started_aga
         ([], much_later, RunState.LATE),
     ],
 )
-def test_a_flow_run_that_bears_a_time_long_before_its_run_is_never_called_started(
-    hutch, client, moved_to, clock, verdict
-):
+def test_a_flow_run_dated_long_before_its_run_is_never_called_started(hutch, client, moved_to, clock, verdict):
     uid = made_days_ago(hutch, client, *moved_to)
     report = hutch.reconcile(submit=True, clock=clock)
     assert report.verdicts == {verdict: 1}
@@ -399,7 +397,7 @@ def test_a_flow_run_that_bears_a_time_long_before_its_run_is_never_called_starte
 
 
 @pytest.mark.parametrize("alive", [True, False])
-def test_a_silent_flow_run_that_bears_a_time_long_before_its_run_is_listened_to_first(hutch, client, stack, alive):
+def test_a_silent_flow_run_dated_long_before_its_run_is_heard_first(hutch, client, stack, alive):
     uid = made_days_ago(hutch, client, Running())
     [flow_run] = hutch.flow_runs(uid)
     heartbeat(stack, flow_run.id)
@@ -424,9 +422,7 @@ def test_a_silent_flow_run_that_bears_a_time_long_before_its_run_is_listened_to_
         (Crashed(), [], "-again-1", ["CRASHED", "SCHEDULED"]),
     ],
 )
-def test_submit_never_calls_a_flow_run_started_that_bears_a_time_long_before_its_run(
-    hutch, client, state, options, said, after
-):
+def test_submit_never_calls_a_flow_run_dated_long_before_its_run_started(hutch, client, state, options, said, after):
     uid = made_days_ago(hutch, client, state)
     done = hutch.cli("submit", uid, "--json", *options)
     assert done.returncode == 0, done.stderr

@@ -140,7 +140,7 @@ def test_the_stack_and_its_flow_runs_listen_on_loopback_only(stack: StackInfo, w
     }
 
 
-def test_a_page_from_elsewhere_in_a_browser_on_this_machine_may_ask_neither_server(stack: StackInfo):
+def test_a_foreign_page_in_a_browser_of_this_machine_may_ask_neither_server(stack: StackInfo):
     asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
 
     def let_in(url: str, origin: str) -> bool:
@@ -292,7 +292,7 @@ def flow_run(facility: Facility) -> dict:
     return {**found, "uid": session.uid}
 
 
-def test_with_credentials_on_both_servers_a_scan_becomes_a_completed_flow_run_and_files(facility, flow_run):
+def test_with_credentials_on_both_servers_a_scan_becomes_files(facility, flow_run):
     assert flow_run["state_type"] == "COMPLETED", flow_run["state"]
     assert {path.suffix for path in run_folder(facility.output, flow_run["uid"]).iterdir()} >= {".csv", ".png", ".txt"}
 

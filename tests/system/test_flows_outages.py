@@ -79,13 +79,13 @@ def test_without_weather_the_export_completes_and_says_why(room, uid, mode, capl
         assert "mean temperature: 61.5 °F" in text_of(room, export(uid, date=date))
 
 
-def test_a_picture_of_an_earlier_day_does_not_stay_beside_a_summary_without_weather(room, uid):
+def test_no_earlier_picture_stays_beside_a_summary_without_weather(room, uid):
     assert "scan_1_count_temperature.png" in room.files(export(uid, date="2021-02-01"))
     room.weather.mode = "500"
     assert "scan_1_count_temperature.png" not in room.files(export(uid, date="2021-02-02"))
 
 
-def test_without_a_fun_fact_the_run_is_exported_and_the_message_says_what_failed(room, uid):
+def test_without_a_fun_fact_the_run_is_exported_and_the_message_says_so(room, uid):
     room.cats.mode = "500"
     state = my_workflow(uid, return_state=True)
     assert state.is_completed()
@@ -122,7 +122,7 @@ def test_an_export_that_fails_fails_the_workflow(room):
     assert "RunNotFound" in state.message
 
 
-def test_another_process_prints_what_a_user_expects_and_takes_the_weather_from_the_cache(room, uid):
+def test_another_process_takes_the_weather_from_the_cache_and_says_so(room, uid):
     export(uid)
     room.weather.mode = "500"
     program = f"from bluesky_prefect.flows import my_workflow; my_workflow({uid!r})"

@@ -99,7 +99,7 @@ def denied(port):
 
 
 @pytest.mark.timeout(400)
-def test_the_ports_of_servers_that_died_are_their_user_s_while_a_session_or_the_worker_lives(own_stack, tmp_path):
+def test_ports_of_dead_servers_stay_their_user_s_while_a_session_lives(own_stack, tmp_path):
     local: LocalStack = own_stack()
     # In another process, as people do: this one is to hold nothing.
     up(local)

@@ -102,7 +102,7 @@ def test_a_flow_run_of_which_nothing_was_heard_gives_no_sign_of_life(api):
     assert (signs.last, signs.heartbeats) == (None, False)
 
 
-def test_a_killed_flow_run_was_last_heard_of_when_it_lived_and_is_marked_with_what_is_in_it(stack, api):
+def test_a_killed_flow_run_has_its_last_sign_of_life_and_is_marked_whole(stack, api):
     before = time.time()
     environment = {**os.environ, **stack.environment(), "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
     process = subprocess.Popen([sys.executable, "-c", SLEEPER], env=environment, stderr=subprocess.DEVNULL)

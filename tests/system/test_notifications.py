@@ -109,7 +109,7 @@ def session(told, stack, stack_settings, tmp_path_factory):
 
 
 @pytest.mark.timeout(300)
-def test_a_facility_s_own_flow_that_fails_or_is_killed_is_told_of_once_with_run_reason_and_link(session, told):
+def test_a_facility_s_own_flow_that_fails_sends_one_message_with_reason_and_link(session, told):
     _, uids = session
     wait_until(lambda: all(told.receiver.received(uid) for uid in uids), timeout_s=200)
     told.end(BLOCK, Failed(message="the last of all"))  # what was on its way before it has arrived
@@ -188,7 +188,7 @@ def test_what_is_typed_into_a_run_mentions_nobody_and_shows_no_false_link(told):
 
 
 @pytest.mark.parametrize("mode", ["down", "500", "hang"])
-def test_a_message_that_cannot_be_sent_is_a_line_in_the_log_and_holds_nothing_up(told, mode):
+def test_a_message_that_cannot_be_sent_is_logged_and_delays_nothing(told, mode):
     with ExitStack() as resources:
         receiver = resources.enter_context(closing(Receiver()))
         receiver.mode = mode
@@ -208,7 +208,7 @@ def test_a_message_that_cannot_be_sent_is_a_line_in_the_log_and_holds_nothing_up
     assert found_in(told.stack.state_directory, SECRET) == []
 
 
-def test_a_block_that_does_not_exist_loses_no_flow_run_and_is_told_with_the_command_that_makes_it(told, caplog):
+def test_a_missing_block_loses_no_flow_run_and_the_log_says_how_to_make_it(told, caplog):
     now = 0.0
     with get_client(sync_client=True) as client:
         notifications = Notifications(client, clock=lambda: now)

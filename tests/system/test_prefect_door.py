@@ -257,7 +257,7 @@ def test_tiled_serves_no_file_of_this_machine_but_those_of_its_ui(stack, way):
     assert user_of(stack).encode() not in answer
 
 
-def test_another_user_of_the_machine_neither_finds_the_password_nor_starts_anything(stack):
+def test_another_user_neither_finds_the_password_nor_starts_anything(stack):
     with reachable(stack.state_directory):
         asked = [str(stack.state_directory), stack.prefect_ui_url, deployment(stack)]
         seen = said_by(as_nobody(_LOOK_AROUND, *asked))

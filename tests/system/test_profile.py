@@ -193,7 +193,7 @@ def test_what_was_kept_can_be_sent_to_tiled_later(engine, devices, line, raw, tm
     assert _kept(tmp_path) == []
 
 
-def test_what_neither_tiled_nor_the_disk_took_gets_to_tiled_when_that_is_there_again(
+def test_what_neither_tiled_nor_the_disk_took_gets_to_tiled_later(
     stack, connection, devices, line, raw, told, tmp_path
 ):
     (tmp_path / "unsaved-runs").write_text("in the way")

@@ -262,7 +262,7 @@ def test_a_kept_run_that_cannot_be_written_is_told_and_the_rest_goes_on(hutch, k
     assert [len(hutch.flow_runs(uid)) for uid in (*good, missed)] == [1] * 5
 
 
-def test_a_kept_run_with_characters_that_databases_refuse_is_written_with_all_its_data(hutch):
+def test_a_kept_run_with_characters_that_databases_refuse_is_written_whole(hutch):
     uid, path = write_kept_run(hutch.settings.kept_runs_path, "NUL in metadata")
     assert hutch.reconcile(submit=True).all_processed
     assert not path.exists()
@@ -334,7 +334,7 @@ def write(hutch, start_s, stop_s):
 
 
 @pytest.mark.parametrize("ahead_s", [3600, 3 * 86400])
-def test_a_run_that_stopped_ahead_of_this_machines_clock_is_started_and_not_waited_for(hutch, ahead_s):
+def test_a_run_that_stopped_ahead_of_this_machine_s_clock_is_started_at_once(hutch, ahead_s):
     uid = write(hutch, time.time() + ahead_s - 60, time.time() + ahead_s)
     done = hutch.cli("reconcile", "--submit", "--json")
     assert done.returncode == 0, done.stderr

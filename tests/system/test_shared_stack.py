@@ -63,7 +63,7 @@ def test_another_operator_works_with_the_stack_and_cannot_stop_it(shared):
     assert all(process.is_alive() for process in StackState.load(state / "stack.json").processes.values())
 
 
-def test_whose_open_session_keeps_the_port_of_a_stack_that_is_down_and_what_helps_is_told(shared):
+def test_the_session_that_keeps_a_stack_s_port_is_named_with_the_remedy(shared):
     state, ada, bob, options = shared
     session = ada.popen(_OPEN_SESSION, BLUESKY_PREFECT_STATE_DIRECTORY=str(state))
     try:

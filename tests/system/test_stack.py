@@ -286,7 +286,7 @@ def test_what_waits_for_the_stack_follows_it_to_another_port(hurt, hurt_settings
 
 
 @pytest.mark.parametrize("worker_type", ["process", "warm-process"])
-def test_a_stack_started_in_the_background_of_a_script_stops_its_worker_when_told(hurt, hurt_settings, worker_type):
+def test_a_stack_started_in_a_script_s_background_stops_its_worker(hurt, hurt_settings, worker_type):
     os.kill(hurt.processes()["worker"].pid, signal.SIGKILL)
     wait_until(lambda: "worker" not in hurt.processes())
     local = with_other(hurt_settings, worker_type=worker_type)
@@ -306,7 +306,7 @@ def with_other(hurt_settings, **values):
     return LocalStack(Settings(**{**settings.model_dump(exclude_unset=True), **values}))
 
 
-def test_prefect_s_own_worker_is_one_option_away_and_stays_until_the_other_is_asked_for(hurt, hurt_settings):
+def test_prefect_s_own_worker_is_one_option_away_and_stays_until_told(hurt, hurt_settings):
     info = hurt.find()
     up = command("up", "--state-directory", str(hurt.paths.root), "--worker-type", "process")
     environment = {**os.environ, **settings_environment(hurt_settings[0])}
@@ -358,7 +358,7 @@ def test_a_busy_port_is_an_error_and_nothing_is_started(own_stack, part):
         assert local.processes() == {}
 
 
-def test_a_part_that_dies_while_starting_is_named_with_its_log_and_the_others_are_stopped(own_stack):
+def test_a_part_that_dies_while_starting_is_named_and_stops_the_others(own_stack):
     local = own_stack()
     # A catalog that is not a database.
     (local.paths.tiled / "catalog.db").write_text("not a database\n" * 100)

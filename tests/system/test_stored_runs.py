@@ -71,16 +71,14 @@ def names(archive, runs):
 
 
 @pytest.mark.parametrize("page", [1, 2, 300])
-def test_a_window_holds_the_runs_that_stopped_in_it_or_are_open_whenever_they_were_written(
-    catalog, archive, monkeypatch, page
-):
+def test_a_window_holds_the_runs_that_stopped_in_it_or_are_open(catalog, archive, monkeypatch, page):
     monkeypatch.setattr(runs_module, "_PAGE", page)
     found = names(archive, runs_between(catalog, DAY, DAY + 10 * HOUR))
     expected = ["at the start", "clock set back", "early again", "late", "long", "open", "set back within"]
     assert sorted(found) == expected
 
 
-def test_a_run_during_which_the_clock_was_set_back_is_in_the_window_in_which_it_stopped_once(catalog, archive):
+def test_a_run_whose_clock_was_set_back_is_in_the_window_of_its_stop_once(catalog, archive):
     def found(begin_s, end_s):
         return sorted(names(archive, runs_between(catalog, begin_s, end_s, plan="list_scan")))
 

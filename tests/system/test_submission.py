@@ -114,7 +114,7 @@ STOP = {"run_start": "", "exit_status": "success", "num_events": {"primary": 3}}
         ("keys", {f"a key of many, number {number}": number for number in range(40_000)}),
     ],
 )
-def test_metadata_larger_than_prefect_takes_costs_no_flow_run_and_no_routing_key(prefect, name, large):
+def test_metadata_too_large_for_prefect_cost_no_flow_run_and_no_routing_key(prefect, name, large):
     prefect.deploy("takes-all/local", uid={}, plan_name={}, start_doc={"type": "object"}, stop={"type": "object"})
     uid = f"large-{name}"
     start, stop = jsonable({**large, **START, "uid": uid}), jsonable({**large, **STOP, "run_start": uid})
@@ -133,7 +133,7 @@ def test_metadata_larger_than_prefect_takes_costs_no_flow_run_and_no_routing_key
         assert sent["stop"]["num_events"] == {"primary": 3}
 
 
-def test_given_parameters_larger_than_prefect_takes_are_refused_with_limit_size_and_remedy(prefect):
+def test_parameters_too_large_for_prefect_are_refused_with_limit_and_remedy(prefect):
     prefect.deploy("takes-image/local", image={}, threshold={})
     given = {"threshold": 0.5, "image": "x" * 600_000}
     submission = Submission("too-large", "large", "takes-image/local", "too-large", START, STOP, given)
@@ -171,7 +171,7 @@ def test_runs_made_while_prefect_is_down_get_one_flow_run_each_when_it_is_up(acq
     assert [flow_run["parameters"]["ref"] for flow_run in found] == [*before, *during, *after]
 
 
-def test_runs_made_while_prefect_accepts_and_never_answers_get_one_flow_run_each(acquire, prefect):
+def test_runs_while_prefect_never_answers_get_one_flow_run_each(acquire, prefect):
     acquisition = acquire()
     acquisition.count(1)
     wait_until(lambda: acquisition.outbox_counts() == (0, 1, 0))

@@ -3,7 +3,7 @@
 from tests.services.prefect_process import wait_until
 
 
-def test_a_flow_run_that_was_made_while_the_event_stream_was_cut_starts_when_it_is_back(worker, proxy, deployments):
+def test_a_flow_run_made_while_the_event_stream_is_cut_starts_later(worker, proxy, deployments):
     # The worker of this folder polls once an hour.
     proxy.mode = "refuse"
     flow_run = worker.submit(deployments["lines"], count=1)
@@ -39,7 +39,7 @@ def test_answers_of_503_crash_no_flow_run(worker, proxy, deployments):
     assert {worker.wait(flow_run)["state_type"] for flow_run in flow_runs} == {"COMPLETED"}
 
 
-def test_where_prefect_asks_for_a_password_flow_runs_are_told_and_cancelled_all_the_same(tmp_path):
+def test_with_a_password_on_prefect_flow_runs_start_and_are_cancelled(tmp_path):
     from tests.services.prefect_process import PrefectProcess
     from tests.services.worker_process import WorkerProcess
     from tests.system.worker.conftest import FLOWS

@@ -182,7 +182,7 @@ def test_a_flow_run_whose_process_dies_has_crashed_and_its_hook_runs(worker, dep
     assert hook.read_text().split()[0] == "CRASHED"
 
 
-def test_a_flow_run_that_is_cancelled_stops_and_its_hook_runs_in_a_process_of_its_own(worker, deployments, tmp_path):
+def test_a_cancelled_flow_run_stops_and_its_hook_runs_in_another_process(worker, deployments, tmp_path):
     flow_run, pid = start_waiting(worker, deployments["waits"], tmp_path / "it")
     worker.cancel(flow_run)
     assert worker.wait(flow_run)["state_type"] == "CANCELLED"
@@ -194,7 +194,7 @@ def test_a_flow_run_that_is_cancelled_stops_and_its_hook_runs_in_a_process_of_it
     assert int(hook_pid) not in (pid, worker.process.pid)
 
 
-def test_no_more_than_the_limit_run_at_once_and_the_next_starts_when_there_is_room(worker, deployments, tmp_path):
+def test_the_limit_is_kept_and_the_next_flow_run_starts_when_there_is_room(worker, deployments, tmp_path):
     files = [tmp_path / name for name in ("first", "second")]
     running = [start_waiting(worker, deployments["waits"], file)[0] for file in files]
     third = worker.submit(deployments["waits"], file=str(tmp_path / "third"))
@@ -225,7 +225,7 @@ def test_a_worker_with_no_room_left_does_not_ask_for_flow_runs(worker, proxy, de
     assert looks() - before <= len(waiting) + 1
 
 
-def test_a_flow_run_that_is_due_later_starts_when_it_is_due_and_takes_no_room_before(worker, deployments):
+def test_a_flow_run_due_later_starts_when_it_is_due_and_takes_no_room_before(worker, deployments):
     due = datetime.now(UTC) + timedelta(seconds=3)
     flow_run = worker.wait(worker.submit(deployments["lines"], scheduled=due.isoformat(), count=1))
     states = worker.ask("GET", f"/flow_run_states/?flow_run_id={flow_run['id']}")
@@ -276,9 +276,7 @@ OWN_INTERPRETER = {"command": f"{sys.executable} -m prefect.engine"}
 @pytest.mark.parametrize(
     ("number", "job"), [(signal.SIGINT, {}), (signal.SIGTERM, {}), (signal.SIGTERM, OWN_INTERPRETER)]
 )
-def test_a_worker_that_is_stopped_leaves_no_process_and_says_what_became_of_its_flow_run(
-    another_worker, tmp_path, number, job
-):
+def test_a_stopped_worker_leaves_no_process_and_reports_its_flow_run(another_worker, tmp_path, number, job):
     another_worker.start()
     deployment = another_worker.deploy(f"{FLOWS.name}:waits", FLOWS.parent, **job)
     flow_run, pid = start_waiting(another_worker, deployment, tmp_path / "it")
@@ -289,7 +287,7 @@ def test_a_worker_that_is_stopped_leaves_no_process_and_says_what_became_of_its_
     assert another_worker.flow_run(flow_run)["state_type"] == "CRASHED"
 
 
-def test_a_worker_in_the_background_of_a_script_ends_on_sigterm_and_takes_no_more(another_worker):
+def test_a_worker_in_a_script_s_background_ends_on_sigterm(another_worker):
     another_worker.start(from_a_script=True)
     deployment = another_worker.deploy(f"{FLOWS.name}:lines", FLOWS.parent)
     assert another_worker.wait(another_worker.submit(deployment, count=1))["state_type"] == "COMPLETED"
@@ -301,7 +299,7 @@ def test_a_worker_in_the_background_of_a_script_ends_on_sigterm_and_takes_no_mor
     assert another_worker.flow_run(flow_run)["state_type"] == "SCHEDULED"
 
 
-def test_a_worker_that_is_stopped_before_it_has_started_a_flow_run_leaves_it_to_another(
+def test_a_worker_stopped_before_it_starts_a_flow_run_leaves_it_to_another(
     prefect_server, proxy, another_worker, tmp_path
 ):
     behind = WorkerProcess(prefect_server.url, tmp_path, another_worker.pool, worker_api_url=f"{proxy.url}/api")
@@ -318,7 +316,7 @@ def test_a_worker_that_is_stopped_before_it_has_started_a_flow_run_leaves_it_to_
     assert another_worker.flow_run(flow_run)["state_type"] == "SCHEDULED"
 
 
-def test_a_worker_that_works_once_takes_what_it_has_room_for_and_reports_how_it_ended(another_worker, tmp_path):
+def test_a_worker_that_works_once_takes_what_it_has_room_for(another_worker, tmp_path):
     deployment = another_worker.deploy(f"{FLOWS.name}:dies", FLOWS.parent)
     files = [tmp_path / name for name in ("first", "second")]
     flow_runs = [another_worker.submit(deployment, file=str(file), how="exit") for file in files]

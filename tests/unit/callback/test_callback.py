@@ -427,7 +427,7 @@ def test_nothing_that_a_workflow_raises_comes_out_of_the_run_engine(run_engine, 
 
 
 @pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
-def test_what_ends_the_process_while_a_workflow_decides_does_so_after_the_record(make_callback, error):
+def test_what_ends_the_process_during_a_decision_does_so_after_the_record(make_callback, error):
     def interrupted(run):
         raise error
 
@@ -438,7 +438,7 @@ def test_what_ends_the_process_while_a_workflow_decides_does_so_after_the_record
     assert stopped_runs.find(error.__name__).started == ("a/1", "a/2")
 
 
-def test_a_large_start_document_is_converted_once_however_many_workflows_there_are(make_callback, monkeypatch):
+def test_a_large_start_document_is_converted_once_for_all_workflows(make_callback, monkeypatch):
     converted = []
     monkeypatch.setattr(submission_module, "jsonable", lambda value: converted.append(value) or jsonable(value))
     take_a_run(make_callback([f"a/{number}" for number in range(5)]), large=list(range(1000)))
@@ -488,7 +488,7 @@ def test_a_second_stop_doubles_nothing(make_callback, caplog):
     assert told_by_the_callback(caplog) == []
 
 
-def test_a_late_stop_of_a_run_that_was_dropped_from_the_open_ones_sees_its_start(make_callback):
+def test_a_late_stop_of_a_run_that_was_dropped_sees_its_start(make_callback):
     callback = make_callback()
     callback("start", {"uid": "late", "prefect": False})
     for number in range(callback_module.MAX_OPEN_RUNS):

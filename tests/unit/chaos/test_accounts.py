@@ -47,7 +47,7 @@ def test_a_run_that_was_processed_twice_is_duplicated(completed, folders, reason
     assert not verdict.sound
 
 
-def test_a_run_killed_before_anything_was_promised_may_be_processed_but_not_twice():
+def test_a_run_killed_before_any_promise_is_processed_once_at_most():
     promised = ["one", "two"]
     assert judge(promised, RUNS, FOLDERS, EQUAL).sound
     assert judge(promised, promised, FOLDERS, EQUAL).sound

@@ -14,7 +14,7 @@ for _ in sys.stdin:
 """
 
 
-def test_the_time_of_day_jumps_while_a_process_runs_and_its_monotonic_clock_goes_on(tmp_path):
+def test_the_time_of_day_jumps_and_the_monotonic_clock_goes_on(tmp_path):
     clock = MachineClock(tmp_path, "clock")
     process = subprocess.Popen(
         [sys.executable, "-c", LOOKS],

@@ -128,7 +128,7 @@ def test_what_has_no_end_gets_one(value):
     assert len(text) < 100 * MAX_VALUES
 
 
-def test_a_text_that_is_referred_to_a_million_times_is_not_written_a_million_times():
+def test_a_text_referred_to_a_million_times_is_not_written_so_often():
     text = "x" * (MAX_CHARACTERS // 10)
     values = jsonable([text] * 1000)
     assert values[:10] == [text] * 10

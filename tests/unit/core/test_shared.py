@@ -135,7 +135,7 @@ def test_sessions_of_two_users_share_all_and_none_closes_it_again():
         assert {_rights(path) for path in files} == {("0o660", GROUP)}
 
 
-def test_what_was_made_before_it_was_shared_is_opened_by_its_owner_s_next_session():
+def test_what_was_made_before_sharing_is_opened_by_its_owner_s_next_session():
     with shared_place(0o2770) as (state, ada, bob):
         os.chown(state, ada.uid, ada.uid)
         state.chmod(0o700)
@@ -235,7 +235,7 @@ start_session("my-workflow/local", tell=lambda line: print("TOLD", line))
 """
 
 
-def test_a_session_says_whose_directory_it_shares_with_a_group_unless_it_is_its_own_or_root_s():
+def test_a_session_says_whose_directory_it_shares_unless_its_own_or_root_s():
     with shared_place() as (state, ada, bob):
         variables = {"BLUESKY_PREFECT_STATE_DIRECTORY": str(state), "PREFECT_API_URL": "http://127.0.0.1:9/api"}
         os.chown(state, ada.uid, GROUP)

@@ -213,7 +213,7 @@ def test_a_deployment_in_trouble_does_not_delay_a_fresh_run_of_another(forwarder
     assert api.accepted == ["fresh"]
 
 
-def test_a_submission_that_alone_is_told_to_come_later_stands_aside_after_a_while(forwarder, disk, api, clock):
+def test_a_submission_that_alone_is_told_to_wait_stands_aside_after_a_while(forwarder, disk, api, clock):
     disk.put(submission("a"))
     disk.put(submission("b"))
     api.troubles["a"] = PrefectUnavailable("503", busy=True, **OWN)
@@ -339,7 +339,7 @@ def refusing_disk(tmp_path, clock):
     return Outbox(tmp_path / "state" / "outbox.sqlite", clock=clock)
 
 
-def test_a_run_that_the_disk_has_no_room_for_is_sent_before_those_that_are_safe_there(forwarder, disk, memory, api):
+def test_a_run_that_the_disk_has_no_room_for_is_sent_before_those_on_it(forwarder, disk, memory, api):
     for uid in "abc":
         disk.put(submission(uid))
     with sqlite3.connect(disk.path) as connection:
@@ -379,9 +379,7 @@ def test_a_session_that_ends_with_runs_in_memory_names_them(refusing_disk, memor
     assert "on the runs a." in lost
 
 
-def test_a_session_that_ends_in_an_outage_moves_what_is_in_memory_to_a_disk_that_takes_it_again(
-    refusing_disk, memory, api, clock, tmp_path
-):
+def test_a_session_that_ends_in_an_outage_moves_its_memory_to_the_disk(refusing_disk, memory, api, clock, tmp_path):
     settings = Settings(state_directory=tmp_path / "state")
     forwarder = Forwarder([refusing_disk, memory], settings, connect=lambda: nullcontext(api), clock=clock)
     start_in_an_outage(forwarder, memory, api)
@@ -420,7 +418,7 @@ def test_a_submission_that_this_version_cannot_read_is_left_for_others(forwarder
     assert disk.counts() == OutboxCounts(waiting=1, sent=1)
 
 
-def test_the_run_that_ends_while_a_backlog_is_worked_off_is_sent_among_the_next_two(forwarder, disk, api, clock):
+def test_a_run_that_ends_during_a_backlog_is_sent_among_the_next_two(forwarder, disk, api, clock):
     for number in range(300):
         disk.put(submission(f"old-{number}"))
     for _ in range(10):
@@ -433,9 +431,7 @@ def test_the_run_that_ends_while_a_backlog_is_worked_off_is_sent_among_the_next_
     assert len(api.accepted) == len(set(api.accepted)) == 301
 
 
-def test_a_write_that_fails_after_prefect_accepted_is_sent_again_under_the_same_key(
-    forwarder, disk, api, clock, tmp_path
-):
+def test_after_a_failed_write_the_submission_is_sent_under_the_same_key(forwarder, disk, api, clock, tmp_path):
     disk.put(submission("a"))
     blocker = sqlite3.connect(tmp_path / "outbox.sqlite")
     blocker.execute(

@@ -85,9 +85,7 @@ def test_a_submission_that_alone_meets_trouble_holds_up_no_other(prefect, outbox
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_submission_that_alone_is_told_to_come_later_does_so_and_holds_up_its_deployment_once(
-    prefect, outbox, sending, status
-):
+def test_a_submission_told_to_wait_holds_up_its_deployment_once(prefect, outbox, sending, status):
     other_deployment_s, same_deployment_s = meet_trouble(prefect, outbox, sending, status)
     assert other_deployment_s < 1.0
     assert 3.0 <= same_deployment_s < 6.0  # retry_max_s, in place of an hour
@@ -96,7 +94,7 @@ def test_a_submission_that_alone_is_told_to_come_later_does_so_and_holds_up_its_
     wait_until(lambda: outbox.counts() == OutboxCounts(sent=6))
 
 
-def test_a_submission_that_alone_meets_503_delays_no_fresh_run_of_another_deployment(prefect, outbox, sending):
+def test_a_submission_that_alone_meets_503_delays_no_other_deployment(prefect, outbox, sending):
     prefect.troubles[BAD] = 503
     put(outbox, sending, [("bad", "flow/one")])
     wait_until(lambda: prefect.asked.count(BAD) >= 4)
@@ -108,7 +106,7 @@ def test_a_submission_that_alone_meets_503_delays_no_fresh_run_of_another_deploy
     wait_until(lambda: outbox.counts() == OutboxCounts(sent=3), timeout_s=10)
 
 
-def test_an_hour_that_a_server_asks_for_outlives_neither_the_outage_nor_the_longest_wait(prefect, outbox, sending):
+def test_an_hour_asked_for_outlives_neither_outage_nor_longest_wait(prefect, outbox, sending):
     prefect.down, prefect.retry_after_s = 503, 3600
     put(outbox, sending, OTHERS)
     wait_until(lambda: sum(entry.attempts for entry in outbox.entries()) == 1)
@@ -126,7 +124,7 @@ def test_a_prefect_that_is_busy_as_a_whole_is_left_alone_for_as_long_as_it_asks(
     assert time.monotonic() - began > 1.5
 
 
-def test_a_submission_that_alone_is_never_answered_takes_little_time_from_the_others(prefect, outbox, sending):
+def test_a_submission_that_is_never_answered_costs_the_others_little(prefect, outbox, sending):
     prefect.troubles[BAD] = 0
     put(outbox, sending, [("bad", "flow/one"), *OTHERS])
     wait_until(lambda: set(keys(OTHERS)) <= set(prefect.created), timeout_s=10)

@@ -135,7 +135,7 @@ def test_a_log_that_cannot_be_saved_now_is_saved_later(outbox: Outbox, path: Pat
     assert runs(path) == {"first", "second"}
 
 
-def test_who_waits_for_the_lock_of_a_file_that_is_replaced_meanwhile_writes_to_the_new_one(outbox: Outbox, path: Path):
+def test_a_writer_that_waits_while_the_file_is_replaced_uses_the_new_one(outbox: Outbox, path: Path):
     def replaced() -> None:
         with closing(sqlite3.connect(path.with_name("copy"))) as copy, closing(sqlite3.connect(path)) as connection:
             connection.backup(copy)

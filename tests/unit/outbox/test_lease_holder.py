@@ -58,7 +58,7 @@ def test_a_lease_from_another_container_is_not_taken_for_that_of_a_dead_process(
     assert in_container(PRELUDE + "print(outbox.take())").stdout.readline() == "None\n"
 
 
-def test_of_two_containers_with_equal_host_name_and_pid_none_frees_the_other_s_lease(outbox, in_container):
+def test_containers_alike_in_host_name_and_pid_keep_their_leases_apart(outbox, in_container):
     held = in_container(HOLD)
     assert held.stdout.readline().split() == ["a", "1"]
     assert in_container(GIVE_BACK).stdout.readline() == "1\n"

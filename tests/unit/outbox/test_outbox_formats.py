@@ -155,7 +155,7 @@ PUT_BY_VERSION_1 = (
 )
 
 
-def test_a_session_of_version_1_with_the_outbox_open_goes_on_after_it_was_changed(old_path):
+def test_a_session_of_version_1_goes_on_after_its_outbox_was_changed(old_path):
     old = sqlite3.connect(old_path, isolation_level=None)
     old.row_factory = sqlite3.Row
     old.execute("SELECT * FROM entries").fetchall()
@@ -196,7 +196,7 @@ def test_runs_that_meet_an_outbox_of_a_newer_version_go_to_a_file_beside_it(newe
     assert str(outbox.path) in told.getMessage()
 
 
-def test_an_outbox_that_is_changed_by_a_newer_version_while_it_is_open_loses_nothing(path):
+def test_an_open_outbox_that_a_newer_version_changes_loses_nothing(path):
     with closing(Outbox(path)) as outbox:
         outbox.counts()  # as at the start of a session: the connection that waits for the disk is opened at a stop
         set_version(path, 99)
@@ -230,7 +230,7 @@ def put_beside(newer_path: Path) -> None:
     set_version(newer_path, NEWEST)
 
 
-def test_what_was_put_beside_an_outbox_is_moved_to_it_by_a_version_that_knows_it_once(newer_path):
+def test_what_was_put_beside_an_outbox_is_moved_to_it_once(newer_path):
     put_beside(newer_path)
     with closing(Outbox(newer_path)) as outbox:
         assert runs(outbox) == ["of-the-newer-version"]
@@ -256,7 +256,7 @@ def test_what_was_put_beside_an_outbox_that_was_deleted_is_seen_all_the_same(new
         assert outbox.counts().waiting == 3
 
 
-def test_a_file_beside_the_outbox_stays_in_the_format_of_the_session_that_uses_it(path):
+def test_a_file_beside_the_outbox_keeps_the_format_of_its_session(path):
     beside = path.with_name("outbox.format-1.sqlite")
     shutil.copyfile(RECORDED[0], beside)
     with closing(Outbox(path, clock=lambda: LATER)) as outbox:
@@ -281,7 +281,7 @@ def test_a_file_beside_the_outbox_of_a_newer_version_is_left_to_newer_ones(path)
         assert outbox.entries() == []
 
 
-def test_what_is_being_sent_from_a_file_beside_the_outbox_is_left_there_meanwhile(path):
+def test_what_is_being_sent_from_a_file_beside_the_outbox_stays_there(path):
     now = LATER
     beside = path.with_name("outbox.format-1.sqlite")
     with closing(Outbox(beside, clock=lambda: now)) as live:
@@ -329,7 +329,7 @@ Outbox(Path(sys.argv[1])).adopt_siblings()
 
 
 @pytest.mark.parametrize("passed", range(6))
-def test_a_process_killed_while_it_moves_submissions_neither_loses_nor_doubles_one(newer_path, passed):
+def test_a_process_killed_while_it_moves_submissions_loses_and_doubles_none(newer_path, passed):
     put_beside(newer_path)
     command = [sys.executable, "-c", KILLED_WHILE_ADOPTING, str(newer_path), str(passed)]
     assert subprocess.run(command).returncode == -signal.SIGKILL

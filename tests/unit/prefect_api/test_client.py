@@ -121,7 +121,7 @@ def blames_the_submission(api, stand_in, status):
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 403])
-def test_a_trouble_is_a_submission_s_own_if_prefect_answers_what_else_it_is_asked(stand_in, status):
+def test_a_trouble_is_a_submission_s_own_if_prefect_answers_otherwise(stand_in, status):
     with PrefectApi(5) as api:
         assert blames_the_submission(api, stand_in, status)
 

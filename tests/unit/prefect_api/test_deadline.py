@@ -115,7 +115,7 @@ def test_a_name_look_up_that_hangs_is_given_up_in_time(tmp_path):
     assert float(took_s) < TIMEOUT_S + SLACK_S
 
 
-def test_a_proxy_that_the_environment_names_is_asked_as_prefect_s_own_client_does(monkeypatch):
+def test_a_proxy_of_the_environment_is_used_as_by_prefect_s_own_client(monkeypatch):
     with closing(DrippingServer("whole")) as proxy:
         monkeypatch.setenv("HTTP_PROXY", f"127.0.0.1:{proxy.port}")
         with asking("http://prefect.invalid/api") as api, pytest.raises(DeploymentMissing):
@@ -164,7 +164,7 @@ with PrefectApi(5) as api:
 
 
 @pytest.mark.parametrize(("mode", "then"), [("whole", "DeploymentMissing"), ("body", "PrefectUnavailable")])
-def test_where_no_thread_can_be_started_nothing_is_asked_without_a_deadline_and_it_is_an_outage(mode, then):
+def test_without_a_thread_nothing_is_asked_without_a_deadline(mode, then):
     with closing(DrippingServer(mode)) as server:
         environment = {**os.environ, "PREFECT_API_URL": f"http://127.0.0.1:{server.port}/api", "HOME": "/nonexistent"}
         done = subprocess.run(

@@ -45,7 +45,7 @@ def some_flow() -> None:
     ("status", "remedy"),
     [(401, "PREFECT_API_AUTH_STRING or PREFECT_API_KEY"), (404, "prefect work-pool create pool"), (409, "409")],
 )
-def test_a_deployment_that_prefect_refuses_is_told_with_the_remedy_and_without_the_password(says, status, remedy):
+def test_a_refused_deployment_is_reported_with_remedy_and_no_password(says, status, remedy):
     says["status"] = status
 
     with pytest.raises(BlueskyPrefectError, match=remedy) as caught:

@@ -108,7 +108,7 @@ def test_metadata_that_looks_like_prefects_templates_and_blocks_arrives_as_data(
 
 
 @pytest.mark.parametrize("where", ["parameters", "overrides"])
-def test_given_parameters_are_data_too_because_their_values_may_come_from_documents(where):
+def test_given_parameters_are_data_because_they_may_come_from_documents(where):
     given = Submission("k", "w", "flow/one", "the-uid", START, STOP, **{where: {"x": [PREFECTS_OWN], **PREFECTS_OWN}})
     assert parameters_for(given, schema(), {}) == {"x": [AS_DATA], **AS_DATA}
 
@@ -119,12 +119,12 @@ def test_prefects_flow_engine_loads_no_block_that_metadata_names():
     assert flow.validate_parameters(filled) == filled
 
 
-def test_a_parameter_given_by_hand_that_the_flow_does_not_have_is_refused_with_those_it_has():
+def test_a_parameter_that_the_flow_lacks_is_refused_with_those_it_has():
     with pytest.raises(SubmissionRefused, match="has no parameter 'dat'; it takes ref, date"):
         parameters_for(replace(submission(), overrides={"dat": 1}), schema(ref={}, date={}), {})
 
 
-def test_what_was_given_to_a_flow_run_is_all_but_what_only_its_deployment_can_set():
+def test_a_flow_run_was_given_all_but_what_only_its_deployment_can_set():
     block, variable = {"$ref": {"block_document_id": "x"}}, {"__prefect_kind": "json", "value": "1"}
     data = {"ref": "uid", "start": {r"\x24ref": 1, "list": [{"a": 1}]}, "none": None}
     assert given_parameters({**data, "key": block, "keys": [1, {"deep": block}], "variable": variable}) == data

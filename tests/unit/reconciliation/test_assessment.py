@@ -44,7 +44,7 @@ def assessed(runs, workflow, outbox=None):
     return list(Assessment(api, as_workflows(workflow), Settings(), MachineOutbox(outbox), lambda: NOW).of(runs))
 
 
-def test_a_when_whose_answer_is_neither_yes_nor_no_leaves_that_run_to_a_person_and_the_rest_goes_on():
+def test_a_when_that_answers_neither_yes_nor_no_leaves_that_run_to_a_person():
     workflow = Workflow("flow/local", when=lambda run: np.isin(run.start["detectors"], ["det", "cam"]))
     runs = [run("one", detectors=["det"]), run("two", detectors=["det", "cam"]), run("none", detectors=["x"])]
     found = {one.finding.run_uid if hasattr(one, "finding") else one.run_uid: one for one in assessed(runs, workflow)}
@@ -67,7 +67,7 @@ def sent(outbox, submission):
 
 
 @pytest.mark.parametrize(("happen", "said"), [(lambda *_: None, "waits for"), (sent, "scan-10-there was made by")])
-def test_what_is_for_another_prefect_server_is_told_with_its_address_and_not_started_here(outbox, happen, said):
+def test_what_is_for_another_prefect_server_is_shown_and_not_started_here(outbox, happen, said):
     happen(outbox, put(outbox, "one", THERE))
     [case] = assessed([run("one")], WORKFLOW, outbox)
     assert (case.verdict, case.judgement.next_generation) == (RunState.ELSEWHERE, None)
@@ -118,7 +118,7 @@ class DatedPrefect(EmptyPrefect):
         return [FlowRun(flow_id=uuid4(), idempotency_key=key, state=State(type="COMPLETED")) for key in known]
 
 
-def test_the_flow_run_of_a_run_that_stopped_days_ahead_is_found_however_long_ago_it_was_made():
+def test_the_flow_run_of_a_run_that_stopped_days_ahead_is_found():
     now = time.time()
     api = DatedPrefect({"ahead": now - 2 * DAY_S, "recent": now - 100})
     runs = [Run(uid, {"uid": uid}, {"time": now + s}) for uid, s in {"ahead": 3 * DAY_S, "recent": -200}.items()]

@@ -21,7 +21,7 @@ class Accepting:
 
 
 @pytest.mark.parametrize(("api_url", "state"), [(HERE, "sent"), (None, "sent"), (THERE, "waiting")])
-def test_what_is_started_here_is_not_taken_away_from_the_server_that_it_waits_for(tmp_path, api_url, state):
+def test_what_is_started_here_is_not_taken_from_the_server_it_waits_for(tmp_path, api_url, state):
     outbox = Outbox(tmp_path / "outbox.sqlite")
     outbox.put(Submission(submission_key("one", WORKFLOW.name), WORKFLOW.name, "flow/local", "one"), api_url=api_url)
     FlowRunStarter(Accepting(), outbox).start(Run("one", {"uid": "one"}, {"time": 1.0}), WORKFLOW, 0)

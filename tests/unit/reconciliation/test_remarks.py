@@ -11,7 +11,7 @@ URL = "http://here:4200/api"
 
 
 @pytest.mark.parametrize("off_s", [-3 * 86400.0, -360.0, 360.0, 3 * 86400.0])
-def test_clocks_that_are_minutes_apart_are_told_with_both_times_the_difference_and_the_remedy(off_s):
+def test_clocks_minutes_apart_are_reported_with_both_times_and_a_remedy(off_s):
     warned = []
     now = time.time()
     remarks = Remarks(warned.append, submit=False)

@@ -281,7 +281,7 @@ def test_the_stack_s_password_does_not_go_to_another_prefect(credentials, tmp_pa
 
 
 @pytest.mark.usefixtures("no_stack")
-def test_a_session_before_the_stack_has_the_password_that_the_stack_will_ask_for(tmp_path: Path):
+def test_a_session_before_the_stack_has_the_password_of_the_stack(tmp_path: Path):
     environment = {"PREFECT_HOME": "/nowhere", "PREFECT_API_AUTH_STRING": "ada:0f-elsewhere"}
 
     use_services(environment, make_keys=True)

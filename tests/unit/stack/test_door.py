@@ -114,7 +114,7 @@ async def test_a_page_of_another_server_may_link_to_this_one_and_load_nothing_of
 
 
 @pytest.mark.parametrize("query", ["api_key=x", "api_key=", "a=b&api%5Fkey=x"])
-async def test_a_link_of_another_site_carries_no_key_and_one_of_this_machine_or_of_a_terminal_may(client, query):
+async def test_a_link_of_another_site_carries_no_key_and_one_of_this_machine_may(client, query):
     def followed(site):
         return client.get(f"/ui/?{query}", headers={"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"})
 

@@ -27,7 +27,7 @@ def test_a_directory_that_is_there_is_closed_to_others(tmp_path):
     assert mode(make_private_directory(tmp_path / "state")) == 0o700
 
 
-def test_a_state_directory_that_cannot_be_made_is_an_error_that_says_what_to_set(tmp_path):
+def test_a_state_directory_that_cannot_be_made_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StackError, match="BLUESKY_PREFECT_STATE_DIRECTORY"):
         make_private_directory(tmp_path / "file" / "state")

@@ -29,7 +29,7 @@ def test_the_environment_points_a_process_to_both_servers(tmp_path, monkeypatch)
     assert settings.exports_path == tmp_path / "exports"
 
 
-def test_the_environment_names_what_the_stack_has_deployments_for_or_what_the_user_has_named(tmp_path):
+def test_the_environment_names_the_stack_s_workflows_or_the_user_s(tmp_path):
     names = [workflow.name for workflow in load_workflows(info(tmp_path).environment()["BLUESKY_PREFECT_WORKFLOWS"])]
     assert names == ["my-workflow/local", "find-peak/local"]
     assert info(tmp_path, workflows="mine:w").environment()["BLUESKY_PREFECT_WORKFLOWS"] == "mine:w"

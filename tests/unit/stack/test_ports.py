@@ -110,7 +110,7 @@ print(port_owner({busy_port}))
     assert asked.stdout == "a process of root\n"
 
 
-def test_who_started_the_stack_last_is_named_for_a_port_that_their_session_holds():
+def test_the_last_starter_is_named_for_a_port_that_their_session_holds():
     with socket.socket() as bound:  # as that of a session of another user's, which shares it with nobody else
         bound.bind(("127.0.0.1", 0))
         port = bound.getsockname()[1]

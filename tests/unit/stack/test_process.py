@@ -124,7 +124,7 @@ def test_settings_of_other_installations_do_not_reach_the_stack(monkeypatch):
     assert inherited_environment()["LANG"] == "C.UTF-8"
 
 
-def test_a_process_that_is_to_be_nice_has_a_lower_priority_and_so_have_its_children(tmp_path):
+def test_a_nice_process_and_its_children_have_a_lower_priority(tmp_path):
     code = "import os; print(os.nice(0), os.popen('nice').read(), flush=True)"
     command = [sys.executable, "-c", "import sys; sys.stdin.read(); " + code]
     process = start_process(command, {}, directory=tmp_path, log=tmp_path / "a.log", port=None, niceness=3)

@@ -73,7 +73,7 @@ def test_without_the_plugin_sqlite_refuses_some(tmp_path):
     assert any(isinstance(one, OperationalError) for one in asyncio.run(main()))
 
 
-def test_a_write_outside_of_a_transaction_waits_too_and_then_gives_the_turn_away(tmp_path):
+def test_a_write_outside_of_a_transaction_waits_and_gives_its_turn_away(tmp_path):
     async def main():
         async with engine(tmp_path / "a.db") as made, made.connect() as first, made.connect() as second:
             await begun(first)

@@ -39,6 +39,6 @@ def test_whoever_is_let_in_is_let_in(context):
         (_context(), True, "refuses the API key: check A_KEY"),
     ],
 )
-def test_whoever_is_not_is_told_which_setting_to_change_and_asked_for_no_password(context, key_given, remedy):
+def test_a_refused_connection_names_the_setting_and_asks_for_no_password(context, key_given, remedy):
     with pytest.raises(ConfigurationError, match=remedy):
         require_login(context, "http://host", key_given=key_given, setting="A_KEY")

@@ -15,7 +15,7 @@ async def knock(port: int, what: bytes) -> None:
     writer.close()
 
 
-def test_strangers_who_connect_again_and_again_are_told_of_once_a_minute_and_counted(monkeypatch):
+def test_strangers_who_connect_often_are_counted_once_a_minute(monkeypatch):
     now, lines = [1000.0], []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())

@@ -5,7 +5,7 @@ import asyncio
 from bluesky_prefect.worker._poller import Poller
 
 
-def test_calls_during_a_look_are_one_more_look_and_a_failure_is_followed_by_another():
+def test_calls_during_a_look_are_one_more_and_a_failure_is_one_too():
     async def test():
         looks = []
         third = asyncio.Event()
