@@ -19,7 +19,7 @@ FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
 class WorkerProcess:
-    """``prefect worker start`` on a work pool of type ``warm-process``, made by ``prefect work-pool create``.
+    """``prefect worker start`` on a work pool of type ``warm-process``.
 
     Parameters
     ----------
@@ -48,13 +48,19 @@ class WorkerProcess:
             self._environment["PREFECT_API_AUTH_STRING"] = user
         self.process: subprocess.Popen | None = None
 
-    def make_pool(self, *, preload: list[str] | None = None) -> None:
+    def make_pool(self) -> None:
+        """Make the work pool as Prefect's command does."""
+        from bluesky_prefect.worker import WarmProcessWorker
+
+        template = WarmProcessWorker.get_default_base_job_template()
+        self.ask("POST", "/work_pools/", name=self.pool, type=WarmProcessWorker.type, base_job_template=template)
+
+    def make_pool_by_command(self, *, preload: list[str]) -> None:
         created = self.command("work-pool", "create", self.pool, "--type", "warm-process")
         assert created.returncode == 0, created.stdout + created.stderr
-        if preload is not None:
-            template = self.ask("GET", f"/work_pools/{self.pool}")["base_job_template"]
-            template["variables"]["properties"]["preload"]["default"] += preload
-            self.ask("PATCH", f"/work_pools/{self.pool}", base_job_template=template)
+        template = self.ask("GET", f"/work_pools/{self.pool}")["base_job_template"]
+        template["variables"]["properties"]["preload"]["default"] += preload
+        self.ask("PATCH", f"/work_pools/{self.pool}", base_job_template=template)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess:
         environment = {**self._environment, "PREFECT_API_URL": self._api_url}

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.services.fault_proxy import FaultProxy
+from tests.services.made_databases import MadeDatabases
 from tests.services.prefect_process import PrefectProcess
 from tests.services.worker_process import WorkerProcess
 
@@ -13,8 +14,8 @@ FLOWS = Path(__file__).with_name("flows_of_a_facility.py")
 
 
 @pytest.fixture(scope="session")
-def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectProcess]:
-    server = PrefectProcess(tmp_path_factory.mktemp("prefect"))
+def prefect_server(tmp_path_factory: pytest.TempPathFactory, made_databases: MadeDatabases) -> Iterator[PrefectProcess]:
+    server = PrefectProcess(tmp_path_factory.mktemp("prefect"), databases=made_databases)
     server.start()
     yield server
     server.kill()
@@ -47,7 +48,7 @@ def worker(
     """A worker that executes two flow runs at once. It would poll once an hour: what starts was told to it."""
     url = f"{proxy.url}/api"
     worker = WorkerProcess(prefect_server.url, tmp_path_factory.mktemp("worker"), "beamline", worker_api_url=url)
-    worker.make_pool(preload=["starts_a_thread", "facility_code", "not_installed_here"])
+    worker.make_pool_by_command(preload=["starts_a_thread", "facility_code", "not_installed_here"])
     worker.start("--limit", "2", PYTHONPATH=str(facility), PREFECT_WORKER_QUERY_SECONDS="3600", PYTHONUNBUFFERED="")
     yield worker
     worker.close()

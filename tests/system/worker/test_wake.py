@@ -39,12 +39,12 @@ def test_answers_of_503_crash_no_flow_run(worker, proxy, deployments):
     assert {worker.wait(flow_run)["state_type"] for flow_run in flow_runs} == {"COMPLETED"}
 
 
-def test_with_a_password_on_prefect_flow_runs_start_and_are_cancelled(tmp_path):
+def test_with_a_password_on_prefect_flow_runs_start_and_are_cancelled(tmp_path, made_databases):
     from tests.services.prefect_process import PrefectProcess
     from tests.services.worker_process import WorkerProcess
     from tests.system.worker.conftest import FLOWS
 
-    server = PrefectProcess(tmp_path, user="bluesky:passw0rd")
+    server = PrefectProcess(tmp_path, user="bluesky:passw0rd", databases=made_databases)
     worker = WorkerProcess(server.url, tmp_path, "closed", user="bluesky:passw0rd")
     try:
         server.start()
