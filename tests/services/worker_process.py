@@ -58,15 +58,19 @@ class WorkerProcess:
     def make_pool_by_command(self, *, preload: list[str]) -> None:
         created = self.command("work-pool", "create", self.pool, "--type", "warm-process")
         assert created.returncode == 0, created.stdout + created.stderr
+        self.preload(*preload)
+
+    def preload(self, *modules: str) -> None:
+        """Have the worker import these as well."""
         template = self.ask("GET", f"/work_pools/{self.pool}")["base_job_template"]
-        template["variables"]["properties"]["preload"]["default"] += preload
+        template["variables"]["properties"]["preload"]["default"] += modules
         self.ask("PATCH", f"/work_pools/{self.pool}", base_job_template=template)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess:
         environment = {**self._environment, "PREFECT_API_URL": self._api_url}
         return subprocess.run([PREFECT, *arguments], env=environment, capture_output=True, text=True, check=False)
 
-    def start(self, *arguments: str, from_a_script: bool = False, **environment: str) -> None:
+    def start(self, *arguments: str, from_a_script: bool = False, ready: bool = True, **environment: str) -> None:
         """Start it; on request in the background of a shell, which is `process` then and has SIGINT ignored in it."""
         command = [PREFECT, "worker", "start", "--pool", self.pool, *arguments]
         if from_a_script:
@@ -80,7 +84,8 @@ class WorkerProcess:
                 stderr=log,
                 start_new_session=True,
             )
-        wait_until(lambda: self.says("has imported its modules"))
+        if ready:
+            wait_until(lambda: self.says("has imported its modules"))
 
     def says(self, text: str) -> bool:
         assert self.process is None or self.process.poll() is None, self.log.read_text()[-5000:]

@@ -10,6 +10,7 @@ import httpx
 import tenacity
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
+from prefect.exceptions import Abort
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import Flow, State
@@ -43,6 +44,8 @@ class WorkerClient:
         Return those of the scheduled flow runs that are to be submitted now.
     on_proposed : callable
         Called with a flow run's id, a proposed state, and whether Prefect has accepted it.
+    is_again : callable
+        Whether the flow run with an id is scheduled again since it was last begun.
     """
 
     def __init__(
@@ -53,12 +56,14 @@ class WorkerClient:
         has_room: Callable[[], bool],
         select: "Callable[[list[WorkerFlowRunResponse]], list[WorkerFlowRunResponse]]",
         on_proposed: "Callable[[UUID, State, bool], None]",
+        is_again: Callable[[UUID], bool],
     ) -> None:
         self.wraps = self._client = client
         self._pending = pending
         self._has_room = has_room
         self._select = select
         self._on_proposed = on_proposed
+        self._is_again = is_again
         self._flows: dict[UUID, Flow] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -97,10 +102,23 @@ class WorkerClient:
     async def set_flow_run_state(
         self, flow_run_id: UUID, state: "State[Any]", force: bool = False
     ) -> OrchestrationResult[Any]:
-        """Propose a state, but for "Submitting", which would be over before anybody sees it."""
+        """Propose a state, but for "Submitting", which would be over before anybody sees it.
+
+        Raises
+        ------
+        Abort
+            If it is a crash of a flow run that is scheduled again already.
+        """
         if state.name == "Submitting":
             return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
-        proposal = asyncio.ensure_future(self._client.set_flow_run_state(flow_run_id, state, force=force))
+        if state.is_crashed() and self._is_again(flow_run_id):
+            raise Abort("It is scheduled again.")
+
+        def propose() -> Awaitable[OrchestrationResult[Any]]:
+            return self._client.set_flow_run_state(flow_run_id, state, force=force)
+
+        # A proposal to be pending that was heard and not answered must not be repeated: it would be refused.
+        proposal = asyncio.ensure_future(propose() if state.is_pending() else retry_transient(propose))
         self._pending.pop(flow_run_id, None)
         if state.is_pending():
             self._pending[flow_run_id] = proposal

@@ -17,7 +17,7 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
 )
 from prefect.client.schemas.objects import StateType
-from prefect.states import Cancelled, Cancelling
+from prefect.states import Cancelled, Cancelling, Crashed, Scheduled
 from prefect.utilities.processutils import sanitize_subprocess_env
 
 from bluesky_prefect.worker._client import retry_transient
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(f"prefect.{__name__}")
 
+STOPPED = "The worker was stopped."
 _CANCELLED = "Flow run was cancelled."
 
 
@@ -83,10 +84,20 @@ class Execution:
             if self._child is not None:
                 await self._child.cancel()
 
-    async def run_hooks(self, state: "State[Any]") -> None:
-        """Run what the flow wants done in a state, in a process of its own."""
-        with self._job(hooks=state.model_dump_json(exclude={"data"}), flow_run=self.flow_run.model_dump_json()) as job:
-            await (await self._forks.fork()).run(job)
+    def last_state(self) -> "State[Any]":
+        """Return the state to leave the flow run in when its process is gone."""
+        if self.cancelled:
+            return Cancelled(message=_CANCELLED)
+        return Scheduled() if self._child is None else Crashed(message=STOPPED)
+
+    async def try_hooks(self, state: "State[Any]") -> None:
+        """Run what the flow wants done in a state, in a process of its own; what goes wrong there is logged."""
+        hooks = {"hooks": state.model_dump_json(exclude={"data"}), "flow_run": self.flow_run.model_dump_json()}
+        try:
+            with self._job(**hooks) as job:
+                await (await self._forks.fork()).run(job)
+        except Exception:
+            logger.exception("The hooks of flow run %s did not run.", self.flow_run.id)
 
     @contextlib.contextmanager
     def _job(self, **hooks: str) -> Iterator[Job]:
@@ -125,11 +136,16 @@ class Executions:
         self._under_way[flow_run_id] = execution
         try:
             code = await execution.run(task_status)
-            if execution.cancelled:
+            if execution.cancelled or (code != 0 and await self._is_cancelling(flow_run_id)):
+                execution.cancelled = True
                 await self._settle(execution)
             elif code != 0:
                 self._crashed[flow_run_id] = execution
             return code
+        except Exception:
+            if execution.cancelled:
+                await self._settle(execution)
+            raise
         finally:
             del self._under_way[flow_run_id]
 
@@ -165,6 +181,15 @@ class Executions:
             for flow_run in found:
                 tasks.start_soon(self.cancel, flow_run.id)
 
+    async def _is_cancelling(self, flow_run_id: UUID) -> bool:
+        """Tell whether a flow run was to be cancelled before this worker had a process for it."""
+        try:
+            flow_run = await retry_transient(lambda: self._client().read_flow_run(flow_run_id))
+        except Exception as error:  # noqa: BLE001  # then it has crashed
+            logger.debug("Flow run %s cannot be read: %r", flow_run_id, error)
+            return False
+        return flow_run.state is not None and flow_run.state.is_cancelling()
+
     async def _settle(self, execution: Execution) -> None:
         """Run the hooks of a cancelled flow run and set its state, unless it had ended before it was stopped."""
         flow_run_id, client = execution.flow_run.id, self._client()
@@ -172,8 +197,7 @@ class Executions:
             flow_run = await retry_transient(lambda: client.read_flow_run(flow_run_id))
             if flow_run.state is not None and flow_run.state.is_final() and not flow_run.state.is_crashed():
                 return
-            await execution.run_hooks(Cancelling(message=_CANCELLED))
-            state: State[Any] = Cancelled(message=_CANCELLED)
-            await retry_transient(lambda: client.set_flow_run_state(flow_run_id, state, force=True))
+            await execution.try_hooks(Cancelling(message=_CANCELLED))
+            await client.set_flow_run_state(flow_run_id, execution.last_state(), force=True)
         except Exception:
             logger.exception("Flow run %s cannot be cancelled.", flow_run_id)

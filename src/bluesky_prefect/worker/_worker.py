@@ -11,7 +11,7 @@ from uuid import UUID
 import anyio
 import anyio.abc
 from prefect.client.schemas.responses import SetStateStatus
-from prefect.exceptions import InfrastructureNotFound
+from prefect.exceptions import Abort, InfrastructureNotFound
 from prefect.settings import get_current_settings
 from prefect.states import Crashed, Scheduled
 from prefect.utilities.engine import propose_state
@@ -21,7 +21,7 @@ from prefect.workers.process import ProcessWorker
 from bluesky_prefect.worker._client import Proposals, WorkerClient
 from bluesky_prefect.worker._control_log import bound_control_log
 from bluesky_prefect.worker._events import FlowRunEvents
-from bluesky_prefect.worker._execution import Execution, Executions
+from bluesky_prefect.worker._execution import STOPPED, Execution, Executions
 from bluesky_prefect.worker._forkable import why_not_forkable
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, preload_of
 from bluesky_prefect.worker._poller import Poller
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 _LAST_WORD_S = 5.0
 # How many flow runs are remembered to have been taken: more than a list of scheduled ones holds.
 _MAX_TAKEN = 1000
+# How often to ask for cancelled flow runs without an event stream, as Prefect's process worker does.
+_CANCELLATION_POLL_S = 10.0
 # When to look again for a flow run that could not be taken.
 _LOOK_AGAIN_S = 2.0
 # Flow runs that are due this soon are due.
@@ -128,7 +130,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
     async def _put_back(self) -> None:
         """Leave to another worker what this one has made pending and not begun."""
         for flow_run_id, proposal in list(self._pending.items()):
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, Abort):
                 if (await proposal).status == SetStateStatus.ACCEPT:
                     await propose_state(self.client, Scheduled(), flow_run_id=flow_run_id)
 
@@ -173,9 +175,9 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
 
     async def _poll_for_cancellations(self) -> None:
         while True:
-            await anyio.sleep(get_current_settings().worker.cancellation_poll_seconds)
+            await anyio.sleep(_CANCELLATION_POLL_S)
             if not self._events.connected:
-                await self._executions.cancel_as_asked()
+                self._in_background(self._executions.cancel_as_asked())
 
     @property
     def client(self) -> "PrefectClient":
@@ -188,6 +190,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
                 has_room=self._has_room,
                 select=self._select,
                 on_proposed=self._proposed,
+                is_again=self._again.__contains__,
             )
         return self._worker_client  # pyright: ignore[reportReturnType]
 
@@ -230,7 +233,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         elif state.is_crashed():
             execution = self._executions.crashed(flow_run_id)
             if execution is not None and accepted:
-                self._in_background(execution.run_hooks(state))
+                self._in_background(self._run_crash_hooks(execution, state))
         elif state.is_cancelled() and flow_run_id not in self._executing:
             # There is no such deployment any more, and the base class keeps the flow run's place.
             with contextlib.suppress(RuntimeError):
@@ -248,23 +251,36 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         """Execute a flow run and return how its process ended; if the worker is stopped meanwhile, it has crashed."""
         if self._stopping:
             await anyio.sleep_forever()
+        execution = Execution(flow_run, configuration, self._forks)
         self._begin(flow_run)
         try:
             reason = why_not_forkable(configuration, self._forks.environment)
             if reason is None:
-                return await self._run_warm(flow_run, configuration, task_status or anyio.TASK_STATUS_IGNORED)
+                code = await self._executions.run(execution, task_status or anyio.TASK_STATUS_IGNORED)
+                return WarmProcessWorkerResult(status_code=code, identifier=str(execution.pid))
+            execution = None
             self.get_flow_run_logger(flow_run).debug("Starting a new interpreter: %s", reason)
             return await self._stock_worker.run(flow_run, configuration, task_status)
         except asyncio.CancelledError:
-            with anyio.move_on_after(_LAST_WORD_S, shield=True), contextlib.suppress(Exception):
-                await propose_state(self.client, Crashed(message="The worker was stopped."), flow_run_id=flow_run.id)
+            state = execution.last_state() if execution else Crashed(message=STOPPED)
+            with anyio.move_on_after(_LAST_WORD_S, shield=True), contextlib.suppress(Exception, Abort):
+                await propose_state(self.client, state, flow_run.id, force=state.is_cancelled())
             raise
         finally:
             self._end(flow_run)
 
+    async def _run_crash_hooks(self, execution: Execution, state: "State[Any]") -> None:
+        """Run the hooks of a flow run that has crashed; another attempt waits for them."""
+        self._executing.add(execution.flow_run.id)
+        try:
+            await execution.try_hooks(state)
+        finally:
+            self._end(execution.flow_run)
+
     def _begin(self, flow_run: "FlowRun") -> None:
         self._pending.pop(flow_run.id, None)
         self._executing.add(flow_run.id)
+        self._again.discard(flow_run.id)
         self._taken[flow_run.id] = flow_run.state_id
         while len(self._taken) > _MAX_TAKEN:
             del self._taken[next(iter(self._taken))]
@@ -273,15 +289,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         self._executing.discard(flow_run.id)
         if flow_run.id in self._again or not self._has_room():
             # By the time it looks, the base class has made room.
-            self._again.discard(flow_run.id)
             self._poller.poll_now()
-
-    async def _run_warm(
-        self, flow_run: "FlowRun", configuration: WarmJobConfiguration, task_status: anyio.abc.TaskStatus[int]
-    ) -> BaseWorkerResult:
-        execution = Execution(flow_run, configuration, self._forks)
-        code = await self._executions.run(execution, task_status)
-        return WarmProcessWorkerResult(status_code=code, identifier=str(execution.pid))
 
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: WarmJobConfiguration, grace_seconds: int = 30

@@ -114,6 +114,16 @@ def waits(file: str):
     _wait_while_it_is_there(file)
 
 
+def _noted_slowly(flow, flow_run, state):
+    _noted(flow, flow_run, state)
+    time.sleep(600)
+
+
+@flow(on_cancellation=[_noted_slowly])
+def cancels_slowly(file: str):
+    _wait_while_it_is_there(file)
+
+
 @flow(on_crashed=[_noted])
 def dies(file: str, how: str):
     match how:

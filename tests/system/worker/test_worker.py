@@ -194,6 +194,46 @@ def test_a_cancelled_flow_run_stops_and_its_hook_runs_in_another_process(worker,
     assert int(hook_pid) not in (pid, worker.process.pid)
 
 
+def names_of_states(worker, flow_run):
+    states = worker.ask("GET", f"/flow_run_states/?flow_run_id={flow_run}")
+    return [state["name"] for state in sorted(states, key=lambda state: state["timestamp"])]
+
+
+def test_a_flow_run_cancelled_before_it_begins_is_cancelled_with_its_hook(worker, proxy, deployments, tmp_path):
+    proxy.held = "/labels"
+    flow_run = worker.submit(deployments["waits"], file=str(tmp_path / "it"))
+    worker.wait(flow_run, "PENDING")
+    worker.cancel(flow_run)
+    proxy.held = None
+    assert worker.wait(flow_run)["state_type"] == "CANCELLED"
+    assert not (tmp_path / "it").exists()
+    assert (tmp_path / "it.hook").read_text().split()[0] == "CANCELLING"
+    assert "Crashed" not in names_of_states(worker, flow_run)
+
+
+def test_a_crash_while_prefect_answers_500_is_reported_later_and_its_hook_runs(worker, proxy, deployments, tmp_path):
+    flow_run, pid = start_waiting(worker, deployments["waits"], tmp_path / "it")
+    struck, proxy.mode = proxy.struck, "500"
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: proxy.struck > struck + 1)
+    proxy.mode = "pass"
+    assert worker.wait(flow_run)["state_type"] == "CRASHED"
+    wait_until((tmp_path / "it.hook").exists)
+
+
+def test_a_retry_is_not_lost_when_the_process_before_it_dies_in_a_hook(worker, deployments, tmp_path):
+    file = tmp_path / "it"
+    flow_run, first = start_waiting(worker, deployments["fails_slowly"], file)
+    retry(worker, flow_run)
+    # It has looked, and seen the retry, once it executes another.
+    assert worker.wait(worker.submit(deployments["lines"], count=1))["state_type"] == "COMPLETED"
+    file.unlink()
+    os.kill(first, signal.SIGKILL)
+    wait_until(lambda: file.exists() and file.read_text())
+    file.unlink()
+    wait_until(lambda: worker.flow_run(flow_run)["run_count"] == 2)
+
+
 def test_the_limit_is_kept_and_the_next_flow_run_starts_when_there_is_room(worker, deployments, tmp_path):
     files = [tmp_path / name for name in ("first", "second")]
     running = [start_waiting(worker, deployments["waits"], file)[0] for file in files]
@@ -285,6 +325,26 @@ def test_a_stopped_worker_leaves_no_process_and_reports_its_flow_run(another_wor
     assert not alive(pid)
     assert not alive(servers)
     assert another_worker.flow_run(flow_run)["state_type"] == "CRASHED"
+
+
+def test_a_worker_stopped_during_a_cancellation_leaves_the_flow_run_cancelled(another_worker, tmp_path):
+    another_worker.start()
+    deployment = another_worker.deploy(f"{FLOWS.name}:cancels_slowly", FLOWS.parent)
+    flow_run, _ = start_waiting(another_worker, deployment, tmp_path / "it")
+    another_worker.cancel(flow_run)
+    wait_until((tmp_path / "it.hook").exists)
+    assert another_worker.stop(signal.SIGTERM) == 0
+    assert another_worker.flow_run(flow_run)["state_type"] == "CANCELLED"
+
+
+def test_a_worker_stopped_while_a_fork_server_imports_leaves_flow_runs_scheduled(another_worker, tmp_path):
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(3600)\n")
+    another_worker.preload("hangs")
+    another_worker.start(ready=False, PYTHONPATH=str(tmp_path))
+    flow_run = another_worker.submit(another_worker.deploy(f"{FLOWS.name}:lines", FLOWS.parent), count=1)
+    another_worker.wait(flow_run, "PENDING")
+    another_worker.stop(signal.SIGTERM)
+    assert another_worker.flow_run(flow_run)["state_type"] == "SCHEDULED"
 
 
 def test_a_worker_in_a_script_s_background_ends_on_sigterm(another_worker):

@@ -7,6 +7,7 @@ from uuid import uuid4
 import httpx
 import pytest
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAbortDetails, StateAcceptDetails
+from prefect.exceptions import Abort
 from prefect.states import Crashed, Pending, Submitting
 
 from bluesky_prefect.worker._client import WorkerClient, is_transient, retry_transient
@@ -28,7 +29,7 @@ class Server:
     read_deployment = read_flow = get_scheduled_flow_runs_for_work_pool = read
 
 
-def client_of(server, pending=None, *, has_room=lambda: True, select=lambda listed: listed, proposed=None):
+def client_of(server, pending=None, *, has_room=lambda: True, select=lambda listed: listed, proposed=None, again=()):
     noted = proposed if proposed is not None else []
     return WorkerClient(
         server,
@@ -36,6 +37,7 @@ def client_of(server, pending=None, *, has_room=lambda: True, select=lambda list
         has_room=has_room,
         select=select,
         on_proposed=lambda *proposal: noted.append(proposal),
+        is_again=lambda flow_run: flow_run in again,
     )
 
 
@@ -100,15 +102,18 @@ def test_without_room_no_flow_runs_are_asked_for():
 
 
 class Orchestration:
-    """Accepts states when it is let."""
+    """Accepts states when it is let, after some failures."""
 
-    def __init__(self, status=SetStateStatus.ACCEPT):
+    def __init__(self, status=SetStateStatus.ACCEPT, failures=()):
         self.status = status
+        self.failures = list(failures)
         self.proposed = []
         self.let = asyncio.Event()
 
     async def set_flow_run_state(self, flow_run_id, state, force=False):
         self.proposed.append(state)
+        if self.failures:
+            raise self.failures.pop(0)
         await self.let.wait()
         accepted = self.status == SetStateStatus.ACCEPT
         details = StateAcceptDetails() if accepted else StateAbortDetails(reason="somebody else has it")
@@ -137,6 +142,26 @@ def test_a_flow_run_is_pending_if_prefect_accepts_it_and_until_its_next_state(st
         await client.set_flow_run_state(flow_run, Crashed())
         assert pending == {}
         assert [one[2] for one in proposed] == [accepted, accepted]
+
+    asyncio.run(test())
+
+
+def test_a_crash_is_reported_to_a_server_that_answers_500_and_later_accepts():
+    async def test():
+        server, proposed = Orchestration(failures=[status(500)]), []
+        server.let.set()
+        await client_of(server, proposed=proposed).set_flow_run_state(uuid4(), Crashed())
+        assert [one[2] for one in proposed] == [True]
+
+    asyncio.run(test())
+
+
+def test_no_crash_is_reported_of_a_flow_run_that_is_scheduled_again():
+    async def test():
+        server, flow_run = Orchestration(), uuid4()
+        with pytest.raises(Abort):
+            await client_of(server, again={flow_run}).set_flow_run_state(flow_run, Crashed())
+        assert server.proposed == []
 
     asyncio.run(test())
 

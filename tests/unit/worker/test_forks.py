@@ -84,6 +84,37 @@ def test_a_child_whose_job_never_comes_ends_with_the_worker(tmp_path):
     assert psutil.wait_procs(waiting, timeout=30)[0]
 
 
+def test_a_cancellation_waits_for_a_large_job_to_be_sent(tmp_path):
+    async def test(forks):
+        child = await forks.fork()
+        os.kill(child.pid, signal.SIGSTOP)
+        environment = {**os.environ, "LARGE": "x" * 100_000, **{f"LARGE_{n}": "x" * 100_000 for n in range(20)}}
+        job = refused(tmp_path).model_copy(update={"environment": environment})
+        running, cancelling = asyncio.ensure_future(child.run(job)), asyncio.ensure_future(child.cancel())
+        await asyncio.sleep(0.2)
+        os.kill(child.pid, signal.SIGCONT)
+        # The engine refuses the job, or is ended before it does.
+        assert await asyncio.wait_for(running, 30) in (1, -signal.SIGTERM)
+        await asyncio.wait_for(cancelling, 30)
+
+    run(test, tmp_path, "prefect.engine")
+
+
+def test_modules_that_replace_one_that_hangs_are_imported_at_once(tmp_path):
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(3600)\n")
+
+    async def test(forks):
+        hanging = asyncio.ensure_future(forks.preload(["hangs"]))
+        child = asyncio.ensure_future(forks.fork())
+        await asyncio.sleep(1.0)
+        assert not child.done()
+        await asyncio.wait_for(forks.preload(["prefect.engine"]), 60)
+        assert await (await asyncio.wait_for(child, 60)).run(refused(tmp_path)) == 1
+        await hanging
+
+    run(test, tmp_path)
+
+
 def test_a_child_that_does_not_stop_when_it_is_told_to_is_killed(tmp_path, monkeypatch):
     monkeypatch.setattr("bluesky_prefect.worker.forkserver._child_handle.GRACE_S", 0.2)
 

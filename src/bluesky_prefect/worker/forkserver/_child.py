@@ -19,10 +19,10 @@ import time
 import traceback
 import weakref
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bluesky_prefect.worker._prefect_internals import announce_cancellation
-from bluesky_prefect.worker.forkserver._protocol import Job, line, read_line
+from bluesky_prefect.worker.forkserver._protocol import Job, line
 
 # Files in the working directory that Prefect reads settings from.
 _SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
@@ -36,12 +36,13 @@ def main(channel: socket.socket) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _be_another_process()
     channel.set_inheritable(False)
-    received = read_line(channel)
+    lines = channel.makefile("rb")
+    received = _next_line(lines)
     if not received:
         # The worker is gone, or has no use for it any more.
         return 0
     job = Job.model_validate_json(received)
-    threading.Thread(target=_await_cancellation, args=(channel,), name="cancellation", daemon=True).start()
+    threading.Thread(target=_await_cancellation, args=(lines,), name="cancellation", daemon=True).start()
     code = _exit_code(job)
     _finish()
     with contextlib.suppress(OSError):  # the worker is gone
@@ -49,9 +50,17 @@ def main(channel: socket.socket) -> int:
     return code
 
 
-def _await_cancellation(channel: socket.socket) -> None:
+def _next_line(lines: BinaryIO) -> bytes:
+    """Return the next line, or nothing if the worker is gone."""
+    with contextlib.suppress(ConnectionError):
+        line = lines.readline()
+        return line if line.endswith(b"\n") else b""
+    return b""
+
+
+def _await_cancellation(lines: BinaryIO) -> None:
     """End the flow run as a cancelled one, and all that it has started, when the worker says so."""
-    if read_line(channel):
+    if _next_line(lines):
         announce_cancellation()
         os.killpg(0, signal.SIGTERM)
 

@@ -35,6 +35,7 @@ class ChildHandle:
         self.returncode: int | None = None
         self._channel = channel
         self._exited = asyncio.Event()
+        self._sending = asyncio.Lock()
 
     def exited(self, code: int) -> None:
         """Take note of its end."""
@@ -75,14 +76,27 @@ class ChildHandle:
             self._channel.close()
 
     async def _send(self, text: bytes) -> None:
-        with contextlib.suppress(OSError):  # it is gone
-            await asyncio.get_running_loop().sock_sendall(self._channel, text)
+        """Send a line after those before it, as long as there is somebody to read it."""
+        async with self._sending:
+            sent = asyncio.ensure_future(asyncio.get_running_loop().sock_sendall(self._channel, text))
+            exited = asyncio.ensure_future(self._exited.wait())
+            try:
+                await asyncio.wait((sent, exited), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                sent.cancel()
+                exited.cancel()
+                await asyncio.gather(sent, exited, return_exceptions=True)
 
     def kill(self, number: int) -> None:
         """Send a signal to it and to all that it started."""
-        if self.returncode is None:
+        if self.returncode is not None:
+            return
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            # It has not got as far as its own process group, or it is gone.
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, number)
+                os.kill(self.pid, number)
 
     async def _stop(self) -> None:
         # Prefect's engine reports the flow run as crashed upon SIGTERM; that takes it a moment.

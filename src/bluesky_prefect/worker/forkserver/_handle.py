@@ -136,6 +136,10 @@ class ForkServerHandle:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
 
+    def kill(self) -> None:
+        """End it at once; children that still run go on."""
+        self._process.kill()
+
     async def close(self) -> None:
         """End it; children that still run go on."""
         self.retire()

@@ -33,6 +33,7 @@ class ForkServerPool:
         self._modules: list[str] = []
         self._excluded: set[str] = set()
         self._server: ForkServerHandle | None = None
+        self._starting: ForkServerHandle | None = None
         self._lock = asyncio.Lock()
         self._retired: list[ForkServerHandle] = []
 
@@ -43,6 +44,10 @@ class ForkServerPool:
 
     async def preload(self, modules: Sequence[str]) -> None:
         """Have a fork server with these modules; one with others forks no more."""
+        if self._starting is not None and modules != self._modules:
+            # One of its modules may hang; who asked for it gets one with these.
+            self._modules = list(modules)
+            self._starting.kill()
         async with self._lock:
             if modules != self._modules and self._server is not None:
                 self._server.retire()
@@ -100,12 +105,14 @@ class ForkServerPool:
     async def _start(self) -> ForkServerHandle:
         while True:
             modules = [module for module in self._modules if module not in self._excluded]
-            server = ForkServerHandle(modules, self.environment)
+            server = self._starting = ForkServerHandle(modules, self.environment)
             try:
                 outcome = await _ready(server, modules)
             except BaseException:
                 await server.close()
                 raise
+            finally:
+                self._starting = None
             threaded = outcome["threaded"]
             if threaded is None:
                 break

@@ -1,7 +1,6 @@
 """Messages between worker, fork server and children: JSON, one a packet or a line."""
 
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +50,6 @@ def packet(**message: Any) -> bytes:
 def line(**message: Any) -> bytes:
     """Return a message between worker and child."""
     return json.dumps(message).encode() + b"\n"
-
-
-def read_line(channel: socket.socket) -> bytes:
-    """Return the next line, or nothing if the other side is gone."""
-    received = bytearray()
-    while not received.endswith(b"\n"):
-        try:
-            chunk = channel.recv(PACKET_BYTES)
-        except ConnectionError:
-            return b""
-        if not chunk:
-            return b""
-        received += chunk
-    return bytes(received)
 
 
 def threads() -> int:
