@@ -297,10 +297,11 @@ def test_a_failure_is_told_before_the_next_prompt_once(stack: StackInfo, open_te
 
 
 _PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "see-what-became-of-a-run.md"
+_BLOCKS = "\n".join(re.findall(r"```(?:ipython|python)\n(.*?)```", _PAGE.read_text(), re.DOTALL)).splitlines()
+# The magics of its table, too.
 _LINES = [
     line
-    for block in re.findall(r"```(?:ipython|python)\n(.*?)```", _PAGE.read_text(), re.DOTALL)
-    for line in block.splitlines()
+    for line in dict.fromkeys([*re.findall(r"`(%[a-z_]+[^`]*)`", _PAGE.read_text()), *_BLOCKS])
     if line and not line.startswith(" ") and "--watch" not in line
 ]
 

@@ -5,15 +5,11 @@ import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
 from prefect.context import SyncClientContext, TaskRunContext, get_run_context
 from prefect.exceptions import MissingContextError
-
-# Nothing is written there.
-_NO_STORAGE = Path("results")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,11 +39,8 @@ class PlainFlow(Flow[P, R]):
 
 
 def plain_flow(**options: Any) -> Callable[[Callable[P, R]], PlainFlow[P, R]]:
-    """Make a `PlainFlow` of a coroutine function, with the options of `prefect.flow`.
-
-    It keeps no result. Unless a storage is named all the same, each flow run asks Prefect's server for one, twice.
-    """
-    return partial(PlainFlow, persist_result=False, result_storage=_NO_STORAGE, **options)
+    """Make a `PlainFlow` of a coroutine function, with the options of `prefect.flow`."""
+    return partial(PlainFlow, **options)
 
 
 async def gather_all(*work: Awaitable[Any]) -> list[Any]:
