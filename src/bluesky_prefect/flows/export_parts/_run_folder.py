@@ -60,7 +60,7 @@ class RunFolder:
 
         Parameters
         ----------
-        run : Run
+        run : RunData
             Whose streams.
         progress : Progress
             Told how far it is.

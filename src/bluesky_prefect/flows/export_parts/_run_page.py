@@ -21,7 +21,7 @@ def run_page(
 
     Parameters
     ----------
-    run : Run
+    run : RunData
         What it is about.
     plot : str
         Its plot as a ``data:`` address; empty if there is none that is small enough.

@@ -24,7 +24,7 @@ def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str]) 
 
     Parameters
     ----------
-    run : Run
+    run : RunData
         What it is about.
     weather : str
         The lines of the weather block, or why there is none.
