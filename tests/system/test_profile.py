@@ -14,6 +14,7 @@ import pytest
 from bluesky import RunEngine
 from bluesky.plans import count, scan
 from event_model import unpack_event_page
+from tiled.profiles import load_profiles
 
 from bluesky_prefect.core import ConfigurationError, Settings
 from bluesky_prefect.session._recorder import TiledRecorder
@@ -265,6 +266,7 @@ def test_a_session_finds_its_tiled_by_a_profile_and_asks_for_no_password(stack: 
     profiles = Path.home() / ".config/tiled/profiles"
     profiles.mkdir(parents=True, exist_ok=True)
     (profiles / "session.yml").write_text(f"of-a-session:\n  uri: {stack.tiled_uri}\n")
+    load_profiles.cache_clear()  # a test before this one may have read them
     settings = Settings(tiled_uri=None, tiled_profile="of-a-session", tiled_api_key=stack.tiled_api_key)
 
     with contextlib.closing(TiledConnection(settings)) as connection:
