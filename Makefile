@@ -50,11 +50,11 @@ environments: $(STAMP)  ## Make the extra environments that the next three targe
 	@$(foreach version,$(INTERPRETERS),$(MAKE) --no-print-directory .venv-$(version)/.installed && ) true
 	@$(MAKE) --no-print-directory .venv-oldest-prefect/.installed .venv-older-prefect/.installed
 
-# An interpreter that is not there leaves an environment without one.
+# An interpreter that is not there leaves an environment without one. pyenv hides all but one until they are named.
 $(INTERPRETERS:%=.venv-%/.installed): .venv-%/.installed: $(STAMP)
 	rm -rf .venv-$*
 	mkdir .venv-$*
-	if python$* -c "" 2>/dev/null; then \
+	export PYENV_VERSION=$$(pyenv latest $* 2>/dev/null); if python$* -c "" 2>/dev/null; then \
 	  python$* -m venv --without-pip .venv-$* && .ci/install .venv-$*/bin/python --editable ".[profile,test]"; fi
 	@touch $@
 
