@@ -72,7 +72,7 @@ def _may_exceed(parameters: Mapping[str, Any]) -> bool:
 
 
 def _size(value: Any) -> int:
-    """Return a size as Prefect's server measures it (prefect._internal.schemas.validators.validate_parameter_size)."""
+    """Return a size in bytes as Prefect's server measures it: that of compact ASCII JSON."""
     return len(json.dumps(value, separators=(",", ":")))
 
 

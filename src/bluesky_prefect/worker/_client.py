@@ -112,6 +112,7 @@ class WorkerClient:
         if state.name == "Submitting":
             return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
         if state.is_crashed() and self._is_again(flow_run_id):
+            self._on_proposed(flow_run_id, state, False)
             raise Abort("It is scheduled again.")
 
         def propose() -> Awaitable[OrchestrationResult[Any]]:

@@ -18,6 +18,7 @@ from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 from prefect.workers.process import ProcessWorker
 
+from bluesky_prefect.core import ConfigurationError
 from bluesky_prefect.worker._client import Proposals, WorkerClient
 from bluesky_prefect.worker._control_log import bound_control_log
 from bluesky_prefect.worker._events import FlowRunEvents
@@ -96,10 +97,13 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
 
         Raises
         ------
-        ConfigurationError
-            If it was not tested with this Prefect.
+        SystemExit
+            With a line that says so, if it was not tested with this Prefect.
         """
-        require_tested_prefect()
+        try:
+            require_tested_prefect()
+        except ConfigurationError as error:
+            raise SystemExit(str(error)) from None
         self._runs_once = run_once
         with cancelled_by_sigterm():
             await super().start(run_once, *args, **kwargs)

@@ -100,6 +100,21 @@ def test_a_cancellation_waits_for_a_large_job_to_be_sent(tmp_path):
     run(test, tmp_path, "prefect.engine")
 
 
+def test_a_child_that_reads_neither_its_large_job_nor_a_cancellation_is_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("bluesky_prefect.worker.forkserver._child_handle.CANCELLATION_GRACE_S", 0.2)
+
+    async def test(forks):
+        child = await forks.fork()
+        os.kill(child.pid, signal.SIGSTOP)
+        job = refused(tmp_path).model_copy(update={"environment": {"LARGE": "x" * 2_000_000}})
+        running = asyncio.ensure_future(child.run(job))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(child.cancel(), 30)
+        assert await asyncio.wait_for(running, 30) == -signal.SIGKILL
+
+    run(test, tmp_path, "prefect.engine")
+
+
 def test_modules_that_replace_one_that_hangs_are_imported_at_once(tmp_path):
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(3600)\n")
 

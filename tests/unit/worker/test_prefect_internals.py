@@ -1,6 +1,7 @@
 """The worker stands on public names of Prefect, and on a few private ones in one file."""
 
 import ast
+import asyncio
 from pathlib import Path
 
 import prefect
@@ -40,6 +41,13 @@ def test_the_worker_touches_no_private_name_of_its_base_class():
 def test_an_untested_prefect_is_refused_by_name(version):
     with pytest.raises(ConfigurationError, match=f"this is {version}.*'process'"):
         require_tested_prefect(version)
+
+
+def test_a_worker_with_an_untested_prefect_ends_with_one_line(monkeypatch):
+    monkeypatch.setattr("bluesky_prefect.worker._prefect_internals.TESTED", ("2.0",))
+    with pytest.raises(SystemExit, match=r"tested with Prefect 2\.0, and this is") as ended:
+        asyncio.run(_worker.WarmProcessWorker(work_pool_name="pool").start())
+    assert "\n" not in str(ended.value)
 
 
 def test_the_prefect_that_is_installed_is_a_tested_one():

@@ -57,8 +57,7 @@ class ChildHandle:
 
     async def cancel(self) -> None:
         """Have it end its flow run as cancelled, and wait until it has."""
-        await self._send(line(cancel=True))
-        await self._end_within(CANCELLATION_GRACE_S)
+        await self._end_within(CANCELLATION_GRACE_S, line(cancel=True))
 
     async def outlive_the_server(self) -> None:
         """Wait for its end where there is no fork server to tell of it."""
@@ -104,8 +103,10 @@ class ChildHandle:
         with anyio.CancelScope(shield=True):
             await self._end_within(GRACE_S)
 
-    async def _end_within(self, grace_s: float) -> None:
+    async def _end_within(self, grace_s: float, text: bytes = b"") -> None:
         with anyio.move_on_after(grace_s):
+            # A child that is stopped reads nothing, and what is to be read first may be large.
+            await self._send(text)
             await self._exited.wait()
         self.kill(signal.SIGKILL)
         # A fork server that is stopped does not tell.
