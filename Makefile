@@ -6,6 +6,8 @@ STAMP := .venv/.installed
 FROZEN := .ci/constraints.txt
 export PIP_CONSTRAINT := $(CURDIR)/$(FROZEN)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Where it is set, each process compiles all that it imports anew: most of the work of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 # The extra environments, each in .venv-...: further interpreters; the oldest Prefect of the base install; the older one
@@ -33,7 +35,7 @@ $(STAMP): pyproject.toml $(FROZEN) .ci/install
 	$(PYTHON) -m venv .venv
 	@echo "Installing into .venv ..."
 	@$(BIN)/pip install --quiet --progress-bar off --constraint $(FROZEN) uv || echo "There is no uv; pip takes a few minutes."
-	.ci/install $(BIN)/python --editable ".[dev]"
+	UV_COMPILE_BYTECODE=1 .ci/install $(BIN)/python --editable ".[dev]"
 	@touch $@
 
 demo: $(STAMP)  ## The main job: local stack, simulated scans, flow runs, a table of what came out

@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -34,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, folder in _HOMES.items():
         (scratch / folder).mkdir()
         os.environ[name] = str(scratch / folder)
+    # Where it is set, each process of the tests compiles all that it imports anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # A test that forgets to name a server must fail, not start one of its own in the background.
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
