@@ -13,12 +13,19 @@ from bluesky_tiled_plugins import TiledWriter
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.core import ConfigurationError, Submission, TiledUnavailable, WorkflowList, submission_key
+from bluesky_prefect.core import (
+    ConfigurationError,
+    Submission,
+    TiledUnavailable,
+    WorkflowList,
+    lock_file,
+    submission_key,
+)
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import TiledConnection
-from bluesky_prefect.tiled_api import hold, send_run
+from bluesky_prefect.tiled_api import send_run
 from tests.services.forked import run_code
 from tests.services.kept_runs import write_kept_run
 from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS
@@ -219,7 +226,7 @@ def test_a_run_that_tiled_missed_is_written_to_it_and_processed(hutch):
 def test_a_file_that_a_session_is_writing_to_is_left_to_it(hutch):
     _, path = keep_in_file(hutch)
     with path.open("ab") as file:
-        hold(file)
+        lock_file(file)
         assert hutch.reconcile(submit=True).findings == []
     assert path.exists()
 

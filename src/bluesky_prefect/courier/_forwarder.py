@@ -18,6 +18,7 @@ from bluesky_prefect.core import (
     PrefectUnavailable,
     Settings,
     SubmissionRefused,
+    ToldOfForks,
     api_address,
     error_and_place,
     error_line,
@@ -45,7 +46,7 @@ _NAMED = 100
 _ELSEWHERE_AFTER_S = 60.0
 
 
-class Forwarder:
+class Forwarder(ToldOfForks):
     """Takes submissions from outboxes to Prefect, on a thread of its own.
 
     Outages are retried for ever, with exponential back-off and jitter, and so is a submission that has a trouble of
@@ -118,9 +119,6 @@ class Forwarder:
                 self._thread.start()
             self._sleeps = self._thread.ident is None
         self._wake.set()
-
-    def before_fork(self) -> None:
-        """Nothing has to stand still: what the thread does at that moment is the parent's."""
 
     def after_fork(self, *, in_child: bool) -> None:
         """Begin anew in a child, which has no thread: with one that starts when there is something to send.

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bluesky_prefect.core import COMPANIONS, hold, private_file, sync_directory
+from bluesky_prefect.core import COMPANIONS, lock_file, private_file, sync_directory
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _alone(directory: Path) -> Iterator[None]:
     """Hold a directory against all who do the same. The database itself is not opened: closing it drops its locks."""
     opened = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        hold(opened)
+        lock_file(opened)
         yield
     finally:
         os.close(opened)

@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.core import HeldLock, OutboxError, gives_group_late, private_database, tell_of_forks
+from bluesky_prefect.core import HeldLock, OutboxError, ToldOfForks, gives_group_late, private_database, tell_of_forks
 from bluesky_prefect.outbox._database_files import (
     DatabaseFiles,
     database_files,
@@ -30,7 +30,7 @@ _BUSY_TIMEOUT_S = 5.0
 _GROUP_POLL_S = 0.01
 
 
-class SQLiteFile:
+class SQLiteFile(ToldOfForks):
     """A connection that several threads share, opened on first use, and again after it could not be.
 
     Before each transaction it is asked whether the files are still those that were opened. What was in a log that

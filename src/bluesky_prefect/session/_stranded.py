@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from bluesky_prefect.core import tell_of_forks
+from bluesky_prefect.core import ToldOfForks, tell_of_forks
 from bluesky_prefect.session._spool import Spool
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.tiled_api import write_run
@@ -20,7 +20,7 @@ CLOSE_TIMEOUT_S = 20.0
 MEND = "'bluesky-prefect reconcile --submit' writes them to it"
 
 
-class StrandedRuns:
+class StrandedRuns(ToldOfForks):
     """Runs in memory, and a thread, there only while there are any, that brings them to the disk or to Tiled.
 
     Parameters
@@ -36,9 +36,6 @@ class StrandedRuns:
         self._tell = tell
         self._begin()
         tell_of_forks(self)
-
-    def before_fork(self) -> None:
-        """Nothing has to stand still: the runs stay the parent's."""
 
     def after_fork(self, *, in_child: bool) -> None:
         """Begin without runs in a child: two who write one file would spoil it."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bluesky_prefect.core import StackError, hold, private_directory, private_file
+from bluesky_prefect.core import StackError, lock_file, private_directory, private_file
 
 
 def make_private_directory(path: Path) -> Path:
@@ -47,7 +47,7 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                hold(descriptor)
+                lock_file(descriptor)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:

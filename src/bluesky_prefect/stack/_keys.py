@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import SecretStr
 
-from bluesky_prefect.core import hold, write_first, write_whole
+from bluesky_prefect.core import lock_file, write_first, write_whole
 
 if TYPE_CHECKING:
     from bluesky_prefect.stack._info import StackPaths
@@ -83,6 +83,6 @@ def _read(path: Path) -> str:
 def _replace_if_damaged(path: Path, secret: bytes) -> None:
     with path.open("rb+") as found:
         # Whoever replaces this very file holds its lock; who comes too late finds another one under its name.
-        hold(found, wait=True)
+        lock_file(found, wait=True)
         if os.path.samestat(os.fstat(found.fileno()), path.stat()) and not _read(path):
             write_whole(path, secret, private=True)
