@@ -50,10 +50,7 @@ def save(connection: sqlite3.Connection, path: Path, opened: DatabaseFiles) -> b
     Who has the database open goes on with a deleted log, and whoever comes later does not see it. The new file has
     neither trouble. Who waits for the write lock of the former has to ask again for the files once he has it.
 
-    Returns
-    -------
-    bool
-        False if there is nothing to be saved: others were faster, or have overwritten what the connection would see.
+    Returns False if there is nothing to be saved: others were faster, or have overwritten what the connection saw.
 
     Raises
     ------
@@ -102,12 +99,7 @@ def set_aside_malformed(path: Path) -> None:
     """Rename a file that is no database, or a spoiled one; whoever opens its name next begins anew.
 
     It is asked first, by a connection of its own: what an older one says may be due to what happened meanwhile. Of
-    several processes one does it.
-
-    Raises
-    ------
-    OSError
-        If it cannot be renamed.
+    several processes one does it. Raises `OSError` if it cannot be renamed.
     """
     with _alone(path.parent):
         try:
