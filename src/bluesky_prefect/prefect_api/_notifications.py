@@ -44,13 +44,6 @@ class Notifications:
     For each notice the server keeps an automation that waits for flow runs with the notice's tag: whoever starts them,
     whatever they execute, and also if their process is killed. The server then sends the message through a
     notification block, which alone knows the address.
-
-    Parameters
-    ----------
-    client : SyncPrefectClient
-        Open.
-    clock : callable, optional
-        Gives a time in seconds that never jumps.
     """
 
     def __init__(self, client: "SyncPrefectClient", *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,12 +53,9 @@ class Notifications:
         self._told: dict[str, str] = {}
 
     def prepare(self, notices: Iterable[str]) -> None:
-        """Make sure that the automations of notices exist. Never raises: what is in the way is logged, once.
+        """Make sure that the automations of `Workflow.notices` exist. Never raises: what is in the way is logged, once.
 
-        Parameters
-        ----------
-        notices : iterable of str
-            See `Workflow.notices`. One that was looked at a while ago costs nothing.
+        A notice that was looked at a while ago costs nothing.
         """
         for notice in notices:
             if self._clock() < self._due.get(notice, 0.0):
