@@ -180,9 +180,5 @@ async def _write_summary(
 
 async def _write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any] | str) -> None:
     if isinstance(weather, dict):
-        path = await write_data_to_tiled(catalog, _identity(run), weather)
+        path = await write_data_to_tiled(catalog, run.identity, weather)
         print(f"Wrote the temperatures to {one_line(path)} in Tiled")
-
-
-def _identity(run: RunData) -> dict[str, Any]:
-    return {"uid": run.uid, "scan_id": run.start.get("scan_id"), "plan_name": run.start.get("plan_name", "")}

@@ -41,9 +41,7 @@ async def find_peak(ref: int | str) -> State[Any]:
         node = await catalog.finished_run(ref, timeout_s=settings.stop_timeout_s)
         run = await asyncio.to_thread(read_run, node, catalog.name)
         found, table = _found(run)
-        identity = {name: run.start.get(name) for name in ("uid", "scan_id")}
-        identity["plan_name"] = run.start.get("plan_name", "")
-        path = await asyncio.to_thread(write_peak, catalog, identity, found, table)
+        path = await asyncio.to_thread(write_peak, catalog, run.identity, found, table)
     what = f"{found['detector']} has its peak at {found['motor']} {found['center']:g}" if found["found"] else "no peak"
     why = f": {found['reason']}" if "reason" in found else f", {found['fwhm']:g} wide"
     return Completed(message=one_line(f"{run.label}: {what}{why}; {path} in Tiled"), data=found)

@@ -23,13 +23,7 @@ def kept_files(directory: Path) -> list[Path]:
 
 
 def in_use(path: Path) -> bool:
-    """Tell whether a session is writing to a file, or somebody is sending it.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not there (any more).
-    """
+    """Tell whether a session is writing to a file, or somebody is sending it; may raise `FileNotFoundError`."""
     with path.open("rb") as file:
         try:
             lock_file(file)
@@ -86,13 +80,6 @@ def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
     """Write a run that `TiledRecorder` kept in a file to Tiled, then delete the file; return the run's uid.
 
     What Tiled holds of it in part is replaced; what it holds as a whole is left as it is.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    raw : CatalogOfBlueskyRuns
-        Client of the catalog of runs.
 
     Raises
     ------
