@@ -1,6 +1,7 @@
 """Find the peak that a scan of one motor shows, for the plan that waits for it."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from prefect.client.schemas.objects import State
@@ -58,7 +59,7 @@ def _found(run: RunData) -> tuple[dict[str, Any], dict[str, Any]]:
     positions, readings = stream.numbers(motor), stream.numbers(detector)
     result = peak.find(positions, readings)
     names = {"motor": motor, "detector": detector}
-    told = {"reason": result} if isinstance(result, str) else result.as_metadata()
+    told = {"reason": result} if isinstance(result, str) else asdict(result)
     return {"found": not isinstance(result, str), **names, **told}, {motor: positions, detector: readings}
 
 

@@ -59,9 +59,9 @@ async def get_weather(
 @task(name="format_weather", cache_policy=NO_CACHE)
 async def format_weather(weather: dict[str, Any]) -> str:
     """Return the weather as the lines of a summary."""
-    temperatures, hours = open_meteo.known(weather), len(weather["hours"])
-    part = "" if len(temperatures) == hours else f" (of {len(temperatures)} of {hours} hours)"
-    statistics = {"min": min(temperatures), "max": max(temperatures), "mean": sum(temperatures) / len(temperatures)}
+    known, hours = len(open_meteo.known(weather)), len(weather["hours"])
+    part = "" if known == hours else f" (of {known} of {hours} hours)"
+    statistics = open_meteo.statistics(weather)
     values = {
         "latitude": f"{weather['latitude']:g}",
         "longitude": f"{weather['longitude']:g}",
