@@ -118,7 +118,7 @@ class Notifications:
                 )
             return found
         raise ConfigurationError(
-            f"Prefect has no notification block {block!r}. Make it in Prefect's UI (Blocks), or with: {_mend(block)}"
+            f"Prefect has no notification block {block!r}. Make it in Prefect's UI (Blocks), or with: {_command(block)}"
         )
 
 
@@ -185,7 +185,7 @@ def _ui_url() -> str:
     return "".join(character for character in url if character not in "'\\{}%")
 
 
-def _mend(block: str) -> str:
+def _command(block: str) -> str:
     """Return the command that makes a block; it asks for the address, which is a secret."""
     import prefect.blocks.notifications as known
 

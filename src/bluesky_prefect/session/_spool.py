@@ -16,15 +16,10 @@ logger = logging.getLogger(__name__)
 
 
 class Spool(ToldOfForks):
-    """A file of documents as they come: msgpack, since it keeps numpy arrays and bytes as they are.
+    """A file of documents, made when the first comes: msgpack, since it keeps numpy arrays and bytes as they are.
 
     It is held while the run goes on, so that nobody takes it to Tiled meanwhile. What a disk that is full or read-only
     does not take is kept in memory, and an ERROR says so.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file; made when the first document comes.
     """
 
     def __init__(self, path: Path) -> None:

@@ -17,18 +17,13 @@ logger = logging.getLogger(__name__)
 RETRY_S = 5.0
 # A session ends within this, also while Tiled is slow; it is the last chance of these runs.
 CLOSE_TIMEOUT_S = 20.0
-MEND = "'bluesky-prefect reconcile --submit' writes them to it"
+REMEDY = "'bluesky-prefect reconcile --submit' writes them to it"
 
 
 class StrandedRuns(ToldOfForks):
     """Runs in memory, and a thread, there only while there are any, that brings them to the disk or to Tiled.
 
-    Parameters
-    ----------
-    connection : TiledConnection
-        Where they belong.
-    tell : callable
-        Is told in one line what becomes of each.
+    `tell` is told in one line what becomes of each.
     """
 
     def __init__(self, connection: TiledConnection, tell: Callable[[str], None]) -> None:
@@ -91,7 +86,7 @@ class StrandedRuns(ToldOfForks):
 
     def _save(self, label: str, spool: Spool) -> bool:
         if path := spool.keep():
-            self._tell(f"{label}: its documents are kept in {path} now; {MEND}")
+            self._tell(f"{label}: its documents are kept in {path} now; {REMEDY}")
             return True
         try:
             if self._connection.problem():

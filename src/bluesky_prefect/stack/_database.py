@@ -170,7 +170,7 @@ def require_database(database: PrefectDatabase) -> None:
             may_create = thread.submit(asyncio.run, _ask(database)).result()
     except unusable as error:
         # Not chained: what a driver says of its arguments may hold the password.
-        raise StackError(_mend(database, list(_chain(error)))) from None
+        raise StackError(_explain(database, list(_chain(error)))) from None
     if not may_create:
         raise StackError(
             f"{database.title}: its user may not make tables there. Let a user of its own have the database, "
@@ -195,7 +195,7 @@ async def _ask(database: PrefectDatabase) -> bool:
         await engine.dispose()
 
 
-def _mend(database: PrefectDatabase, causes: list[BaseException]) -> str:
+def _explain(database: PrefectDatabase, causes: list[BaseException]) -> str:
     import asyncpg
     from sqlalchemy.engine import make_url
 
