@@ -104,7 +104,7 @@ def servers(home: Path, url: str, outside: dict[str, str]) -> Iterator[tuple[Sta
             started.append(start(paths, service.name, service.command(), service.environment(), service))
         for service in services:
             wait_until(service.is_ready, timeout_s=180)
-        info = stack_info(settings, tiled_port=tiled.port, prefect_port=prefect.port, keys=keys)
+        info = stack_info(settings, {"tiled": tiled.port, "prefect": prefect.port}, keys)
         make_containers(info, settings)
         yield info, settings, {service.name: process.pid for service, process in zip(services, started, strict=True)}
     finally:

@@ -26,14 +26,9 @@ _TURNS = "?plugin=bluesky_prefect"
 
 @dataclass(frozen=True)
 class PrefectDatabase:
-    """A database, as Prefect takes it and as people call it.
+    """A database: its address, and what messages call it.
 
-    Attributes
-    ----------
-    url : SecretStr
-        The address; may hold a password.
-    title : str
-        What messages call it; holds neither user nor password.
+    The address may hold a password; the title holds neither that nor a user.
     """
 
     url: SecretStr
@@ -107,16 +102,8 @@ def choose_database(
 ) -> PrefectDatabase:
     """Return the database to use: the one that is wanted, else that of the running server, else the last one.
 
-    Parameters
-    ----------
-    wanted : SecretStr or None
-        What is set.
-    paths : StackPaths
-        Where the choice is remembered for the next start.
-    process : ManagedProcess or None
-        The Prefect server, if it runs.
-    report : callable
-        Is told, for a server that is to be started, where its flow runs will be.
+    The choice is remembered among the paths for the next start. `report` is told, for a server that is to be started,
+    where its flow runs will be.
 
     Raises
     ------

@@ -12,12 +12,7 @@ from bluesky_prefect.core import StackError, lock_file, private_directory, priva
 def make_private_directory(path: Path) -> Path:
     """Make a directory that only its owner can enter, or the group that shares the one around it, whatever the umask.
 
-    Parents that do not exist yet are made with the user's own defaults, but nobody else can write to them.
-
-    Raises
-    ------
-    StackError
-        If it cannot be made, or is not this user's to close.
+    See `private_directory`. Raises `StackError` if it cannot be made, or is not this user's to close.
     """
     try:
         private_directory(path)

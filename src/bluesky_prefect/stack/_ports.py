@@ -75,18 +75,8 @@ def choose_port(
 ) -> int:
     """Return the port to listen on: the wanted one, or for 0 the last one if free, else any free one.
 
-    Parameters
-    ----------
-    wanted : int
-        The port that is set.
-    last : int or None
-        The one that the service had last.
-    service, option, variable : str
-        What the service is called, and what sets its port.
-    last_user : int, optional
-        Whose server it was, as the number of a user.
-    report : callable
-        Is told in one line what is waited for, and how long at most.
+    The service, and the option and the variable that set its port, are for messages. `last_user` is the number of the
+    user whose server it was. `report` is told in one line what is waited for, and how long at most.
 
     Raises
     ------
