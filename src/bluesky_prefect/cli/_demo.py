@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
-from bluesky_prefect.core import Run, Settings, StackError, get_settings
+from bluesky_prefect.core import Run, Settings, StackError, counted, get_settings
 from bluesky_prefect.prefect_api import artifact_url, flow_run_url, is_final
 from bluesky_prefect.stack import DEPLOYMENT, StackInfo, request_json
 from bluesky_prefect.tiled_api import Catalog
@@ -65,25 +65,15 @@ class DemoResult:
         """The comparison in a sentence."""
         found = self.comparison
         return (
-            f"Compared {found.values} values in {found.files} CSV file{'' if found.files == 1 else 's'} "
-            "with what Tiled holds: "
-            f"{len(found.differences) or 'no'} difference{'' if len(found.differences) == 1 else 's'}."
+            f"Compared {found.values} values in {counted(found.files, 'CSV file')} with what Tiled holds: "
+            f"{counted(len(found.differences), 'difference') if found.differences else 'no differences'}."
         )
 
 
 class Demo:
-    """Scans on simulated devices against a running stack.
+    """Scans on simulated devices against a running stack; all plans, or the first so many.
 
     The process's environment has to point to that stack before Prefect is imported.
-
-    Parameters
-    ----------
-    info : StackInfo
-        The stack.
-    settings : Settings
-        Where the outbox is.
-    plans : int, optional
-        Take the first so many plans only.
     """
 
     def __init__(self, info: StackInfo, settings: Settings, *, plans: int | None = None) -> None:
@@ -132,7 +122,7 @@ class Demo:
         return list(rows.values())
 
     def _wait(self, rows: list[DemoRow], outbox: "Outbox", report: Report) -> list[DemoRow]:
-        report(f"Waiting for {len(rows)} flow run{'' if len(rows) == 1 else 's'}")
+        report(f"Waiting for {counted(len(rows), 'flow run')}")
         began = changed = time.monotonic()
         waiting, done = {row.run.uid: row for row in rows}, {}
         while waiting and time.monotonic() - changed < PATIENCE_S:
@@ -153,8 +143,10 @@ class Demo:
     def _look_at(self, row: DemoRow, outbox: "Outbox") -> DemoRow:
         if row.flow_run_id is None:
             [*_, entry] = outbox.entries(run_uid=row.run.uid) or [None]
-            if entry is None or entry.flow_run_id is None:
-                return replace(row, state=entry.state if entry else "not in the outbox", message=_reason(entry))
+            if entry is None:
+                return replace(row, state="not in the outbox", message="")
+            if entry.flow_run_id is None:
+                return replace(row, state=entry.state, message=entry.reason or "")
             row = replace(row, flow_run_id=entry.flow_run_id, message="")
         try:
             found = self._ask(f"flow_runs/{row.flow_run_id}")
@@ -241,10 +233,6 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _reason(entry: Any) -> str:
-    return (entry.reason or "") if entry else ""
 
 
 def _after(row: DemoRow, moment: str | None) -> float | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.core import one_line
+from bluesky_prefect.core import counted, one_line
 
 if TYPE_CHECKING:
     from bluesky_prefect.reconciliation import Finding, Outcome, Report
@@ -25,7 +25,7 @@ def report(report: "Report") -> None:
             table.add_row(*_cells(finding), style=None if finding.solved else "red")
         out.print(table)
         out.print()
-    terminal.show(out, f"{report.runs} run{'' if report.runs == 1 else 's'}: {report.summary}.")
+    terminal.show(out, f"{counted(report.runs, 'run')}: {report.summary}.")
     if report.all_processed:
         terminal.show(out, "Nothing is left to be done.")
 

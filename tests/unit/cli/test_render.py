@@ -52,7 +52,7 @@ def test_brackets_are_shown_as_they_are(capsys):
 
 
 def test_progress_goes_to_stderr_line_by_line(capsys):
-    with terminal.Progress("Starting") as report:
+    with terminal.progress("Starting") as report:
         report("Tiled server: ready (1.0 s)")
     captured = capsys.readouterr()
     assert captured.err == "Tiled server: ready (1.0 s)\n"
