@@ -95,7 +95,7 @@ def test_status_shows_each_part(stack, stack_settings):
     status = LocalStack(stack_settings).status()
     assert status.all_up
     assert {part.name for part in status.parts} == PARTS
-    assert {part.url for part in status.parts} == {stack.tiled_ui_url, stack.prefect_ui_url, None}
+    assert {part.url for part in status.parts} == {stack.tiled_uri, stack.prefect_ui_url, None}
     assert status.flow_runs_problem is None
 
 

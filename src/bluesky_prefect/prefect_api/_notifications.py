@@ -4,6 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import FAILURE, ConfigurationError, error_line, without_secrets
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import BlockDocument
-    from prefect.events.schemas.automations import Automation, AutomationCore
+    from prefect.events.schemas.automations import AutomationCore
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,8 @@ class Notifications:
         return ""
 
     def _prepare(self, notice: str) -> None:
+        from prefect.exceptions import ObjectNotFound
+
         wanted = automation(notice, self._block(notice.partition(":")[2]).id)
         existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
         if not existing:
@@ -90,18 +93,11 @@ class Notifications:
             # Another process may have done so at the same moment; both keep the same one.
             existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
         for double in existing[1:]:
-            self._delete(double)
+            with suppress(ObjectNotFound):  # another process was faster
+                self._client.delete_automation(double.id)
         for kept in existing[:1]:
             if kept.description != wanted.description:
                 self._client.update_automation(kept.id, wanted.model_copy(update={"enabled": kept.enabled}))
-
-    def _delete(self, double: "Automation") -> None:
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            self._client.delete_automation(double.id)
-        except ObjectNotFound:
-            logger.debug("Automation %s was deleted meanwhile", double.id)
 
     def _block(self, block: str) -> "BlockDocument":
         from prefect.exceptions import ObjectNotFound

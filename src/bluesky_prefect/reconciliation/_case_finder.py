@@ -111,7 +111,8 @@ class CaseFinder:
             return replace(diagnosis, state=RunState.DEAD, reason=entry.reason or "", next_generation=None)
         if entry.api_url not in (None, self._api.api_url):
             # To start it here as well would process the run twice.
-            reason = f"{_what_is_there(entry)} Prefect at {entry.api_url}"
+            there = "it waits for" if entry.state == "waiting" else f"{entry.flow_run_name} was made by"
+            reason = f"{there} Prefect at {entry.api_url}"
             return replace(diagnosis, state=RunState.ELSEWHERE, reason=reason, next_generation=None)
         if entry.state == "waiting":
             return replace(diagnosis, state=RunState.WAITING, reason=entry.reason or "nobody has sent it yet")
@@ -137,10 +138,6 @@ class CaseFinder:
         lost = lost and not is_recorded(self._settings.kept_runs_path, run.uid)
         reason = f"started {moment(since)}, and Tiled holds no stop document"
         return finding_of(run, None, RunState.NO_STOP if lost else RunState.OPEN, since, reason)
-
-
-def _what_is_there(entry: Entry) -> str:
-    return "it waits for" if entry.state == "waiting" else f"{entry.flow_run_name} was made by"
 
 
 def _wants(workflow: Workflow, run: Run) -> bool | Finding:

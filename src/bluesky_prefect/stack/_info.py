@@ -26,7 +26,6 @@ class StackInfo:
     prefect_api_url: str
     prefect_ui_url: str
     tiled_uri: str
-    tiled_ui_url: str
     tiled_api_key: SecretStr
     prefect_auth_string: SecretStr
     exports: Path
@@ -145,7 +144,6 @@ def stack_info(settings: Settings, ports: Mapping[str, int], keys: StackKeys) ->
         prefect_api_url=f"{prefect}/api",
         prefect_ui_url=prefect,
         tiled_uri=tiled,
-        tiled_ui_url=tiled,
         tiled_api_key=keys.tiled,
         prefect_auth_string=keys.prefect,
         exports=settings.exports_path.absolute(),

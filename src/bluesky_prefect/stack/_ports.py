@@ -1,6 +1,7 @@
 """Ports of this machine: which are free, who holds those that are not, and how nobody else gets them."""
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -150,13 +151,7 @@ def _listens(port: int) -> bool:
     """Tell whether a server of this user's listens there, with which a second one would share the connections."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
         client.settimeout(_CONNECT_TIMEOUT_S)
-        try:
-            client.connect((HOST, port))
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            return True
-    return True
+        return client.connect_ex((HOST, port)) != errno.ECONNREFUSED
 
 
 def _lingers(port: int) -> bool:

@@ -1,7 +1,6 @@
 """Status of the local stack."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shared_with
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
@@ -76,7 +75,7 @@ def read_status(
 ) -> StackStatus:
     """Ask every part how it is; one that does not answer is told of, never an error."""
     info = stack_info(settings, ports_of(known), StackKeys.load(paths) or StackKeys.none())
-    urls = {"tiled": info.tiled_ui_url, "prefect": info.prefect_ui_url}
+    urls = {"tiled": info.tiled_uri, "prefect": info.prefect_ui_url}
     checks = {"tiled": f"{info.tiled_uri}/healthz", "prefect": f"{info.prefect_api_url}/health"}
     parts = tuple(
         _part(name, title, known.get(name), url=urls.get(name), check=checks.get(name))
@@ -121,14 +120,14 @@ def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], 
         found = request_json(f"{info.prefect_api_url}/flow_runs/filter", body=body, headers=info.prefect_headers)
     except StackError as error:
         return (), str(error)
-    return tuple(_flow_run(one, info.prefect_ui_url) for one in found), None
-
-
-def _flow_run(found: dict[str, Any], ui_url: str) -> FlowRunStatus:
-    return FlowRunStatus(
-        name=found["name"],
-        state=found["state_name"] or "Unknown",
-        created=found["created"],
-        run_s=found["total_run_time"],
-        url=flow_run_url(ui_url, found["id"]),
+    flow_runs = (
+        FlowRunStatus(
+            name=one["name"],
+            state=one["state_name"] or "Unknown",
+            created=one["created"],
+            run_s=one["total_run_time"],
+            url=flow_run_url(info.prefect_ui_url, one["id"]),
+        )
+        for one in found
     )
+    return tuple(flow_runs), None

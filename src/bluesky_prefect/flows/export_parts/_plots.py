@@ -64,6 +64,8 @@ def data_address(png: bytes, most_bytes: int) -> str:
 
 def temperature_plot(weather: dict[str, Any]) -> bytes:
     """Draw the temperatures of a day, with its sunrise and sunset; return a PNG."""
+    from matplotlib.dates import DateFormatter, HourLocator
+
     figure = _figure()
     axes = figure.subplots()
     hours = [_day_number(hour) for hour in weather["hours"]]
@@ -77,7 +79,8 @@ def temperature_plot(weather: dict[str, Any]) -> bytes:
     axes.set_xlabel(f"time ({weather['timezone']})")
     axes.set_ylabel(f"temperature ({weather['symbol']})")
     axes.set_title(f"{weather['date']} at {weather['latitude']:g}, {weather['longitude']:g}")
-    _clock(axes)
+    axes.xaxis.set_major_locator(HourLocator(byhour=range(0, 24, 3)))
+    axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
     return _png(figure)
 
 
@@ -85,13 +88,6 @@ def _day_number(moment: str) -> float:
     from matplotlib.dates import date2num
 
     return float(date2num(datetime.datetime.fromisoformat(moment)))
-
-
-def _clock(axes: "Axes") -> None:
-    from matplotlib.dates import DateFormatter, HourLocator
-
-    axes.xaxis.set_major_locator(HourLocator(byhour=range(0, 24, 3)))
-    axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
 
 
 def _panel(figure: "Figure", axes: "Axes", stream: "Stream", detector: str, motors: list[str]) -> None:
