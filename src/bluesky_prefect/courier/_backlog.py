@@ -16,7 +16,7 @@ _ELSEWHERE_AFTER_S = 60.0
 
 
 class Backlog:
-    """What waits in the outboxes, of which the first is the durable one, and what the log tells of it."""
+    """The submissions that wait in the outboxes, of which the first is the durable one, as the log tells of them."""
 
     def __init__(self, outboxes: Sequence[Outbox], reminders: Reminders, clock: Callable[[], float]) -> None:
         self._durable, *self._fallbacks = outboxes
