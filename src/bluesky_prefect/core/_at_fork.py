@@ -13,7 +13,7 @@ class ToldOfForks:
     """An object that is told before and after each fork; neither method may raise."""
 
     def before_fork(self) -> None:
-        """Stand still until `after_fork`, if another thread may be at work on it; as it is, nothing has to."""
+        """Stand still until `after_fork`, if another thread may be at work on it; here nothing has to."""
 
     def after_fork(self, *, in_child: bool) -> None:
         """Go on, in the parent and in the child."""

@@ -1,4 +1,7 @@
-"""The flow runs of runs, found by their keys. What asks Prefect raises `PrefectUnavailable` if it cannot be asked."""
+"""The flow runs of runs, found by their keys.
+
+Each function that asks Prefect raises `PrefectUnavailable` if that is not possible.
+"""
 
 import time
 from collections.abc import Iterable, Mapping, Sequence

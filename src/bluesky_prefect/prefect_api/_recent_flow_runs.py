@@ -1,4 +1,7 @@
-"""The last flow runs that were made for runs, whoever made them. All here raises `PrefectUnavailable`."""
+"""The last flow runs that were made for runs, whoever made them.
+
+Each function raises `PrefectUnavailable` if Prefect cannot be asked.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any

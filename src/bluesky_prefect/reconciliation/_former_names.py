@@ -1,4 +1,7 @@
-"""Flow runs of a workflow under any name that it has or had. All here raises `PrefectUnavailable` if it cannot ask."""
+"""Flow runs of a workflow under any name that it has or had.
+
+Each function raises `PrefectUnavailable` if Prefect cannot be asked.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -29,7 +29,7 @@ class Remarks:
         self.told: list[str] = []
 
     def on_catalog(self, catalog: Catalog) -> None:
-        """Tell whether the catalog of runs lacks something; raises what asking Tiled does."""
+        """Tell whether the catalog of runs lacks something; raises the errors of `Catalog.raw`."""
         if problem := spec_problem(catalog.raw, catalog.name):
             self._tell(problem)
 

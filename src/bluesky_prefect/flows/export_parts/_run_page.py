@@ -85,9 +85,9 @@ def _duration(start_s: Any, stop_s: Any) -> str:
 def _weather(weather: Mapping[str, Any] | str) -> str:
     if isinstance(weather, str):
         return f"none: {markdown_literal(weather, 300)}"
-    low, high, mean = statistics(weather).values()
-    symbol = weather["symbol"]
-    return markdown_literal(f"{low:.1f} to {high:.1f} {symbol}, {mean:.1f} {symbol} on average, {weather['date']}")
+    known, symbol = statistics(weather), weather["symbol"]
+    extremes = f"{known['min']:.1f} to {known['max']:.1f} {symbol}"
+    return markdown_literal(f"{extremes}, {known['mean']:.1f} {symbol} on average, {weather['date']}")
 
 
 def _size(path: Path) -> str:
