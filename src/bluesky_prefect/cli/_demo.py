@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
 from bluesky_prefect.core import Run, Settings, StackError, counted, get_settings
 from bluesky_prefect.prefect_api import artifact_url, flow_run_url, is_final
-from bluesky_prefect.stack import DEPLOYMENT, StackInfo, request_json
+from bluesky_prefect.stack import DEPLOYMENT, StackInfo
 from bluesky_prefect.tiled_api import Catalog
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ class Demo:
                 return replace(row, state=entry.state, message=entry.reason or "")
             row = replace(row, flow_run_id=entry.flow_run_id, message="")
         try:
-            found = self._ask(f"flow_runs/{row.flow_run_id}")
+            found = self._info.ask_prefect(f"flow_runs/{row.flow_run_id}")
         except StackError as error:
             return replace(row, message=str(error))
         return replace(
@@ -162,16 +162,13 @@ class Demo:
             url=flow_run_url(self._info.prefect_ui_url, found["id"]),
         )
 
-    def _ask(self, path: str, *, body: Any = None) -> Any:
-        return request_json(f"{self._info.prefect_api_url}/{path}", body=body, headers=self._info.prefect_headers)
-
     def _summary_url(self, flow_run_id: str | None) -> str | None:
         """Return the page with the run's plot, which belongs to the flow run or to one within it; None without one."""
         wanted = {"key": {"any_": [SUMMARY]}}
         for relation in ("id", "parent_flow_run_id"):
             body = {"artifacts": wanted, "flow_runs": {relation: {"any_": [flow_run_id]}}, "sort": "CREATED_DESC"}
             with suppress(StackError):
-                for found in self._ask("artifacts/filter", body=body):
+                for found in self._info.ask_prefect("artifacts/filter", body=body):
                     return artifact_url(self._info.prefect_ui_url, found["id"])
         return None
 

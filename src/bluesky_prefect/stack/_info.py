@@ -5,10 +5,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from bluesky_prefect.core import Settings, basic_auth, write_whole
+from bluesky_prefect.stack._http import request_json
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import HOST
 from bluesky_prefect.stack._process import ManagedProcess, without_proxy
@@ -49,6 +51,10 @@ class StackInfo:
     def prefect_headers(self) -> dict[str, str]:
         """Headers of a request to the Prefect server; never log them."""
         return {"Authorization": basic_auth(self.prefect_auth_string.get_secret_value())}
+
+    def ask_prefect(self, path: str, **content: Any) -> Any:
+        """Send a request to the Prefect server's API, as `request_json` does, and return the answer."""
+        return request_json(f"{self.prefect_api_url}/{path}", headers=self.prefect_headers, **content)
 
     @property
     def logs(self) -> Path:

@@ -263,9 +263,8 @@ class LocalStack:
         info = stack_info(self._settings, ports_of(alive), StackKeys.load(self._paths) or StackKeys.none())
         try:
             drain(
-                info.prefect_api_url,
+                info,
                 self._settings.work_pool,
-                headers=info.prefect_headers,
                 stop_worker=lambda: self._stop([alive["worker"]]),
                 timeout_s=timeout_s,
                 report=report,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shared_with
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
 from bluesky_prefect.prefect_api import flow_run_url
-from bluesky_prefect.stack._http import answers, request_json
+from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackInfo, StackPaths, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
 from bluesky_prefect.stack._process import ManagedProcess
@@ -117,7 +117,7 @@ def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], 
         "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
     }
     try:
-        found = request_json(f"{info.prefect_api_url}/flow_runs/filter", body=body, headers=info.prefect_headers)
+        found = info.ask_prefect("flow_runs/filter", body=body)
     except StackError as error:
         return (), str(error)
     flow_runs = (
