@@ -30,11 +30,6 @@ class WorkflowList(tuple[Workflow, ...]):
     ConfigurationError
         If there is no workflow, or two have the same name.
 
-    Attributes
-    ----------
-    ours : callable
-        See above.
-
     Examples
     --------
     >>> WorkflowList("my-workflow/srx", ours=lambda run: run.start.get("beamline_id") == "srx")  # doctest: +SKIP

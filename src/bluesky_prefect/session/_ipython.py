@@ -43,10 +43,8 @@ def open_ipython(
 def startup_files() -> list[Path]:
     """Return the profile's startup files in the order they run.
 
-    Raises
-    ------
-    ConfigurationError
-        If they are not there: they are part of the source checkout, not of an installed package.
+    Raises `ConfigurationError` if they are not there: they are part of the source checkout, not of an installed
+    package.
     """
     directory = Path(__file__).parents[3] / "profile_collection" / "startup"
     files = sorted(directory.glob("*.py"))

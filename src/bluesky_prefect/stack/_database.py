@@ -140,10 +140,7 @@ def choose_database(
 def require_database(database: PrefectDatabase) -> None:
     """Refuse a PostgreSQL database that Prefect could not use, before Prefect spends a minute on finding out.
 
-    Raises
-    ------
-    StackError
-        If it cannot be reached, is not there, or does not let the user in; says what to do.
+    Raises a `StackError` that says what to do if it cannot be reached, is not there, or does not let the user in.
     """
     if database.is_sqlite:
         return

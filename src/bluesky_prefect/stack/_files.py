@@ -28,10 +28,7 @@ def make_private_directory(path: Path) -> Path:
 def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold a lock file against other processes; the system frees it if this process dies.
 
-    Raises
-    ------
-    StackError
-        If somebody else holds it for longer than `timeout_s`, or it is closed to this user.
+    Raises `StackError` if somebody else holds it for longer than `timeout_s`, or it is closed to this user.
     """
     try:
         private_file(path)

@@ -27,13 +27,8 @@ _held: dict[int, int] = {}
 def bind_port(port: int) -> socket.socket:
     """Return a socket that is bound to a port of the loopback interface, 0 for any free one.
 
-    Linux lets processes of one user, and of no other, share a port that all of them bound like this; connections go
-    to the one that listens.
-
-    Raises
-    ------
-    OSError
-        If another user's process, or one that does not share, has the port.
+    Linux lets processes of one user, and of no other, share a port that all of them bound like this; connections go to
+    the one that listens. Raises `OSError` if another user's process, or one that does not share, has the port.
     """
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -49,12 +44,7 @@ def hold_port(port: int) -> None:
     """Keep other users of the machine from listening on a port for as long as this process lives.
 
     The clients of a server send their secret to its port again and again. When the server has died, whoever listens
-    there next is sent it: so each process that has a secret holds the port.
-
-    Raises
-    ------
-    StackError
-        If the port cannot be held.
+    there next is sent it: so each process that has a secret holds the port. Raises `StackError` if it cannot be held.
     """
     if port in _held:
         return

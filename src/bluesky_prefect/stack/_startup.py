@@ -61,10 +61,7 @@ class Startup:
     def wait(self, on_ready: Callable[[Service], None]) -> None:
         """Return when all services work; `on_ready` is called once for each, before it counts as working.
 
-        Raises
-        ------
-        StackError
-            If a process ends, or takes too long; holds the last lines of its log.
+        Raises `StackError` if a process ends, or takes too long; it holds the last lines of its log.
         """
         next_word_s = _NEXT_WORD_S
         while self._starts:
