@@ -68,7 +68,7 @@ def tiled(directory: Path) -> Iterator[tuple[TiledServer, StackInfo]]:
         process = subprocess.Popen(server.command(), env=environment, stdout=log, stderr=log)
     try:
         wait_until(server.is_ready)
-        yield server, stack_info(Settings(state_directory=directory), tiled_port=port, prefect_port=0, keys=keys)
+        yield server, stack_info(Settings(state_directory=directory), {"tiled": port}, keys)
     finally:
         process.kill()
         process.wait()

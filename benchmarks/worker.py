@@ -46,7 +46,7 @@ from bluesky_prefect.core import Settings
 from bluesky_prefect.flows import my_workflow
 from bluesky_prefect.prefect_api import deploy
 from bluesky_prefect.sim import make_devices
-from bluesky_prefect.stack import StackInfo, request_json
+from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack._database import parse_database
 from bluesky_prefect.stack._info import StackPaths, stack_info
 from bluesky_prefect.stack._keys import StackKeys
@@ -104,7 +104,7 @@ def servers(home: Path, url: str, outside: dict[str, str]) -> Iterator[tuple[Sta
             started.append(start(paths, service.name, service.command(), service.environment(), service))
         for service in services:
             wait_until(service.is_ready, timeout_s=180)
-        info = stack_info(settings, tiled_port=tiled.port, prefect_port=prefect.port, keys=keys)
+        info = stack_info(settings, {"tiled": tiled.port, "prefect": prefect.port}, keys)
         make_containers(info, settings)
         yield info, settings, {service.name: process.pid for service, process in zip(services, started, strict=True)}
     finally:
@@ -150,11 +150,11 @@ def worker(info: StackInfo, settings: Settings, number: int, name: str, limit: i
     command += [] if limit is None else ["--limit", str(limit)]
     process = start(paths, f"worker-{pool}", command, environment, ours)
     try:
-        api, ask = info.prefect_api_url, partial(request_json, headers=info.prefect_headers)
-        wait_until(lambda: ask(f"{api}/work_pools/{pool}/workers/filter", body={}) or not process.is_alive())
+        workers = partial(info.ask_prefect, f"work_pools/{pool}/workers/filter", body={})
+        wait_until(lambda: workers() or not process.is_alive())
         if not process.is_alive():
             raise SystemExit(f"The worker ended:\n{process.log_tail()}")
-        yield ask(f"{api}/deployments/name/{deployment}")["id"], process.pid
+        yield info.ask_prefect(f"deployments/name/{deployment}")["id"], process.pid
     finally:
         stop_processes([process])
 
@@ -163,7 +163,7 @@ class Bench:
     """One RunEngine with its runs in Tiled, and the flow runs on them."""
 
     def __init__(self, info: StackInfo) -> None:
-        self._api, self._ask = info.prefect_api_url, partial(request_json, headers=info.prefect_headers)
+        self._ask = info.ask_prefect
         self._devices = make_devices(info.images)
         self._engine = RunEngine({"user": "bench"})
         root = from_uri(info.tiled_uri, api_key=info.tiled_api_key.get_secret_value())
@@ -189,14 +189,14 @@ class Bench:
         """Create a flow run on a run, as the forwarder does; note how long that takes."""
         began = time.perf_counter()
         body = {"parameters": {"ref": uid}, "state": {"type": "SCHEDULED"}, "idempotency_key": f"{deployment}-{uid}"}
-        made = self._ask(f"{self._api}/deployments/{deployment}/create_flow_run", body=body, timeout_s=120)
+        made = self._ask(f"deployments/{deployment}/create_flow_run", body=body, timeout_s=120)
         result.creates.append(time.perf_counter() - began)
         return made["id"]
 
     def ended(self, flow_runs: list[str]) -> list[dict[str, Any]] | None:
         """Return the flow runs once all have ended, None before."""
         body = {"flow_runs": {"id": {"any_": flow_runs}}}
-        found = self._ask(f"{self._api}/flow_runs/filter", body=body, timeout_s=120)
+        found = self._ask("flow_runs/filter", body=body, timeout_s=120)
         return found if all(one["state_type"] in ENDED for one in found) else None
 
     def single(self, deployment: str, result: Result) -> None:

@@ -134,7 +134,7 @@ def test_a_process_that_comes_up_late_is_waited_for_and_runs_once(room):
     room = room("kubernetes")
     uid, flow_run = room.take(worker="gone")
     report = room.reconcile(clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.STUCK, False)]
+    assert [(one.state, one.solved) for one in report.findings] == [(RunState.STUCK, False)]
     assert "delete the flow run" in report.findings[0].remedy
     room.execute(flow_run)
     assert states(room.flow_runs(uid)) == ["COMPLETED"]
@@ -143,7 +143,7 @@ def test_a_process_that_comes_up_late_is_waited_for_and_runs_once(room):
 
 
 @pytest.mark.parametrize(
-    ("label", "online", "verdict"),
+    ("label", "online", "state"),
     [
         (None, [], RunState.ABANDONED),
         (None, ["before"], RunState.STUCK),
@@ -151,14 +151,14 @@ def test_a_process_that_comes_up_late_is_waited_for_and_runs_once(room):
         ("before", ["other"], RunState.ABANDONED),
     ],
 )
-def test_a_worker_is_gone_if_none_that_is_there_can_have_taken_the_flow_run(room, label, online, verdict):
+def test_a_worker_is_gone_if_none_that_is_there_can_have_taken_the_flow_run(room, label, online, state):
     room = room("process")
     for name in online:
         room.heartbeat(name)
     room.take(worker=label)
     room.heartbeat("after")
     report = room.reconcile(clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(verdict, verdict is RunState.ABANDONED)]
+    assert [(one.state, one.solved) for one in report.findings] == [(state, state is RunState.ABANDONED)]
 
 
 def test_what_replaces_a_flow_run_is_like_it_and_holds_its_key(room):
@@ -206,7 +206,7 @@ def test_a_flow_run_that_completes_at_the_marking_is_not_started_again(hutch, mo
 
     monkeypatch.setattr(Endings, "mark_crashed", complete_and_mark)
     report = hutch.reconcile(submit=True, clock=much_later)
-    assert report.verdicts == {RunState.PROCESSED: 1}
+    assert report.states == {RunState.PROCESSED: 1}
     assert report.all_processed
     assert states(hutch.flow_runs(uid)) == ["COMPLETED"]
 
@@ -223,7 +223,7 @@ def test_a_flow_run_that_crashes_at_the_marking_is_started_again_once(hutch, mon
 
     monkeypatch.setattr(Endings, "mark_crashed", crash_and_mark)
     report = hutch.reconcile(submit=True, clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.CRASHED, True)]
+    assert [(one.state, one.solved) for one in report.findings] == [(RunState.CRASHED, True)]
     assert states(hutch.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
 
 
@@ -258,7 +258,7 @@ def test_what_completes_within_a_flow_run_at_the_marking_is_a_sign_of_life(hutch
 
     monkeypatch.setattr(type(client), "set_flow_run_state", complete_and_set)
     report = hutch.reconcile(submit=True, clock=much_later)
-    assert report.verdicts == {RunState.UNDER_WAY: 1}
+    assert report.states == {RunState.UNDER_WAY: 1}
     assert states(hutch.flow_runs(uid)) == ["RUNNING"]
 
 
@@ -290,8 +290,8 @@ def test_a_clock_of_ours_that_is_ahead_makes_no_flow_run_silent(hutch, stack, mo
     present = time.time
     waited = []
     monkeypatch.setattr(time, "time", lambda: present() + 660.0)
-    assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
-    assert hutch.reconcile(submit=True, sleep=waited.append).verdicts == {RunState.UNDER_WAY: 1}
+    assert hutch.reconcile().states == {RunState.UNDER_WAY: 1}
+    assert hutch.reconcile(submit=True, sleep=waited.append).states == {RunState.UNDER_WAY: 1}
     assert waited == []
     assert states(hutch.flow_runs(uid)) == ["RUNNING"]
 
@@ -301,7 +301,7 @@ def test_a_server_whose_clock_is_days_off_is_told_of_and_hides_no_run(hutch, day
     uid = hutch.count()
     settings = hutch.settings.model_copy(update={"settle_s": 60.0})
     report = hutch.reconcile(submit=True, settings=settings, clock=lambda: time.time() + days * 86400)
-    assert report.verdicts == {RunState.MISSING: 1}
+    assert report.states == {RunState.MISSING: 1}
     assert any("4320 min apart" in remark for remark in report.remarks)
     with PrefectApi(30) as api:  # the run's session was only slow, and sends it now
         again = api.create_flow_run(Submission(submission_key(uid, DEPLOYMENT), DEPLOYMENT, DEPLOYMENT, uid))
@@ -315,7 +315,7 @@ def test_what_gives_a_sign_of_life_at_the_second_look_lives_whatever_its_clock(h
     report = hutch.reconcile(
         submit=True, clock=much_later, sleep=lambda _: heartbeat(stack, flow_run, clock_off_s=off_s)
     )
-    assert report.verdicts == {RunState.UNDER_WAY: 1}
+    assert report.states == {RunState.UNDER_WAY: 1}
     assert states(hutch.flow_runs(uid)) == ["RUNNING"]
 
 
@@ -329,14 +329,14 @@ def test_all_that_is_silent_is_listened_to_at_once_and_then_started_again(hutch,
     report = hutch.reconcile(submit=True, clock=much_later, sleep=waited.append, report=told.append)
     assert waited == [hutch.settings.heartbeat_timeout_s / 3]
     assert "3 flow runs without a sign of life: listening for 200 s" in told
-    assert report.verdicts == {RunState.SILENT: 3}
+    assert report.states == {RunState.SILENT: 3}
     assert [states(hutch.flow_runs(uid)) for uid in uids] == [["CRASHED", "SCHEDULED"]] * 3
 
 
 def test_who_only_looks_does_not_wait(hutch):
     running(hutch)
     waited = []
-    assert hutch.reconcile(clock=much_later, sleep=waited.append).verdicts == {RunState.SILENT: 1}
+    assert hutch.reconcile(clock=much_later, sleep=waited.append).states == {RunState.SILENT: 1}
     assert waited == []
 
 
@@ -350,8 +350,8 @@ def test_a_flow_run_is_late_by_the_servers_clock_and_not_by_that_of_its_maker(hu
         idempotency_key=submission_key(uid, DEPLOYMENT),
         state=Scheduled(scheduled_time=an_hour_ago),
     )
-    assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
-    assert hutch.reconcile(clock=much_later).verdicts == {RunState.LATE: 1}
+    assert hutch.reconcile().states == {RunState.UNDER_WAY: 1}
+    assert hutch.reconcile(clock=much_later).states == {RunState.LATE: 1}
 
 
 def made_days_ago(hutch, client, *moved_to):
@@ -374,13 +374,13 @@ def test_a_crashed_flow_run_dated_long_before_its_run_is_started_again(hutch, cl
     report = hutch.reconcile(submit=True)
     assert states(hutch.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
     [finding] = report.findings
-    assert (finding.verdict, finding.reason, finding.solved) == (RunState.CRASHED, "out of memory", True)
+    assert (finding.state, finding.reason, finding.solved) == (RunState.CRASHED, "out of memory", True)
     assert finding.flow_run_id == hutch.flow_runs(uid)[-1].id
-    assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
+    assert hutch.reconcile().states == {RunState.UNDER_WAY: 1}
 
 
 @pytest.mark.parametrize(
-    ("moved_to", "clock", "verdict"),
+    ("moved_to", "clock", "state"),
     [
         ([Completed()], None, RunState.PROCESSED),
         ([Running()], None, RunState.UNDER_WAY),
@@ -388,10 +388,10 @@ def test_a_crashed_flow_run_dated_long_before_its_run_is_started_again(hutch, cl
         ([], much_later, RunState.LATE),
     ],
 )
-def test_a_flow_run_dated_long_before_its_run_is_never_called_started(hutch, client, moved_to, clock, verdict):
+def test_a_flow_run_dated_long_before_its_run_is_never_called_started(hutch, client, moved_to, clock, state):
     uid = made_days_ago(hutch, client, *moved_to)
     report = hutch.reconcile(submit=True, clock=clock)
-    assert report.verdicts == {verdict: 1}
+    assert report.states == {state: 1}
     assert not any(finding.solved for finding in report.findings)
     assert len(hutch.flow_runs(uid)) == 1
 
@@ -410,7 +410,7 @@ def test_a_silent_flow_run_dated_long_before_its_run_is_heard_first(hutch, clien
 
     report = hutch.reconcile(submit=True, clock=much_later, sleep=sleep)
     assert waited == [hutch.settings.heartbeat_timeout_s / 3]
-    assert report.verdicts == {RunState.UNDER_WAY if alive else RunState.SILENT: 1}
+    assert report.states == {RunState.UNDER_WAY if alive else RunState.SILENT: 1}
     assert states(hutch.flow_runs(uid)) == (["RUNNING"] if alive else ["CRASHED", "SCHEDULED"])
 
 
@@ -461,7 +461,7 @@ def test_a_process_that_comes_up_after_the_next_was_started_does_not_run(room, p
     uid, flow_run = room.take(worker="killed")
     room.heartbeat("new")
     report = room.reconcile(clock=much_later)
-    assert [(one.verdict, one.solved) for one in report.findings] == [(RunState.ABANDONED, True)]
+    assert [(one.state, one.solved) for one in report.findings] == [(RunState.ABANDONED, True)]
     assert states(room.flow_runs(uid)) == ["CRASHED", "SCHEDULED"]
     room.execute(flow_run)
     assert room.ran == ""

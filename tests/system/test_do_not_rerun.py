@@ -90,7 +90,7 @@ def test_a_flow_that_says_so_is_told_of_and_not_started_again(hutch, flows, kind
     workflows = [Workflow(name, when=lambda run: run.uid == uid)]
     report = hutch.reconcile(submit=True, workflows=workflows)
     [finding] = report.findings
-    assert (finding.verdict, finding.solved) == (RunState.FAILED, False)
+    assert (finding.state, finding.solved) == (RunState.FAILED, False)
     assert finding.reason.startswith("it says that it must not be started again")
     assert "submit" in finding.remedy
     assert len(hutch.flow_runs(uid, name)) == 1

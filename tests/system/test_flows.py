@@ -23,8 +23,7 @@ from bluesky_prefect.core import (
     markdown_literal,
 )
 from bluesky_prefect.flows import export
-from bluesky_prefect.flows.weather._temperatures import metadata_of, write_temperatures
-from bluesky_prefect.flows.weather._weather import get_weather
+from bluesky_prefect.flows.weather._weather import get_weather, write_temperatures
 from bluesky_prefect.tiled_api import Catalog
 from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
@@ -212,14 +211,14 @@ def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
         "source": "x", "hours": ["2026-05-01T00:00", "2026-05-01T01:00"], "temperatures": [1.5, None],
         "sunrise": None, "sunset": None,
     }  # fmt: skip
-    metadata = metadata_of({"uid": "0123abcd", "scan_id": 1, "plan_name": "x" * 10_000}, weather)
+    run = {"uid": "0123abcd", "scan_id": 1, "plan_name": "x" * 10_000}
     # As a process leaves it that dies between making the table and filling it.
     catalog.processed().write_table({"other": [1]}, key="temperature-0123abcd", metadata={})
     failures = []
 
     def write():
         try:
-            write_temperatures(catalog, metadata, weather)
+            write_temperatures(catalog, run, weather)
         except Exception as error:  # noqa: BLE001  (shown below)
             failures.append(error)
 

@@ -13,19 +13,26 @@ from bluesky_tiled_plugins import TiledWriter
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.core import ConfigurationError, Submission, TiledUnavailable, WorkflowList, submission_key
+from bluesky_prefect.core import (
+    ConfigurationError,
+    Submission,
+    TiledUnavailable,
+    WorkflowList,
+    lock_file,
+    submission_key,
+)
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import TiledConnection
-from bluesky_prefect.tiled_api import hold, send_run
+from bluesky_prefect.tiled_api import send_run
 from tests.services.forked import run_code
 from tests.services.kept_runs import write_kept_run
 from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS
 
 
 def found(report):
-    return {(finding.run_uid, finding.verdict) for finding in report.findings}
+    return {(finding.run_uid, finding.state) for finding in report.findings}
 
 
 def test_a_run_without_a_flow_run_is_told_of_and_nothing_is_changed(hutch):
@@ -44,13 +51,13 @@ def test_what_is_missing_is_submitted_as_the_callback_would_have_done(hutch):
     assert flow_run.generation == 0
     assert report.all_processed
     hutch.end(uid, Completed())
-    assert hutch.reconcile().verdicts == {RunState.PROCESSED: 1}
+    assert hutch.reconcile().states == {RunState.PROCESSED: 1}
 
 
 def test_a_run_that_has_just_stopped_is_given_time_to_get_there(hutch):
     hutch.count()
     report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"settle_s": 60}))
-    assert report.verdicts == {RunState.SETTLING: 1}
+    assert report.states == {RunState.SETTLING: 1}
     assert report.all_processed
 
 
@@ -59,18 +66,18 @@ def test_runs_that_opted_out_or_were_not_wanted_are_no_problem(hutch):
     hutch.count(purpose="alignment")
     report = hutch.reconcile(workflows=[Workflow(DEPLOYMENT, when=lambda run: run.start.get("purpose") == "science")])
     assert report.all_processed
-    assert sum(report.verdicts.values()) == 0
+    assert sum(report.states.values()) == 0
 
 
 @pytest.mark.parametrize(
-    ("states", "verdict"),
+    ("states", "expected"),
     [
         ([Running(), Crashed(message="killed")], RunState.CRASHED),
         ([Running(), Failed(message="boom")], RunState.FAILED),
         ([Running()], RunState.SILENT),
     ],
 )
-def test_what_did_not_succeed_is_started_again_with_the_same_parameters(hutch, states, verdict):
+def test_what_did_not_succeed_is_started_again_with_the_same_parameters(hutch, states, expected):
     uid = hutch.count()
     with PrefectApi(30) as api:
         submission = Submission(
@@ -80,18 +87,18 @@ def test_what_did_not_succeed_is_started_again_with_the_same_parameters(hutch, s
     hutch.end(uid, *states)
     later = lambda: time.time() + 5000  # noqa: E731
     report = hutch.reconcile(submit=True, clock=later)
-    assert found(report) == {(uid, verdict)}
+    assert found(report) == {(uid, expected)}
     first, second = hutch.flow_runs(uid)
     assert first.state_type in {"CRASHED", "FAILED"}
     assert second.parameters == {"ref": uid, "date": "2026"}
-    assert hutch.reconcile().verdicts == {RunState.UNDER_WAY: 1}
+    assert hutch.reconcile().states == {RunState.UNDER_WAY: 1}
 
 
 def test_what_a_person_cancelled_is_left_alone(hutch):
     uid = hutch.count()
     hutch.reconcile(submit=True)
     hutch.end(uid, Cancelled())
-    assert hutch.reconcile(submit=True).verdicts == {RunState.CANCELLED: 1}
+    assert hutch.reconcile(submit=True).states == {RunState.CANCELLED: 1}
 
 
 def test_what_crashes_again_and_again_alarms_instead_of_looping(hutch):
@@ -128,7 +135,7 @@ def test_two_people_who_repair_at_the_same_time_make_no_duplicates(hutch):
 
 def test_a_run_whose_stop_never_came_is_told_of_once_it_is_old(hutch):
     hutch.raw.create_container("open", metadata={"start": {"uid": "open", "time": time.time() - 100, "scan_id": 7}})
-    assert hutch.reconcile().verdicts == {RunState.OPEN: 1}
+    assert hutch.reconcile().states == {RunState.OPEN: 1}
     report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 50}))
     assert found(report) == {("open", RunState.NO_STOP)}
     assert not report.all_processed
@@ -219,7 +226,7 @@ def test_a_run_that_tiled_missed_is_written_to_it_and_processed(hutch):
 def test_a_file_that_a_session_is_writing_to_is_left_to_it(hutch):
     _, path = keep_in_file(hutch)
     with path.open("ab") as file:
-        hold(file)
+        lock_file(file)
         assert hutch.reconcile(submit=True).findings == []
     assert path.exists()
 
@@ -318,7 +325,7 @@ def test_the_command_ends_with_1_until_all_is_processed(hutch):
     looked = hutch.cli("reconcile", "--json")
     assert looked.returncode == 1, looked.stderr
     [finding] = json.loads(looked.stdout)["findings"]
-    assert (finding["run_uid"], finding["verdict"], finding["remedy"]) == (uid, "no flow run", "--submit starts it")
+    assert (finding["run_uid"], finding["state"], finding["remedy"]) == (uid, "no flow run", "--submit starts it")
     assert hutch.cli("reconcile", "--submit").returncode == 0
     assert hutch.cli("reconcile", "--since", "1h").returncode == 0
 

@@ -7,7 +7,7 @@ from tiled.client import from_uri
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
 from bluesky_prefect.core import Submission, submission_key
-from bluesky_prefect.stack import DEPLOYMENT, LocalStack, request_json
+from bluesky_prefect.stack import DEPLOYMENT, LocalStack
 from tests.services.prefect_process import wait_until
 from tests.system.beamline import Beamline
 
@@ -23,7 +23,7 @@ def flow_runs(info, name):
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
         "sort": "END_TIME_DESC",
     }
-    return request_json(f"{info.prefect_api_url}/flow_runs/filter", body=body, headers=info.prefect_headers)
+    return info.ask_prefect("flow_runs/filter", body=body)
 
 
 @pytest.mark.timeout(300)

@@ -95,7 +95,7 @@ def test_status_shows_each_part(stack, stack_settings):
     status = LocalStack(stack_settings).status()
     assert status.all_up
     assert {part.name for part in status.parts} == PARTS
-    assert {part.url for part in status.parts} == {stack.tiled_ui_url, stack.prefect_ui_url, None}
+    assert {part.url for part in status.parts} == {stack.tiled_uri, stack.prefect_ui_url, None}
     assert status.flow_runs_problem is None
 
 
@@ -134,8 +134,8 @@ def test_the_user_s_own_prefect_is_left_alone(stack):
 
 
 def test_a_flow_run_that_its_worker_marks_as_crashed_when_it_stops_is_told_of(stack):
-    api, pool = stack.prefect_api_url, "drained"
-    make = partial(post, api, user=user_of(stack))
+    pool = "drained"
+    make = partial(post, stack.prefect_api_url, user=user_of(stack))
 
     def set_state(kind):
         make(f"/flow_runs/{flow_run['id']}/set_state", state={"type": kind}, force=True)
@@ -147,7 +147,7 @@ def test_a_flow_run_that_its_worker_marks_as_crashed_when_it_stops_is_told_of(st
     set_state("RUNNING")
     said = []
     killed = {"stop_worker": lambda: set_state("CRASHED"), "timeout_s": 0.1}
-    drain(api, pool, headers=stack.prefect_headers, report=said.append, **killed)
+    drain(stack, pool, report=said.append, **killed)
     assert [line for line in said if flow_run["name"] in line and "was stopped" in line]
 
 

@@ -62,7 +62,7 @@ def test_the_list_can_be_named_in_the_command(hutch):
     processed(hutch)
     done = without_list(hutch).cli("reconcile", "--submit", "--json", "--workflows", LIST)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["verdicts"] == {"processed": 6}
+    assert json.loads(done.stdout)["states"] == {"processed": 6}
 
 
 def test_a_workflow_that_a_person_names_needs_no_list(hutch):
@@ -112,13 +112,13 @@ def test_the_deployment_of_the_local_stack_holds_its_list():
 
 
 def found(report):
-    return {(finding.run_uid, finding.workflow, finding.verdict) for finding in report.findings}
+    return {(finding.run_uid, finding.workflow, finding.state) for finding in report.findings}
 
 
 def test_a_workflow_with_a_new_name_keeps_its_history(hutch):
     [uid, other] = processed(hutch, 2, "old")
     renamed = [Workflow(DEPLOYMENT, name="new", was="old")]
-    assert hutch.reconcile(submit=True, workflows=renamed).verdicts == {RunState.PROCESSED: 2}
+    assert hutch.reconcile(submit=True, workflows=renamed).states == {RunState.PROCESSED: 2}
     hutch.end(other, Crashed(), workflow="old")
     report = hutch.reconcile(submit=True, workflows=renamed)
     assert report.all_processed
@@ -190,7 +190,7 @@ def test_what_a_session_refused_is_not_started_by_reconciliation(hutch):
     uid = hutch.count()
     decline(hutch.settings.outbox_path, uid)
     report = hutch.reconcile(submit=True)
-    assert report.verdicts == {RunState.NOT_WANTED: 1}
+    assert report.states == {RunState.NOT_WANTED: 1}
     assert report.all_processed
     assert flow_runs_of([uid]) == []
 
@@ -200,9 +200,9 @@ def test_a_scan_longer_than_six_hours_is_no_alarm_while_its_session_records_it(h
     hutch.raw.create_container("long", metadata={"start": start})
     spool = Spool(hutch.settings.kept_runs_path / "long.msgpack")
     spool.write("start", start)
-    assert hutch.reconcile().verdicts == {RunState.OPEN: 1}
+    assert hutch.reconcile().states == {RunState.OPEN: 1}
     spool.keep()  # its session is gone
-    assert RunState.NO_STOP in hutch.reconcile().verdicts
+    assert RunState.NO_STOP in hutch.reconcile().states
 
 
 SERVICES = "from bluesky_prefect.stack._discovery import use_services; print(use_services().workflows)"

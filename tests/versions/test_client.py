@@ -162,7 +162,7 @@ def test_what_did_not_succeed_is_started_again(reconcile, start, api, deployment
     go_through(flow_run.id, Running(), state)
     assert reconcile(uid).all_processed
     assert [one.generation for one in history(api, uid, deployment)] == [0, 1]
-    assert reconcile(uid).verdicts == {RunState.UNDER_WAY: 1}
+    assert reconcile(uid).states == {RunState.UNDER_WAY: 1}
 
 
 def test_what_is_missing_is_started(reconcile, api, deployment):
@@ -170,7 +170,7 @@ def test_what_is_missing_is_started(reconcile, api, deployment):
     assert reconcile(uid).all_processed
     [flow_run] = history(api, uid, deployment)
     go_through(flow_run.id, Running(), Completed())
-    assert reconcile(uid).verdicts == {RunState.PROCESSED: 1}
+    assert reconcile(uid).states == {RunState.PROCESSED: 1}
 
 
 def test_what_gives_no_sign_of_life_is_marked_as_crashed_and_started_again(reconcile, start, api, deployment):

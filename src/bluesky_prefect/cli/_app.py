@@ -13,6 +13,7 @@ from bluesky_prefect.cli import _render as render
 from bluesky_prefect.cli import _repair as repair
 from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.cli._options import (
+    AsJson,
     DatabaseUrl,
     PrefectPort,
     StateDirectory,
@@ -99,7 +100,7 @@ def up(
         worker_type=worker_type,
         state_directory=state_directory,
     )
-    with terminal.Progress("Starting the local stack") as report:
+    with terminal.progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
     render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
 
@@ -117,13 +118,13 @@ def down(
     """
     from bluesky_prefect.stack import LocalStack
 
-    with terminal.Progress("Stopping the local stack") as report:
+    with terminal.progress("Stopping the local stack") as report:
         LocalStack(settings_from(state_directory=state_directory)).down(report, flow_runs_timeout_s=wait)
 
 
 @app.command()
 def status(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: AsJson = False,
     limit: Annotated[int, typer.Option(min=0, max=200, help="How many flow runs to list.")] = 10,
     state_directory: StateDirectory = None,
 ) -> None:
@@ -184,7 +185,7 @@ def demo(
     )
     local = LocalStack(settings)
     running = local.find() is not None
-    with terminal.Progress("Starting the local stack") as report:
+    with terminal.progress("Starting the local stack") as report:
         # Who has not asked for a port takes what is there: a newcomer's 8000 is often in use.
         info = local.up(report, any_port=not {"tiled_port", "prefect_port"} & settings.model_fields_set)
     try:
@@ -192,12 +193,12 @@ def demo(
         os.environ.update(info.environment())
         from bluesky_prefect.cli._demo import Demo
 
-        with terminal.Progress("Taking scans and waiting for their flow runs") as report:
+        with terminal.progress("Taking scans and waiting for their flow runs") as report:
             result = Demo(info, settings, plans=plans).run(report)
         render.demo(result)
     finally:
         if not keep and not running:
-            with terminal.Progress("Stopping the local stack") as report:
+            with terminal.progress("Stopping the local stack") as report:
                 local.down(report)
                 report(f"To look at the flow runs, start it again: bluesky-prefect up{state_option(state_directory)}")
     if keep or running:
@@ -239,7 +240,7 @@ def deploy_(
     from bluesky_prefect.reconciliation import reconcile
 
     flows = [my_workflow, data_validation, find_peak, *([] if reconcile_every is None else [reconcile])]
-    with terminal.Progress("Deploying") as report:
+    with terminal.progress("Deploying") as report:
         if not move:
             anyio.run(refuse_to_move, [f"{flow.name}/{name}" for flow in flows], work_pool)
         deployed = anyio.run(deploy, my_workflow, name, work_pool)
@@ -268,7 +269,7 @@ def make_catalog() -> None:
     from bluesky_prefect.tiled_api import Catalog
 
     settings = settings_from()
-    with terminal.Progress("Looking at Tiled"), Catalog.connect(settings) as catalog:
+    with terminal.progress("Looking at Tiled"), Catalog.connect(settings) as catalog:
         changed = catalog.make_raw()
     terminal.note(f"The catalog {settings.raw_container!r} {'is made' if changed else 'has all that it needs'}.")
 
@@ -294,6 +295,6 @@ def ipython(
         worker_type=worker_type,
         state_directory=state_directory,
     )
-    with terminal.Progress("Starting the local stack") as report:
+    with terminal.progress("Starting the local stack") as report:
         LocalStack(settings).up(report)
     open_ipython(context.args, settings=settings, report=report)

@@ -31,14 +31,7 @@ def run_folder(exports: Path, run_uid: str) -> Path | None:
 def compare_run(run: Any, folder: Path, comparison: Comparison) -> None:
     """Compare each stream of a run with its CSV file, exactly: a bit lost on the way is a difference.
 
-    Parameters
-    ----------
-    run : bluesky_tiled_plugins.BlueskyRun
-        The run, as Tiled's client gives it.
-    folder : Path
-        The run's exported files.
-    comparison : Comparison
-        Takes the results.
+    The run is as Tiled's client gives it; the comparison takes the results.
     """
     for stream in run:
         # A stream may be called "a" beside another "b_a": the shortest name that ends so is its own.
@@ -50,13 +43,10 @@ def compare_run(run: Any, folder: Path, comparison: Comparison) -> None:
         with candidates[0].open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         comparison.files += 1
-        for table in _tables(run[stream]):
-            _compare(table, header, rows, candidates[0], comparison)
-
-
-def _tables(stream: Any) -> list["DataFrame"]:
-    # The parts of a stream as they are stored; the stream itself shows them as one.
-    return [part.read() for part in stream.base.values() if part.structure_family == "table"]
+        # The parts of a stream as they are stored; the stream itself shows them as one.
+        for part in run[stream].base.values():
+            if part.structure_family == "table":
+                _compare(part.read(), header, rows, candidates[0], comparison)
 
 
 def _compare(table: "DataFrame", header: list[str], rows: list[list[str]], path: Path, comparison: Comparison) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
-from bluesky_prefect.core import Run, Settings, StackError, get_settings
+from bluesky_prefect.core import Run, Settings, StackError, counted, get_settings
 from bluesky_prefect.prefect_api import artifact_url, flow_run_url, is_final
-from bluesky_prefect.stack import DEPLOYMENT, StackInfo, request_json
+from bluesky_prefect.stack import DEPLOYMENT, StackInfo
 from bluesky_prefect.tiled_api import Catalog
 
 if TYPE_CHECKING:
@@ -65,25 +65,15 @@ class DemoResult:
         """The comparison in a sentence."""
         found = self.comparison
         return (
-            f"Compared {found.values} values in {found.files} CSV file{'' if found.files == 1 else 's'} "
-            "with what Tiled holds: "
-            f"{len(found.differences) or 'no'} difference{'' if len(found.differences) == 1 else 's'}."
+            f"Compared {found.values} values in {counted(found.files, 'CSV file')} with what Tiled holds: "
+            f"{counted(len(found.differences), 'difference') if found.differences else 'no differences'}."
         )
 
 
 class Demo:
-    """Scans on simulated devices against a running stack.
+    """Scans on simulated devices against a running stack; all plans, or the first so many.
 
     The process's environment has to point to that stack before Prefect is imported.
-
-    Parameters
-    ----------
-    info : StackInfo
-        The stack.
-    settings : Settings
-        Where the outbox is.
-    plans : int, optional
-        Take the first so many plans only.
     """
 
     def __init__(self, info: StackInfo, settings: Settings, *, plans: int | None = None) -> None:
@@ -132,7 +122,7 @@ class Demo:
         return list(rows.values())
 
     def _wait(self, rows: list[DemoRow], outbox: "Outbox", report: Report) -> list[DemoRow]:
-        report(f"Waiting for {len(rows)} flow run{'' if len(rows) == 1 else 's'}")
+        report(f"Waiting for {counted(len(rows), 'flow run')}")
         began = changed = time.monotonic()
         waiting, done = {row.run.uid: row for row in rows}, {}
         while waiting and time.monotonic() - changed < PATIENCE_S:
@@ -153,11 +143,13 @@ class Demo:
     def _look_at(self, row: DemoRow, outbox: "Outbox") -> DemoRow:
         if row.flow_run_id is None:
             [*_, entry] = outbox.entries(run_uid=row.run.uid) or [None]
-            if entry is None or entry.flow_run_id is None:
-                return replace(row, state=entry.state if entry else "not in the outbox", message=_reason(entry))
+            if entry is None:
+                return replace(row, state="not in the outbox", message="")
+            if entry.flow_run_id is None:
+                return replace(row, state=entry.state, message=entry.reason or "")
             row = replace(row, flow_run_id=entry.flow_run_id, message="")
         try:
-            found = self._ask(f"flow_runs/{row.flow_run_id}")
+            found = self._info.ask_prefect(f"flow_runs/{row.flow_run_id}")
         except StackError as error:
             return replace(row, message=str(error))
         return replace(
@@ -170,16 +162,13 @@ class Demo:
             url=flow_run_url(self._info.prefect_ui_url, found["id"]),
         )
 
-    def _ask(self, path: str, *, body: Any = None) -> Any:
-        return request_json(f"{self._info.prefect_api_url}/{path}", body=body, headers=self._info.prefect_headers)
-
     def _summary_url(self, flow_run_id: str | None) -> str | None:
         """Return the page with the run's plot, which belongs to the flow run or to one within it; None without one."""
         wanted = {"key": {"any_": [SUMMARY]}}
         for relation in ("id", "parent_flow_run_id"):
             body = {"artifacts": wanted, "flow_runs": {relation: {"any_": [flow_run_id]}}, "sort": "CREATED_DESC"}
             with suppress(StackError):
-                for found in self._ask("artifacts/filter", body=body):
+                for found in self._info.ask_prefect("artifacts/filter", body=body):
                     return artifact_url(self._info.prefect_ui_url, found["id"])
         return None
 
@@ -241,10 +230,6 @@ def _quiet(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-def _reason(entry: Any) -> str:
-    return (entry.reason or "") if entry else ""
 
 
 def _after(row: DemoRow, moment: str | None) -> float | None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bluesky_prefect.cli import _render_flows as render_flows
-from bluesky_prefect.cli._options import StateDirectory, settings_from
+from bluesky_prefect.cli._options import AsJson, StateDirectory, settings_from
 
 # What 'flows' lists at most.
 MOST = 200
@@ -20,7 +20,7 @@ def flows(
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed or crashed, and dead letters.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Keep up with them until Ctrl-C.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
     state_directory: StateDirectory = None,
 ) -> None:
     """Show the last flow runs that came of runs, and what waits in this machine's outbox.

@@ -18,15 +18,7 @@ _COUNT = 10
 
 @magics_class
 class FlowMagics(Magics):
-    """``%flows`` and ``%wait_flows``, and a line before a prompt when something went wrong.
-
-    Parameters
-    ----------
-    shell : InteractiveShell
-        The IPython that they are for.
-    notices : PromptMessages
-        What is to be told.
-    """
+    """``%flows`` and ``%wait_flows``, and a line before a prompt when something went wrong."""
 
     def __init__(self, shell: InteractiveShell, notices: PromptMessages) -> None:
         super().__init__(shell=shell)
@@ -95,13 +87,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
 
 
 def count_and_scan(number: int | None, count: int | None, scan: int | None) -> tuple[int, int | None]:
-    """Return how many flow runs are meant, and of which scan.
-
-    Raises
-    ------
-    UsageError
-        If that is not clear.
-    """
+    """Return how many flow runs are meant, and of which scan; raises `UsageError` if that is not clear."""
     if number is not None and (count is not None or scan is not None):
         raise UsageError("Give a number, or -n and --scan, not both.")
     if number is not None and number > MOST:

@@ -34,6 +34,7 @@ Workflows = Annotated[
         show_default=False,
     ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 WorkerType = Annotated[
     Literal["warm-process", "process"] | None,
     typer.Option(
@@ -56,10 +57,7 @@ DatabaseUrl = Annotated[
 def settings_from(**options: Any) -> Settings:
     """Return the settings, with the options that were given (are not None) in place of the environment's.
 
-    Raises
-    ------
-    ConfigurationError
-        If one cannot be used.
+    Raises `ConfigurationError` if one cannot be used.
     """
     given = {name: value for name, value in options.items() if value is not None}
     try:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from bluesky_prefect.cli import _render_outbox as render
-from bluesky_prefect.cli._options import StateDirectory, settings_from, state_option
+from bluesky_prefect.cli._options import AsJson, StateDirectory, settings_from, state_option
 from bluesky_prefect.core import ConfigurationError, Settings, StackError, api_address, comparable_url, one_line
 from bluesky_prefect.outbox import SHORTEST_UID, Entry, Outbox, OutboxCounts, State, existing_outbox
 
@@ -30,7 +30,6 @@ _NAMES_HELP = (
 Name = Annotated[str, typer.Argument(help=_NAMES_HELP, metavar="NAME")]
 # Dead letters that are in memory at a time.
 _PAGE = 500
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 class Shown(StrEnum):

@@ -23,7 +23,7 @@ def stack_info(info: "StackInfo", *, sign_in: str, options: str = "") -> None:
         "The local stack is up.",
         f"  Prefect UI   {sign_in}",
         f"               (signs one browser in, once, within ten minutes; after that: {info.prefect_ui_url}/runs)",
-        f"  Tiled        {info.tiled_ui_url}   (in a browser add, once, ?api_key= and the key that is in",
+        f"  Tiled        {info.tiled_uri}   (in a browser add, once, ?api_key= and the key that is in",
         f"               {info.tiled_api_key_path})",
         f"  Files        {info.exports}",
         f"  Logs         {info.logs}",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.core import one_line
+from bluesky_prefect.core import counted, one_line
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,10 +65,7 @@ def watch(look: "Callable[[], Listing]") -> None:
 def waiting(wait: "Callable[[Report], list[WorkflowStatus]]") -> None:
     """Call `wait` with what it is to report to; show a bar meanwhile, and then what came out.
 
-    Raises
-    ------
-    FlowTimeout
-        What `wait` raises.
+    Raises what `wait` does.
     """
     out = terminal.out()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -90,18 +88,17 @@ def summary(ended: "Sequence[WorkflowStatus]") -> str:
     """Return in a line how they ended."""
     if not ended:
         return "Nothing is under way."
-    states: dict[str, int] = {}
-    for one in ended:
-        states[one.state] = states.get(one.state, 0) + 1
+    states = Counter(one.state for one in ended)
     how = ", ".join(f"{many} {state.lower()}" for state, many in sorted(states.items()))
-    return f"{len(ended)} flow run{'' if len(ended) == 1 else 's'}: {how}."
+    return f"{counted(len(ended), 'flow run')}: {how}."
 
 
 def _below(listing: "Listing", out: Console) -> list[str]:
     """Return what stands below the table: links that it has no room for, and what went wrong, each once."""
     if not listing.workflows and not listing.problems:
         return ["No flow runs."]
-    said = (f"{one.state}: {one_line(one.message, 300)}" for one in listing.workflows if _is_unsent(one))
+    unsent = (one for one in listing.workflows if one.flow_run_id is None and one.message)
+    said = (f"{one.state}: {one_line(one.message, 300)}" for one in unsent)
     # Why something waits and why the table is short may be the same.
     news = [line for line in dict.fromkeys(said) if not any(problem in line for problem in listing.problems)]
     return [*_links(listing.workflows, out), *news, *listing.problems]
@@ -133,10 +130,6 @@ def _links(workflows: "Sequence[WorkflowStatus]", out: Console) -> list[str]:
 
 def _name(one: "WorkflowStatus") -> str:
     return one_line(one.flow_run_name or f"{one.run_uid[:8]} ({one.workflow})", _CELL)
-
-
-def _is_unsent(one: "WorkflowStatus") -> bool:
-    return one.flow_run_id is None and bool(one.message)
 
 
 def _seconds(one: "WorkflowStatus") -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.core import one_line
+from bluesky_prefect.core import counted, one_line
 
 if TYPE_CHECKING:
     from bluesky_prefect.reconciliation import Finding, Outcome, Report
@@ -25,7 +25,7 @@ def report(report: "Report") -> None:
             table.add_row(*_cells(finding), style=None if finding.solved else "red")
         out.print(table)
         out.print()
-    terminal.show(out, f"{report.runs} run{'' if report.runs == 1 else 's'}: {report.summary}.")
+    terminal.show(out, f"{counted(report.runs, 'run')}: {report.summary}.")
     if report.all_processed:
         terminal.show(out, "Nothing is left to be done.")
 
@@ -36,7 +36,7 @@ def _cells(finding: "Finding") -> list[str]:
         one_line(finding.plan_name or "", 40),
         finding.run_uid[:8],
         finding.workflow or "",
-        finding.verdict.value,
+        finding.state.value,
         terminal.span(time.time() - finding.since),
         one_line(finding.reason, _CELL),
         one_line(finding.action or finding.remedy, _CELL),
@@ -51,7 +51,7 @@ def report_as_json(report: "Report") -> None:
             "since": terminal.iso(report.since),
             "until": None if report.until is None else terminal.iso(report.until),
             "runs": report.runs,
-            "verdicts": {verdict.value: many for verdict, many in report.verdicts.items()},
+            "states": {state.value: many for state, many in report.states.items()},
             "findings": [
                 {**dataclasses.asdict(finding), "since": terminal.iso(finding.since), "remedy": finding.remedy}
                 for finding in report.findings

@@ -12,7 +12,7 @@ import typer
 
 from bluesky_prefect.cli import _render_repair as render_repair
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.cli._options import StateDirectory, Workflows, settings_from
+from bluesky_prefect.cli._options import AsJson, StateDirectory, Workflows, settings_from
 from bluesky_prefect.core import ConfigurationError, Settings
 from bluesky_prefect.reconciliation import TimeWindow, parse_moment
 
@@ -76,7 +76,7 @@ def reconcile(
     submit: Annotated[
         bool, typer.Option("--submit", help="Start what is missing, and again what crashed or failed.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
     workflows: Workflows = None,
     state_directory: StateDirectory = None,
 ) -> None:
@@ -92,7 +92,7 @@ def reconcile(
     if begin >= (now if end is None else end):
         raise ConfigurationError(f"--since {since} is not before --until {until or 'now'}.")
     window = TimeWindow(begin, end, plan=plan, scan_id=scan_id)
-    with terminal.Progress("Comparing Tiled with Prefect") as tell, _places(state_directory, workflows) as places:
+    with terminal.progress("Comparing Tiled with Prefect") as tell, _places(state_directory, workflows) as places:
         from bluesky_prefect.reconciliation import Reconciler
 
         listed = _workflows(places)
@@ -131,7 +131,7 @@ def submit(
             show_default=False,
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    as_json: AsJson = False,
     workflows: Workflows = None,
     state_directory: StateDirectory = None,
 ) -> None:
@@ -149,7 +149,7 @@ def submit(
         from bluesky_prefect.tiled_api import runs_named
 
         chosen = choose_workflows(_workflows(places, workflow or ()), workflow or [])
-        with terminal.Progress("Looking up the runs"):
+        with terminal.progress("Looking up the runs"):
             runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
         request = ResubmissionRequest(again=again, dry_run=dry_run, overrides=overrides)
         starter = FlowRunStarter(places.api, places.outbox)

@@ -1,9 +1,10 @@
 """Output of all commands: results on stdout, everything else on stderr."""
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from rich.console import Console
 from rich.status import Status
@@ -32,33 +33,12 @@ def show(console: Console, text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-class Progress:
-    """Shows what goes on: one line for each message, and in a terminal a spinner below them.
-
-    Parameters
-    ----------
-    title : str
-        What the spinner says.
-    """
-
-    def __init__(self, title: str) -> None:
-        self._console = err()
-        self._status = Status(title, console=self._console) if self._console.is_terminal else None
-
-    def __enter__(self) -> Self:
-        if self._status:
-            self._status.start()
-        return self
-
-    def __call__(self, message: str) -> None:
-        """Show a message."""
-        show(self._console, message)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._status:
-            self._status.stop()
+@contextmanager
+def progress(title: str) -> Iterator[Callable[[str], None]]:
+    """Show what goes on: one line for each message that is reported, and in a terminal a spinner below them."""
+    console = err()
+    with Status(title, console=console) if console.is_terminal else nullcontext():
+        yield lambda message: show(console, message)
 
 
 def note(message: str) -> None:

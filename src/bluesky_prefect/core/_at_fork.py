@@ -4,32 +4,23 @@ import os
 import threading
 import weakref
 from functools import lru_cache
-from typing import Protocol
 
 # The longest that a fork waits for another thread, which may hang on a disk that does not answer.
 TIMEOUT_S = 10.0
 
 
-class ToldOfForks(Protocol):
-    """An object that is told before and after each fork; both must not raise."""
+class ToldOfForks:
+    """An object that is told before and after each fork; neither method may raise."""
 
     def before_fork(self) -> None:
-        """Stand still: no other thread may be at work on it until `after_fork`."""
-        ...
+        """Stand still until `after_fork`, if another thread may be at work on it; here nothing has to."""
 
     def after_fork(self, *, in_child: bool) -> None:
         """Go on, in the parent and in the child."""
-        ...
 
 
-class HeldLock:
-    """Takes a lock for the time of a fork: the child has no thread that would ever free it.
-
-    Attributes
-    ----------
-    held : bool
-        Whether it could be taken in time.
-    """
+class HeldLock(ToldOfForks):
+    """Takes a lock for the time of a fork: the child has no thread that would ever free it."""
 
     def __init__(self, lock: "threading.Lock | threading.RLock") -> None:
         self._lock = lock
@@ -41,7 +32,6 @@ class HeldLock:
 
     def after_fork(self, *, in_child: bool) -> None:
         """Free the lock."""
-        del in_child
         if self.held:
             self._lock.release()
 

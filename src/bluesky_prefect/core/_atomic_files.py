@@ -56,13 +56,7 @@ def write_first(path: Path, content: bytes, *, private: bool = False) -> None:
 
 
 def sync_directory(directory: Path) -> None:
-    """Make new names in a directory survive a power cut.
-
-    Raises
-    ------
-    OSError
-        If the file system cannot do so.
-    """
+    """Make new names in a directory survive a power cut; raises `OSError` where the file system cannot do so."""
     opened = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(opened)
@@ -70,22 +64,15 @@ def sync_directory(directory: Path) -> None:
         os.close(opened)
 
 
-def hold(file: IO[bytes] | int, *, wait: bool = False) -> None:
-    """Hold an open file (or its descriptor) against all who do the same, until it is closed or this process dies.
+def lock_file(file: IO[bytes] | int, *, wait: bool = False) -> None:
+    """Lock an open file (or its descriptor) against all who do the same, until it is closed or this process dies.
 
     On a file system that knows no locks nobody is held off: to refuse it would lose runs.
-
-    Parameters
-    ----------
-    file : file or int
-        Open.
-    wait : bool, optional
-        Wait for whoever holds it.
 
     Raises
     ------
     BlockingIOError
-        If somebody else holds it, and that is not waited for.
+        If somebody else holds it, and `wait` does not say to wait for that.
     """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

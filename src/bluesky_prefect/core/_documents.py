@@ -6,8 +6,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from bluesky_prefect.core._conversion import Conversion
 from bluesky_prefect.core._selection import Selection
 from bluesky_prefect.core._text import one_line
@@ -64,22 +62,6 @@ def convert_document(doc: "RunStart | RunStop", *, clock: Callable[[], float] = 
             one_line(", ".join(missing)),
         )
     return converted
-
-
-def to_json(value: Any) -> bytes:
-    """Return `value` as JSON text (UTF-8), converted by `jsonable` first. Never raises an `Exception`."""
-    return orjson.dumps(jsonable(value))
-
-
-def from_json(text: bytes | str) -> Any:
-    """Return what `to_json` wrote.
-
-    Raises
-    ------
-    ValueError
-        If `text` is not JSON.
-    """
-    return orjson.loads(text)
 
 
 def uid_text(value: Any) -> str:

@@ -20,12 +20,7 @@ _BLOCK = re.compile(r"#|>|\||[-+](?:\s|-|$)|\d+[.)](?:\s|$)")
 def markdown_literal(value: Any, most: int = 200) -> str:
     """Return a value as Markdown that shows it as it is, in one line, whatever it holds; also in a table's cell.
 
-    Parameters
-    ----------
-    value : object
-        Strings are taken as they are, anything else as JSON.
-    most : int
-        Characters after which it is cut.
+    Strings are taken as they are, anything else as JSON; it is cut after `most` characters.
     """
     text = one_line(value, most).strip()
     return _code(text) if _LINKS_ITSELF.search(text) else _PUNCTUATION.sub(r"\\\1", text)
@@ -35,14 +30,7 @@ def markdown_cell(text: str, most: int = 4096) -> str:
     """Return a text for a cell of a table artifact, which one of Prefect's UIs takes for Markdown, the other for text.
 
     Both show it as it is, in one line, without links and pictures. What is no markup stays what it is; the rest gets
-    characters that nobody sees, which `from_cell` takes out again.
-
-    Parameters
-    ----------
-    text : str
-        Any.
-    most : int
-        Characters after which it is cut.
+    characters that nobody sees, which `from_cell` takes out again. It is cut after `most` characters.
     """
     line = one_line(text, most).strip()
     if line.count("`") > 1:

@@ -141,13 +141,7 @@ def private_file(path: Path) -> None:
 
 
 def private_database(path: Path) -> None:
-    """Make an empty SQLite file as `private_file` does; the same holds for what SQLite makes beside it.
-
-    Raises
-    ------
-    OSError
-        As `private_file`.
-    """
+    """Make an empty SQLite file as `private_file` does; the same holds for what SQLite makes beside it."""
     private_file(path)
     for suffix in COMPANIONS:
         with suppress(FileNotFoundError):  # the last one to close the file deletes them
@@ -155,14 +149,9 @@ def private_database(path: Path) -> None:
 
 
 def share_directory(directory: Path, *within: Path) -> None:
-    """Open to the group that shares a directory what this user made there before it was shared.
+    """Open to the group that shares a directory, if one does, what this user made there before it was shared.
 
-    Parameters
-    ----------
-    directory : pathlib.Path
-        The directory; if no group shares it, nothing is done.
-    *within : pathlib.Path
-        Directories in it to be opened, too, with the files in them.
+    The directories `within` it are opened too, with the files in them.
     """
     rights = rights_in(directory)
     if rights.group is None:

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import orjson
 
-from bluesky_prefect.core._documents import from_json, jsonable
+from bluesky_prefect.core._documents import jsonable
 from bluesky_prefect.core._run import Run
 
 # Documents that are JSON already, by their identity.
@@ -89,7 +89,7 @@ class Submission:
         TypeError
             If it is not that of a submission.
         """
-        content = from_json(text)
+        content = orjson.loads(text)
         if not isinstance(content, dict):
             raise TypeError(f"a submission is not a {type(content).__name__}")
         return cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})

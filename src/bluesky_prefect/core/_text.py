@@ -14,19 +14,9 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def one_line(value: Any, most: int = 500) -> str:
-    """Return a value as text without anything that could break or forge a line.
+    """Return a value as printable text without anything that could break or forge a line.
 
-    Parameters
-    ----------
-    value : object
-        Strings are taken as they are, anything else as JSON.
-    most : int
-        Characters after which the text is cut; what is cut off is counted.
-
-    Returns
-    -------
-    str
-        Printable text without line breaks.
+    Strings are taken as they are, anything else as JSON. What is cut off after `most` characters is counted.
     """
     text = value if isinstance(value, str) else as_json(value)
     cut = "" if len(text) <= most else f" ... ({len(text)} characters in all)"

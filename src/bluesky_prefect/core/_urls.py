@@ -28,13 +28,7 @@ def without_secrets(url: str) -> str:
 
 
 def without_user(url: str) -> str:
-    """Return an address without user and password.
-
-    Raises
-    ------
-    ConfigurationError
-        As `parse_url`.
-    """
+    """Return an address without user and password; raises what `parse_url` does."""
     parts = parse_url(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 

@@ -30,11 +30,6 @@ class WorkflowList(tuple[Workflow, ...]):
     ConfigurationError
         If there is no workflow, or two have the same name.
 
-    Attributes
-    ----------
-    ours : callable
-        See above.
-
     Examples
     --------
     >>> WorkflowList("my-workflow/srx", ours=lambda run: run.start.get("beamline_id") == "srx")  # doctest: +SKIP
@@ -81,13 +76,7 @@ def _ambiguous(name: str, first: Workflow, second: Workflow) -> ConfigurationErr
 
 
 def as_workflows(workflows: "str | Workflow | Iterable[str | Workflow]") -> WorkflowList:
-    """Return `workflows` as a `WorkflowList`; one that is a list already is left as it is.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is none, or two have the same name.
-    """
+    """Return `workflows` as a `WorkflowList`, which may refuse them; one that is such a list is left as it is."""
     return workflows if isinstance(workflows, WorkflowList) else WorkflowList(workflows)
 
 

@@ -26,21 +26,9 @@ def growing_waits(settings: Settings) -> Callable[[int], float]:
 
 
 class Backoff:
-    """Waits during an outage of Prefect, and what is told of it.
+    """Waits during an outage of Prefect, and what the log tells of it: the beginning and the end of one that lasts.
 
-    Parameters
-    ----------
-    settings : Settings
-        First and longest wait.
-    clock : callable
-        Gives a time in seconds that never jumps.
-    logger : logging.Logger
-        Told at the beginning and at the end of an outage that lasts.
-
-    Attributes
-    ----------
-    busy : bool
-        Whether a server is there, and only busy or in trouble.
+    `busy` says that a server is there, and only busy or in trouble. The clock gives a time in seconds that never jumps.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float], logger: logging.Logger) -> None:

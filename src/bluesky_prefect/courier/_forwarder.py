@@ -18,13 +18,16 @@ from bluesky_prefect.core import (
     PrefectUnavailable,
     Settings,
     SubmissionRefused,
+    ToldOfForks,
     api_address,
     error_and_place,
     error_line,
     tell_of_forks,
 )
+from bluesky_prefect.courier._backlog import Backlog
 from bluesky_prefect.courier._backoff import Backoff
 from bluesky_prefect.courier._outbox_upkeep import OutboxUpkeep
+from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.courier._submission_backoff import MOMENT_S, SubmissionBackoff
 from bluesky_prefect.outbox import Entry, Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
@@ -38,14 +41,9 @@ _WARM_UP_S = 5.0
 # Enough for importing Prefect and a few requests, at the end of a short script.
 CLOSE_TIMEOUT_S = 10.0
 _SILENT_S = 2.0
-_REMIND_EVERY_S = 3600.0
-# Runs named at most, of those that are lost.
-_NAMED = 100
-# What waits for another server is sent by that server's own session, if there is one, long before.
-_ELSEWHERE_AFTER_S = 60.0
 
 
-class Forwarder:
+class Forwarder(ToldOfForks):
     """Takes submissions from outboxes to Prefect, on a thread of its own.
 
     Outages are retried for ever, with exponential back-off and jitter, and so is a submission that has a trouble of
@@ -57,8 +55,6 @@ class Forwarder:
     outboxes : sequence of Outbox
         The first is the durable one. What is in the others is moved to it when it can be, and sent first: it would be
         lost with the session.
-    settings : Settings
-        Time-outs and waits.
     deployments : sequence of str, optional
         Asked for once, a few seconds after the start: what would keep their first runs waiting is logged then.
     notices : sequence of str, optional
@@ -97,8 +93,8 @@ class Forwarder:
         self._resources = ExitStack()
         self._api: PrefectApi | None = None
         self.api_url: str | None = None
-        self._reminded: dict[str, float] = {}
-        self._looked_elsewhere_at = clock()
+        self._reminders = Reminders(logger, clock)
+        self._backlog = Backlog(outboxes, self._reminders, clock)
         self._deadline = 0.0
         self._wake = threading.Event()
         self._finish = threading.Event()
@@ -119,9 +115,6 @@ class Forwarder:
             self._sleeps = self._thread.ident is None
         self._wake.set()
 
-    def before_fork(self) -> None:
-        """Nothing has to stand still: what the thread does at that moment is the parent's."""
-
     def after_fork(self, *, in_child: bool) -> None:
         """Begin anew in a child, which has no thread: with one that starts when there is something to send.
 
@@ -137,17 +130,9 @@ class Forwarder:
             self._thread, self._sleeps = self._new_thread(), True
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
-        """Send what can be sent now, then end the thread.
+        """Send what can be sent within so many seconds, then end the thread; return whether it has ended.
 
-        Parameters
-        ----------
-        timeout_s : float
-            How long to wait for that, in seconds. What is not sent by then stays in the outbox.
-
-        Returns
-        -------
-        bool
-            Whether the thread has ended.
+        What is not sent by then stays in the outbox.
         """
         atexit.unregister(self.close)
         self._deadline = self._clock() + timeout_s
@@ -158,7 +143,7 @@ class Forwarder:
             if self._thread.is_alive():
                 logger.warning("Sending the last runs to Prefect, for %g s at most ...", timeout_s)
                 self._thread.join(max(0.0, timeout_s - _SILENT_S))
-            self._tell_what_waits()
+            self._backlog.tell_at_the_end(self._here)
         return not self._thread.is_alive()
 
     def step(self) -> float:
@@ -173,10 +158,12 @@ class Forwarder:
                 entry = self._take(outbox)
                 if entry is not None:
                     return self._send(outbox, entry)
-            self._tell_what_waits_elsewhere()
+            self._backlog.tell_what_is_for_others(self._here)
         except OutboxError as error:
             # What Prefect has accepted meanwhile is found again by its idempotency key.
-            self._remind("outbox", logging.ERROR, "%s What was being sent is sent again when it works again.", error)
+            self._reminders.tell(
+                "outbox", logging.ERROR, "%s What was being sent is sent again when it works again.", error
+            )
             return self._settings.retry_initial_s
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             logger.error("The forwarder met an error it does not know; it goes on: %s", error_and_place(error))
@@ -221,26 +208,6 @@ class Forwarder:
             return self._outage.busy
         return self._backoff.busy or self._backoff.next_s() <= MOMENT_S
 
-    def _tell_what_waits(self) -> None:
-        durable, *fallbacks = self._outboxes
-        try:
-            by_address = durable.waiting_by_address()
-            waiting = by_address.get(None, 0) + (by_address.get(self._here, 0) if self._here else 0)
-        except OutboxError as error:
-            logger.debug("Not counted: %s", error)
-        else:
-            if waiting:
-                logger.warning(
-                    "Still to be sent: %d (in %s); the next session on this outbox sends them", waiting, durable.path
-                )
-        for outbox in fallbacks:
-            if left := outbox.oldest_unsent(_NAMED):
-                logger.error(
-                    "Neither sent nor on disk, and lost with this session: what was to be started on the runs %s. "
-                    "The runs are in Tiled: start it with 'bluesky-prefect submit UID...'",
-                    ", ".join(dict.fromkeys(entry.run_uid for entry in left)),
-                )
-
     def _warm_up(self) -> None:
         """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""
         deployments, self._unchecked = self._unchecked, []
@@ -250,13 +217,15 @@ class Forwarder:
                 try:
                     api.check(deployment)
                 except DeploymentMissing as error:
-                    self._remind(deployment, logging.WARNING, "Runs will wait: %s", error)
+                    self._reminders.tell(deployment, logging.WARNING, "Runs will wait: %s", error)
             api.prepare_notifications(self._notices)
         except PrefectUnavailable as error:
             level = logging.INFO if error.transient else logging.ERROR
-            self._remind("start", level, "Runs will wait in the outbox: %s", error)
+            self._reminders.tell("start", level, "Runs will wait in the outbox: %s", error)
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
-            self._remind("start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error))
+            self._reminders.tell(
+                "start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error)
+            )
 
     def _connected(self) -> PrefectApi:
         if self._api is None:
@@ -281,34 +250,13 @@ class Forwarder:
                 self._connected()
             return outbox.take(self._here, skip=self._backoff.held)
         except OutboxError as error:
-            self._remind("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
+            self._reminders.tell("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
             return None
 
     @property
     def _here(self) -> str | None:
         """Address that it sends to, or will as far as can be said without Prefect."""
         return api_address() if self._api is None else self.api_url
-
-    def _tell_what_waits_elsewhere(self) -> None:
-        """Tell of what waits for another server, and of nothing that this session could send."""
-        now = self._clock()
-        if now - self._looked_elsewhere_at < _ELSEWHERE_AFTER_S:
-            return
-        self._looked_elsewhere_at = now
-        here = self._here
-        for url, many in self._outboxes[0].waiting_by_address(for_s=_ELSEWHERE_AFTER_S).items():
-            if url not in (None, here):
-                self._remind(
-                    url,
-                    logging.WARNING,
-                    "%d submissions in %s wait for a session whose Prefect is at %s; this one's is at %s. To have "
-                    "them sent there: bluesky-prefect outbox move --from %s --to URL",
-                    many,
-                    self._outboxes[0].path,
-                    url,
-                    here or "no known address",
-                    url,
-                )
 
     def _send(self, outbox: Outbox, entry: Entry) -> float:
         """Send `entry` and record what became of it; return how long to wait then, in seconds."""
@@ -319,11 +267,13 @@ class Forwarder:
             logger.error("Run %s: dead letter %s: %s", entry.run_uid, entry.key, error)
             outbox.mark_dead(entry.key, str(error))
         except DeploymentMissing as error:
-            self._remind(entry.deployment, logging.WARNING, "Run %s waits: %s", entry.run_uid, error)
+            self._reminders.tell(entry.deployment, logging.WARNING, "Run %s waits: %s", entry.run_uid, error)
             outbox.give_back(entry.key, str(error), self._settings.missing_deployment_retry_s)
         except PrefectUnavailable as error:
             if not error.submission_specific:
-                return self._back_off(outbox, entry, error)
+                delay_s = self._outage.failed(error, entry.run_uid)
+                outbox.give_back(entry.key, str(error), delay_s)
+                return delay_s
             wait = self._backoff.failed(entry, self._clock() - began, error)
             if wait.first:
                 logger.warning("Run %s: %s is tried again later, others go on: %s", entry.run_uid, entry.key, error)
@@ -341,25 +291,7 @@ class Forwarder:
 
     def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef) -> None:
         outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
-        self._reminded.pop(entry.deployment, None)
+        self._reminders.forget(entry.deployment)
         self._backoff.succeeded(entry)
-        logger.info(
-            "Run %s: flow run %s (%s) of %s created",
-            entry.run_uid,
-            flow_run.name,
-            flow_run.id,
-            entry.deployment,
-        )
-
-    def _back_off(self, outbox: Outbox, entry: Entry, error: PrefectUnavailable) -> float:
-        delay_s = self._outage.failed(error, entry.run_uid)
-        outbox.give_back(entry.key, str(error), delay_s)
-        return delay_s
-
-    def _remind(self, topic: str, level: int, message: str, *values: object) -> None:
-        """Log a trouble that lasts, once an hour."""
-        now = self._clock()
-        last = self._reminded.get(topic)
-        if last is None or now - last >= _REMIND_EVERY_S:
-            self._reminded[topic] = now
-            logger.log(level, message, *values)
+        made = flow_run.name, flow_run.id, entry.deployment
+        logger.info("Run %s: flow run %s (%s) of %s created", entry.run_uid, *made)

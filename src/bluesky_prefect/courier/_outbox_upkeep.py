@@ -15,16 +15,9 @@ _ADOPT_EVERY_S = 60.0
 
 
 class OutboxUpkeep:
-    """Moves to the outbox on disk what belongs there, and deletes what is old.
+    """Moves to the outbox on disk, which is the first, what belongs there, and deletes what is old.
 
-    Parameters
-    ----------
-    outboxes : sequence of Outbox
-        The first is the one on disk.
-    settings : Settings
-        How long to keep what was sent.
-    clock : callable
-        Gives a time in seconds that never jumps.
+    The clock gives a time in seconds that never jumps.
     """
 
     def __init__(self, outboxes: Sequence[Outbox], settings: Settings, clock: Callable[[], float]) -> None:

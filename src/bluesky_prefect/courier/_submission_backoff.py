@@ -47,15 +47,10 @@ class SubmissionBackoff:
 
     A submission keeps its place for the first attempts, as long as that holds up its deployment for no more than
     `MOMENT_S`, and stands aside then. One that is told to come later keeps its place longer: servers are seldom busy
-    for one alone. Where different ones of a deployment fail one after the other, with no success
-    between, the deployment itself is tried ever more rarely. Other deployments are not concerned.
+    for one alone. Where different ones of a deployment fail one after the other, with no success between, the
+    deployment itself is tried ever more rarely. Other deployments are not concerned.
 
-    Parameters
-    ----------
-    settings : Settings
-        First and longest wait.
-    clock : callable
-        Gives a time in seconds that never jumps.
+    The clock gives a time in seconds that never jumps.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float]) -> None:
@@ -73,14 +68,7 @@ class SubmissionBackoff:
     def failed(self, entry: Entry, took_s: float, error: PrefectUnavailable | None = None) -> Wait:
         """Take note of an attempt that failed for a trouble of the submission's own; return how it waits.
 
-        Parameters
-        ----------
-        entry : Entry
-            The submission.
-        took_s : float
-            How long the attempt took, in seconds.
-        error : PrefectUnavailable, optional
-            What Prefect has answered.
+        The attempt took so many seconds, and `error` is what Prefect has answered, if it has.
         """
         asked_s = error.retry_after_s or 0.0 if error else 0.0
         wanted_s = max(self._wait_s(_count(self._failures, entry.key)), took_s * _REST, asked_s)

@@ -29,7 +29,7 @@ from bluesky_prefect.flows.export_parts._run_page import run_page
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
-from bluesky_prefect.flows.weather._weather import format_weather, weather_of
+from bluesky_prefect.flows.weather._weather import format_weather, weather_of, write_temperatures
 from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref, read_run
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
@@ -54,9 +54,7 @@ async def save_temp_plot(weather: dict[str, Any], folder: RunFolder) -> None:
 @task(name="write_data_to_tiled", cache_policy=NO_CACHE)
 async def write_data_to_tiled(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
     """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
-    from bluesky_prefect.flows.weather._temperatures import metadata_of, write_temperatures
-
-    return await asyncio.to_thread(write_temperatures, catalog, metadata_of(run, weather), weather)
+    return await asyncio.to_thread(write_temperatures, catalog, run, weather)
 
 
 @plain_flow(name="export", log_prints=True)
@@ -180,9 +178,5 @@ async def _write_summary(
 
 async def _write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any] | str) -> None:
     if isinstance(weather, dict):
-        path = await write_data_to_tiled(catalog, _identity(run), weather)
+        path = await write_data_to_tiled(catalog, run.identity, weather)
         print(f"Wrote the temperatures to {one_line(path)} in Tiled")
-
-
-def _identity(run: RunData) -> dict[str, Any]:
-    return {"uid": run.uid, "scan_id": run.start.get("scan_id"), "plan_name": run.start.get("plan_name", "")}

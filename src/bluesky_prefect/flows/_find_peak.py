@@ -1,6 +1,7 @@
 """Find the peak that a scan of one motor shows, for the plan that waits for it."""
 
 import asyncio
+from dataclasses import asdict
 from typing import Any
 
 from prefect.client.schemas.objects import State
@@ -41,9 +42,7 @@ async def find_peak(ref: int | str) -> State[Any]:
         node = await catalog.finished_run(ref, timeout_s=settings.stop_timeout_s)
         run = await asyncio.to_thread(read_run, node, catalog.name)
         found, table = _found(run)
-        identity = {name: run.start.get(name) for name in ("uid", "scan_id")}
-        identity["plan_name"] = run.start.get("plan_name", "")
-        path = await asyncio.to_thread(write_peak, catalog, identity, found, table)
+        path = await asyncio.to_thread(write_peak, catalog, run.identity, found, table)
     what = f"{found['detector']} has its peak at {found['motor']} {found['center']:g}" if found["found"] else "no peak"
     why = f": {found['reason']}" if "reason" in found else f", {found['fwhm']:g} wide"
     return Completed(message=one_line(f"{run.label}: {what}{why}; {path} in Tiled"), data=found)
@@ -60,7 +59,7 @@ def _found(run: RunData) -> tuple[dict[str, Any], dict[str, Any]]:
     positions, readings = stream.numbers(motor), stream.numbers(detector)
     result = peak.find(positions, readings)
     names = {"motor": motor, "detector": detector}
-    told = {"reason": result} if isinstance(result, str) else result.as_metadata()
+    told = {"reason": result} if isinstance(result, str) else asdict(result)
     return {"found": not isinstance(result, str), **names, **told}, {motor: positions, detector: readings}
 
 

@@ -1,8 +1,7 @@
 """Position and width of a peak, from the points of a scan."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,20 +32,11 @@ class Peak:
     height: float
     position_of_maximum: float
 
-    def as_metadata(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return asdict(self)
-
 
 def find(positions: Sequence[float], readings: Sequence[float]) -> Peak | str:
     """Return the peak that readings show over positions, in any order, or why they show none.
 
-    Parameters
-    ----------
-    positions : sequence of float
-        Where the motor was, shape (n,), in the motor's unit.
-    readings : sequence of float
-        What the detector saw there, shape (n,); points that are not finite are left out.
+    Both have the shape (n,), in the units of the motor and of the detector; points that are not finite are left out.
     """
     x, y = np.asarray(positions, float), np.asarray(readings, float)
     known = np.isfinite(x) & np.isfinite(y)

@@ -1,19 +1,5 @@
 """Submissions on disk until Prefect has accepted them."""
 
-from bluesky_prefect.outbox._entry import Draft, Entry, OutboxCounts, State
-from bluesky_prefect.outbox._entry_lookup import SHORTEST_UID
-from bluesky_prefect.outbox._outbox import PRUNED_AT_ONCE, Outbox, existing_outbox
-from bluesky_prefect.outbox._stopped_runs import StoppedRun, stopped_runs
+from lazy_loader import attach_stub
 
-__all__ = [
-    "PRUNED_AT_ONCE",
-    "SHORTEST_UID",
-    "Draft",
-    "Entry",
-    "Outbox",
-    "OutboxCounts",
-    "State",
-    "StoppedRun",
-    "existing_outbox",
-    "stopped_runs",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from bluesky_prefect.core import COMPANIONS, hold, private_file, sync_directory
+from bluesky_prefect.core import COMPANIONS, lock_file, private_file, sync_directory
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +50,7 @@ def save(connection: sqlite3.Connection, path: Path, opened: DatabaseFiles) -> b
     Who has the database open goes on with a deleted log, and whoever comes later does not see it. The new file has
     neither trouble. Who waits for the write lock of the former has to ask again for the files once he has it.
 
-    Returns
-    -------
-    bool
-        False if there is nothing to be saved: others were faster, or have overwritten what the connection would see.
+    Returns False if there is nothing to be saved: others were faster, or have overwritten what the connection saw.
 
     Raises
     ------
@@ -102,12 +99,7 @@ def set_aside_malformed(path: Path) -> None:
     """Rename a file that is no database, or a spoiled one; whoever opens its name next begins anew.
 
     It is asked first, by a connection of its own: what an older one says may be due to what happened meanwhile. Of
-    several processes one does it.
-
-    Raises
-    ------
-    OSError
-        If it cannot be renamed.
+    several processes one does it. Raises `OSError` if it cannot be renamed.
     """
     with _alone(path.parent):
         try:
@@ -165,7 +157,7 @@ def _alone(directory: Path) -> Iterator[None]:
     """Hold a directory against all who do the same. The database itself is not opened: closing it drops its locks."""
     opened = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        hold(opened)
+        lock_file(opened)
         yield
     finally:
         os.close(opened)

@@ -12,10 +12,10 @@ Files outlive versions, and sessions of several versions may have one open. The 
 
 import sqlite3
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal, Self
+from functools import cached_property, lru_cache
+from typing import Any, Literal, Self
 
-from bluesky_prefect.core import OutboxError, Submission
+from bluesky_prefect.core import OutboxError, Submission, Written
 from bluesky_prefect.outbox._lease_holder import host_and_pid, may_be_alive
 
 State = Literal["waiting", "sent", "dead", "declined"]
@@ -84,6 +84,10 @@ INDEXES = (
     """,
 )
 
+DRAFT_COLUMNS = ("key", "run_uid", "deployment", "submission", "state", "reason", "api_url", "created", "changed")
+# What does not come along where an entry is moved to another file.
+OF_ONE_FILE = {"seq", "leased_by", "leased_until"}
+
 # A row whose last change lies further ahead was written before the clock was set back: its times mean nothing now.
 CLOCK_SLACK_S = 1.0
 
@@ -105,6 +109,12 @@ class Draft:
     submission: Submission
     state: State = "waiting"
     reason: str | None = None
+
+    def row(self, written: Written, api_url: str | None, now: float) -> tuple[Any, ...]:
+        """Return the values of `DRAFT_COLUMNS`; for `written` see `Submission.to_json`."""
+        one = self.submission
+        submitted = one.key, one.run_uid, one.deployment, one.to_json(written)
+        return *submitted, self.state, self.reason, api_url, now, now
 
 
 @dataclass(frozen=True)
@@ -239,3 +249,13 @@ def holder(row: sqlite3.Row, now: float) -> str | None:
     if leased_until is None or leased_until <= now or row["changed"] > now + CLOCK_SLACK_S:
         return None
     return host_and_pid(row["leased_by"]) if may_be_alive(row["leased_by"]) else None
+
+
+@lru_cache
+def insertion(columns: tuple[str, ...]) -> str:
+    """Return the statement that adds an entry; what is there under its key stays, unless it was declined before."""
+    replaced = ", ".join(f"{name} = excluded.{name}" for name in columns if name != "key")
+    return (
+        f"INSERT INTO entries ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608
+        f"ON CONFLICT (key) DO UPDATE SET {replaced} WHERE entries.state = 'declined' AND excluded.state != 'declined'"
+    )

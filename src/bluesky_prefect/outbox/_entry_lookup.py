@@ -19,12 +19,7 @@ _UNSENT = "state IN ('waiting', 'dead')"
 class EntryLookup:
     """Looks into an outbox, and changes nothing.
 
-    Parameters
-    ----------
-    connection : SQLiteFile
-        The file.
-    clock : callable
-        Gives the time in seconds since the epoch.
+    Each method raises `OutboxError` if the file cannot be read. The clock gives the time in seconds since the epoch.
     """
 
     def __init__(self, connection: SQLiteFile, clock: Callable[[], float]) -> None:
@@ -32,24 +27,12 @@ class EntryLookup:
         self._clock = clock
 
     def counts(self) -> OutboxCounts:
-        """Return how many submissions are in each state.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
+        """Return how many submissions are in each state."""
         rows = self._relaxed.read("SELECT state, count(*) AS many FROM entries GROUP BY state", ())
         return OutboxCounts(**{row["state"]: row["many"] for row in rows})
 
     def has_waiting(self) -> bool:
-        """Return whether anything waits to be sent, whenever and wherever to.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
+        """Return whether anything waits to be sent, whenever and wherever to."""
         return bool(self._relaxed.read("SELECT 1 FROM entries WHERE state = 'waiting' LIMIT 1"))
 
     def entries(
@@ -67,23 +50,12 @@ class EntryLookup:
             Only those put in before the one with this `Entry.seq`: for reading page by page.
         limit : int, optional
             How many at most.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
         """
         conditions = [("run_uid = ?", run_uid), ("state = ?", state), ("seq < ?", before)]
         return self._find([(text, value) for text, value in conditions if value is not None], limit)
 
     def oldest_unsent(self, limit: int) -> list[Entry]:
-        """Return the first `limit` entries that are not sent, oldest first.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
+        """Return the first `limit` entries that are not sent, oldest first."""
         return self._find([(_UNSENT,)], limit, order="ASC")
 
     def named(self, name: str, *, unsent: bool = False, limit: int = 20) -> list[Entry]:
@@ -97,11 +69,6 @@ class EntryLookup:
             Only those that wait or are dead.
         limit : int, optional
             How many at most.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
         """
         if not name.isprintable():
             return []  # it is in no list that a person was shown, and may not even be text
@@ -120,13 +87,7 @@ class EntryLookup:
         return found
 
     def declined(self, keys: Iterable[str]) -> set[str]:
-        """Return those of these keys whose workflow did not want its run.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
+        """Return those of these keys whose workflow did not want its run."""
         asked = list(dict.fromkeys(keys))
         found: set[str] = set()
         for begin in range(0, len(asked), _KEYS_AT_ONCE):
@@ -136,23 +97,11 @@ class EntryLookup:
         return found
 
     def unsent_by_address(self) -> dict[str | None, int]:
-        """Return how many wait or are dead, by the address of the Prefect API that they are for (None: any).
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
+        """Return how many wait or are dead, by the address of the Prefect API that they are for (None: any)."""
         return self._by_address(_UNSENT)
 
     def waiting_by_address(self, *, for_s: float = 0.0) -> dict[str | None, int]:
-        """Return how many wait, and have done so for that long, by the address that they are for.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read.
-        """
+        """Return how many wait, and have done so for that long, by the address that they are for."""
         return self._by_address("state = 'waiting' AND created <= ?", self._clock() - for_s)
 
     def _by_address(self, which: str, *values: float) -> dict[str | None, int]:

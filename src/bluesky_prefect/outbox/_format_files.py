@@ -10,30 +10,20 @@ import logging
 import re
 from pathlib import Path
 
+from bluesky_prefect.outbox._entry import FORMATS
+
 logger = logging.getLogger(__name__)
 
+# The newest format that this version knows, and the one that it writes.
+_KNOWN = len(FORMATS)
 _told: set[Path] = set()
 
 
 class OutboxFile:
-    """The file of an outbox, or the one beside it that stands in for it.
+    """The file of an outbox, or the one beside it that stands in for it; no file at all for one in memory."""
 
-    Parameters
-    ----------
-    path : Path or None
-        Where the outbox should be; None for one in memory.
-    version : int
-        The format that this version writes.
-
-    Attributes
-    ----------
-    path : Path or None
-        Where it is.
-    """
-
-    def __init__(self, path: Path | None, version: int) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._wanted = path
-        self._version = version
         self.path = path
 
     def step_aside(self, opened: Path | None, found: int) -> bool:
@@ -43,7 +33,7 @@ class OutboxFile:
         """
         if self._wanted is None or opened != self._wanted:
             return False
-        self.path = _beside(self._wanted, self._version)
+        self.path = self._wanted.with_name(f"{self._wanted.stem}.format-{_KNOWN}{self._wanted.suffix}")
         if self._wanted not in _told:
             _told.add(self._wanted)
             logger.error(
@@ -51,7 +41,7 @@ class OutboxFile:
                 "beside it, are sent from there, and are found there by a newer version too. Upgrade this one.",
                 self._wanted,
                 found,
-                self._version,
+                _KNOWN,
                 self.path,
             )
         return True
@@ -61,12 +51,9 @@ class OutboxFile:
         if self._wanted is None:
             return []
         found = self._wanted.parent.glob(f"{self._wanted.stem}.format-*{self._wanted.suffix}")
-        return sorted(path for path in found if path != self.path and self._is_known(path))
-
-    def _is_known(self, path: Path) -> bool:
-        match = re.search(r"\.format-(\d{1,9})$", path.stem)
-        return match is not None and 0 < int(match[1]) <= self._version
+        return sorted(path for path in found if path != self.path and _is_known(path))
 
 
-def _beside(path: Path, version: int) -> Path:
-    return path.with_name(f"{path.stem}.format-{version}{path.suffix}")
+def _is_known(path: Path) -> bool:
+    match = re.search(r"\.format-(\d{1,9})$", path.stem)
+    return match is not None and 0 < int(match[1]) <= _KNOWN

@@ -3,21 +3,17 @@
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
-from functools import lru_cache
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from bluesky_prefect.core import OutboxError, Submission, Written
-from bluesky_prefect.outbox._entry import FORMATS, INDEXES, Draft, Entry, OutboxCounts, State, holder
-from bluesky_prefect.outbox._entry_lookup import SHORTEST_UID, EntryLookup
+from bluesky_prefect.core import Submission, Written
+from bluesky_prefect.outbox._entry import DRAFT_COLUMNS, OF_ONE_FILE, Draft, Entry, State, holder, insertion
+from bluesky_prefect.outbox._entry_lookup import EntryLookup
 from bluesky_prefect.outbox._format_files import OutboxFile
 from bluesky_prefect.outbox._lease_holder import this_process
 from bluesky_prefect.outbox._send_order import SendOrder
 from bluesky_prefect.outbox._sqlite_file import SQLiteFile
-
-__all__ = ["ADOPTED_AT_ONCE", "PRUNED_AT_ONCE", "SHORTEST_UID", "Entry", "Outbox", "OutboxCounts", "existing_outbox"]
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +31,7 @@ class Outbox(EntryLookup):
     In which order, `SendOrder` says.
 
     The file is opened when it is first needed, and again after it could not be. Where a newer version has changed its
-    format, one beside it is used; see `OutboxFile`.
+    format, one beside it is used; see `OutboxFile`. Each method raises `OutboxError` if it cannot be read or written.
 
     Parameters
     ----------
@@ -59,14 +55,14 @@ class Outbox(EntryLookup):
         clock: Callable[[], float] = time.time,
         keep_format: bool = False,
     ) -> None:
-        self._file = OutboxFile(path, len(FORMATS))
+        self._file = OutboxFile(path)
         self._lease_s = lease_s
         self._turns = SendOrder()
         self._unreadable: set[int] = set()
         # Only `put` waits for the disk. What the sending side writes may be lost in a power cut: that repeats a
         # request which Prefect knows by its idempotency key. In memory there is one database, so one connection.
-        super().__init__(SQLiteFile(self._file, FORMATS, INDEXES, durable=False, keep_format=keep_format), clock)
-        self._durable = SQLiteFile(self._file, FORMATS, INDEXES, durable=True) if path else self._relaxed
+        super().__init__(SQLiteFile(self._file, durable=False, keep_format=keep_format), clock)
+        self._durable = SQLiteFile(self._file, durable=True) if path else self._relaxed
 
     @property
     def path(self) -> Path | None:
@@ -74,26 +70,12 @@ class Outbox(EntryLookup):
         return self._file.path
 
     def put(self, submission: Submission, *, dead: str | None = None, api_url: str | None = None) -> bool:
-        """Add `submission`, and return once it is on disk.
-
-        Parameters
-        ----------
-        submission : Submission
-            What to send.
-        dead : str, optional
-            Put it in as a dead letter, for this reason.
-        api_url : str, optional
-            See `put_all`.
+        """Add `submission` as `put_all` does: as a dead letter, if `dead` says why.
 
         Returns
         -------
         bool
             False if a submission with this key is in the outbox already; it is left as it is.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be written.
         """
         return not self.put_all([Draft(submission, "waiting" if dead is None else "dead", dead)], api_url=api_url)
 
@@ -116,20 +98,15 @@ class Outbox(EntryLookup):
         list of Entry
             What is in the outbox already under one of their keys. It is left as it is; but what was declined before,
             and is wanted now, is replaced.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be written.
         """
         now = self._clock()
         written = {} if written is None else written
         # Converted before anybody has to wait for it.
-        rows = [(*_values(draft, written), api_url, now, now) for draft in drafts]
+        rows = [draft.row(written, api_url, now) for draft in drafts]
         if not rows:
             return []
         with self._durable.change(f"run {drafts[0].submission.run_uid} cannot be written") as connection:
-            present = [row[0] for row in rows if connection.execute(_insertion(_DRAFT_COLUMNS), row).rowcount == 0]
+            present = [row[0] for row in rows if connection.execute(insertion(DRAFT_COLUMNS), row).rowcount == 0]
             found = [connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone() for key in present]
         return [Entry.from_row(row, now) for row in found]
 
@@ -144,11 +121,6 @@ class Outbox(EntryLookup):
             Address of the Prefect API that it will be sent to. Only what is for that address is taken, or for any.
         skip : collection of str, optional
             Deployments whose submissions wait.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read or written.
         """
         if not self.has_waiting():
             return None  # the usual case: ask without the write lock
@@ -170,22 +142,11 @@ class Outbox(EntryLookup):
 
         With `api_url`, the address of the API that did, only what is for that address or for any is marked; by
         default, whatever it is for.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be written.
         """
         self._settle(key, "sent", None, flow_run_id, flow_run_name, api_url)
 
     def mark_dead(self, key: str, reason: str) -> None:
-        """Record that the submission `key` is not to be sent as it is, and why.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be written.
-        """
+        """Record that the submission `key` is not to be sent as it is, and why."""
         self._settle(key, "dead", reason, None, None)
 
     def give_back(self, key: str, reason: str, delay_s: float, *, aside: bool = False) -> None:
@@ -193,11 +154,6 @@ class Outbox(EntryLookup):
 
         With `aside`, those behind it in its deployment no longer wait for it. If another process has taken it over
         meanwhile, it is left alone.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be written.
         """
         now = self._clock()
         with self._relaxed.change(f"{key} cannot be given back") as connection:
@@ -214,11 +170,6 @@ class Outbox(EntryLookup):
         -------
         bool
             False if there is none of this key that can be sent; see `Entry.is_sendable`.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be written.
         """
         now = self._clock()
         with self._durable.change(f"{key} cannot be retried") as connection:
@@ -241,11 +192,6 @@ class Outbox(EntryLookup):
         -------
         bool
             False if there is none of this key that can be deleted: it is sent, or somebody is sending it now.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be written.
         """
         with self._durable.change(f"{key} cannot be discarded") as connection:
             row = connection.execute("SELECT * FROM entries WHERE key = ? AND state != 'sent'", (key,)).fetchone()
@@ -265,11 +211,6 @@ class Outbox(EntryLookup):
             Its address, as `comparable_url` writes it.
         source : str, optional
             Only what is for this address; by default all that is for any other than `to`.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be written.
         """
         now = self._clock()
         which, address = ("api_url != ?", to) if source is None else ("api_url = ?", source)
@@ -288,22 +229,17 @@ class Outbox(EntryLookup):
 
         At most `ADOPTED_AT_ONCE`. What somebody is sending at this moment stays there, and what is here already stays
         as it is here. A process killed in the middle leaves it in both.
-
-        Raises
-        ------
-        OutboxError
-            If one of them cannot be read or written.
         """
         rows = other._relaxed.read("SELECT * FROM entries ORDER BY seq LIMIT ?", (ADOPTED_AT_ONCE,))
         free = [row for row in rows if row["state"] != "waiting" or holder(row, self._clock()) is None]
         if not free:
             return []
-        columns = tuple(name for name in free[0].keys() if name not in _OF_ONE_FILE)  # noqa: SIM118 - a Row
+        columns = tuple(name for name in free[0].keys() if name not in OF_ONE_FILE)  # noqa: SIM118 - a Row
         # A connection of its own: on that of `put`, a RunEngine would wait for this as well.
-        durable = SQLiteFile(self._file, FORMATS, INDEXES, durable=True)
+        durable = SQLiteFile(self._file, durable=True)
         trouble = f"what is in {other.path or 'memory'} cannot be moved there"
         with closing(durable), durable.change(trouble) as connection:
-            connection.executemany(_insertion(columns), [tuple(row[name] for name in columns) for row in free])
+            connection.executemany(insertion(columns), [tuple(row[name] for name in columns) for row in free])
         with other._relaxed.change("what was moved cannot be deleted") as connection:
             connection.executemany(
                 "DELETE FROM entries WHERE seq = ? AND changed = ?", [(row["seq"], row["changed"]) for row in free]
@@ -311,26 +247,14 @@ class Outbox(EntryLookup):
         return [row["run_uid"] for row in free]
 
     def adopt_siblings(self) -> None:
-        """Move what sessions of older versions have put beside this outbox to it.
-
-        Raises
-        ------
-        OutboxError
-            If that cannot be done now.
-        """
+        """Move what sessions of older versions have put beside this outbox to it."""
         for path in self._file.siblings():
             with closing(Outbox(path, clock=self._clock, keep_format=True)) as sibling:
                 while len(self.adopt(sibling)) == ADOPTED_AT_ONCE:
                     pass
 
     def prune(self, age_days: float, *, states: Sequence[State] = ("sent", "declined")) -> int:
-        """Delete what was sent or declined over `age_days` days ago, at most `PRUNED_AT_ONCE`; return how many.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be read or written.
-        """
+        """Delete what was sent or declined over `age_days` days ago, at most `PRUNED_AT_ONCE`; return how many."""
         oldest = self._clock() - age_days * 86400
         # Looked for outside the transaction: nobody has to wait for that.
         query = "SELECT seq, state FROM entries WHERE state = ? AND changed < ? LIMIT ?"
@@ -368,49 +292,3 @@ class Outbox(EntryLookup):
                 "AND (? IS NULL OR api_url IS NULL OR api_url = ?)",
                 (state, reason, flow_run_id, flow_run_name, self._clock(), key, api_url, api_url),
             )
-
-
-@contextmanager
-def existing_outbox(path: Path) -> Iterator[Outbox | None]:
-    """Open an outbox for looking at it; None if there is no such file, which is no reason to make one.
-
-    What sessions of older versions have put beside it is moved to it first.
-
-    Raises
-    ------
-    OutboxError
-        If it cannot be told whether there is one.
-    """
-    try:
-        exists = path.exists() or bool(OutboxFile(path, len(FORMATS)).siblings())
-    except OSError as error:
-        raise OutboxError(f"Outbox {path}: it cannot be looked for: {error}.") from error
-    if not exists:
-        yield None
-        return
-    with closing(Outbox(path)) as outbox:
-        try:
-            outbox.adopt_siblings()
-        except OutboxError as error:
-            logger.warning("What waits beside the outbox is not among this: %s", error)
-        yield outbox
-
-
-# What does not come along where an entry is moved to another file.
-_OF_ONE_FILE = {"seq", "leased_by", "leased_until"}
-_DRAFT_COLUMNS = ("key", "run_uid", "deployment", "submission", "state", "reason", "api_url", "created", "changed")
-
-
-def _values(draft: Draft, written: Written) -> tuple[Any, ...]:
-    one = draft.submission
-    return one.key, one.run_uid, one.deployment, one.to_json(written), draft.state, draft.reason
-
-
-@lru_cache
-def _insertion(columns: tuple[str, ...]) -> str:
-    """Return the statement that adds an entry; what is there under its key stays, unless it was declined before."""
-    replaced = ", ".join(f"{name} = excluded.{name}" for name in columns if name != "key")
-    return (
-        f"INSERT INTO entries ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "  # noqa: S608
-        f"ON CONFLICT (key) DO UPDATE SET {replaced} WHERE entries.state = 'declined' AND excluded.state != 'declined'"
-    )

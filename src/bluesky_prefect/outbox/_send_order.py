@@ -69,18 +69,8 @@ class SendOrder:
     ) -> sqlite3.Row | None:
         """Return the row of the next submission that is due and free; this counts as its turn.
 
-        Parameters
-        ----------
-        connection : sqlite3.Connection
-            The outbox.
-        now : float
-            In seconds since the epoch.
-        api_url : str or None
-            The server that submissions are wanted for; those for any server are too.
-        unreadable : container of int
-            Numbers of submissions that stand aside and cannot be read by this version.
-        skip : collection of str, optional
-            Deployments that are left out.
+        It is for the server at `api_url`, or for any, and none of the deployments to skip. `now` is in seconds since
+        the epoch; `unreadable` holds the numbers of submissions that stand aside and that this version cannot read.
         """
         names = [name for [name] in connection.execute(_DEPLOYMENTS) if name not in skip]
         names.sort(key=lambda name: (name <= self._last, name))

@@ -4,13 +4,13 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.core import HeldLock, OutboxError, gives_group_late, private_database, tell_of_forks
+from bluesky_prefect.core import HeldLock, OutboxError, ToldOfForks, gives_group_late, private_database, tell_of_forks
 from bluesky_prefect.outbox._database_files import (
     DatabaseFiles,
     database_files,
@@ -19,6 +19,7 @@ from bluesky_prefect.outbox._database_files import (
     save,
     set_aside_malformed,
 )
+from bluesky_prefect.outbox._entry import FORMATS, INDEXES
 from bluesky_prefect.outbox._format_files import OutboxFile
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ _BUSY_TIMEOUT_S = 5.0
 _GROUP_POLL_S = 0.01
 
 
-class SQLiteFile:
+class SQLiteFile(ToldOfForks):
     """A connection that several threads share, opened on first use, and again after it could not be.
 
     Before each transaction it is asked whether the files are still those that were opened. What was in a log that
@@ -41,28 +42,14 @@ class SQLiteFile:
     ----------
     file : OutboxFile
         The file; made, with its directory (0700), if it is not there. Without a path everything is kept in memory.
-    formats : sequence of sequence of str
-        For each version of the format the statements that make it of the one before. The version is kept in the file.
-    indexes : sequence of str, optional
-        Statements for what the newest format may have besides, and does nothing where it is there.
     durable : bool
         Whether a transaction waits until it is on disk.
     keep_format : bool, optional
         Leave the file in the older format that it is in.
     """
 
-    def __init__(
-        self,
-        file: OutboxFile,
-        formats: Sequence[Sequence[str]],
-        indexes: Sequence[str] = (),
-        *,
-        durable: bool,
-        keep_format: bool = False,
-    ) -> None:
+    def __init__(self, file: OutboxFile, *, durable: bool, keep_format: bool = False) -> None:
         self._outbox_file = file
-        self._formats = formats
-        self._indexes = indexes
         self._durable = durable
         self._keep_format = keep_format
         self._lock = threading.Lock()
@@ -76,28 +63,13 @@ class SQLiteFile:
     def change(self, trouble: str) -> Iterator[sqlite3.Connection]:
         """Run a transaction that writes.
 
-        Raises
-        ------
-        OutboxError
-            Saying `trouble` and its cause, if the file cannot be opened or written; nothing is then changed.
+        If the file cannot be opened or written, nothing is changed, and an `OutboxError` says `trouble` and its cause.
         """
-        with self._opened(trouble, writing=True) as connection:
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        with self._opened(trouble, writing=True) as connection, _committed(connection):
+            yield connection
 
     def read(self, query: str, values: tuple[Any, ...] = ()) -> list[sqlite3.Row]:
-        """Run a query.
-
-        Raises
-        ------
-        OutboxError
-            If the file cannot be opened or read.
-        """
+        """Run a query; raises `OutboxError` if the file cannot be opened or read."""
         with self._opened("it cannot be read") as connection:
             return connection.execute(query, values).fetchall()
 
@@ -231,7 +203,7 @@ class SQLiteFile:
 
     def _set_up(self, connection: sqlite3.Connection) -> None:
         connection.row_factory = sqlite3.Row
-        self._version(connection)  # before anything is changed in a file that a newer version has made
+        _version(connection)  # before anything is changed in a file that a newer version has made
         # With WAL a commit costs one fsync, and readers and the writer do not wait for each other. Where WAL is
         # impossible SQLite keeps its rollback journal: slower, as safe.
         connection.execute("PRAGMA journal_mode = WAL")
@@ -244,29 +216,34 @@ class SQLiteFile:
     def _migrate(self, connection: sqlite3.Connection) -> None:
         if self._keep_format:
             return
-        if self._version(connection) < len(self._formats):
-            self._bring_up_to_date(connection)
-        for statement in self._indexes:
+        if _version(connection) < len(FORMATS):
+            connection.execute("BEGIN IMMEDIATE")
+            with _committed(connection):
+                # Asked again: another process may have done it meanwhile.
+                for statement in chain.from_iterable(FORMATS[_version(connection) :]):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA user_version = {len(FORMATS)}")
+        for statement in INDEXES:
             connection.execute(statement)
 
-    def _bring_up_to_date(self, connection: sqlite3.Connection) -> None:
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            # Asked again: another process may have done it meanwhile.
-            for statement in chain.from_iterable(self._formats[self._version(connection) :]):
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {len(self._formats)}")
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
-    def _version(self, connection: sqlite3.Connection) -> int:
-        [version] = connection.execute("PRAGMA user_version").fetchone()
-        if version > len(self._formats):
-            raise _NewerFormat(version)
-        return version
+@contextmanager
+def _committed(connection: sqlite3.Connection) -> Iterator[None]:
+    """Commit a transaction at the end, or roll it back after an error."""
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    if version > len(FORMATS):
+        raise _NewerFormat(version)
+    return version
 
 
 class _NewerFormat(sqlite3.DatabaseError):

@@ -19,6 +19,10 @@ from bluesky_prefect.core import (
 if TYPE_CHECKING:
     import httpx
 
+NO_API = (
+    "No Prefect API is configured. Set PREFECT_API_URL, for example with "
+    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
+)
 _BUSY = {408, 425, 429, 503}
 _LATER = {*_BUSY, 502, 504}
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from bluesky_prefect.core import (
@@ -21,6 +20,7 @@ from bluesky_prefect.core import (
     without_user,
 )
 from bluesky_prefect.prefect_api._api_errors import (
+    NO_API,
     current_api_url,
     explain_missing,
     prefect_errors,
@@ -104,9 +104,7 @@ class PrefectApi:
         self._resources.enter_context(temporary_settings(changes))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._resources.close()
 
     @property
@@ -156,10 +154,8 @@ class PrefectApi:
 
         Raises
         ------
-        DeploymentMissing
-            If Prefect does not know it.
-        PrefectUnavailable
-            If Prefect cannot be asked, or refuses the credentials.
+        DeploymentMissing, PrefectUnavailable
+            If Prefect does not know it, or cannot be asked, or refuses the credentials.
         """
         import httpx
         from prefect.exceptions import ObjectNotFound
@@ -228,12 +224,8 @@ class PrefectApi:
     def now(self) -> float:
         """Return the present time by the server's clock, in seconds since the epoch: its timestamps compare with that.
 
-        By this machine's clock, if the server's answers hold no time.
-
-        Raises
-        ------
-        PrefectUnavailable
-            If Prefect cannot be asked.
+        By this machine's clock, if the server's answers hold no time. Raises `PrefectUnavailable` if Prefect cannot be
+        asked.
         """
         if self._server_time is None:
             with prefect_errors():
@@ -252,10 +244,7 @@ class PrefectApi:
     def client(self) -> "SyncPrefectClient":
         """Prefect's own client; what goes wrong when it is used is sorted by `prefect_errors`.
 
-        Raises
-        ------
-        PrefectUnavailable
-            If no address is configured.
+        Raises `PrefectUnavailable` if no address is configured.
         """
         import prefect.main  # completes models that the client needs; before Prefect 3.6 nothing else does  # noqa: F401
         from prefect.client.orchestration import get_client
@@ -264,11 +253,7 @@ class PrefectApi:
 
         if self._client is None:
             if not current_api_url():
-                raise PrefectUnavailable(
-                    "No Prefect API is configured. Set PREFECT_API_URL, for example with "
-                    "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'.",
-                    transient=False,
-                )
+                raise PrefectUnavailable(NO_API, transient=False)
             # Prefect's client sleeps after these answers even if it is told not to retry; the hook is called before.
             hooks = {"response": [self._note_time, *([] if self._asks_again else [raise_if_to_be_asked_later])]}
             made = prefect_transport(self._timeout_s, retries=_CONNECT_RETRIES if self._asks_again else 0)

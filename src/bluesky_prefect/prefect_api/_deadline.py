@@ -24,13 +24,6 @@ class DeadlineTransport(httpx.BaseTransport):
     A request that is given up raises `httpx.ReadTimeout`. Its connection is shut down, which ends the thread. One that
     looks up a name ends when the system's resolver gives up, one that connects after httpx's own time-out; neither
     sends anything then.
-
-    Parameters
-    ----------
-    transport : httpx.BaseTransport
-        What sends them.
-    timeout_s : float
-        How long one may take, in seconds.
     """
 
     def __init__(self, transport: httpx.BaseTransport, timeout_s: float) -> None:
@@ -118,12 +111,7 @@ class _Exchange:
 def prefect_transport(timeout_s: float, *, retries: int) -> dict[str, Any]:
     """Return the settings by which Prefect's client has a deadline, and is otherwise as Prefect makes it.
 
-    Parameters
-    ----------
-    timeout_s : float
-        How long a request may take, in seconds.
-    retries : int
-        How often to try again to connect, within that time.
+    Within the time that a request may take, connecting is tried again so many times.
     """
     from prefect.settings import PREFECT_API_ENABLE_HTTP2, PREFECT_API_URL
 

@@ -12,10 +12,9 @@ from bluesky_prefect.core import (
     PrefectUnavailable,
     Settings,
     load_workflows,
-    one_line,
     without_secrets,
 )
-from bluesky_prefect.prefect_api._api_errors import prefect_errors
+from bluesky_prefect.prefect_api._api_errors import NO_API, prefect_errors, said
 from bluesky_prefect.tiled_api import spec_problem
 
 if TYPE_CHECKING:
@@ -90,13 +89,6 @@ async def deploy(
 async def refuse_to_move(deployments: Sequence[str], work_pool: str) -> None:
     """Raise an error if one of the deployments exists, and is on another work pool: it may be somebody else's.
 
-    Parameters
-    ----------
-    deployments : sequence of str
-        Full names.
-    work_pool : str
-        The pool that they are to be on.
-
     Raises
     ------
     ConfigurationError
@@ -131,10 +123,7 @@ async def _client_for(work_pool: str) -> "AsyncIterator[PrefectClient]":
     # Without an address Prefect would start a server of its own, deploy there, and end it.
     url = get_current_settings().api.url
     if not url:
-        raise ConfigurationError(
-            "No Prefect API is configured. Set PREFECT_API_URL, for example with "
-            "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
-        )
+        raise ConfigurationError(NO_API)
     try:
         with prefect_errors():
             async with get_client() as client:
@@ -148,8 +137,8 @@ async def _client_for(work_pool: str) -> "AsyncIterator[PrefectClient]":
         ) from error
     except httpx.HTTPStatusError as error:
         # Not the error's own text, which holds the address as it is set.
-        status, said = error.response.status_code, one_line(error.response.text.strip())
-        raise PrefectUnavailable(f"Prefect at {without_secrets(url)} refuses ({status}): {said}") from error
+        status = error.response.status_code
+        raise PrefectUnavailable(f"Prefect at {without_secrets(url)} refuses ({status}): {said(error)}") from error
 
 
 def _schedule(every_s: float) -> dict[str, Any]:

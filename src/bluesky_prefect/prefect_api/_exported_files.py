@@ -9,13 +9,7 @@ from bluesky_prefect.prefect_api._flow_runs import child_flow_runs
 
 
 def exported_files(api: PrefectApi, flow_run_id: str) -> tuple[str, ...]:
-    """Return the paths of the files that a flow run, or one within it, has exported.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked.
-    """
+    """Return the paths of the files that a flow run, or one within it, has exported; raises `PrefectUnavailable`."""
     from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 
     asked = ArtifactFilter.model_validate({"key": {"any_": [EXPORTED_FILES]}})

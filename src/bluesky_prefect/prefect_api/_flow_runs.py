@@ -1,7 +1,10 @@
-"""The flow runs of runs, found by their keys."""
+"""The flow runs of runs, found by their keys.
+
+Each function that asks Prefect raises `PrefectUnavailable` if that is not possible.
+"""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -128,19 +131,12 @@ def past_flow_runs(
 
     Parameters
     ----------
-    api : PrefectApi
-        Open.
     wanted : iterable of (str, str)
         Uids of runs, with the name of a workflow each.
     since_s : float
         When the first of these runs stopped, in seconds since the epoch.
     former : mapping, optional
         The former names of workflows, which are looked up and returned as well.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked.
     """
     same = [[(uid, one) for one in (name, *former.get(name, ()))] for uid, name in wanted]
     alike = {one: group for group in same for one in group}
@@ -156,13 +152,7 @@ def past_flow_runs(
 
 
 def signs_of_life(api: PrefectApi, flow_run_id: str) -> SignsOfLife:
-    """Return what was last heard of a flow run.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked.
-    """
+    """Return what was last heard of a flow run."""
     client = api.client
     with prefect_errors():
         within = child_flow_runs(client, flow_run_id)
@@ -238,8 +228,8 @@ def _look_up(
     found: dict[Wanted, dict[int, PastFlowRun]],
 ) -> None:
     keys = [submission_key(*one, generation) for one in wanted for generation in generations]
-    for page in _pages(keys):
-        for past in map(past_flow_run, _by_keys(api, page, since_s)):
+    for begin in range(0, len(keys), _PAGE):
+        for past in map(past_flow_run, _by_keys(api, keys[begin : begin + _PAGE], since_s)):
             found[past.run_uid, past.workflow][past.generation] = past
 
 
@@ -297,8 +287,3 @@ def _may_go_on(found: Mapping[int, PastFlowRun], asked: range) -> bool:
     last = found[max(found)]
     gap = asked[-1] - last.generation
     return gap == 0 or (gap <= _DELETED and last.unsuccessful)
-
-
-def _pages(keys: list[str]) -> Iterator[list[str]]:
-    for begin in range(0, len(keys), _PAGE):
-        yield keys[begin : begin + _PAGE]

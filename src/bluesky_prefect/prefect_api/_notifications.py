@@ -4,6 +4,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import FAILURE, ConfigurationError, error_line, without_secrets
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import BlockDocument
-    from prefect.events.schemas.automations import Automation, AutomationCore
+    from prefect.events.schemas.automations import AutomationCore
 
 logger = logging.getLogger(__name__)
 
@@ -44,13 +45,6 @@ class Notifications:
     For each notice the server keeps an automation that waits for flow runs with the notice's tag: whoever starts them,
     whatever they execute, and also if their process is killed. The server then sends the message through a
     notification block, which alone knows the address.
-
-    Parameters
-    ----------
-    client : SyncPrefectClient
-        Open.
-    clock : callable, optional
-        Gives a time in seconds that never jumps.
     """
 
     def __init__(self, client: "SyncPrefectClient", *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -60,12 +54,9 @@ class Notifications:
         self._told: dict[str, str] = {}
 
     def prepare(self, notices: Iterable[str]) -> None:
-        """Make sure that the automations of notices exist. Never raises: what is in the way is logged, once.
+        """Make sure that the automations of `Workflow.notices` exist. Never raises: what is in the way is logged, once.
 
-        Parameters
-        ----------
-        notices : iterable of str
-            See `Workflow.notices`. One that was looked at a while ago costs nothing.
+        A notice that was looked at a while ago costs nothing.
         """
         for notice in notices:
             if self._clock() < self._due.get(notice, 0.0):
@@ -93,6 +84,8 @@ class Notifications:
         return ""
 
     def _prepare(self, notice: str) -> None:
+        from prefect.exceptions import ObjectNotFound
+
         wanted = automation(notice, self._block(notice.partition(":")[2]).id)
         existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
         if not existing:
@@ -100,18 +93,11 @@ class Notifications:
             # Another process may have done so at the same moment; both keep the same one.
             existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
         for double in existing[1:]:
-            self._delete(double)
+            with suppress(ObjectNotFound):  # another process was faster
+                self._client.delete_automation(double.id)
         for kept in existing[:1]:
             if kept.description != wanted.description:
                 self._client.update_automation(kept.id, wanted.model_copy(update={"enabled": kept.enabled}))
-
-    def _delete(self, double: "Automation") -> None:
-        from prefect.exceptions import ObjectNotFound
-
-        try:
-            self._client.delete_automation(double.id)
-        except ObjectNotFound:
-            logger.debug("Automation %s was deleted meanwhile", double.id)
 
     def _block(self, block: str) -> "BlockDocument":
         from prefect.exceptions import ObjectNotFound
@@ -128,7 +114,7 @@ class Notifications:
                 )
             return found
         raise ConfigurationError(
-            f"Prefect has no notification block {block!r}. Make it in Prefect's UI (Blocks), or with: {_mend(block)}"
+            f"Prefect has no notification block {block!r}. Make it in Prefect's UI (Blocks), or with: {_command(block)}"
         )
 
 
@@ -195,7 +181,7 @@ def _ui_url() -> str:
     return "".join(character for character in url if character not in "'\\{}%")
 
 
-def _mend(block: str) -> str:
+def _command(block: str) -> str:
     """Return the command that makes a block; it asks for the address, which is a secret."""
     import prefect.blocks.notifications as known
 

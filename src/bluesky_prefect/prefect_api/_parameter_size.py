@@ -18,15 +18,9 @@ _SETTING = "PREFECT_SERVER_API_MAX_PARAMETER_SIZE"
 def shrink(parameters: dict[str, Any], names: Iterable[str]) -> None:
     """Make parameters fit that are larger than Prefect takes: the largest values of documents give way to a text.
 
-    Keys of documents stay, and so does all that is small. If that is not enough, a document keeps the keys that runs
-    are routed by.
-
-    Parameters
-    ----------
-    parameters : dict
-        All of them; changed in place.
-    names : iterable of str
-        Those that may be changed: they come from the run's documents, which Tiled has.
+    They are changed in place, and only those of these names: they come from the run's documents, which Tiled has. Keys
+    of documents stay, and so does all that is small. If that is not enough, a document keeps the keys that runs are
+    routed by.
     """
     excess = _size(parameters) - MAX_BYTES if _may_exceed(parameters) else 0
     if excess <= 0:

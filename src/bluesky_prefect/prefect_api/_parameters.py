@@ -38,14 +38,7 @@ def parameters_for(submission: Submission, schema: Mapping[str, Any], defaults: 
 
     Documents that are filled by name are shortened to what Prefect takes of parameters; see `shrink`.
 
-    Parameters
-    ----------
-    submission : Submission
-        What to start, and for which run.
-    schema : Mapping
-        The deployment's parameter schema (OpenAPI), as Prefect keeps it.
-    defaults : Mapping
-        Parameters that the deployment sets itself.
+    The schema (OpenAPI) is the deployment's, as Prefect keeps it, and so are the defaults.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""The last flow runs that were made for runs, whoever made them."""
+"""The last flow runs that were made for runs, whoever made them.
+
+Each function raises `PrefectUnavailable` if Prefect cannot be asked.
+"""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -8,7 +11,6 @@ from bluesky_prefect.prefect_api._flow_runs import PastFlowRun, past_flow_run
 from bluesky_prefect.prefect_api._states import FAILED_STATES
 
 if TYPE_CHECKING:
-    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -23,21 +25,7 @@ def recent_flow_runs(
 ) -> Iterator[PastFlowRun]:
     """Yield the last flow runs that were made for runs, newest first.
 
-    Parameters
-    ----------
-    api : PrefectApi
-        Open.
-    failed : bool, optional
-        Only those that failed or crashed.
-    scan_id : int, optional
-        Only those of runs with this scan id.
-    run_uid : str, optional
-        Only those of this run.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked.
+    All, or those that failed or crashed; of all runs, or of one scan id or uid.
     """
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -56,11 +44,6 @@ def last_failed_flow_runs(api: PrefectApi, count: int) -> list[PastFlowRun]:
     """Return the flow runs of runs that failed or crashed last.
 
     One request, whose cost does not grow with what there is.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked.
     """
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -72,6 +55,7 @@ def _read(
     api: PrefectApi, sort: "FlowRunSort", *, failed: bool, tags: list[str], limit: int, offset: int = 0
 ) -> "list[FlowRun]":
     import httpx
+    from prefect.client.schemas.filters import FlowRunFilter
 
     asked: dict[str, Any] = {
         "parent_task_run_id": {"is_null_": True},  # flow runs within flow runs are shown by their parents
@@ -81,7 +65,8 @@ def _read(
     by_nobody = {"created_by": {"is_null_": True}}  # scheduled ones do not belong to a run
 
     def read(asked: dict[str, Any]) -> "list[FlowRun]":
-        return api.client.read_flow_runs(flow_run_filter=_filter(asked), sort=sort, limit=limit, offset=offset)
+        wanted = FlowRunFilter.model_validate(asked)
+        return api.client.read_flow_runs(flow_run_filter=wanted, sort=sort, limit=limit, offset=offset)
 
     with prefect_errors():
         try:
@@ -91,12 +76,6 @@ def _read(
             if error.response.status_code != 422:
                 raise
             return read(asked)
-
-
-def _filter(asked: dict[str, Any]) -> "FlowRunFilter":
-    from prefect.client.schemas.filters import FlowRunFilter
-
-    return FlowRunFilter.model_validate(asked)
 
 
 def _of_run(flow_run: "FlowRun") -> Iterator[PastFlowRun]:

@@ -40,13 +40,7 @@ class _Pool:
 
 
 class Workers:
-    """The workers of all work pools, each pool asked for once.
-
-    Parameters
-    ----------
-    api : PrefectApi
-        Open; its errors are those of all methods here.
-    """
+    """The workers of all work pools, each pool asked for once. The errors of `api` are those of all methods here."""
 
     def __init__(self, api: PrefectApi) -> None:
         self._api = api

@@ -58,11 +58,11 @@ _FINE = {
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A verdict with its reason, and what may be done about it.
+    """A state with its reason, and what may be done about it.
 
     Attributes
     ----------
-    verdict : RunState
+    state : RunState
         What became of it.
     since : float
         Since when, in seconds since the epoch.
@@ -75,10 +75,10 @@ class Diagnosis:
     ended : PastFlowRun or None
         The flow run that has to be ended first, so that it does not go on beside the next one.
     signs : SignsOfLife or None
-        What was last heard of it, if it is its silence that was judged.
+        What was last heard of it, if its silence counts.
     """
 
-    verdict: RunState
+    state: RunState
     since: float
     reason: str = ""
     next_generation: int | None = None
@@ -96,26 +96,22 @@ def diagnose(
     signs_of_life: Callable[[PastFlowRun], SignsOfLife],
     worker_is_gone: Callable[[PastFlowRun], bool],
 ) -> Diagnosis:
-    """Return what is to be thought of the flow runs of one run and workflow.
+    """Diagnose the flow runs of one run and workflow, in the order of their generations: the last one counts.
 
     Parameters
     ----------
-    flow_runs : sequence of PastFlowRun
-        In the order of their generations; the last one counts.
     stopped, now : float
         When the run stopped, and the present time by the server's clock, in seconds since the epoch.
     settings : Settings
         How long is too long.
-    signs_of_life : callable
-        Asked for flow runs that have been running for long.
-    worker_is_gone : callable
-        Asked for flow runs that have been pending for long; see `Workers.have_lost`.
+    signs_of_life, worker_is_gone : callable
+        Asked for flow runs that have been running, or pending, for long; see `Workers.have_lost`.
     """
     if not flow_runs:
         # By a clock that is ahead it stopped in the future. Further ahead than we wait, it is not waited for: the key
         # of the first flow run finds the one that its session may be about to make.
-        verdict = RunState.SETTLING if abs(now - stopped) < settings.settle_s else RunState.MISSING
-        return Diagnosis(verdict, stopped, next_generation=None if verdict is RunState.SETTLING else 0)
+        state = RunState.SETTLING if abs(now - stopped) < settings.settle_s else RunState.MISSING
+        return Diagnosis(state, stopped, next_generation=None if state is RunState.SETTLING else 0)
     last = flow_runs[-1]
     waited = now - last.changed
     match last.state_type:
@@ -156,7 +152,7 @@ def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, s
 
 
 def _again(
-    verdict: RunState,
+    state: RunState,
     flow_runs: Sequence[PastFlowRun],
     settings: Settings,
     *,
@@ -164,19 +160,19 @@ def _again(
     ended: PastFlowRun | None = None,
     reason: str | None = None,
 ) -> Diagnosis:
-    """Return the judgement of a workflow that did not succeed, which may be started again so many times."""
+    """Diagnose a workflow that did not succeed, which may be started again so many times."""
     last = flow_runs[-1]
     since = last.changed if since is None else since
     reason = last.message if reason is None else reason
     before = takewhile(lambda one: one.failed, reversed(flow_runs[:-1]))
     tries = 1 + sum(1 for _ in before)
-    if verdict is RunState.FAILED and not settings.rerun_failed:
-        return Diagnosis(verdict, since, reason)
+    if state is RunState.FAILED and not settings.rerun_failed:
+        return Diagnosis(state, since, reason)
     if tries > settings.max_reruns:
-        return Diagnosis(RunState.GIVEN_UP, since, f"{verdict} {tries} times; last: {reason}", ended=ended)
+        return Diagnosis(RunState.GIVEN_UP, since, f"{state} {tries} times; last: {reason}", ended=ended)
     wait_s = 0.0 if tries == 1 else settings.rerun_backoff_s * _LONGER ** (tries - 2)
     return Diagnosis(
-        verdict,
+        state,
         since,
         reason,
         next_generation=last.generation + 1,

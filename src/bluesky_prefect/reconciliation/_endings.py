@@ -17,15 +17,10 @@ if TYPE_CHECKING:
 
 
 class Endings:
-    """Ends flow runs that have ended without a word.
+    """Ends flow runs that have ended without a word. The errors of `api` are those of all methods here.
 
     Each method returns False if the flow run is not as it was: then nothing may be started beside it, before it has
     been looked at again.
-
-    Parameters
-    ----------
-    api : PrefectApi
-        Open; its errors are those of all methods here.
     """
 
     def __init__(self, api: PrefectApi) -> None:
@@ -34,10 +29,7 @@ class Endings:
     def mark_crashed(self, flow_run_id: str, message: str) -> bool:
         """Say that a flow run has crashed, and so have those within it that claim to be running.
 
-        Returns
-        -------
-        bool
-            Whether Prefect has accepted that: it does not if one of them has ended meanwhile.
+        Prefect does not accept that if one of them has ended meanwhile.
         """
         from prefect.client.schemas.objects import StateType
         from prefect.client.schemas.responses import SetStateStatus
@@ -59,13 +51,9 @@ class Endings:
     def supersede(self, flow_run: PastFlowRun, message: str) -> bool:
         """Put a crashed flow run in the place of one that is pending, so that its process cannot begin any more.
 
-        Prefect lets a crashed flow run begin, if its process comes up late; one that was deleted it does not know.
-        The new one has the same key, so that nobody makes that generation again.
-
-        Returns
-        -------
-        bool
-            Whether that was done: it is not if the flow run has changed, or somebody else was faster.
+        Prefect lets a crashed flow run begin, if its process comes up late; one that was deleted it does not know. The
+        new one has the same key, so that nobody makes that generation again. It is not done if the flow run has
+        changed, or somebody else was faster.
         """
         import httpx
         from prefect.exceptions import ObjectNotFound

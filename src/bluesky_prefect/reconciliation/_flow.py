@@ -56,7 +56,7 @@ def _compare(since: str, submit: bool, where: str | None) -> Report:
 def _state(report: Report) -> State[Any]:
     logger = get_run_logger()
     for finding in report.findings:
-        text = f"Run {finding.run_uid}, {finding.workflow or 'the run'}: {finding.verdict}"
+        text = f"Run {finding.run_uid}, {finding.workflow or 'the run'}: {finding.state}"
         parts = (text, finding.reason, finding.action or finding.remedy)
         (logger.info if finding.solved else logger.error)(one_line(". ".join(filter(None, parts)), 1000))
     message = f"{report.runs} runs since {moment(report.since)}: {report.summary}"

@@ -23,12 +23,8 @@ logger = logging.getLogger(__name__)
 class FlowRunOverlooked(Exception):
     """Prefect already had the flow run that was to be made, and the look-up by time has missed it.
 
-    A clock was wrong when it was made. With it the case has to be diagnosed anew.
-
-    Attributes
-    ----------
-    since_s : float
-        A look-up from this time on finds it, in seconds since the epoch.
+    A clock was wrong when it was made. With it the case has to be diagnosed anew; a look-up from `since_s` on, in
+    seconds since the epoch, finds it.
     """
 
     def __init__(self, flow_run: FlowRunRef) -> None:
@@ -41,13 +37,6 @@ class FlowRunStarter:
 
     It asks Prefect itself: somebody is there who sees whether it went well, and doing it again does no harm. An
     outbox of this machine, if there is one, is told.
-
-    Parameters
-    ----------
-    api : PrefectApi
-        Open; its errors are those of `start`.
-    outbox : Outbox or None
-        That of this machine, if it has one.
     """
 
     def __init__(self, api: PrefectApi, outbox: Outbox | None) -> None:
@@ -65,18 +54,8 @@ class FlowRunStarter:
     ) -> FlowRunRef:
         """Make the flow run of one generation of a workflow on a run, or find it, if somebody was a moment faster.
 
-        Parameters
-        ----------
-        run : Run
-            The run; it has stopped.
-        workflow : Workflow
-            What to start; under the name that the flow run is to have.
-        generation : int
-            Which time this is, from 0.
-        parameters : Mapping, optional
-            What to start it with; by default what the workflow gives.
-        overrides : Mapping, optional
-            Parameters that win over those.
+        The run has stopped, and the workflow is under the name that the flow run is to have. What it is started with is
+        the workflow's own, unless `parameters` are given; `overrides` win over both.
 
         Raises
         ------

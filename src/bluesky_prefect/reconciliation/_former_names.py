@@ -1,4 +1,7 @@
-"""Flow runs of a workflow under any name that it has or had."""
+"""Flow runs of a workflow under any name that it has or had.
+
+Each function raises `PrefectUnavailable` if Prefect cannot be asked.
+"""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,13 +21,7 @@ _PAGE = 200
 
 
 def flow_runs_as_begun(api: PrefectApi, pairs: Sequence[Pair], since_s: float) -> list[tuple[PastFlowRun, ...]]:
-    """Return the flow runs of each run and workflow: those begun under the name of the last, in their order.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked.
-    """
+    """Return the flow runs of each run and workflow: those begun under the name of the last, in their order."""
     former = {workflow.name: tuple(workflow.was) for _, workflow in pairs}
     found = past_flow_runs(api, [(run.uid, workflow.name) for run, workflow in pairs], since_s, former=former)
 
@@ -48,10 +45,8 @@ def begun_otherwise(
 
     Parameters
     ----------
-    api : PrefectApi
-        Open.
     pairs : iterable of (Run, Workflow)
-        Which runs, and the workflows they have no flow run of.
+        Runs, and the workflows they have no flow run of.
     known : iterable of str
         All names of the list.
     since_s : float
@@ -61,11 +56,6 @@ def begun_otherwise(
     -------
     dict
         By the run's uid and the workflow's present name: the unknown name, and the name of the flow run.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked.
     """
     names, by_flow = set(known), defaultdict[str, list[Pair]](list)
     for run, workflow in pairs:

@@ -10,14 +10,7 @@ LIST_PARAMETER = "workflows"
 
 
 def require_list_source(where: str | None, hint: str = "") -> str:
-    """Return where the list is, if that is known.
-
-    Parameters
-    ----------
-    where : str or None
-        What was given or set.
-    hint : str, optional
-        Where people may look it up.
+    """Return where the list is, if that is known; else raise an error with a hint where people may look it up.
 
     Raises
     ------
@@ -37,11 +30,6 @@ def lists_in_prefect(api: PrefectApi) -> str:
     """Return what Prefect's deployments of ``reconcile`` compare with, in words.
 
     It is a hint for a person only: on a server of several beamlines the only such deployment may be a neighbour's.
-
-    Raises
-    ------
-    PrefectUnavailable
-        If Prefect cannot be asked.
     """
     from prefect.client.schemas.filters import FlowFilter, FlowFilterName
 

@@ -12,13 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class MachineOutbox:
-    """The outbox of this machine, if there is one. One that cannot be read explains nothing, and a warning says so.
-
-    Parameters
-    ----------
-    outbox : Outbox or None
-        Open.
-    """
+    """The outbox of this machine, if there is one. One that cannot be read explains nothing, and a warning says so."""
 
     def __init__(self, outbox: Outbox | None) -> None:
         self._outbox = outbox

@@ -20,8 +20,8 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.prefect_api import PrefectApi, given_parameters
-from bluesky_prefect.reconciliation._assessment import Assessment
 from bluesky_prefect.reconciliation._case import Case
+from bluesky_prefect.reconciliation._case_finder import CaseFinder
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
 from bluesky_prefect.reconciliation._endings import Endings
 from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
@@ -49,13 +49,13 @@ class _Tally:
     """The findings so far, and what is silent and has not been listened to."""
 
     runs: int = 0
-    verdicts: Counter[RunState] = field(default_factory=Counter)
+    states: Counter[RunState] = field(default_factory=Counter)
     findings: list[Finding] = field(default_factory=list)
     silent: list[Case] = field(default_factory=list)
 
     def note(self, one: Finding | Case) -> None:
-        self.verdicts[one.verdict] += 1
-        if isinstance(one, Finding) and one.verdict.is_problem:
+        self.states[one.state] += 1
+        if isinstance(one, Finding) and one.state.is_problem:
             self.findings.append(one)
 
 
@@ -64,10 +64,6 @@ class Reconciler:
 
     Parameters
     ----------
-    catalog : Catalog
-        Tiled.
-    api : PrefectApi
-        Prefect.
     workflows : sequence of Workflow
         What a run should have had.
     settings : Settings
@@ -114,23 +110,19 @@ class Reconciler:
 
         Parameters
         ----------
-        window : TimeWindow
-            Which runs.
         submit : bool
             Start what can be started; else nothing is changed anywhere.
         patient : bool
             Leave time between the reruns of a workflow that does not succeed.
-        report : callable
-            Is told in one line how far it is.
-        warn : callable
-            Is told in one line what somebody should know, before anything is started because of it.
+        report, warn : callable
+            Is told in one line how far it is, and what somebody should know before anything is started because of it.
 
         Raises
         ------
         TiledUnavailable, PrefectUnavailable
             If one of them cannot be asked. What was started until then is started.
         """
-        assessment = Assessment(self._api, self._workflows, self._settings, self._outbox, self._clock)
+        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock)
         remarks = Remarks(warn, submit=submit)
         remarks.on_catalog(self._catalog)
         # Files have times of this machine's clock.
@@ -138,11 +130,11 @@ class Reconciler:
         # Only now: what Tiled missed is written to it without Prefect, too.
         remarks.on_clocks(self._clock(), time.time(), self._api.api_url)
         within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
-        runs = filter(assessment.is_ours, chain(self._late_comers(kept, window), within))
+        runs = filter(finder.is_ours, chain(self._late_comers(kept, window), within))
         tally = _Tally()
-        for one in chain(kept, self._found(runs, assessment, remarks, tally, submit, report)):
-            treated = self._treated(one, assessment, submit, patient)
-            if isinstance(treated, Case) and treated.judgement.signs:
+        for one in chain(kept, self._found(runs, finder, remarks, tally, submit, report)):
+            treated = self._treated(one, finder, submit, patient)
+            if isinstance(treated, Case) and treated.diagnosis.signs:
                 tally.silent.append(treated)
             else:
                 tally.note(treated)
@@ -150,7 +142,7 @@ class Reconciler:
         for dead in self._outbox.dead_letters():
             if dead.run_uid not in known and window.holds(dead):
                 tally.note(dead)
-        return Report(window.since, window.until, tally.runs, tally.verdicts, tally.findings, remarks.told)
+        return Report(window.since, window.until, tally.runs, tally.states, tally.findings, remarks.told)
 
     def _late_comers(self, kept: Sequence[Finding], window: TimeWindow) -> Iterator[Run]:
         """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
@@ -160,7 +152,7 @@ class Reconciler:
     def _found(
         self,
         runs: Iterator[Run],
-        assessment: Assessment,
+        finder: CaseFinder,
         remarks: Remarks,
         tally: _Tally,
         submit: bool,
@@ -169,10 +161,10 @@ class Reconciler:
         """Yield what is found of runs; last what is silent, which is listened to if something is done about it."""
         while batch := list(islice(runs, _BATCH)):
             tally.runs += len(batch)
-            looked = list(assessment.of(batch))
-            remarks.on_new_names((one.workflow, one.judgement) for one in looked if isinstance(one, Case))
+            looked = list(finder.of(batch))
+            remarks.on_new_names((one.workflow, one.diagnosis) for one in looked if isinstance(one, Case))
             for one in looked:
-                if submit and isinstance(one, Case) and one.judgement.signs:
+                if submit and isinstance(one, Case) and one.diagnosis.signs:
                     tally.silent.append(one)
                 else:
                     yield one
@@ -184,47 +176,47 @@ class Reconciler:
             wait_s = self._settings.heartbeat_timeout_s * _LISTENING
             report(f"{counted(len(silent), 'flow run')} without a sign of life: listening for {wait_s:.0f} s")
             self._sleep(wait_s)
-            yield from assessment.again(silent)
+            yield from finder.again(silent)
 
-    def _treated(self, one: Finding | Case, assessment: Assessment, submit: bool, patient: bool) -> Finding | Case:
+    def _treated(self, one: Finding | Case, finder: CaseFinder, submit: bool, patient: bool) -> Finding | Case:
         """Return what was found about a problem, once everything is done about it; anything else as it is.
 
         A case that is silent was overlooked till now, and has to be listened to first.
         """
-        if isinstance(one, Finding) or not one.verdict.is_problem:
+        if isinstance(one, Finding) or not one.state.is_problem:
             return one
         if not submit:
             return one.finding
         for _ in range(_LOOKS):
             try:
-                if self._has_ended(one.judgement):
+                if self._has_ended(one.diagnosis):
                     return self._treat(one, patient)
-                [one] = assessment.again([one])
+                [one] = finder.again([one])
             except FlowRunOverlooked as overlooked:
-                one = assessment.since(overlooked.since_s, one)
-                if one.judgement.signs:
+                one = finder.since(overlooked.since_s, one)
+                if one.diagnosis.signs:
                     return one
-            if not one.verdict.is_problem:
+            if not one.state.is_problem:
                 return one
         return replace(one.finding, action="Prefect refuses to end it: to be looked at again next time")
 
-    def _has_ended(self, judgement: Diagnosis) -> bool:
+    def _has_ended(self, diagnosis: Diagnosis) -> bool:
         """Have no flow run go on beside the next one; return False if the last has changed meanwhile."""
-        if judgement.ended is None:
+        if diagnosis.ended is None:
             return True
-        message = f"Found by reconciliation: {judgement.reason}."
-        if judgement.signs is None:
-            return self._endings.supersede(judgement.ended, message)
-        return self._endings.mark_crashed(judgement.ended.id, message)
+        message = f"Found by reconciliation: {diagnosis.reason}."
+        if diagnosis.signs is None:
+            return self._endings.supersede(diagnosis.ended, message)
+        return self._endings.mark_crashed(diagnosis.ended.id, message)
 
     def _treat(self, case: Case, patient: bool) -> Finding:
-        judgement = case.judgement
-        if judgement.next_generation is None:
+        diagnosis = case.diagnosis
+        if diagnosis.next_generation is None:
             return case.finding
-        if patient and judgement.not_before > self._clock():
-            action = f"to be started again after {moment(judgement.not_before)}"
+        if patient and diagnosis.not_before > self._clock():
+            action = f"to be started again after {moment(diagnosis.not_before)}"
             return replace(case.finding, action=action, solved=True)
-        return self._start(case, judgement.next_generation)
+        return self._start(case, diagnosis.next_generation)
 
     def _start(self, case: Case, generation: int) -> Finding:
         # What crashed is done again as it was; the run or the workflow may have been given parameters by hand.
@@ -242,5 +234,5 @@ class Reconciler:
 
     def _named(self, case: Case) -> Workflow:
         """Return the workflow under the name that it was begun under: the same key makes no second flow run."""
-        waiting = self._outbox.name_of(case.run.uid, case.workflow) if case.verdict is RunState.WAITING else None
+        waiting = self._outbox.name_of(case.run.uid, case.workflow) if case.state is RunState.WAITING else None
         return case.workflow.under(waiting) if waiting else as_begun(case.workflow, case.flow_runs)

@@ -18,17 +18,8 @@ _CLOCKS_APART_S = 300.0
 class Remarks:
     """Remarks of reconciliation beside its findings.
 
-    Parameters
-    ----------
-    warn : callable
-        Is told each remark when it is made.
-    submit : bool
-        Whether anything is going to be started.
-
-    Attributes
-    ----------
-    told : list of str
-        The remarks so far.
+    `told` holds those made so far; `warn` is told each when it is made. `submit` says whether anything is going to be
+    started.
     """
 
     def __init__(self, warn: Callable[[str], None], *, submit: bool) -> None:
@@ -38,26 +29,12 @@ class Remarks:
         self.told: list[str] = []
 
     def on_catalog(self, catalog: Catalog) -> None:
-        """Tell whether the catalog of runs lacks something.
-
-        Raises
-        ------
-        TiledUnavailable, ConfigurationError
-            If Tiled cannot be asked, or has no such catalog.
-        """
+        """Tell whether the catalog of runs lacks something; raises the errors of `Catalog.raw`."""
         if problem := spec_problem(catalog.raw, catalog.name):
             self._tell(problem)
 
     def on_clocks(self, server_s: float, ours_s: float, address: str | None) -> None:
-        """Tell whether Prefect's clock and this machine's are apart.
-
-        Parameters
-        ----------
-        server_s, ours_s : float
-            The present time by either, in seconds since the epoch.
-        address : str or None
-            Address of Prefect's server.
-        """
+        """Tell whether the clocks of Prefect at an address and of this machine are apart (seconds since the epoch)."""
         apart_s = abs(server_s - ours_s)
         if apart_s > _CLOCKS_APART_S:
             self._tell(
@@ -66,16 +43,16 @@ class Remarks:
                 "runs seem older or newer than they are."
             )
 
-    def on_new_names(self, judged: Iterable[tuple[Workflow, Diagnosis]]) -> None:
+    def on_new_names(self, diagnosed: Iterable[tuple[Workflow, Diagnosis]]) -> None:
         """Tell which workflows have no history, so that somebody sees what their first runs are going to be."""
         by_name = defaultdict[str, Counter[RunState]](Counter)
-        for workflow, judgement in judged:
-            by_name[workflow.name][judgement.verdict] += 1
-        for name, verdicts in by_name.items():
-            missing = verdicts[RunState.MISSING]
-            if name not in self._known and missing and verdicts.keys() <= _NOT_THERE:
+        for workflow, diagnosis in diagnosed:
+            by_name[workflow.name][diagnosis.state] += 1
+        for name, states in by_name.items():
+            missing = states[RunState.MISSING]
+            if name not in self._known and missing and states.keys() <= _NOT_THERE:
                 self._tell(
-                    f"Workflow {name!r} has no flow run in Prefect on any of {counted(verdicts.total(), 'run')}: "
+                    f"Workflow {name!r} has no flow run in Prefect on any of {counted(states.total(), 'run')}: "
                     f"{missing} {'are about to' if self._submit else 'would'} be started. If it was renamed, say so in "
                     "the list of workflows: was='...'."
                 )

@@ -40,7 +40,7 @@ class Finding:
         As its start document has them.
     workflow : str or None
         Name of the workflow; None where it is the run itself.
-    verdict : RunState
+    state : RunState
         What is wrong.
     since : float
         Since when, in seconds since the epoch.
@@ -60,7 +60,7 @@ class Finding:
     scan_id: int | None
     plan_name: str | None
     workflow: str | None
-    verdict: RunState
+    state: RunState
     since: float
     reason: str = ""
     flow_run_id: str | None = None
@@ -72,8 +72,8 @@ class Finding:
     @property
     def remedy(self) -> str:
         """The remedy in words."""
-        verdict = RunState.GIVEN_UP if self.by_hand else self.verdict
-        return REMEDIES.get(verdict, "").format(uid=self.run_uid[:8])
+        state = RunState.GIVEN_UP if self.by_hand else self.state
+        return REMEDIES.get(state, "").format(uid=self.run_uid[:8])
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ class Report:
         The window, in seconds since the epoch; no end if `until` is None.
     runs : int
         How many runs it holds.
-    verdicts : Counter
-        How often each verdict was given, problems and others.
+    states : Counter
+        How often each state was found, problems and others.
     findings : sequence of Finding
         The problems.
     remarks : sequence of str
@@ -97,7 +97,7 @@ class Report:
     since: float
     until: float | None
     runs: int
-    verdicts: Counter[RunState] = field(default_factory=Counter)
+    states: Counter[RunState] = field(default_factory=Counter)
     findings: Sequence[Finding] = ()
     remarks: Sequence[str] = ()
 
@@ -114,7 +114,7 @@ class Report:
     @property
     def summary(self) -> str:
         """The findings in a line: how many of each state, and how many are left."""
-        counts = ", ".join(f"{many} {verdict}" for verdict, many in self.verdicts.most_common())
+        counts = ", ".join(f"{many} {state}" for state, many in self.states.most_common())
         solved = len(self.findings) - len(self.unsolved)
         parts = [counts or "nothing to process", f"{solved} started again or about to be" if solved else ""]
         left = f"{len(self.unsolved)} to be looked at" if self.unsolved else ""

@@ -19,17 +19,17 @@ def settings_of(workflow: Workflow, settings: Settings) -> Settings:
     return settings.model_copy(update=said)
 
 
-def permitted(judgement: Diagnosis, flow_runs: Sequence[PastFlowRun], workflow: Workflow) -> Diagnosis:
-    """Return the judgement, without a next flow run where the workflow or its flow does not allow any by itself."""
-    if not flow_runs or judgement.next_generation is None:
-        return judgement
+def permitted(diagnosis: Diagnosis, flow_runs: Sequence[PastFlowRun], workflow: Workflow) -> Diagnosis:
+    """Return the diagnosis, without a next flow run where the workflow or its flow does not allow any by itself."""
+    if not flow_runs or diagnosis.next_generation is None:
+        return diagnosis
     if must_not_rerun(flow_runs[-1]):
-        reason = f"it says that it must not be started again: {judgement.reason}"
+        reason = f"it says that it must not be started again: {diagnosis.reason}"
     elif workflow.rerun == "never":
-        reason = f"rerun='never': {judgement.reason}"
+        reason = f"rerun='never': {diagnosis.reason}"
     else:
-        return judgement
-    return replace(judgement, reason=reason, next_generation=None)
+        return diagnosis
+    return replace(diagnosis, reason=reason, next_generation=None)
 
 
 def must_not_rerun(flow_run: PastFlowRun) -> bool:

@@ -74,19 +74,10 @@ def resubmit(
 ) -> Iterator[Outcome]:
     """Start workflows on runs, and yield what came of each.
 
-    A run that has been processed, or is being processed, is left alone unless `request` says to do it again. Where
-    the last flow run did not succeed, a new one is made.
+    A run that has been processed, or is being processed, is left alone unless `request` says to do it again. Where the
+    last flow run did not succeed, a new one is made.
 
-    Parameters
-    ----------
-    runs : sequence of Run
-        Each of them once.
-    workflows : sequence of Workflow
-        What to start on each run; their ``when=`` is not asked, since a person has asked for these runs.
-    request : ResubmissionRequest
-        How.
-    api, starter : PrefectApi, FlowRunStarter
-        Tells what there is already; starts more.
+    Each run is given once. The `when=` of the workflows is not asked, since a person has asked for these runs.
 
     Raises
     ------

@@ -1,5 +1,6 @@
 """Runs that are in files on this machine, because Tiled was away."""
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
@@ -18,20 +19,8 @@ def reconcile_kept(
 ) -> Iterator[Finding]:
     """Yield a finding for each run that is in a file and not in Tiled; write it there, if asked to.
 
-    However old, what is in a file counts, unless a session is at work on it.
-
-    Parameters
-    ----------
-    catalog : Catalog
-        Where runs belong.
-    window : TimeWindow
-        Which plan and scan id.
-    settings : Settings
-        Where the files are, and how long is too long.
-    now : float
-        The present time, in seconds since the epoch.
-    submit : bool
-        Whether to write runs to Tiled.
+    However old, what is in a file counts, unless a session is at work on it; the window only says which plan and scan
+    id. `now` is in seconds since the epoch.
 
     Raises
     ------
@@ -42,7 +31,7 @@ def reconcile_kept(
     for path in kept_files(settings.kept_runs_path):
         finding = _look(path, settings, now)
         if finding is not None and window.wants(finding):
-            sends = submit and finding.verdict is RunState.NOT_IN_TILED
+            sends = submit and finding.state is RunState.NOT_IN_TILED
             yield _send(path, finding, raw(), catalog) if sends else finding
 
 
@@ -68,7 +57,7 @@ def _look(path: Path, settings: Settings, now: float) -> Finding | None:
     if not lost:
         return None
     reason = f"its documents, without a stop document, are in {path}: its session was killed"
-    return replace(finding, verdict=RunState.NO_STOP, reason=reason)
+    return replace(finding, state=RunState.NO_STOP, reason=reason)
 
 
 def _unreadable(path: Path, since: float, reason: str) -> Finding:
@@ -76,11 +65,9 @@ def _unreadable(path: Path, since: float, reason: str) -> Finding:
 
 
 def _ends(path: Path) -> tuple[tuple[str, Any], tuple[str, Any]]:
-    first = last = ("", None)
-    for number, document in enumerate(read_documents(path)):
-        last = document
-        if number == 0:
-            first = document
+    documents = read_documents(path)
+    first = next(documents, ("", None))
+    [last] = deque(documents, maxlen=1) or [first]
     return first, last
 
 

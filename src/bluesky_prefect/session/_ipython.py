@@ -19,23 +19,13 @@ def open_ipython(
     """Become an IPython with the beamline profile on the local stack, which is started if need be.
 
     IPython's own files (history and so on) go below the state directory, or, where a group shares that, below the
-    user's own: IPython runs what it finds among them. Does not return: this process is replaced.
-
-    Parameters
-    ----------
-    arguments : list of str
-        Further arguments for IPython.
-    settings : Settings
-        The settings of the local stack.
-    report : callable
-        Is told what happens while the stack starts.
+    user's own: IPython runs what it finds among them. Further arguments are IPython's. `report` is told what happens
+    while the stack starts. Does not return: this process is replaced.
 
     Raises
     ------
-    ConfigurationError
-        If the profile is not there.
-    StackError
-        If the stack cannot be started.
+    ConfigurationError, StackError
+        If the profile is not there, or the stack cannot be started.
     """
     from bluesky_prefect.stack import LocalStack, make_private_directory
 
@@ -53,10 +43,8 @@ def open_ipython(
 def startup_files() -> list[Path]:
     """Return the profile's startup files in the order they run.
 
-    Raises
-    ------
-    ConfigurationError
-        If they are not there: they are part of the source checkout, not of an installed package.
+    Raises `ConfigurationError` if they are not there: they are part of the source checkout, not of an installed
+    package.
     """
     directory = Path(__file__).parents[3] / "profile_collection" / "startup"
     files = sorted(directory.glob("*.py"))

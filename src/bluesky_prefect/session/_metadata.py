@@ -25,27 +25,16 @@ _BUSY_TIMEOUT_S = 2.0
 
 
 class PersistentMetadata(MutableMapping[str, Any]):
-    """The RunEngine's metadata, kept in a file.
+    """The RunEngine's metadata, kept in a file, which is made, with its directory, if it does not exist.
 
-    Each assignment is on disk when it returns, also if the process is killed then. Several sessions (IPython, a
-    queue server) may use one file: each draws scan ids of its own; other keys are read when a session
-    starts and the last assignment wins. A value that is changed in place (``md["sample"]["name"] = ...``) is
-    kept by assigning it again.
+    Each assignment is on disk when it returns, also if the process is killed then. Several sessions (IPython, a queue
+    server) may use one file: each draws scan ids of its own; other keys are read when a session starts and the last
+    assignment wins. A value that is changed in place (``md["sample"]["name"] = ...``) is kept by assigning it again.
+    Assigning a value that JSON cannot hold raises `TypeError`.
 
     Bluesky's own ``PersistentDict`` allows one process only, and its ``HistoryDict`` one thread.
 
-    A file that cannot be read or written never stops a scan: the metadata then lives in memory, and the log
-    says so.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file; made, with its directory, if it does not exist.
-
-    Raises
-    ------
-    TypeError
-        On assigning a value that JSON cannot hold.
+    A file that cannot be read or written never stops a scan: the metadata then lives in memory, and the log says so.
     """
 
     def __init__(self, path: Path):

@@ -9,7 +9,7 @@ from event_model import RunRouter
 
 from bluesky_prefect.core import BlueskyPrefectError, TiledUnavailable
 from bluesky_prefect.session._spool import Spool
-from bluesky_prefect.session._stranded import MEND, StrandedRuns
+from bluesky_prefect.session._stranded import REMEDY, StrandedRuns
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.tiled_api import patches
 
@@ -25,19 +25,10 @@ Tell = Callable[[str], None]
 class TiledRecorder:
     """A callback that writes runs to Tiled with ``TiledWriter`` and never raises.
 
-    Documents also go to a file, one for each run, which is deleted when the run is in Tiled as a whole. So a run
-    that Tiled did not take, or a session killed half-way, leaves its documents in that file; the user is told
-    once for each such run. `kept_runs.send_run` takes the file to Tiled later. Where the disk refuses too, the run
-    stays in memory until one of the two takes it.
-
-    Parameters
-    ----------
-    connection : TiledConnection
-        Where to write.
-    directory : pathlib.Path
-        Where the files go; made when the first is written.
-    tell : callable
-        Is told in one line about a run that is not in Tiled.
+    Documents also go to a file in `directory`, one for each run, which is deleted when the run is in Tiled as a whole.
+    So a run that Tiled did not take, or a session killed half-way, leaves its documents in that file; `tell` is told
+    once, in one line, of each such run. `tiled_api.send_run` takes the file to Tiled later. Where the disk refuses too,
+    the run stays in memory until one of the two takes it.
     """
 
     def __init__(self, connection: TiledConnection, *, directory: Path, tell: Tell):
@@ -67,13 +58,8 @@ class _Recording:
     """One run, from its start to its stop document."""
 
     def __init__(
-        self,
-        start: "RunStart",
-        connection: TiledConnection,
-        directory: Path,
-        tell: Tell,
-        stranded: StrandedRuns,
-    ):
+        self, start: "RunStart", connection: TiledConnection, directory: Path, tell: Tell, stranded: StrandedRuns
+    ) -> None:
         self._uid = start["uid"]
         self._label = f"Run {self._uid[:8]} (scan {start.get('scan_id', '?')})"
         self._tell = tell
@@ -115,7 +101,7 @@ class _Recording:
             return
         cause = f"Cause: {' '.join(self._problem.split())}"
         if kept := self._spool.keep():
-            self._tell(f"{self._label} is not in Tiled, its documents are kept in {kept}; {MEND}. {cause}")
+            self._tell(f"{self._label} is not in Tiled, its documents are kept in {kept}; {REMEDY}. {cause}")
             return
         self._tell(
             f"{self._label} is not in Tiled, and the disk refuses its documents: only this session's memory holds "

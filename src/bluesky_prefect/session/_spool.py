@@ -9,22 +9,17 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from bluesky_prefect.core import jsonable, private_file, tell_of_forks
-from bluesky_prefect.tiled_api import documents_in, hold
+from bluesky_prefect.core import ToldOfForks, jsonable, lock_file, private_file, tell_of_forks
+from bluesky_prefect.tiled_api import documents_in
 
 logger = logging.getLogger(__name__)
 
 
-class Spool:
-    """A file of documents as they come: msgpack, since it keeps numpy arrays and bytes as they are.
+class Spool(ToldOfForks):
+    """A file of documents, made when the first comes: msgpack, since it keeps numpy arrays and bytes as they are.
 
     It is held while the run goes on, so that nobody takes it to Tiled meanwhile. What a disk that is full or read-only
     does not take is kept in memory, and an ERROR says so.
-
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file; made when the first document comes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,9 +70,6 @@ class Spool:
             self._path.unlink(missing_ok=True)
         self._close()
 
-    def before_fork(self) -> None:
-        """Nothing has to stand still: the run goes on in the parent."""
-
     def after_fork(self, *, in_child: bool) -> None:
         """Let go of the file in a child: it would be held for as long as that lives."""
         if in_child:
@@ -95,7 +87,7 @@ class Spool:
             self._file = self._path.open("ab", buffering=0)
             # A run may never stop, and its recording be forgotten.
             weakref.finalize(self, self._file.close)
-            hold(self._file)
+            lock_file(self._file)
             tell_of_forks(self)
         return self._file
 

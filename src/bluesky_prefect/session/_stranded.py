@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from bluesky_prefect.core import tell_of_forks
+from bluesky_prefect.core import ToldOfForks, tell_of_forks
 from bluesky_prefect.session._spool import Spool
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.tiled_api import write_run
@@ -17,18 +17,13 @@ logger = logging.getLogger(__name__)
 RETRY_S = 5.0
 # A session ends within this, also while Tiled is slow; it is the last chance of these runs.
 CLOSE_TIMEOUT_S = 20.0
-MEND = "'bluesky-prefect reconcile --submit' writes them to it"
+REMEDY = "'bluesky-prefect reconcile --submit' writes them to it"
 
 
-class StrandedRuns:
+class StrandedRuns(ToldOfForks):
     """Runs in memory, and a thread, there only while there are any, that brings them to the disk or to Tiled.
 
-    Parameters
-    ----------
-    connection : TiledConnection
-        Where they belong.
-    tell : callable
-        Is told in one line what becomes of each.
+    `tell` is told in one line what becomes of each.
     """
 
     def __init__(self, connection: TiledConnection, tell: Callable[[str], None]) -> None:
@@ -36,9 +31,6 @@ class StrandedRuns:
         self._tell = tell
         self._begin()
         tell_of_forks(self)
-
-    def before_fork(self) -> None:
-        """Nothing has to stand still: the runs stay the parent's."""
 
     def after_fork(self, *, in_child: bool) -> None:
         """Begin without runs in a child: two who write one file would spoil it."""
@@ -94,7 +86,7 @@ class StrandedRuns:
 
     def _save(self, label: str, spool: Spool) -> bool:
         if path := spool.keep():
-            self._tell(f"{label}: its documents are kept in {path} now; {MEND}")
+            self._tell(f"{label}: its documents are kept in {path} now; {REMEDY}")
             return True
         try:
             if self._connection.problem():

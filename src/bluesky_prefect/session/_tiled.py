@@ -28,11 +28,6 @@ class TiledConnection:
     """The Tiled server that the settings name, connected to when it is first needed.
 
     While they name none, a local stack that has been started since is looked for each time.
-
-    Parameters
-    ----------
-    settings : Settings
-        Address or profile of the server, its API key, and the path of the catalog of runs.
     """
 
     def __init__(self, settings: Settings):
@@ -74,13 +69,7 @@ class TiledConnection:
         return self._root
 
     def raw(self) -> "CatalogOfBlueskyRuns":
-        """Return the client of the catalog of Bluesky runs.
-
-        Raises
-        ------
-        BlueskyPrefectError
-            As `root`, and if the server has no such catalog.
-        """
+        """Return the client of the catalog of Bluesky runs; raises as `root`, and if there is no such catalog."""
         with self._key_explained():
             return container_at(self.root(), self._settings.raw_container, self.url)  # type: ignore[return-value]  # by its spec
 
@@ -120,10 +109,7 @@ class TiledConnection:
 class LazyClient:
     """A Tiled client that connects when it is used, and says what is missing while it cannot.
 
-    Parameters
-    ----------
-    connect : callable
-        Returns the real client or raises a `BlueskyPrefectError`.
+    `connect` returns the real client or raises a `BlueskyPrefectError`.
     """
 
     def __init__(self, connect: Callable[[], Any]):

@@ -26,14 +26,9 @@ _TURNS = "?plugin=bluesky_prefect"
 
 @dataclass(frozen=True)
 class PrefectDatabase:
-    """A database, as Prefect takes it and as people call it.
+    """A database: its address, and what messages call it.
 
-    Attributes
-    ----------
-    url : SecretStr
-        The address; may hold a password.
-    title : str
-        What messages call it; holds neither user nor password.
+    The address may hold a password; the title holds neither that nor a user.
     """
 
     url: SecretStr
@@ -107,16 +102,8 @@ def choose_database(
 ) -> PrefectDatabase:
     """Return the database to use: the one that is wanted, else that of the running server, else the last one.
 
-    Parameters
-    ----------
-    wanted : SecretStr or None
-        What is set.
-    paths : StackPaths
-        Where the choice is remembered for the next start.
-    process : ManagedProcess or None
-        The Prefect server, if it runs.
-    report : callable
-        Is told, for a server that is to be started, where its flow runs will be.
+    The choice is remembered among the paths for the next start. `report` is told, for a server that is to be started,
+    where its flow runs will be.
 
     Raises
     ------
@@ -153,10 +140,7 @@ def choose_database(
 def require_database(database: PrefectDatabase) -> None:
     """Refuse a PostgreSQL database that Prefect could not use, before Prefect spends a minute on finding out.
 
-    Raises
-    ------
-    StackError
-        If it cannot be reached, is not there, or does not let the user in; says what to do.
+    Raises a `StackError` that says what to do if it cannot be reached, is not there, or does not let the user in.
     """
     if database.is_sqlite:
         return
@@ -170,7 +154,7 @@ def require_database(database: PrefectDatabase) -> None:
             may_create = thread.submit(asyncio.run, _ask(database)).result()
     except unusable as error:
         # Not chained: what a driver says of its arguments may hold the password.
-        raise StackError(_mend(database, list(_chain(error)))) from None
+        raise StackError(_explain(database, list(_chain(error)))) from None
     if not may_create:
         raise StackError(
             f"{database.title}: its user may not make tables there. Let a user of its own have the database, "
@@ -195,7 +179,7 @@ async def _ask(database: PrefectDatabase) -> bool:
         await engine.dispose()
 
 
-def _mend(database: PrefectDatabase, causes: list[BaseException]) -> str:
+def _explain(database: PrefectDatabase, causes: list[BaseException]) -> str:
     import asyncpg
     from sqlalchemy.engine import make_url
 

@@ -34,20 +34,16 @@ _PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOM
 
 @dataclass(frozen=True)
 class Service:
-    """One of the two servers that a session talks to.
+    """One of the two servers that a session talks to, and what to tell of it.
 
     Parameters
     ----------
-    name : str
-        "Tiled" or "Prefect".
-    url : str
-        Its address, empty if nothing says where it is.
+    name, url : str
+        "Tiled" or "Prefect", and its address, empty if nothing says where it is.
     problem : str
         Why it does not answer, empty if it does.
-    consequence : str
-        What its absence means for a scan.
-    remedy : str
-        What the user can do about the problem; empty if the problem says it.
+    consequence, remedy : str
+        What its absence means for a scan, and what the user can do about it; no remedy if the problem says it.
     note : str
         What else the user should know, in a sentence.
     """

@@ -29,11 +29,6 @@ class Door:
 
     Browsers tell the name that led them here (``Host``), and with everything but plain navigation the page that asks
     (``Origin``). Programs send no ``Origin``; what they may do is for their credentials to decide.
-
-    Parameters
-    ----------
-    app : ASGI application
-        The server.
     """
 
     def __init__(self, app: "ASGIApp") -> None:

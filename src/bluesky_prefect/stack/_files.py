@@ -6,18 +6,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bluesky_prefect.core import StackError, hold, private_directory, private_file
+from bluesky_prefect.core import StackError, lock_file, private_directory, private_file
 
 
 def make_private_directory(path: Path) -> Path:
     """Make a directory that only its owner can enter, or the group that shares the one around it, whatever the umask.
 
-    Parents that do not exist yet are made with the user's own defaults, but nobody else can write to them.
-
-    Raises
-    ------
-    StackError
-        If it cannot be made, or is not this user's to close.
+    See `private_directory`. Raises `StackError` if it cannot be made, or is not this user's to close.
     """
     try:
         private_directory(path)
@@ -33,10 +28,7 @@ def make_private_directory(path: Path) -> Path:
 def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold a lock file against other processes; the system frees it if this process dies.
 
-    Raises
-    ------
-    StackError
-        If somebody else holds it for longer than `timeout_s`, or it is closed to this user.
+    Raises `StackError` if somebody else holds it for longer than `timeout_s`, or it is closed to this user.
     """
     try:
         private_file(path)
@@ -47,7 +39,7 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
         deadline = time.monotonic() + timeout_s
         while True:
             try:
-                hold(descriptor)
+                lock_file(descriptor)
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:

@@ -28,15 +28,7 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Answer:
-    """A server's answer, or the reason for none.
-
-    Parameters
-    ----------
-    problem : str
-        Why it does not answer, empty if it does.
-    refused : bool
-        Whether it answers, but not to us.
-    """
+    """A server's answer: the problem with it, empty if there is none, and whether it refuses us."""
 
     problem: str = ""
     refused: bool = False
@@ -52,10 +44,7 @@ def request_json(
 ) -> Any:
     """Send a request, with a JSON body if given, and return the JSON answer.
 
-    Raises
-    ------
-    StackError
-        If there is no answer, or one that is an error.
+    Raises `StackError` if there is no answer, or one that is an error.
     """
     request = urllib.request.Request(  # noqa: S310  # the addresses are the stack's own
         url,

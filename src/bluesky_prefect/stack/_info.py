@@ -2,12 +2,15 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from bluesky_prefect.core import Settings, basic_auth, write_whole
+from bluesky_prefect.stack._http import request_json
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import HOST
 from bluesky_prefect.stack._process import ManagedProcess, without_proxy
@@ -25,7 +28,6 @@ class StackInfo:
     prefect_api_url: str
     prefect_ui_url: str
     tiled_uri: str
-    tiled_ui_url: str
     tiled_api_key: SecretStr
     prefect_auth_string: SecretStr
     exports: Path
@@ -49,6 +51,10 @@ class StackInfo:
     def prefect_headers(self) -> dict[str, str]:
         """Headers of a request to the Prefect server; never log them."""
         return {"Authorization": basic_auth(self.prefect_auth_string.get_secret_value())}
+
+    def ask_prefect(self, path: str, **content: Any) -> Any:
+        """Send a request to the Prefect server's API, as `request_json` does, and return the answer."""
+        return request_json(f"{self.prefect_api_url}/{path}", headers=self.prefect_headers, **content)
 
     @property
     def logs(self) -> Path:
@@ -100,7 +106,7 @@ class StackState(BaseModel):
     def with_processes(self, processes: dict[str, ManagedProcess]) -> "StackState":
         """Return the state with other processes; ports and users of the present ones are remembered."""
         present = {**self.processes, **processes}
-        ports = {name: one.port for name, one in present.items() if one.port}
+        ports = ports_of(present)
         users = {name: one.uid for name, one in present.items() if one.uid is not None}
         return StackState(
             processes=processes, last_ports={**self.last_ports, **ports}, last_users={**self.last_users, **users}
@@ -111,67 +117,39 @@ class StackState(BaseModel):
         write_whole(path, (self.model_dump_json(indent=2) + "\n").encode(), private=True)
 
 
-@dataclass(frozen=True)
 class StackPaths:
     """Paths of a stack's files."""
 
-    root: Path
-
-    @property
-    def state(self) -> Path:
-        """The processes and their ports."""
-        return self.root / "stack.json"
-
-    @property
-    def lock(self) -> Path:
-        """Held while the stack is being started or stopped."""
-        return self.root / "stack.lock"
-
-    @property
-    def tiled_api_key(self) -> Path:
-        """The key of the Tiled server."""
-        return self.root / "tiled-api-key"
-
-    @property
-    def prefect_auth_string(self) -> Path:
-        """User and password of the Prefect server."""
-        return self.root / "prefect-auth-string"
-
-    @property
-    def database_url(self) -> Path:
-        """The address of Prefect's database, if it is not the stack's own file."""
-        return self.root / "prefect-database-url"
-
-    @property
-    def tiled(self) -> Path:
-        """Catalog and data of the Tiled server."""
-        return self.root / "tiled"
-
-    @property
-    def prefect(self) -> Path:
-        """``PREFECT_HOME`` of the stack, with the database."""
-        return self.root / "prefect"
-
-    @property
-    def logs(self) -> Path:
-        """One log for each service."""
-        return self.root / "logs"
-
-    @property
-    def images(self) -> Path:
-        """Directory of files that detectors write and the Tiled server reads."""
-        return self.root / "images"
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.state = root / "stack.json"
+        self.lock = root / "stack.lock"
+        self.tiled_api_key = root / "tiled-api-key"
+        self.prefect_auth_string = root / "prefect-auth-string"
+        # The address of Prefect's database, if it is not the stack's own file.
+        self.database_url = root / "prefect-database-url"
+        # Catalog and data of the Tiled server.
+        self.tiled = root / "tiled"
+        # ``PREFECT_HOME`` of the stack, with the database.
+        self.prefect = root / "prefect"
+        self.logs = root / "logs"
+        # Files that detectors write and the Tiled server reads.
+        self.images = root / "images"
 
 
-def stack_info(settings: Settings, *, tiled_port: int, prefect_port: int, keys: StackKeys) -> StackInfo:
-    """Return the addresses of a stack with these ports, and the keys to it."""
+def ports_of(processes: Mapping[str, ManagedProcess]) -> dict[str, int]:
+    """Return the ports of processes that have one, by service name."""
+    return {name: one.port for name, one in processes.items() if one.port}
+
+
+def stack_info(settings: Settings, ports: Mapping[str, int], keys: StackKeys) -> StackInfo:
+    """Return the addresses of a stack with these ports (0 where one has none), and the keys to it."""
     paths = StackPaths(settings.state_directory.absolute())
-    prefect, tiled = f"http://{HOST}:{prefect_port}", f"http://{HOST}:{tiled_port}"
+    prefect, tiled = (f"http://{HOST}:{ports.get(name, 0)}" for name in ("prefect", "tiled"))
     return StackInfo(
         prefect_api_url=f"{prefect}/api",
         prefect_ui_url=prefect,
         tiled_uri=tiled,
-        tiled_ui_url=tiled,
         tiled_api_key=keys.tiled,
         prefect_auth_string=keys.prefect,
         exports=settings.exports_path.absolute(),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from pydantic import SecretStr
 
-from bluesky_prefect.core import hold, write_first, write_whole
+from bluesky_prefect.core import lock_file, write_first, write_whole
 
 if TYPE_CHECKING:
     from bluesky_prefect.stack._info import StackPaths
@@ -23,12 +23,7 @@ CLIENT_AUTH_STRING = "PREFECT_API_AUTH_STRING"
 class StackKeys:
     """The secrets of one stack, each of which lies in a file of mode 0600.
 
-    Attributes
-    ----------
-    tiled : SecretStr
-        API key of the Tiled server.
-    prefect : SecretStr
-        ``user:password`` of the Prefect server.
+    They are the API key of the Tiled server, and ``user:password`` of the Prefect server.
     """
 
     tiled: SecretStr
@@ -52,10 +47,7 @@ class StackKeys:
     def load_or_make(cls, paths: "StackPaths") -> Self:
         """Return the keys of a stack; those that are missing are made, in a directory that is there.
 
-        Raises
-        ------
-        OSError
-            If a file cannot be made, or is not this user's to read.
+        Raises `OSError` if a file cannot be made, or is not this user's to read.
         """
         tiled = _read_or_make(paths.tiled_api_key, lambda: secrets.token_hex(32))
         prefect = _read_or_make(paths.prefect_auth_string, lambda: f"bluesky:{secrets.token_urlsafe(32)}")
@@ -83,6 +75,6 @@ def _read(path: Path) -> str:
 def _replace_if_damaged(path: Path, secret: bytes) -> None:
     with path.open("rb+") as found:
         # Whoever replaces this very file holds its lock; who comes too late finds another one under its name.
-        hold(found, wait=True)
+        lock_file(found, wait=True)
         if os.path.samestat(os.fstat(found.fileno()), path.stat()) and not _read(path):
             write_whole(path, secret, private=True)

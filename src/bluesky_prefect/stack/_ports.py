@@ -1,6 +1,7 @@
 """Ports of this machine: which are free, who holds those that are not, and how nobody else gets them."""
 
 import contextlib
+import errno
 import os
 import socket
 import time
@@ -26,13 +27,8 @@ _held: dict[int, int] = {}
 def bind_port(port: int) -> socket.socket:
     """Return a socket that is bound to a port of the loopback interface, 0 for any free one.
 
-    Linux lets processes of one user, and of no other, share a port that all of them bound like this; connections go
-    to the one that listens.
-
-    Raises
-    ------
-    OSError
-        If another user's process, or one that does not share, has the port.
+    Linux lets processes of one user, and of no other, share a port that all of them bound like this; connections go to
+    the one that listens. Raises `OSError` if another user's process, or one that does not share, has the port.
     """
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     try:
@@ -48,12 +44,7 @@ def hold_port(port: int) -> None:
     """Keep other users of the machine from listening on a port for as long as this process lives.
 
     The clients of a server send their secret to its port again and again. When the server has died, whoever listens
-    there next is sent it: so each process that has a secret holds the port.
-
-    Raises
-    ------
-    StackError
-        If the port cannot be held.
+    there next is sent it: so each process that has a secret holds the port. Raises `StackError` if it cannot be held.
     """
     if port in _held:
         return
@@ -75,18 +66,8 @@ def choose_port(
 ) -> int:
     """Return the port to listen on: the wanted one, or for 0 the last one if free, else any free one.
 
-    Parameters
-    ----------
-    wanted : int
-        The port that is set.
-    last : int or None
-        The one that the service had last.
-    service, option, variable : str
-        What the service is called, and what sets its port.
-    last_user : int, optional
-        Whose server it was, as the number of a user.
-    report : callable
-        Is told in one line what is waited for, and how long at most.
+    The service, and the option and the variable that set its port, are for messages. `last_user` is the number of the
+    user whose server it was. `report` is told in one line what is waited for, and how long at most.
 
     Raises
     ------
@@ -160,13 +141,7 @@ def _listens(port: int) -> bool:
     """Tell whether a server of this user's listens there, with which a second one would share the connections."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
         client.settimeout(_CONNECT_TIMEOUT_S)
-        try:
-            client.connect((HOST, port))
-        except ConnectionRefusedError:
-            return False
-        except OSError:
-            return True
-    return True
+        return client.connect_ex((HOST, port)) != errno.ECONNREFUSED
 
 
 def _lingers(port: int) -> bool:

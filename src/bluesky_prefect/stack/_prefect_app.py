@@ -53,13 +53,7 @@ def app_factory() -> "ASGIApp":
 
 
 class OneTimeTokens:
-    """Tokens of which each is good once, for ten minutes.
-
-    Parameters
-    ----------
-    clock : callable
-        Tells the time, in seconds, from a clock that nobody sets.
-    """
+    """Tokens of which each is good once, for ten minutes. The clock gives a time in seconds that nobody sets."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -80,15 +74,7 @@ class OneTimeTokens:
 
 
 class SignIn:
-    """Prefect's application with the page.
-
-    Parameters
-    ----------
-    app : ASGI application
-        Prefect's.
-    auth_string : str
-        User and password that it asks for.
-    """
+    """Prefect's application with the page; `auth_string` is the user and password that it asks for."""
 
     def __init__(self, app: "ASGIApp", auth_string: str) -> None:
         self._app = app

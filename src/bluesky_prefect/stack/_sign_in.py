@@ -10,10 +10,7 @@ LINKS = "/bluesky-prefect/links"
 def sign_in_url(info: StackInfo) -> str:
     """Return an address that signs a browser in and shows the flow runs: it works once, and for ten minutes.
 
-    Raises
-    ------
-    StackError
-        If the Prefect server does not answer.
+    Raises `StackError` if the Prefect server does not answer.
     """
     made = request_json(f"{info.prefect_ui_url}{LINKS}", body={}, headers=info.prefect_headers)
     # What comes after '#' a browser keeps to itself: it is in no log and no Referer.

@@ -10,7 +10,7 @@ from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.stack._database import PrefectDatabase, choose_database, present_database
 from bluesky_prefect.stack._drain import drain
 from bluesky_prefect.stack._files import exclusive, make_private_directory
-from bluesky_prefect.stack._info import StackInfo, StackPaths, StackState, stack_info
+from bluesky_prefect.stack._info import StackInfo, StackPaths, StackState, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
 from bluesky_prefect.stack._outdated import server_outdated, worker_outdated
 from bluesky_prefect.stack._ports import choose_port, hold_port, wait_until_free
@@ -31,20 +31,12 @@ _TITLES = {"tiled": TiledServer.title, "prefect": PrefectServer.title, "worker":
 _SERVERS = ("tiled", "prefect")
 
 
-def _silent(message: str) -> None:
-    del message
-
-
 class LocalStack:
     """The services of one state directory: start, find and stop them.
 
     They are processes of their own and outlive the one that starts them. Several processes may use this class
     on the same state directory at once.
 
-    Parameters
-    ----------
-    settings : Settings
-        Where the state is, which ports to use, and what the worker hands on to the flows.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -73,7 +65,7 @@ class LocalStack:
             return None
         if any(server_outdated(name, processes[name], keys) for name in _SERVERS):
             return None
-        return self._info({name: processes[name].port or 0 for name in _SERVERS}, keys)
+        return stack_info(self._settings, ports_of(processes), keys)
 
     def status(self, *, flow_runs: int = 10) -> StackStatus:
         """Return how each part is, what the outbox holds, and the last `flow_runs` flow runs."""
@@ -81,15 +73,11 @@ class LocalStack:
         database = present_database(self._paths, known.get("prefect")).title
         return read_status(self._settings, self._paths, known, _TITLES, database=database, flow_runs=flow_runs)
 
-    def up(self, report: Report = _silent, *, any_port: bool = False) -> StackInfo:
+    def up(self, report: Report = lambda _: None, *, any_port: bool = False) -> StackInfo:
         """Start what is not running, wait until all of it works, and return the addresses.
 
-        Parameters
-        ----------
-        report : callable
-            Is told in one line what happens.
-        any_port : bool
-            Take any free port where the one that is set is in use by somebody else.
+        With `any_port`, any free port is taken where the one that is set is in use by somebody else. `report` is told
+        in one line what happens.
 
         Raises
         ------
@@ -101,16 +89,11 @@ class LocalStack:
         with exclusive(self._paths.lock, START_TIMEOUT_S):
             return self._up(report, any_port)
 
-    def down(self, report: Report = _silent, *, flow_runs_timeout_s: float = FLOW_RUNS_TIMEOUT_S) -> bool:
+    def down(self, report: Report = lambda _: None, *, flow_runs_timeout_s: float = FLOW_RUNS_TIMEOUT_S) -> bool:
         """Stop what `up` started, and nothing else; return whether there was anything to stop.
 
-        Parameters
-        ----------
-        report : callable
-            Is told in one line what happens.
-        flow_runs_timeout_s : float
-            How long flow runs under way get to finish, in seconds; those that do not are stopped and marked as
-            crashed. Those that wait for a worker go on waiting for the next one.
+        Flow runs under way get so many seconds to finish; those that do not are stopped and marked as crashed. Those
+        that wait for a worker go on waiting for the next one. `report` is told in one line what happens.
         """
         if not self._paths.state.exists():
             report("No stack is running.")
@@ -142,9 +125,6 @@ class LocalStack:
     def _known(self) -> dict[str, ManagedProcess]:
         return StackState.load(self._paths.state).processes
 
-    def _info(self, ports: dict[str, int], keys: StackKeys) -> StackInfo:
-        return stack_info(self._settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], keys=keys)
-
     def _up(self, report: Report, any_port: bool) -> StackInfo:
         for directory in (self._paths.logs, self._paths.images):
             make_private_directory(directory)
@@ -169,15 +149,12 @@ class LocalStack:
         for name in _SERVERS:
             if name not in running or running[name].is_ours:
                 hold_port(ports[name])
-        info = self._info(ports, keys)
+        info = stack_info(self._settings, ports, keys)
         self._take_backlog_along(were_at.get("prefect"), info, report)
         moved = any(were_at[name] != ports[name] for name in were_at)
         if "worker" in running and (why := worker_outdated(running["worker"], self._settings, keys, moved=moved)):
             drop("worker", why)
-        services: list[Service] = [
-            *self._servers(ports, keys, database),
-            Worker(self._paths, info, self._settings),
-        ]
+        services: list[Service] = [*self._servers(ports, keys, database), Worker(self._paths, info, self._settings)]
         missing = [service for service in services if service.name not in running]
         if not missing:
             report("The stack is already running.")
@@ -189,7 +166,8 @@ class LocalStack:
         """Have what waits for this stack's Prefect server sent to where it is from now on."""
         former = was_at or StackState.load(self._paths.state).last_ports.get("prefect")
         to = comparable_url(info.prefect_api_url)
-        source = comparable_url(self._info({"tiled": 0, "prefect": former or 0}, StackKeys.none()).prefect_api_url)
+        was = stack_info(self._settings, {"prefect": former or 0}, StackKeys.none())
+        source = comparable_url(was.prefect_api_url)
         if to is None or source in (None, to):
             return
         try:
@@ -244,13 +222,7 @@ class LocalStack:
             time.sleep(0.2)
         return ""
 
-    def _port(
-        self,
-        name: str,
-        running: dict[str, ManagedProcess],
-        any_port: bool,
-        report: Report,
-    ) -> int:
+    def _port(self, name: str, running: dict[str, ManagedProcess], any_port: bool, report: Report) -> int:
         if name in running:
             return running[name].port or 0
         wanted = self._settings.tiled_port if name == "tiled" else self._settings.prefect_port
@@ -288,22 +260,17 @@ class LocalStack:
             raise
 
     def _finish_flow_runs(self, alive: dict[str, ManagedProcess], timeout_s: float, report: Report) -> None:
-        info = self._info(_ports(alive), StackKeys.load(self._paths) or StackKeys.none())
+        info = stack_info(self._settings, ports_of(alive), StackKeys.load(self._paths) or StackKeys.none())
         try:
             drain(
-                info.prefect_api_url,
+                info,
                 self._settings.work_pool,
-                headers=info.prefect_headers,
                 stop_worker=lambda: self._stop([alive["worker"]]),
                 timeout_s=timeout_s,
                 report=report,
             )
         except StackError as error:
             report(f"Flow runs under way are not waited for: {error}")
-
-
-def _ports(processes: dict[str, ManagedProcess]) -> dict[str, int]:
-    return {name: (processes[name].port or 0) if name in processes else 0 for name in _SERVERS}
 
 
 def _require_extra() -> None:

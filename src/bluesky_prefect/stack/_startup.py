@@ -30,17 +30,9 @@ class _Start:
 class Startup:
     """Services on their way up.
 
-    They start all at once, since each spends seconds on imports; what needs another one waits for it by itself.
-
-    Parameters
-    ----------
-    paths : StackPaths
-        Where state and logs are.
-    running : dict
-        The processes that run, by service name; those that are started here are added, and the state file
-        follows at once, so that whoever comes later finds them also if this process is killed.
-    report : callable
-        Is told in one line what happens.
+    They start all at once, since each spends seconds on imports; what needs another one waits for it by itself. Their
+    processes are added to those that run, by service name, and the state file follows at once: whoever comes later
+    finds them also if this process is killed. `report` is told in one line what happens.
     """
 
     def __init__(self, paths: StackPaths, running: dict[str, ManagedProcess], report: Report) -> None:
@@ -69,10 +61,7 @@ class Startup:
     def wait(self, on_ready: Callable[[Service], None]) -> None:
         """Return when all services work; `on_ready` is called once for each, before it counts as working.
 
-        Raises
-        ------
-        StackError
-            If a process ends, or takes too long; holds the last lines of its log.
+        Raises `StackError` if a process ends, or takes too long; it holds the last lines of its log.
         """
         next_word_s = _NEXT_WORD_S
         while self._starts:

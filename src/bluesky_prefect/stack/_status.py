@@ -1,13 +1,12 @@
 """Status of the local stack."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shared_with
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
 from bluesky_prefect.prefect_api import flow_run_url
-from bluesky_prefect.stack._http import answers, request_json
-from bluesky_prefect.stack._info import StackInfo, StackPaths, stack_info
+from bluesky_prefect.stack._http import answers
+from bluesky_prefect.stack._info import StackInfo, StackPaths, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
 from bluesky_prefect.stack._process import ManagedProcess
 
@@ -41,18 +40,12 @@ class StackStatus:
 
     Attributes
     ----------
-    parts : tuple of PartStatus
-        The services.
     prefect_database : str
         What Prefect's server keeps its flow runs in, in words.
-    outbox : OutboxCounts or None
-        What waits, was sent, or is dead; None if the outbox cannot be read.
-    outbox_problem : str or None
-        Why it cannot.
-    flow_runs : tuple of FlowRunStatus
-        The last ones, newest first.
-    flow_runs_problem : str or None
-        Why Prefect does not tell.
+    outbox, outbox_problem : OutboxCounts or None, str or None
+        What waits, was sent, or is dead; or why the outbox cannot be read.
+    flow_runs, flow_runs_problem : tuple of FlowRunStatus, str or None
+        The last ones, newest first; or why Prefect does not tell.
     shared : str
         Which group shares the state directory, and whose it is, in words; empty if none does.
     """
@@ -81,13 +74,11 @@ def read_status(
     flow_runs: int,
 ) -> StackStatus:
     """Ask every part how it is; one that does not answer is told of, never an error."""
-    ports = {name: (known[name].port or 0) if name in known else 0 for name in titles}
-    keys = StackKeys.load(paths) or StackKeys.none()
-    info = stack_info(settings, tiled_port=ports["tiled"], prefect_port=ports["prefect"], keys=keys)
-    urls = {"tiled": info.tiled_ui_url, "prefect": info.prefect_ui_url}
+    info = stack_info(settings, ports_of(known), StackKeys.load(paths) or StackKeys.none())
+    urls = {"tiled": info.tiled_uri, "prefect": info.prefect_ui_url}
     checks = {"tiled": f"{info.tiled_uri}/healthz", "prefect": f"{info.prefect_api_url}/health"}
     parts = tuple(
-        _part(name, title, known.get(name), url=urls.get(name), check=checks.get(name), paths=paths)
+        _part(name, title, known.get(name), url=urls.get(name), check=checks.get(name))
         for name, title in titles.items()
     )
     outbox, outbox_problem = _outbox(settings)
@@ -97,18 +88,17 @@ def read_status(
     return StackStatus(parts, database, outbox, outbox_problem, runs, runs_problem, shared_with(paths.root))
 
 
-def _part(
-    name: str, title: str, process: ManagedProcess | None, *, url: str | None, check: str | None, paths: StackPaths
-) -> PartStatus:
+def _part(name: str, title: str, process: ManagedProcess | None, *, url: str | None, check: str | None) -> PartStatus:
     if process is None:
         return PartStatus(name, title, up=False, pid=None, url=None, detail="not started")
-    if not process.is_alive():
-        return PartStatus(name, title, up=False, pid=None, url=url, detail=f"gone, see {process.log}")
-    if check and not answers(check):
-        return PartStatus(name, title, up=False, pid=process.pid, url=url, detail=f"no answer, see {process.log}")
-    if not process.ready:
-        return PartStatus(name, title, up=False, pid=process.pid, url=url, detail="starting")
-    return PartStatus(name, title, up=True, pid=process.pid, url=url, detail="")
+    alive, problem = process.is_alive(), ""
+    if not alive:
+        problem = f"gone, see {process.log}"
+    elif check and not answers(check):
+        problem = f"no answer, see {process.log}"
+    elif not process.ready:
+        problem = "starting"
+    return PartStatus(name, title, up=not problem, pid=process.pid if alive else None, url=url, detail=problem)
 
 
 def _outbox(settings: Settings) -> tuple[OutboxCounts | None, str | None]:
@@ -127,17 +117,17 @@ def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], 
         "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
     }
     try:
-        found = request_json(f"{info.prefect_api_url}/flow_runs/filter", body=body, headers=info.prefect_headers)
+        found = info.ask_prefect("flow_runs/filter", body=body)
     except StackError as error:
         return (), str(error)
-    return tuple(_flow_run(one, info.prefect_ui_url) for one in found), None
-
-
-def _flow_run(found: dict[str, Any], ui_url: str) -> FlowRunStatus:
-    return FlowRunStatus(
-        name=found["name"],
-        state=found["state_name"] or "Unknown",
-        created=found["created"],
-        run_s=found["total_run_time"],
-        url=flow_run_url(ui_url, found["id"]),
+    flow_runs = (
+        FlowRunStatus(
+            name=one["name"],
+            state=one["state_name"] or "Unknown",
+            created=one["created"],
+            run_s=one["total_run_time"],
+            url=flow_run_url(info.prefect_ui_url, one["id"]),
+        )
+        for one in found
     )
+    return tuple(flow_runs), None

@@ -93,13 +93,7 @@ class TiledServer:
 
 
 def make_containers(info: StackInfo, settings: Settings) -> None:
-    """Make the catalog of raw runs and the container of results, if they are not there.
-
-    Raises
-    ------
-    StackError
-        If Tiled refuses.
-    """
+    """Make the catalog of runs and the container of results, if they are not there; may raise `StackError`."""
     server = {"tiled_uri": info.tiled_uri, "tiled_api_key": info.tiled_api_key}
     try:
         with Catalog.connect(settings.model_copy(update=server)) as catalog:

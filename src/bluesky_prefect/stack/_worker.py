@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from bluesky_prefect.core import Settings, StackError, private_directory, rights_in
-from bluesky_prefect.stack._http import answers, request_json
+from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackInfo, StackPaths
 from bluesky_prefect.stack._prefect import client_environment
 
@@ -72,10 +72,9 @@ class Worker:
 
     def is_ready(self) -> bool:
         """Tell whether this worker has signed in at the server, and the deployment is there."""
-        pool = f"{self.info.prefect_api_url}/work_pools/{quote(self.settings.work_pool)}"
+        path = f"work_pools/{quote(self.settings.work_pool)}/workers/filter"
         try:
-            asked = {"body": {"limit": 200}, "headers": self.info.prefect_headers}
-            workers = request_json(f"{pool}/workers/filter", **asked, timeout_s=2)
+            workers = self.info.ask_prefect(path, body={"limit": 200}, timeout_s=2)
         except StackError:
             return False
         signed_in = any(one["name"] == self.worker_name and one["status"] == "ONLINE" for one in workers)

@@ -22,7 +22,6 @@ from ._run_lookup import checked_ref as checked_ref
 from ._stored_runs import runs_between as runs_between
 from ._stored_runs import runs_named as runs_named
 from ._unsaved_runs import documents_in as documents_in
-from ._unsaved_runs import hold as hold
 from ._unsaved_runs import in_use as in_use
 from ._unsaved_runs import is_recorded as is_recorded
 from ._unsaved_runs import kept_files as kept_files

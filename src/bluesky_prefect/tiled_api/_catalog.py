@@ -21,20 +21,10 @@ _MAX_POLL_S = 2.0
 
 
 class Catalog:
-    """Runs and results in a Tiled server.
+    """Runs and results in a Tiled server: those in the containers at the paths `raw` and `processed`.
 
-    To be used in a ``with`` statement, or closed: workers live long.
-
-    Parameters
-    ----------
-    root : tiled.client.container.Container
-        The root of the server.
-    raw : str
-        Path of the container of Bluesky runs.
-    processed : str
-        Path of the container that results are written to.
-    name : str
-        What messages call the server; must hold no secret.
+    To be used in a ``with`` statement, or closed: workers live long. Messages call the server by its name, which must
+    hold no secret.
     """
 
     def __init__(self, root: "Container", *, raw: str, processed: str, name: str) -> None:
@@ -89,13 +79,7 @@ class Catalog:
             return from_context(self._root.context)[tuple(self._raw_path.split("/"))]
 
     def make_raw(self) -> bool:
-        """Make the container of Bluesky runs, or give it the spec that it lacks; return whether there was a need.
-
-        Raises
-        ------
-        TiledUnavailable
-            If Tiled cannot be reached, or refuses.
-        """
+        """Make the container of Bluesky runs, or give it the spec that it lacks; return whether there was a need."""
         with tiled_errors(self.name):
             return make_raw_catalog(self._root, self._raw_path)
 
@@ -124,19 +108,12 @@ class Catalog:
             return container_at(self._root, path, self.name)
 
     def find(self, ref: Ref) -> "Container":
-        """Find a run, whether it has stopped or not.
-
-        Parameters
-        ----------
-        ref : int or str
-            As for `finished_run`.
+        """Find a run, whether it has stopped or not; references are those of `finished_run`.
 
         Raises
         ------
-        FlowInputError
-            If `ref` cannot name a run.
-        RunNotFound
-            If there is no such run.
+        FlowInputError, RunNotFound
+            If `ref` cannot name a run, or there is no such run.
         """
         key = checked_ref(ref)
         raw = self.raw

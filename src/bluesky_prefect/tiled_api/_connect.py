@@ -37,12 +37,8 @@ def connect(
 
     Parameters
     ----------
-    settings : Settings
-        Address or profile of the server.
     api_key : str or None
-        The API key; that of the address or of the profile by default.
-    setting : str
-        What sets the API key.
+        The API key; that of the address or of the profile by default. `setting` is what sets it.
     clients : Mapping, optional
         Tiled's clients by structure family and spec; those that are installed, or the profile's, by default.
     **options
@@ -81,14 +77,9 @@ def connect(
 
 
 def server_address(settings: "Settings") -> str:
-    """Return the address of the server that the settings name, by itself or in a profile.
+    """Return the address of the server that the settings name, by itself or in a profile, which has to exist.
 
     Empty if they name none, or if the profile is of a server inside this process.
-
-    Raises
-    ------
-    ConfigurationError
-        If there is no such profile.
     """
     if settings.tiled_uri is not None or settings.tiled_profile is None:
         return settings.tiled_uri or ""

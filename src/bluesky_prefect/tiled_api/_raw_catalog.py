@@ -13,15 +13,7 @@ MAKE_COMMAND = "bluesky-prefect make-catalog"
 
 
 def spec_problem(raw: Any, name: str) -> str:
-    """Return what the catalog of runs lacks and how it gets that, or an empty string.
-
-    Parameters
-    ----------
-    raw : tiled.client.container.Container
-        Client of the catalog.
-    name : str
-        What messages call the server; must hold no secret.
-    """
+    """Return what the catalog of runs lacks and how it gets that, or ""; the name is what messages call the server."""
     found = {(spec.name, spec.version) for spec in raw.specs}
     if any(spec == RAW_SPEC[0] and (version or "").startswith("3.") for spec, version in found):
         return ""
@@ -35,17 +27,7 @@ def spec_problem(raw: Any, name: str) -> str:
 def make_raw_catalog(root: "Container", path: str) -> bool:
     """Make the catalog of runs, with the containers above it, or give the one that is there its spec.
 
-    Parameters
-    ----------
-    root : tiled.client.container.Container
-        Client of the server's root.
-    path : str
-        Where the catalog belongs.
-
-    Returns
-    -------
-    bool
-        False if there was nothing to do.
+    Returns False if there was nothing to do.
     """
     from tiled.structures.core import Spec
 

@@ -3,6 +3,8 @@
 import datetime
 from typing import TYPE_CHECKING, Any
 
+import tenacity
+
 from bluesky_prefect._version import __version__
 from bluesky_prefect.core import one_line
 from bluesky_prefect.tiled_api._catalog import Catalog
@@ -18,37 +20,17 @@ PEAK = "peak"
 
 
 def write_peak(catalog: Catalog, run: dict[str, Any], peak: dict[str, Any], table: dict[str, Any]) -> str:
-    """Write the peak that a run shows, with the points it was found in; one that the run already has is replaced.
+    """Write the peak that a run shows, with the points it was found in; return its path in Tiled.
 
-    Parameters
-    ----------
-    catalog : Catalog
-        Where to.
-    run : dict
-        ``uid``, ``scan_id`` and ``plan_name`` of the run.
-    peak : dict
-        What was found, for the metadata.
-    table : dict
-        Columns of the points.
-
-    Returns
-    -------
-    str
-        Its path in Tiled.
+    One that the run already has is replaced. For `run` see `origin_of`.
     """
     return write_table(catalog, f"peak-{run['uid']}", table, {**origin_of(run), "quantity": PEAK, **peak})
 
 
 def write_table(catalog: Catalog, key: str, table: dict[str, Any], metadata: dict[str, Any]) -> str:
-    """Write a table beside the runs; one of the same key is replaced.
+    """Write a table beside the runs and return its path in Tiled; one of the same key is replaced.
 
-    A fixed key per run keeps results from piling up, and makes a second try after a crash find what the first one
-    left.
-
-    Returns
-    -------
-    str
-        Its path in Tiled.
+    A fixed key per run keeps results from piling up, and makes a second try after a crash find what the first one left.
     """
     container = catalog.processed()
     with tiled_errors(catalog.name):
@@ -72,30 +54,24 @@ def origin_of(run: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _is_conflict(error: BaseException) -> bool:
+    import httpx
+
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {404, 409}
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(_is_conflict),
+    stop=tenacity.stop_after_attempt(_TRIES),
+    wait=tenacity.wait_random(0.05, 0.5),
+    reraise=True,
+)
 def _replace(container: "Container", key: str, table: dict[str, Any], metadata: dict[str, Any]) -> None:
     """Write a table in place of what is there.
 
     Somebody who exports the same run at the same moment may make the table first, or take this one away before it
     is filled. Both then begin again, at different times.
     """
-    import tenacity
-
-    policy = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_is_conflict),
-        stop=tenacity.stop_after_attempt(_TRIES),
-        wait=tenacity.wait_random(0.05, 0.5),
-        reraise=True,
-    )
-    policy(_delete_and_write, container, key, table, metadata)
-
-
-def _delete_and_write(container: "Container", key: str, table: dict[str, Any], metadata: dict[str, Any]) -> None:
     if key in container:
         container.delete_contents(key, external_only=False)
     container.write_table(table, key=key, metadata=metadata)
-
-
-def _is_conflict(error: BaseException) -> bool:
-    import httpx
-
-    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code in {404, 409}

@@ -1,6 +1,7 @@
 """A run's streams as tables: values in columns, external arrays as references."""
 
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import as_json
@@ -17,6 +18,7 @@ MAX_VALUES_IN_A_CELL = 4096
 BOOKKEEPING = {"seq_num", "time"}
 
 
+@dataclass(frozen=True)
 class ExternalArray:
     """An array that a detector wrote to files of its own (or that is too long for a table).
 
@@ -34,12 +36,11 @@ class ExternalArray:
         Addresses of the files that hold it; empty where Tiled holds it or does not say.
     """
 
-    def __init__(self, key: str, path: str, shape: tuple[int, ...], dtype: str, files: list[str]) -> None:
-        self.key = key
-        self.path = path
-        self.shape = shape
-        self.dtype = dtype
-        self.files = files
+    key: str
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+    files: list[str]
 
     def cells(self, rows: int) -> list[str]:
         """Return for each of so many events the part of the array that belongs to it."""
@@ -52,6 +53,7 @@ class ExternalArray:
         return [f"{self.path}[{row * each}:{(row + 1) * each}]" for row in range(rows)]
 
 
+@dataclass(frozen=True)
 class Stream:
     """One stream of a run.
 
@@ -67,13 +69,10 @@ class Stream:
         What is not in the table.
     """
 
-    def __init__(
-        self, name: str, metadata: "EventDescriptor", table: "pyarrow.Table", arrays: list[ExternalArray]
-    ) -> None:
-        self.name = name
-        self.metadata = metadata
-        self.table = table
-        self.arrays = arrays
+    name: str
+    metadata: "EventDescriptor"
+    table: "pyarrow.Table"
+    arrays: list[ExternalArray]
 
     @property
     def rows(self) -> int:
@@ -111,15 +110,6 @@ class RunData:
 
     Not a `Run`, nor any dataclass: Prefect walks through those, and through all rows of the tables in them, to see
     whether a task's result hides in an argument.
-
-    Parameters
-    ----------
-    start, stop : RunStart, RunStop
-        Its start and stop document.
-    streams : list of Stream
-        Its streams.
-    path : str
-        Its path in Tiled.
     """
 
     def __init__(self, start: "RunStart", stop: "RunStop", streams: list[Stream], path: str) -> None:
@@ -145,6 +135,11 @@ class RunData:
         """The run's name for people."""
         return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The run's uid, scan id and plan name, for what is made from it."""
+        return {"uid": self.uid, "scan_id": self.start.get("scan_id"), "plan_name": self.start.get("plan_name", "")}
+
     def scanned(self) -> tuple[Stream | None, list[str]]:
         """Return the stream of the scan, and one motor for each of its dimensions, two at most (none: against time)."""
         named, streams = self._dimensions()
@@ -167,15 +162,7 @@ class RunData:
 
 
 def read_run(node: "Container", server: str) -> RunData:
-    """Read a run with all its streams.
-
-    Parameters
-    ----------
-    node : tiled.client.container.Container
-        The run.
-    server : str
-        What messages call the server.
-    """
+    """Read a run with all its streams; messages call the server by this name."""
     run = run_without_streams(node)
     with tiled_errors(server):
         run.streams = [read_stream(stream) for stream in stream_nodes(node)]
@@ -199,10 +186,10 @@ def plain(value: Any) -> Any:
 
 def stream_nodes(run: "Container") -> list["Container"]:
     """Return the streams of a run as they are in Tiled."""
-    children = [(key, child) for key, child in run.items() if _family(child) == "container"]
+    children = [(key, child) for key, child in run.items() if family(child) == "container"]
     if [key for key, _ in children] == ["streams"] and not children[0][1].specs:
         # An older layout, which bluesky-tiled-plugins still reads: the streams are one level down.
-        return [child for _, child in children[0][1].items() if _family(child) == "container"]
+        return [child for _, child in children[0][1].items() if family(child) == "container"]
     return [child for _, child in children]
 
 
@@ -215,10 +202,10 @@ def read_stream(node: "Container") -> Stream:
     columns: dict[str, Any] = {}
     arrays: list[Any] = []
     for key, child in node.items():
-        if _family(child) == "table":
+        if family(child) == "table":
             table = _read_table(child)
             columns |= {name: table[name] for name in table.column_names if name not in columns}
-        elif _family(child) != "container":
+        elif family(child) != "container":
             arrays.append((key, child))
     rows = len(next(iter(columns.values()))) if columns else 0
     external = []
@@ -257,7 +244,7 @@ def _read_table(node: Any) -> "pyarrow.Table":
 
 def _values(node: Any, rows: int) -> list[Any] | None:
     """Return one value (or short list) per event, or None if the array does not fit into a table."""
-    if _family(node) not in {"array", "ragged"} or not rows:
+    if family(node) not in {"array", "ragged"} or not rows:
         return None
     shape = tuple(node.shape)
     per_event = 1
@@ -272,11 +259,16 @@ def _values(node: Any, rows: int) -> list[Any] | None:
 
 def _external(key: str, node: Any) -> ExternalArray:
     shape = tuple(getattr(node, "shape", ()) or ())
-    dtype = str(getattr(node, "dtype", _family(node)))
+    dtype = str(getattr(node, "dtype", family(node)))
+    return ExternalArray(key, "/".join(node.path_parts), shape, dtype, external_files(node))
+
+
+def external_files(node: Any) -> list[str]:
+    """Return the addresses of the files that hold an array, where those are a detector's own."""
     sources = node.data_sources() or []
-    files = [asset.data_uri for source in sources if source.management == "external" for asset in source.assets]
-    return ExternalArray(key, "/".join(node.path_parts), shape, dtype, files)
+    return [asset.data_uri for source in sources if source.management == "external" for asset in source.assets]
 
 
-def _family(node: Any) -> str:
+def family(node: Any) -> str:
+    """Return the structure family of a client of Tiled."""
     return str(getattr(node.structure_family, "value", node.structure_family))

@@ -45,8 +45,10 @@ def find_run(raw: "Container", ref: Ref) -> "Container | None":
     FlowInputError
         If several runs have a uid that begins so.
     """
+    from tiled.queries import Eq
+
     if isinstance(ref, int):
-        return _by_scan_id(raw, ref) if ref > 0 else _by_index(raw, ref)
+        return _by_index(raw.search(Eq("start.scan_id", ref)), -1) if ref > 0 else _by_index(raw, ref)
     if ref.lstrip("-").isdecimal():
         run = find_run(raw, int(ref))
         return run if run is not None else _by_partial_uid(raw, ref)
@@ -60,12 +62,6 @@ def find_run(raw: "Container", ref: Ref) -> "Container | None":
 def is_full_uid(ref: Ref) -> bool:
     """Tell whether a reference is a whole uid, so that a run of it may still come."""
     return isinstance(ref, str) and len(ref) == _UID_LENGTH
-
-
-def _by_scan_id(raw: "Container", scan_id: int) -> "Container | None":
-    from tiled.queries import Eq
-
-    return _by_index(raw.search(Eq("start.scan_id", scan_id)), -1)
 
 
 def _by_index(raw: "Container", index: int) -> "Container | None":

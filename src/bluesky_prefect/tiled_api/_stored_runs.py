@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from bluesky_prefect.core import FlowInputError, Run, uid_text
 from bluesky_prefect.tiled_api._catalog import Catalog
 from bluesky_prefect.tiled_api._connect import tiled_errors
+from bluesky_prefect.tiled_api._run_data import external_files, family
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
@@ -47,28 +48,15 @@ def runs_between(
 ) -> Iterator[Run]:
     """Yield the runs that stopped in a stretch of time, and those that started in it and have not stopped.
 
-    Tiled looks at each of its runs for that, unless its database has an index on both times: the local stack's has,
-    and docs/how-to/large-catalogs.md makes one in PostgreSQL.
+    Tiled looks at each of its runs for that, unless its database has an index on both times: the local stack's has, and
+    docs/how-to/large-catalogs.md makes one in PostgreSQL.
 
-    They come newest first, in the order in which they were written to Tiled, whenever that was. Each run that is
-    in Tiled at the first one is there once; one that stops meanwhile is given as it is when its page is read. A run
-    whose documents hold no time is in no stretch of time.
+    They come newest first, in the order in which they were written to Tiled, whenever that was. Each run that is in
+    Tiled at the first one is there once; one that stops meanwhile is given as it is when its page is read. A run whose
+    documents hold no time is in no stretch of time.
 
-    Parameters
-    ----------
-    catalog : Catalog
-        Where they are.
-    since_s, until_s : float
-        From then on, and before then, in seconds since the epoch; no end if `until_s` is None.
-    plan : str, optional
-        Only runs of this plan.
-    scan_id : int, optional
-        Only runs with this scan id.
-
-    Raises
-    ------
-    TiledUnavailable
-        If Tiled cannot be asked.
+    The ends are in seconds since the epoch; without `until_s` there is no end. All runs are meant, or those of one plan
+    or scan id. Raises `TiledUnavailable` if Tiled cannot be asked.
     """
     from tiled.queries import Comparison, Eq
 
@@ -219,9 +207,4 @@ def _external_files(catalog: Catalog, key: str) -> tuple[str, ...]:
 
 def _files_below(container: Any) -> Iterator[str]:
     for node in container.values():
-        if str(getattr(node.structure_family, "value", node.structure_family)) == "container":
-            yield from _files_below(node)
-            continue
-        for source in node.data_sources() or ():
-            if source.management == "external":
-                yield from (asset.data_uri for asset in source.assets)
+        yield from _files_below(node) if family(node) == "container" else external_files(node)

@@ -1,14 +1,12 @@
 """Runs that Tiled did not take, kept in files, and how they get there in the end."""
 
-import errno
-import fcntl
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from bluesky_prefect.core import REFUSED_STATUSES, ConfigurationError, error_line, jsonable, one_line
+from bluesky_prefect.core import REFUSED_STATUSES, ConfigurationError, error_line, jsonable, lock_file, one_line
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -17,7 +15,6 @@ SUFFIX = ".msgpack"
 # PostgreSQL refuses it in any text, DuckDB in the names of columns. This is how JSON writes it; after an even number of
 # backslashes only, or it is the text of six characters.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
-_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 def kept_files(directory: Path) -> list[Path]:
@@ -26,16 +23,10 @@ def kept_files(directory: Path) -> list[Path]:
 
 
 def in_use(path: Path) -> bool:
-    """Tell whether a session is writing to a file, or somebody is sending it.
-
-    Raises
-    ------
-    FileNotFoundError
-        If it is not there (any more).
-    """
+    """Tell whether a session is writing to a file, or somebody is sending it; may raise `FileNotFoundError`."""
     with path.open("rb") as file:
         try:
-            hold(file)
+            lock_file(file)
         except BlockingIOError:
             return True
     return False
@@ -90,13 +81,6 @@ def send_run(path: Path, raw: "CatalogOfBlueskyRuns") -> str:
 
     What Tiled holds of it in part is replaced; what it holds as a whole is left as it is.
 
-    Parameters
-    ----------
-    path : pathlib.Path
-        The file.
-    raw : CatalogOfBlueskyRuns
-        Client of the catalog of runs.
-
     Raises
     ------
     ConfigurationError
@@ -137,23 +121,6 @@ def write_run(documents: Sequence[tuple[str, dict[str, Any]]], raw: "CatalogOfBl
         for name, doc in documents:
             writer(name, doc)
     return uid
-
-
-def hold(file: IO[bytes]) -> None:
-    """Hold an open file against all who do the same, until it is closed.
-
-    On a file system that knows no locks nobody is held off: to refuse it would lose runs.
-
-    Raises
-    ------
-    BlockingIOError
-        If somebody else holds it.
-    """
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
 
 
 def patches() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
@@ -212,7 +179,7 @@ def _alone(path: Path) -> Iterator[None]:
         raise ConfigurationError(f"{path} is not there: somebody else has sent it, or deleted it.") from error
     with file:
         try:
-            hold(file)
+            lock_file(file)
         except BlockingIOError as error:
             raise ConfigurationError(
                 f"{path} is being written by its session, or sent to Tiled by somebody else."

@@ -584,7 +584,7 @@ def test_a_disk_that_refuses_keeps_the_run_in_memory_and_says_so(run_engine, mak
 def test_at_the_start_a_disk_that_refuses_is_told_once(make_callback, tmp_path, caplog):
     (tmp_path / "state").touch()
     callback = make_callback()
-    wait_until(lambda: callback._forwarder._reminded)
+    wait_until(lambda: callback._forwarder._reminders.told)
     callback.close()
     [told] = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert "Runs are kept in memory until it works again" in told

@@ -206,7 +206,7 @@ def test_retry_all_dead_sends_every_dead_letter_but_the_undecided(outbox_command
     assert outbox.counts() == OutboxCounts(waiting=2, dead=1)
 
 
-def test_an_undecided_dead_letter_is_not_retried_and_the_mend_is_told(outbox_command, outbox, state):
+def test_an_undecided_dead_letter_is_not_retried_and_the_remedy_is_told(outbox_command, outbox, state):
     outbox.put(submission(FIRST, 12, undecided=True), dead="parameters= of workflow failed")
     result = outbox_command("retry", "12")
     assert result.exit_code == 1

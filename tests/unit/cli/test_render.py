@@ -23,7 +23,7 @@ PLOT = "http://127.0.0.1:4200/artifacts/artifact/b7a1d3f0-0000-4000-8000-0000000
 
 def test_addresses_are_not_broken_over_lines(tmp_path, capsys):
     directory = tmp_path / ("long-" * 30)
-    info = stack_info(Settings(state_directory=directory), tiled_port=1, prefect_port=2, keys=KEYS)
+    info = stack_info(Settings(state_directory=directory), {"tiled": 1, "prefect": 2}, KEYS)
     render.stack_info(info, sign_in="http://127.0.0.1:2/bluesky-prefect/sign-in#token")
     out = capsys.readouterr().out
     assert f"Files        {directory}/exports\n" in out
@@ -36,7 +36,7 @@ def test_addresses_are_not_broken_over_lines(tmp_path, capsys):
 def test_printed_commands_work_in_a_directory_with_a_space(tmp_path, capsys):
     directory = tmp_path / "Application Support"
     directory.mkdir()
-    info = stack_info(Settings(state_directory=directory), tiled_port=1, prefect_port=2, keys=KEYS)
+    info = stack_info(Settings(state_directory=directory), {"tiled": 1, "prefect": 2}, KEYS)
     info.tiled_api_key_path.write_text("s3cret\n")
     info.prefect_auth_string_path.write_text("bluesky:passw0rd\n")
     render.stack_info(info, sign_in="")
@@ -52,7 +52,7 @@ def test_brackets_are_shown_as_they_are(capsys):
 
 
 def test_progress_goes_to_stderr_line_by_line(capsys):
-    with terminal.Progress("Starting") as report:
+    with terminal.progress("Starting") as report:
         report("Tiled server: ready (1.0 s)")
     captured = capsys.readouterr()
     assert captured.err == "Tiled server: ready (1.0 s)\n"

@@ -17,7 +17,7 @@ import pytest
 
 from bluesky_prefect.core import jsonable, uid_text
 from bluesky_prefect.core._conversion import MAX_ARRAY_SIZE, MAX_DEPTH, MAX_REPR_LENGTH, Conversion
-from bluesky_prefect.core._documents import MAX_CHARACTERS, MAX_VALUES, from_json, to_json
+from bluesky_prefect.core._documents import MAX_CHARACTERS, MAX_VALUES
 
 
 class Colour(enum.IntEnum):
@@ -32,6 +32,10 @@ class Broken:
 class BrokenMapping(dict):
     def items(self):
         raise OSError("gone")
+
+
+def to_json(value):
+    return orjson.dumps(jsonable(value))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ class BrokenMapping(dict):
 )
 def test_every_value_has_a_json_form(value, expected):
     assert jsonable(value) == expected
-    assert from_json(to_json(value)) == expected
+    assert orjson.loads(to_json(value)) == expected
 
 
 def test_what_is_written_is_strict_json():
@@ -79,7 +83,7 @@ def test_a_cycle_ends_in_a_text_that_says_so():
     document: dict = {"name": "loop"}
     document["again"] = [document, document]
     end = "<dict left out: it contains itself>"
-    assert from_json(to_json(document)) == {"name": "loop", "again": [end, end]}
+    assert orjson.loads(to_json(document)) == {"name": "loop", "again": [end, end]}
 
 
 def test_nesting_beyond_the_limit_ends_in_a_text_that_says_so():
@@ -245,13 +249,13 @@ def test_no_container_is_written_as_its_repr(kind):
 
 def test_members_of_a_set_have_one_order_in_every_process():
     values = "{'b', 'a', frozenset({'x', 'y'}), 10, 9, None}"
-    script = f"from bluesky_prefect.core._documents import to_json; print(to_json({values}))"
+    script = f"import json; from bluesky_prefect.core import jsonable; print(json.dumps(jsonable({values})))"
     environment = {**os.environ}
     written = {
         subprocess.check_output([sys.executable, "-c", script], env={**environment, "PYTHONHASHSEED": seed})
         for seed in ("1", "2", "3", "4")
     }
-    assert written == {b"""b'[9,10,"a","b",null,["x","y"]]'\n"""}
+    assert written == {b'[9, 10, "a", "b", null, ["x", "y"]]\n'}
 
 
 def hundred_megabytes_of(kind):

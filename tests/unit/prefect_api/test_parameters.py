@@ -46,7 +46,7 @@ def test_an_end_of_run_workflow_gets_its_stop_document_and_keeps_its_defaults():
     assert parameters_for(submission(), asked, {}) == {"stop_doc": STOP}
 
 
-def test_a_required_parameter_that_nothing_fills_is_refused_with_the_mend():
+def test_a_required_parameter_that_nothing_fills_is_refused_with_the_remedy():
     with pytest.raises(SubmissionRefused, match=r"flow/one requires sample.*parameters=lambda run"):
         parameters_for(submission(), schema("ref", "sample", ref={}, sample={}), {})
 

@@ -20,7 +20,7 @@ def past(*states, message="boom", name=None):
 
 
 def next_of(workflow, flow_runs, settings=SETTINGS):
-    judgement = diagnose(
+    diagnosis = diagnose(
         flow_runs,
         stopped=NOW - 5000,
         now=NOW,
@@ -28,7 +28,7 @@ def next_of(workflow, flow_runs, settings=SETTINGS):
         signs_of_life=lambda one: SignsOfLife(NOW - 900, heartbeats=True),
         worker_is_gone=lambda one: False,
     )
-    return permitted(judgement, flow_runs, workflow)
+    return permitted(diagnosis, flow_runs, workflow)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_a_workflow_says_wins_over_the_setting():
 def test_a_workflow_says_how_often_it_is_started_again():
     twice = Workflow("a/b", max_reruns=1)
     assert next_of(twice, past("FAILED")).next_generation == 1
-    assert next_of(twice, past("FAILED", "FAILED")).verdict is RunState.GIVEN_UP
+    assert next_of(twice, past("FAILED", "FAILED")).state is RunState.GIVEN_UP
     assert next_of(Workflow("a/b", max_reruns=0), past("CRASHED")).next_generation is None
 
 
@@ -75,7 +75,7 @@ class BadSample(DoNotRerun):
 def test_a_flow_that_says_so_is_not_started_again_by_itself(flow_run):
     assert must_not_rerun(flow_run)
     found = next_of(Workflow("a/b"), [flow_run])
-    assert (found.verdict, found.next_generation) == (RunState.FAILED, None)
+    assert (found.state, found.next_generation) == (RunState.FAILED, None)
     assert "must not be started again" in found.reason
 
 

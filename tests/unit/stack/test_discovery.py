@@ -249,7 +249,7 @@ ELSEWHERE = "https://prefect.example.org/api"
 
 @pytest.fixture
 def running_stack(no_stack: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = stack_info(Settings(state_directory=tmp_path), tiled_port=8000, prefect_port=4200, keys=KEYS)
+    info = stack_info(Settings(state_directory=tmp_path), {"tiled": 8000, "prefect": 4200}, KEYS)
     monkeypatch.setattr(LocalStack, "find", lambda _: info)
 
 

@@ -13,7 +13,7 @@ KEYS = StackKeys(SecretStr("s3cret"), SecretStr("bluesky:passw0rd"))
 
 
 def info(tmp_path, **values):
-    return stack_info(Settings(state_directory=tmp_path, **values), tiled_port=1234, prefect_port=5678, keys=KEYS)
+    return stack_info(Settings(state_directory=tmp_path, **values), {"tiled": 1234, "prefect": 5678}, KEYS)
 
 
 def test_the_environment_points_a_process_to_both_servers(tmp_path, monkeypatch):

@@ -20,14 +20,7 @@ MAX_S = 10.0
 async def publish_artifact(artifact: Coroutine[Any, Any, T], name: str, *, most_s: float = MAX_S) -> T | None:
     """Have an artifact written, and return what that returns; what goes wrong is a warning, and returns None.
 
-    Parameters
-    ----------
-    artifact : coroutine
-        Writes it: ``acreate_markdown_artifact(...)`` and its like.
-    name : str
-        What the warning calls it.
-    most_s : float
-        How long it may take, in seconds.
+    It may take so many seconds. The warning calls it by its name.
     """
     try:
         async with asyncio.timeout(most_s):
@@ -40,14 +33,7 @@ async def publish_artifact(artifact: Coroutine[Any, Any, T], name: str, *, most_
 async def publish_table(rows: Iterable[Mapping[str, Any]], key: str, description: str) -> None:
     """Have a table written whose cells show text that anybody may have typed as it is.
 
-    Parameters
-    ----------
-    rows : iterable of mapping
-        The cells of each row, by the names of the columns.
-    key : str
-        The artifact's key.
-    description : str
-        What it is about, in Markdown.
+    A row has its cells by the names of the columns; the description is Markdown.
     """
     cells = [
         {name: markdown_cell(value) if isinstance(value, str) else value for name, value in row.items()} for row in rows

@@ -2,7 +2,6 @@
 
 import asyncio
 from contextlib import suppress
-from types import TracebackType
 from typing import Self
 from uuid import UUID
 
@@ -17,16 +16,8 @@ EVERY_S = 1.0
 class Progress:
     """A progress artifact of the flow run that it is used in, made once that has taken a while.
 
-    An asynchronous context manager. Whoever works, in whatever thread, sets `percent`.
-
-    Parameters
-    ----------
-    key : str
-        Key of the artifact.
-    after_s : float
-        What ends earlier, in seconds, has none.
-    every_s : float
-        How often it is brought up to date, in seconds.
+    An asynchronous context manager. Whoever works, in whatever thread, sets `percent`. What ends within `after_s` has
+    no artifact; it is brought up to date each `every_s` seconds.
     """
 
     def __init__(self, key: str, *, after_s: float = AFTER_S, every_s: float = EVERY_S) -> None:
@@ -41,9 +32,7 @@ class Progress:
         self._watch = asyncio.create_task(self._show())
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._ended.set()
         await self._watch
         if error is None and self._artifact is not None:

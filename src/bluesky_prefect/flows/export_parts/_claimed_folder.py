@@ -13,17 +13,8 @@ _ABANDONED_AFTER_S = 3600.0
 def claim_folder(root: Path, relative: PurePosixPath, uid: str) -> Path:
     """Return the folder of a run, made if need be; no other run is ever given the same.
 
-    A file in the folder holds the uid of the run that owns it. Where another run owns the folder already, the
-    run's uid is added to the name.
-
-    Parameters
-    ----------
-    root : Path
-        The directory that all folders are in.
-    relative : PurePosixPath
-        The folder's path below it, of safe components.
-    uid : str
-        The run's full uid.
+    A file in the folder holds the uid of the run that owns it. Where another run owns the folder already, the run's uid
+    is added to the name. The path below `root` is one of safe components.
 
     Raises
     ------

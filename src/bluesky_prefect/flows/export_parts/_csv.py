@@ -18,20 +18,12 @@ _PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def write_csv(stream: "Stream", file: BinaryIO, wrote: Callable[[int], None] = lambda rows: None) -> None:
-    """Write all events of a stream, one row each, with a header.
+    """Write all events of a stream, one row each, with a header, to a file that takes bytes.
 
-    Numbers are written so that they read back to the very same bits; ``NaN`` is a number, an empty cell is a value
-    that is not there. Short arrays are JSON. For external arrays a cell says where in Tiled they are. Text that a
-    spreadsheet would take for a formula gets an apostrophe in front; so do headers.
-
-    Parameters
-    ----------
-    stream : Stream
-        What to write.
-    file : file object
-        Open for writing bytes.
-    wrote : callable, optional
-        Called with the number of rows that have been written since it was last.
+    Numbers are written so that they read back to the very same bits; ``NaN`` is a number, an empty cell is a value that
+    is not there. Short arrays are JSON. For external arrays a cell says where in Tiled they are. Text that a
+    spreadsheet would take for a formula gets an apostrophe in front; so do headers. `wrote` is called with the number
+    of rows that have been written since it was last.
     """
     references = [array.cells(stream.rows) for array in stream.arrays]
     header = [*stream.table.column_names, *(array.key for array in stream.arrays)]

@@ -33,20 +33,10 @@ def safe_component(text: str, most_bytes: int = _MAX_COMPONENT_BYTES) -> str:
 
 
 def render(template: str, fields: Mapping[str, Any]) -> PurePosixPath:
-    """Fill a template of a path from metadata.
+    """Fill a template of a path from metadata of whatever type; return a relative path of safe components.
 
-    Parameters
-    ----------
-    template : str
-        In Python's format syntax, over `fields`; ``{sample[name]}`` reaches into nested metadata. Its own slashes
-        separate folders, those in the metadata do not. A field that is missing reads ``unknown``.
-    fields : mapping
-        Metadata, of whatever type.
-
-    Returns
-    -------
-    PurePosixPath
-        A relative path of safe components.
+    The template is in Python's format syntax; ``{sample[name]}`` reaches into nested metadata. Its own slashes separate
+    folders, those in the metadata do not. A field that is missing reads ``unknown``.
 
     Raises
     ------

@@ -22,13 +22,7 @@ _SMALLER = ((1.0, 64), (0.7, 64), (0.5, 64), (0.35, 32), (0.3, 16))
 
 
 def run_plot(run: "RunData") -> bytes:
-    """Draw a run's detectors against the scanned motor, over two motors as a map, or against time.
-
-    Returns
-    -------
-    bytes
-        A PNG.
-    """
+    """Draw a run's detectors against the scanned motor, over two motors as a map, or against time; return a PNG."""
     figure = _figure()
     figure.suptitle(_text(f"{run.label}  {run.uid[:8]}"), parse_math=False)
     stream, motors = run.scanned()
@@ -51,10 +45,7 @@ def run_plot(run: "RunData") -> bytes:
 def data_address(png: bytes, most_bytes: int) -> str:
     """Return a picture as a ``data:`` address of so many bytes at most, with fewer colours and dots if need be.
 
-    Returns
-    -------
-    str
-        The address; empty if even the smallest picture does not fit.
+    Empty if even the smallest picture does not fit.
     """
     from PIL import Image
 
@@ -72,13 +63,9 @@ def data_address(png: bytes, most_bytes: int) -> str:
 
 
 def temperature_plot(weather: dict[str, Any]) -> bytes:
-    """Draw the temperatures of a day, with its sunrise and sunset.
+    """Draw the temperatures of a day, with its sunrise and sunset; return a PNG."""
+    from matplotlib.dates import DateFormatter, HourLocator
 
-    Returns
-    -------
-    bytes
-        A PNG.
-    """
     figure = _figure()
     axes = figure.subplots()
     hours = [_day_number(hour) for hour in weather["hours"]]
@@ -92,7 +79,8 @@ def temperature_plot(weather: dict[str, Any]) -> bytes:
     axes.set_xlabel(f"time ({weather['timezone']})")
     axes.set_ylabel(f"temperature ({weather['symbol']})")
     axes.set_title(f"{weather['date']} at {weather['latitude']:g}, {weather['longitude']:g}")
-    _clock(axes)
+    axes.xaxis.set_major_locator(HourLocator(byhour=range(0, 24, 3)))
+    axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
     return _png(figure)
 
 
@@ -100,13 +88,6 @@ def _day_number(moment: str) -> float:
     from matplotlib.dates import date2num
 
     return float(date2num(datetime.datetime.fromisoformat(moment)))
-
-
-def _clock(axes: "Axes") -> None:
-    from matplotlib.dates import DateFormatter, HourLocator
-
-    axes.xaxis.set_major_locator(HourLocator(byhour=range(0, 24, 3)))
-    axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
 
 
 def _panel(figure: "Figure", axes: "Axes", stream: "Stream", detector: str, motors: list[str]) -> None:

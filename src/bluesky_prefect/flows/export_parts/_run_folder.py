@@ -17,15 +17,7 @@ if TYPE_CHECKING:
 
 
 class RunFolder:
-    """A folder that belongs to one run, and what was written to it.
-
-    Parameters
-    ----------
-    path : Path
-        The folder.
-    stem : str
-        What the names of its files begin with.
-    """
+    """A folder that belongs to one run, the stem of the names of its files, and those that were written to it."""
 
     def __init__(self, path: Path, stem: str) -> None:
         self.path = path
@@ -56,17 +48,7 @@ class RunFolder:
         self.file(ending).unlink(missing_ok=True)
 
     def write_data(self, run: "RunData", progress: "Progress", upto: float) -> None:
-        """Write a CSV for each stream.
-
-        Parameters
-        ----------
-        run : RunData
-            Whose streams.
-        progress : Progress
-            Told how far it is.
-        upto : float
-            What `progress` is at the end, in percent.
-        """
+        """Write a CSV for each stream of a run; by the end of that, its progress is at so many percent."""
         rows = max(sum(stream.rows for stream in run.streams), 1)
         share = upto - progress.percent
 

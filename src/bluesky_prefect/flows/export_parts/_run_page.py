@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from bluesky_prefect.core import is_number, markdown_literal, markdown_table
 from bluesky_prefect.flows.export_parts._summary import local_time
+from bluesky_prefect.flows.weather._open_meteo import statistics
 
 if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import RunData
@@ -21,10 +22,8 @@ def run_page(
 
     Parameters
     ----------
-    run : RunData
-        What it is about.
     plot : str
-        Its plot as a ``data:`` address; empty if there is none that is small enough.
+        The run's plot as a ``data:`` address; empty if there is none that is small enough.
     weather : mapping or str
         See `open_meteo.parse`; text says why there is none.
     zone : zoneinfo.ZoneInfo
@@ -86,12 +85,9 @@ def _duration(start_s: Any, stop_s: Any) -> str:
 def _weather(weather: Mapping[str, Any] | str) -> str:
     if isinstance(weather, str):
         return f"none: {markdown_literal(weather, 300)}"
-    known = [value for value in weather["temperatures"] if value is not None]
-    mean = sum(known) / len(known)
-    symbol = weather["symbol"]
-    return markdown_literal(
-        f"{min(known):.1f} to {max(known):.1f} {symbol}, {mean:.1f} {symbol} on average, {weather['date']}"
-    )
+    known, symbol = statistics(weather), weather["symbol"]
+    extremes = f"{known['min']:.1f} to {known['max']:.1f} {symbol}"
+    return markdown_literal(f"{extremes}, {known['mean']:.1f} {symbol} on average, {weather['date']}")
 
 
 def _size(path: Path) -> str:

@@ -20,19 +20,7 @@ _BLUESKYS_OWN = {
 
 
 def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str]) -> str:
-    """Return the text.
-
-    Parameters
-    ----------
-    run : RunData
-        What it is about.
-    weather : str
-        The lines of the weather block, or why there is none.
-    zone : zoneinfo.ZoneInfo
-        Time zone of the times.
-    files : iterable of str
-        Names of the files written beside it.
-    """
+    """Return the text: times in a zone, the lines of the weather block (or why there is none), the names of files."""
     start, stop = run.start, run.stop
     about = {
         "run uid": run.uid,

@@ -23,17 +23,7 @@ _UNREADABLE = (OSError, ValueError, TypeError, ArithmeticError, MemoryError, Rec
 
 
 def array_checks(stream: str, array: "ExternalArray", node: Any) -> Iterator[Check]:
-    """Check the files of an array, as far as they can be seen from here, then read all of it through Tiled.
-
-    Parameters
-    ----------
-    stream : str
-        Name of the stream.
-    array : ExternalArray
-        The array.
-    node : tiled client
-        The same, in Tiled.
-    """
+    """Check the files of an array, as far as they can be seen from here, then read it all through its node in Tiled."""
     files = [path for uri in array.files if (path := _visible(uri)) is not None]
     what = f"{array.key}: files"
     try:
@@ -97,10 +87,7 @@ def _visible(uri: str) -> Path | None:
 def _values_in(path: Path) -> int | None:
     """Return how many values a file holds, or None if that is not known from its kind.
 
-    Raises
-    ------
-    _Unusable
-        If it is not there, is empty, or cannot be opened.
+    Raises `_Unusable` if it is not there, is empty, or cannot be opened.
     """
     try:
         found = path.stat()

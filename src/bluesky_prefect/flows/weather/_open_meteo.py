@@ -1,6 +1,7 @@
 """Requests to Open-Meteo, and the meaning of its answers."""
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
@@ -115,9 +116,15 @@ def parse(answer: Any, place: Place, day: datetime.date, source: str) -> dict[st
     }
 
 
-def known(weather: dict[str, Any]) -> list[float]:
+def known(weather: Mapping[str, Any]) -> list[float]:
     """Return the temperatures of the hours that have one."""
     return [value for value in weather["temperatures"] if value is not None]
+
+
+def statistics(weather: Mapping[str, Any]) -> dict[str, float]:
+    """Return the lowest, the highest and the mean temperature."""
+    temperatures = known(weather)
+    return {"min": min(temperatures), "max": max(temperatures), "mean": sum(temperatures) / len(temperatures)}
 
 
 def _is_of(day: datetime.date, moment: Any) -> bool:

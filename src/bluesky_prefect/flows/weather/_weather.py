@@ -14,6 +14,7 @@ from prefect.utilities.hashing import hash_objects
 from bluesky_prefect.core import ServiceUnavailable, Settings, without_secrets
 from bluesky_prefect.flows.common._outside import get_json, is_unavailable, unavailable
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
+from bluesky_prefect.tiled_api import Catalog, origin_of, write_table
 
 # Belongs to the shape of the data: to be raised when that changes, so that old entries are left alone.
 _CACHE_VERSION = 1
@@ -59,9 +60,9 @@ async def get_weather(
 @task(name="format_weather", cache_policy=NO_CACHE)
 async def format_weather(weather: dict[str, Any]) -> str:
     """Return the weather as the lines of a summary."""
-    temperatures, hours = open_meteo.known(weather), len(weather["hours"])
-    part = "" if len(temperatures) == hours else f" (of {len(temperatures)} of {hours} hours)"
-    statistics = {"min": min(temperatures), "max": max(temperatures), "mean": sum(temperatures) / len(temperatures)}
+    known, hours = len(open_meteo.known(weather)), len(weather["hours"])
+    part = "" if known == hours else f" (of {known} of {hours} hours)"
+    statistics = open_meteo.statistics(weather)
     values = {
         "latitude": f"{weather['latitude']:g}",
         "longitude": f"{weather['longitude']:g}",
@@ -90,3 +91,23 @@ async def weather_of(place: open_meteo.Place, day: datetime.date, settings: Sett
     if state.is_completed() and not is_unavailable(state):
         return await state.aresult()
     return state.message or "the weather service failed"
+
+
+def write_temperatures(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
+    """Write the temperatures of a run's day to Tiled beside the run, in place of earlier ones; return their path there.
+
+    The metadata hold what a person (or a search) wants to know about them. For `run` see `origin_of`.
+    """
+    metadata = {
+        **origin_of(run),
+        "quantity": "temperature_2m",
+        "place": {name: weather[name] for name in ("latitude", "longitude", "timezone")},
+        "date": weather["date"],
+        "unit": weather["unit"],
+        **open_meteo.statistics(weather),
+        "sunrise": weather["sunrise"],
+        "sunset": weather["sunset"],
+        "source_url": weather["source"],
+    }
+    table = {"time": weather["hours"], "temperature_2m": weather["temperatures"]}
+    return write_table(catalog, f"temperature-{run['uid']}", table, metadata)

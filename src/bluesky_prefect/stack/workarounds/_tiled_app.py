@@ -52,11 +52,6 @@ class ConfinedUi:
 
     Tiled 0.2.20 serves ``/ui/PATH`` without a key, and PATH may be absolute, or lead upwards: any file that this user
     may read, the keys of the stack among them.
-
-    Parameters
-    ----------
-    app : ASGI application
-        Tiled's.
     """
 
     def __init__(self, app: "ASGIApp") -> None:
@@ -85,13 +80,7 @@ def take_turns(storage: Any) -> None:
 
 
 def index_times(catalog: Path) -> None:
-    """Make the index in a catalog's database, if it is not there.
-
-    Raises
-    ------
-    StackError
-        If the database refuses.
-    """
+    """Make the index in a catalog's database, if it is not there; raises `StackError` if the database refuses."""
     try:
         with closing(sqlite3.connect(catalog, timeout=_BUSY_S)) as database:
             for key, expression in _EXPRESSIONS.items():

@@ -1,4 +1,4 @@
-"""Runs looked at beside what Prefect did with them, to say what is to be thought of each."""
+"""Cases: runs looked at beside what Prefect did with them, and diagnosed."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -20,21 +20,10 @@ from bluesky_prefect.tiled_api import is_recorded
 logger = logging.getLogger(__name__)
 
 
-class Assessment:
-    """Says of runs what is to be thought of them, and changes nothing.
+class CaseFinder:
+    """Yields a case for each workflow that a run should have had, and changes nothing.
 
-    Parameters
-    ----------
-    api : PrefectApi
-        Open; its errors are those of all methods here.
-    workflows : WorkflowList
-        What a run should have had.
-    settings : Settings
-        How long is too long.
-    outbox : MachineOutbox
-        Knows of runs that Prefect has not heard of.
-    clock : callable
-        Gives the time by the server's clock, in seconds since the epoch.
+    The errors of `api` are those of all methods here. The clock is the server's, in seconds since the epoch.
     """
 
     def __init__(
@@ -84,11 +73,11 @@ class Assessment:
         since_s = min((case.since_s for case in before), default=0.0)
         now = self._cases([(case.run, case.workflow) for case in before], since_s)
         for case, again in zip(before, now, strict=True):
-            if again.judgement.signs in (None, case.judgement.signs):
+            if again.diagnosis.signs in (None, case.diagnosis.signs):
                 yield again
             else:
-                alive = Diagnosis(RunState.UNDER_WAY, again.judgement.since, "it gave a sign of life")
-                yield replace(again, judgement=alive)
+                alive = Diagnosis(RunState.UNDER_WAY, again.diagnosis.since, "it gave a sign of life")
+                yield replace(again, diagnosis=alive)
 
     def since(self, since_s: float, case: Case) -> Case:
         """Return a case as it is now, with the flow runs since an earlier time, in seconds since the epoch."""
@@ -97,11 +86,11 @@ class Assessment:
 
     def _cases(self, wanted: Sequence[tuple[Run, Workflow]], since_s: float) -> Iterator[Case]:
         found = zip(wanted, flow_runs_as_begun(self._api, wanted, since_s), strict=True)
-        judged = [Case(*pair, flow_runs, self._judge(*pair, flow_runs), since_s) for pair, flow_runs in found]
-        yield from self._not_begun_otherwise(judged, since_s)
+        cases = [Case(*pair, flow_runs, self._diagnosis(*pair, flow_runs), since_s) for pair, flow_runs in found]
+        yield from self._not_begun_otherwise(cases, since_s)
 
-    def _judge(self, run: Run, workflow: Workflow, flow_runs: Sequence[PastFlowRun]) -> Diagnosis:
-        judgement = diagnose(
+    def _diagnosis(self, run: Run, workflow: Workflow, flow_runs: Sequence[PastFlowRun]) -> Diagnosis:
+        diagnosis = diagnose(
             flow_runs,
             stopped=run.time_s,
             now=self._clock(),
@@ -109,28 +98,29 @@ class Assessment:
             signs_of_life=lambda one: signs_of_life(self._api, one.id),
             worker_is_gone=self._workers.have_lost,
         )
-        if judgement.verdict is not RunState.MISSING:
-            return permitted(judgement, flow_runs, workflow)
+        if diagnosis.state is not RunState.MISSING:
+            return permitted(diagnosis, flow_runs, workflow)
         entry = self._outbox.entry(run.uid, workflow)
-        return judgement if entry is None else self._with_entry(judgement, entry)
+        return diagnosis if entry is None else self._with_entry(diagnosis, entry)
 
-    def _with_entry(self, judgement: Diagnosis, entry: Entry) -> Diagnosis:
-        """Return the judgement of what has no flow run here, by what the outbox holds of it."""
+    def _with_entry(self, diagnosis: Diagnosis, entry: Entry) -> Diagnosis:
+        """Return the diagnosis of what has no flow run here, by what the outbox holds of it."""
         if entry.state == "declined":
-            return replace(judgement, verdict=RunState.NOT_WANTED, next_generation=None)
+            return replace(diagnosis, state=RunState.NOT_WANTED, next_generation=None)
         if entry.state == "dead":
-            return replace(judgement, verdict=RunState.DEAD, reason=entry.reason or "", next_generation=None)
+            return replace(diagnosis, state=RunState.DEAD, reason=entry.reason or "", next_generation=None)
         if entry.api_url not in (None, self._api.api_url):
             # To start it here as well would process the run twice.
-            reason = f"{_what_is_there(entry)} Prefect at {entry.api_url}"
-            return replace(judgement, verdict=RunState.ELSEWHERE, reason=reason, next_generation=None)
+            there = "it waits for" if entry.state == "waiting" else f"{entry.flow_run_name} was made by"
+            reason = f"{there} Prefect at {entry.api_url}"
+            return replace(diagnosis, state=RunState.ELSEWHERE, reason=reason, next_generation=None)
         if entry.state == "waiting":
-            return replace(judgement, verdict=RunState.WAITING, reason=entry.reason or "nobody has sent it yet")
-        return replace(judgement, reason=f"Prefect had {entry.flow_run_name}, and knows it no more")
+            return replace(diagnosis, state=RunState.WAITING, reason=entry.reason or "nobody has sent it yet")
+        return replace(diagnosis, reason=f"Prefect had {entry.flow_run_name}, and knows it no more")
 
     def _not_begun_otherwise(self, cases: Sequence[Case], since_s: float) -> Iterator[Case]:
         """Yield the cases; what was begun under a name that is not on the list is left to a person."""
-        missing = [(one.run, one.workflow) for one in cases if one.verdict is RunState.MISSING]
+        missing = [(one.run, one.workflow) for one in cases if one.state is RunState.MISSING]
         names = (name for workflow in self._workflows for name in workflow.names)
         others = begun_otherwise(self._api, missing, names, since_s)
         for one in cases:
@@ -139,8 +129,8 @@ class Assessment:
                 yield one
                 continue
             reason = f"Prefect has {other[1]} of its flow, begun as {other[0]!r}, which is not on the list"
-            judgement = replace(one.judgement, verdict=RunState.OTHER_NAME, reason=reason, next_generation=None)
-            yield replace(one, judgement=judgement)
+            diagnosis = replace(one.diagnosis, state=RunState.OTHER_NAME, reason=reason, next_generation=None)
+            yield replace(one, diagnosis=diagnosis)
 
     def _open(self, run: Run) -> Finding:
         since = run.time_s
@@ -148,10 +138,6 @@ class Assessment:
         lost = lost and not is_recorded(self._settings.kept_runs_path, run.uid)
         reason = f"started {moment(since)}, and Tiled holds no stop document"
         return finding_of(run, None, RunState.NO_STOP if lost else RunState.OPEN, since, reason)
-
-
-def _what_is_there(entry: Entry) -> str:
-    return "it waits for" if entry.state == "waiting" else f"{entry.flow_run_name} was made by"
 
 
 def _wants(workflow: Workflow, run: Run) -> bool | Finding:

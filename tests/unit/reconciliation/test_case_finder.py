@@ -10,7 +10,7 @@ from prefect.client.schemas.objects import FlowRun, State
 
 from bluesky_prefect import Outbox, Settings, Workflow
 from bluesky_prefect.core import Run, Submission, as_workflows, submission_key
-from bluesky_prefect.reconciliation._assessment import Assessment
+from bluesky_prefect.reconciliation._case_finder import CaseFinder
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 
@@ -41,14 +41,14 @@ def run(uid, **start):
 
 def assessed(runs, workflow, outbox=None):
     api = EmptyPrefect()
-    return list(Assessment(api, as_workflows(workflow), Settings(), MachineOutbox(outbox), lambda: NOW).of(runs))
+    return list(CaseFinder(api, as_workflows(workflow), Settings(), MachineOutbox(outbox), lambda: NOW).of(runs))
 
 
 def test_a_when_that_answers_neither_yes_nor_no_leaves_that_run_to_a_person():
     workflow = Workflow("flow/local", when=lambda run: np.isin(run.start["detectors"], ["det", "cam"]))
     runs = [run("one", detectors=["det"]), run("two", detectors=["det", "cam"]), run("none", detectors=["x"])]
     found = {one.finding.run_uid if hasattr(one, "finding") else one.run_uid: one for one in assessed(runs, workflow)}
-    assert {uid: one.verdict for uid, one in found.items()} == {"one": RunState.MISSING, "two": RunState.UNDECIDED}
+    assert {uid: one.state for uid, one in found.items()} == {"one": RunState.MISSING, "two": RunState.UNDECIDED}
     assert "ambiguous" in found["two"].reason
 
 
@@ -70,10 +70,10 @@ def sent(outbox, submission):
 def test_what_is_for_another_prefect_server_is_shown_and_not_started_here(outbox, happen, said):
     happen(outbox, put(outbox, "one", THERE))
     [case] = assessed([run("one")], WORKFLOW, outbox)
-    assert (case.verdict, case.judgement.next_generation) == (RunState.ELSEWHERE, None)
-    assert case.verdict.is_problem
-    assert THERE in case.judgement.reason
-    assert said in case.judgement.reason
+    assert (case.state, case.diagnosis.next_generation) == (RunState.ELSEWHERE, None)
+    assert case.state.is_problem
+    assert THERE in case.diagnosis.reason
+    assert said in case.diagnosis.reason
     assert "outbox move" in case.finding.remedy
     assert "submit one" in case.finding.remedy
 
@@ -82,13 +82,13 @@ def test_what_is_for_another_prefect_server_is_shown_and_not_started_here(outbox
 def test_what_waits_for_this_server_or_any_is_started_here(outbox, api_url):
     put(outbox, "one", api_url)
     [case] = assessed([run("one")], WORKFLOW, outbox)
-    assert (case.verdict, case.judgement.next_generation) == (RunState.WAITING, 0)
+    assert (case.state, case.diagnosis.next_generation) == (RunState.WAITING, 0)
 
 
 def test_a_dead_letter_stays_one_whatever_server_it_was_for(outbox):
     put(outbox, "one", THERE, dead="its reason")
     [case] = assessed([run("one")], WORKFLOW, outbox)
-    assert case.verdict is RunState.DEAD
+    assert case.state is RunState.DEAD
 
 
 def test_a_when_that_changes_its_run_changes_it_for_itself_alone():
@@ -122,6 +122,6 @@ def test_the_flow_run_of_a_run_that_stopped_days_ahead_is_found():
     now = time.time()
     api = DatedPrefect({"ahead": now - 2 * DAY_S, "recent": now - 100})
     runs = [Run(uid, {"uid": uid}, {"time": now + s}) for uid, s in {"ahead": 3 * DAY_S, "recent": -200}.items()]
-    assessment = Assessment(api, as_workflows(WORKFLOW), Settings(), MachineOutbox(None), lambda: now)
-    found = {case.run.uid: case.verdict for case in assessment.of(runs)}
+    finder = CaseFinder(api, as_workflows(WORKFLOW), Settings(), MachineOutbox(None), lambda: now)
+    found = {case.run.uid: case.state for case in finder.of(runs)}
     assert found == {"ahead": RunState.PROCESSED, "recent": RunState.PROCESSED}
