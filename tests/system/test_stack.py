@@ -171,6 +171,15 @@ def _flow_run(client, flow):
         yield client.post(f"/flow_runs/{flow_run}/set_state", json={"state": {"type": state}}).status_code
 
 
+def test_status_says_how_long_a_flow_run_under_way_has_been_running(stack, stack_settings):
+    make = partial(post, stack.prefect_api_url, user=user_of(stack))
+    flow = make("/flows/", name="under-way")["id"]
+    made = make("/flow_runs/", flow_id=flow, state={"type": "RUNNING"})
+    shown = {run.name: run for run in LocalStack(stack_settings).status(flow_runs=100).flow_runs}
+    assert shown[made["name"]].run_s > 0
+    make(f"/flow_runs/{made['id']}/set_state", state={"type": "COMPLETED"}, force=True)
+
+
 # A stack of these tests' own, which gets hurt.
 
 

@@ -125,7 +125,7 @@ def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], 
             name=one["name"],
             state=one["state_name"] or "Unknown",
             created=one["created"],
-            run_s=one["total_run_time"],
+            run_s=one["estimated_run_time"],
             url=flow_run_url(info.prefect_ui_url, one["id"]),
         )
         for one in found
