@@ -123,6 +123,8 @@ class WorkerClient:
             # If the worker stops meanwhile, it has to know what came of it.
             result = await asyncio.shield(proposal)
             accepted = result.status == SetStateStatus.ACCEPT
+            if accepted and state.is_pending() and result.state is not None:
+                self._in_hand.accept(flow_run_id, result.state.timestamp)
         finally:
             if not accepted and proposal.done():
                 self._in_hand.withdraw(flow_run_id)

@@ -7,6 +7,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -41,29 +42,14 @@ LAST_WORD_S = 5.0
 _CANCELLED = "Flow run was cancelled."
 
 
+@dataclass(eq=False)
 class Execution:
-    """A flow run's processes: its own, and that of its hooks.
+    """A flow run's processes: its own, once it has one, and that of its hooks."""
 
-    Parameters
-    ----------
-    flow_run : FlowRun
-        The flow run.
-    configuration : WarmJobConfiguration
-        Its job.
-    forks : ForkServerPool
-        Where processes come from.
-
-    Attributes
-    ----------
-    child : ChildHandle, optional
-        The flow's process, once it has one.
-    """
-
-    def __init__(self, flow_run: "FlowRun", configuration: WarmJobConfiguration, forks: ForkServerPool) -> None:
-        self.child: ChildHandle | None = None
-        self._flow_run = flow_run
-        self._configuration = configuration
-        self._forks = forks
+    flow_run: "FlowRun"
+    configuration: WarmJobConfiguration
+    forks: ForkServerPool
+    child: ChildHandle | None = None
 
     @property
     def pid(self) -> str:
@@ -72,24 +58,24 @@ class Execution:
 
     async def fork(self) -> ChildHandle:
         """Return the flow's process, which waits for its job."""
-        self.child = await self._forks.fork()
+        self.child = await self.forks.fork()
         return self.child
 
     async def try_hooks(self, state: "State[Any]") -> None:
         """Run what the flow wants done in a state, in a process of its own; what goes wrong there is logged."""
-        hooks = {"hooks": state.model_dump_json(exclude={"data"}), "flow_run": self._flow_run.model_dump_json()}
+        hooks = {"hooks": state.model_dump_json(exclude={"data"}), "flow_run": self.flow_run.model_dump_json()}
         try:
             with self.job(**hooks) as job:
-                child = await self._forks.fork()
+                child = await self.forks.fork()
                 with anyio.fail_after(HOOKS_TIMEOUT_S):
                     await child.run(job)
         except Exception:
-            logger.exception("The hooks of flow run %s did not run to their end.", self._flow_run.id)
+            logger.exception("The hooks of flow run %s did not run to their end.", self.flow_run.id)
 
     @contextlib.contextmanager
     def job(self, **hooks: str) -> Iterator[Job]:
         """Describe a job, with a directory that is there as long as it lasts."""
-        configuration = self._configuration
+        configuration = self.configuration
         environment = {**os.environ, **configuration.env, **engine_environment(configuration.entrypoint)}
         with contextlib.ExitStack() as stack:
             directory = configuration.working_dir or stack.enter_context(tempfile.TemporaryDirectory(suffix="prefect"))
@@ -98,7 +84,7 @@ class Execution:
                 directory=Path(directory).resolve(),
                 output=configuration.stream_output,
                 nice=configuration.nice,
-                arguments=[str(self._flow_run.id)],
+                arguments=[str(self.flow_run.id)],
                 **hooks,
             )
 

@@ -41,8 +41,10 @@ class FlowRunInHand:
     ----------
     proposal : Future, optional
         Prefect's answer to the proposal to make it pending.
-    state_id, since : optional
-        The scheduled state in which it was taken, and that state's time.
+    state_id : UUID, optional
+        The scheduled state in which it was taken.
+    since : datetime, optional
+        When it became pending, by Prefect's clock.
     execution : Execution, optional
         Its processes, if they are forked.
     again : bool
@@ -102,6 +104,11 @@ class FlowRunsInHand:
         """Take note that Prefect is asked to make a flow run pending."""
         self._all[flow_run_id] = FlowRunInHand(flow_run_id, proposal=proposal)
 
+    def accept(self, flow_run_id: UUID, since: datetime.datetime) -> None:
+        """Take note that a flow run is pending, by Prefect's clock."""
+        if (one := self._all.get(flow_run_id)) and one.phase is Phase.PENDING:
+            one.since = since
+
     def withdraw(self, flow_run_id: UUID) -> None:
         """Forget a flow run that has not become pending, or has another state before it has begun."""
         if (one := self._all.get(flow_run_id)) and one.phase is Phase.PENDING:
@@ -109,14 +116,17 @@ class FlowRunsInHand:
 
     def begin(self, flow_run: "FlowRun", execution: "Execution | None") -> FlowRunInHand:
         """Take note that a flow run is executed from here on."""
+        before = self._all.get(flow_run.id)
         one = self._all[flow_run.id] = FlowRunInHand(flow_run.id, Phase.EXECUTING, execution=execution)
-        one.state_id, one.since = flow_run.state_id, flow_run.state.timestamp if flow_run.state else None
+        one.state_id = flow_run.state_id
+        if before is not None and before.phase is Phase.PENDING:
+            one.since = before.since
         return one
 
     def cancel(self, flow_run_id: UUID, at: datetime.datetime | None = None) -> FlowRunInHand | None:
         """Take note of a cancellation, and return the flow run if it executes, or if it has ended.
 
-        One from before the flow run was taken concerned an earlier attempt.
+        One from before the flow run was pending concerned an earlier attempt.
         """
         one = self._all.get(flow_run_id)
         if one is None or one.execution is None or one.phase not in (Phase.EXECUTING, Phase.ENDED):

@@ -13,7 +13,7 @@ import anyio.abc
 from prefect.exceptions import InfrastructureNotFound
 from prefect.settings import get_current_settings
 from prefect.workers.base import BaseWorker, BaseWorkerResult
-from prefect.workers.process import ProcessWorker
+from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from bluesky_prefect.core import ConfigurationError
 from bluesky_prefect.worker._client import WorkerClient
@@ -36,10 +36,6 @@ if TYPE_CHECKING:
 _LOOK_AGAIN_S = 2.0
 # Flow runs that are due this soon are due.
 _SOON = datetime.timedelta(milliseconds=50)
-
-
-class WarmProcessWorkerResult(BaseWorkerResult):
-    """The process id and the exit code of a flow run's process."""
 
 
 class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWorkerResult]):
@@ -212,7 +208,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         try:
             if execution is not None:
                 code = await self._executor.run(one, execution, task_status or anyio.TASK_STATUS_IGNORED)
-                return WarmProcessWorkerResult(status_code=code, identifier=execution.pid)
+                return ProcessWorkerResult(status_code=code, identifier=execution.pid)
             self.get_flow_run_logger(flow_run).debug("Starting a new interpreter: %s", reason)
             return await self._stock_worker.run(flow_run, configuration, task_status)
         except asyncio.CancelledError:

@@ -12,10 +12,15 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FORKED = SimpleNamespace()
 
 
-def scheduled(flow_run=None, at=NOW):
+def scheduled(flow_run=None):
     """A flow run as a list of scheduled ones has it; the same one in another scheduled state."""
-    state = SimpleNamespace(timestamp=at)
-    return SimpleNamespace(id=flow_run.id if flow_run else uuid4(), state_id=uuid4(), state=state)
+    return SimpleNamespace(id=flow_run.id if flow_run else uuid4(), state_id=uuid4())
+
+
+def begin(in_hand, flow_run, pending_since):
+    in_hand.propose(flow_run.id, proposal=None)
+    in_hand.accept(flow_run.id, pending_since)
+    return in_hand.begin(flow_run, FORKED)
 
 
 @pytest.fixture
@@ -68,7 +73,7 @@ def test_a_retry_waits_for_the_end_of_what_is_there_and_is_told_then(in_hand, en
 
 def test_a_flow_run_is_cancelled_once(in_hand):
     flow_run = scheduled()
-    one = in_hand.begin(flow_run, FORKED)
+    one = begin(in_hand, flow_run, NOW)
     assert in_hand.cancel(flow_run.id, NOW + timedelta(seconds=1)) is one
     assert one.phase is Phase.CANCELLING
     assert in_hand.cancel(flow_run.id) is None
@@ -76,9 +81,9 @@ def test_a_flow_run_is_cancelled_once(in_hand):
 
 
 def test_a_cancellation_of_an_earlier_attempt_that_is_heard_late_cancels_no_retry(in_hand):
-    flow_run = scheduled(at=NOW)
-    in_hand.end(in_hand.begin(flow_run, FORKED))
-    retry = in_hand.begin(scheduled(flow_run, at=NOW + timedelta(seconds=9)), FORKED)
+    flow_run = scheduled()
+    in_hand.end(begin(in_hand, flow_run, NOW))
+    retry = begin(in_hand, scheduled(flow_run), NOW + timedelta(seconds=9))
     assert in_hand.cancel(flow_run.id, NOW + timedelta(seconds=5)) is None
     assert retry.phase is Phase.EXECUTING
     assert in_hand.cancel(flow_run.id, NOW + timedelta(seconds=10)) is retry
