@@ -12,18 +12,17 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
 from prefect.exceptions import Abort
 
+from bluesky_prefect.worker._flow_runs import FlowRunsInHand
+
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import Flow, State
     from prefect.client.schemas.responses import DeploymentResponse, WorkerFlowRunResponse
 
 T = TypeVar("T")
-Proposals = dict[UUID, asyncio.Task[OrchestrationResult[Any]]]
 
 # How long a server that answers 503, or not at all, is asked again before a flow run counts as crashed.
 PATIENCE_S = 180.0
 _LONGEST_WAIT_S = 10.0
-# Flows only ever grow in number by new code.
-_MAX_FLOWS = 1000
 
 # Deployments that were read for the flow run that is being submitted. They may change from one to the next.
 _read: ContextVar[dict[UUID, Any] | None] = ContextVar("_read", default=None)
@@ -36,34 +35,31 @@ class WorkerClient:
     ----------
     client : PrefectClient
         The client.
-    pending : dict
-        Where proposals to make flow runs pending are kept, by flow run, as long as they have no other state.
+    in_hand : FlowRunsInHand
+        The worker's flow runs.
     has_room : callable
         Whether there is room for another flow run; otherwise none is asked for.
     select : callable
         Return those of the scheduled flow runs that are to be submitted now.
     on_proposed : callable
         Called with a flow run's id, a proposed state, and whether Prefect has accepted it.
-    is_again : callable
-        Whether the flow run with an id is scheduled again since it was last begun.
     """
 
     def __init__(
         self,
         client: PrefectClient,
-        pending: Proposals,
+        in_hand: FlowRunsInHand,
         *,
         has_room: Callable[[], bool],
         select: "Callable[[list[WorkerFlowRunResponse]], list[WorkerFlowRunResponse]]",
         on_proposed: "Callable[[UUID, State, bool], None]",
-        is_again: Callable[[UUID], bool],
     ) -> None:
         self.wraps = self._client = client
-        self._pending = pending
+        self._in_hand = in_hand
         self._has_room = has_room
         self._select = select
         self._on_proposed = on_proposed
-        self._is_again = is_again
+        # They grow in number by new code alone.
         self._flows: dict[UUID, Flow] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -94,8 +90,6 @@ class WorkerClient:
     async def read_flow(self, flow_id: UUID) -> "Flow":
         """Read a flow, of which nothing ever changes."""
         if flow_id not in self._flows:
-            if len(self._flows) >= _MAX_FLOWS:
-                self._flows.clear()
             self._flows[flow_id] = await retry_transient(lambda: self._client.read_flow(flow_id))
         return self._flows[flow_id]
 
@@ -111,7 +105,7 @@ class WorkerClient:
         """
         if state.name == "Submitting":
             return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
-        if state.is_crashed() and self._is_again(flow_run_id):
+        if state.is_crashed() and self._in_hand.is_again(flow_run_id):
             self._on_proposed(flow_run_id, state, False)
             raise Abort("It is scheduled again.")
 
@@ -120,17 +114,20 @@ class WorkerClient:
 
         # A proposal to be pending that was heard and not answered must not be repeated: it would be refused.
         proposal = asyncio.ensure_future(propose() if state.is_pending() else retry_transient(propose))
-        self._pending.pop(flow_run_id, None)
         if state.is_pending():
-            self._pending[flow_run_id] = proposal
+            self._in_hand.propose(flow_run_id, proposal)
+        else:
+            self._in_hand.withdraw(flow_run_id)
         accepted = False
         try:
             # If the worker stops meanwhile, it has to know what came of it.
             result = await asyncio.shield(proposal)
             accepted = result.status == SetStateStatus.ACCEPT
+            if accepted and state.is_pending() and result.state is not None:
+                self._in_hand.accept(flow_run_id, result.state.timestamp)
         finally:
             if not accepted and proposal.done():
-                self._pending.pop(flow_run_id, None)
+                self._in_hand.withdraw(flow_run_id)
             self._on_proposed(flow_run_id, state, accepted)
         return result
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 
 # What a worker listens with for its flow runs: each connection of a stranger is worth a line to it, or a traceback.
@@ -22,7 +23,7 @@ class OncePerMinute(logging.Filter):
         super().__init__()
         self._clock = clock
         self._passed: dict[str, float] = {}
-        self._held_back: dict[str, int] = {}
+        self._held_back: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether a record is written."""
@@ -30,7 +31,7 @@ class OncePerMinute(logging.Filter):
         if record.levelno < logging.WARNING:
             return True
         if now - self._passed.get(text, now - _EVERY_S) < _EVERY_S:
-            self._held_back[text] = self._held_back.get(text, 0) + 1
+            self._held_back[text] += 1
             return False
         self._passed[text] = now
         if held_back := self._held_back.pop(text, 0):

@@ -1,5 +1,6 @@
 """Job variables of a work pool of this type, and of its deployments."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from prefect.workers.process import ProcessJobConfiguration, ProcessVariables
@@ -35,6 +36,11 @@ PRELOAD = [
     "bluesky_prefect.reconciliation._flow",
 ]
 NICE = 5
+# What an interpreter, or a library that flow runs find loaded, reads when it starts and never again.
+_READ_AT_START = ("PYTHON", "LD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "NUMBA_", "MALLOC_", "MPL")
+# What a child takes over after all.
+_TAKEN_OVER = {"PYTHONPATH", "PYTHONSAFEPATH"}
+_INSTALLS = "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES"
 
 
 class WarmJobConfiguration(ProcessJobConfiguration):
@@ -44,11 +50,6 @@ class WarmJobConfiguration(ProcessJobConfiguration):
 
     _has_own_command: bool = PrivateAttr(default=False)
     _entrypoint: str | None = PrivateAttr(default=None)
-
-    @property
-    def has_own_command(self) -> bool:
-        """True if the job names a command of its own."""
-        return self._has_own_command
 
     @property
     def entrypoint(self) -> str | None:
@@ -63,6 +64,17 @@ class WarmJobConfiguration(ProcessJobConfiguration):
         if deployment is not None and not deployment.pull_steps and ":" not in (deployment.entrypoint or ":"):
             self._entrypoint = deployment.entrypoint
         super().prepare_for_flow_run(flow_run, deployment, *args, **kwargs)
+
+    def why_not_forkable(self, environment: Mapping[str, str]) -> str | None:
+        """Return why it needs an interpreter of its own, or None if it can be forked from one with this environment."""
+        if self._has_own_command:
+            return "the job has a command of its own"
+        if (self.env.get(_INSTALLS) or "").lower() in ("1", "true", "yes", "on", "t", "y"):
+            return f"{_INSTALLS} is set"
+        for name in sorted({*self.env, *environment} - _TAKEN_OVER):
+            if name.startswith(_READ_AT_START) and self.env.get(name) != environment.get(name):
+                return f"{name} is read when an interpreter starts"
+        return None
 
 
 class WarmVariables(ProcessVariables):

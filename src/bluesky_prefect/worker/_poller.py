@@ -5,8 +5,6 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-import anyio
-
 logger = logging.getLogger(f"prefect.{__name__}")
 
 _RETRY_S = 1.0
@@ -23,7 +21,7 @@ class Poller:
 
     def __init__(self, poll: Callable[[], Awaitable[Any]]) -> None:
         self._poll = poll
-        self._called = anyio.Event()
+        self._called = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     def poll_now(self) -> None:
@@ -33,25 +31,21 @@ class Poller:
     def poll_in(self, delay_s: float) -> None:
         """Look in some time, unless that is due earlier anyway."""
         loop = asyncio.get_running_loop()
-        if self._timer is None or self._timer.when() > loop.time() + delay_s:
+        now = loop.time()
+        if self._timer is None or not now < self._timer.when() <= now + delay_s:
             self.cancel()
-            self._timer = loop.call_later(delay_s, self._ring)
+            self._timer = loop.call_later(delay_s, self.poll_now)
 
     def cancel(self) -> None:
         """Call off what is due later."""
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
-
-    def _ring(self) -> None:
-        self._timer = None
-        self.poll_now()
 
     async def serve(self) -> None:
         """Look whenever it is called for."""
         while True:
             await self._called.wait()
-            self._called = anyio.Event()
+            self._called.clear()
             try:
                 await self._poll()
             except Exception as error:  # noqa: BLE001  # the worker's own polling decides when to give up

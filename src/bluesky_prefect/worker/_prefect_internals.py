@@ -13,13 +13,7 @@ ENGINE_MODULES = ["prefect._internal.control_listener", "prefect._internal.metri
 
 
 def require_tested_prefect(version: str = prefect.__version__) -> None:
-    """Refuse a Prefect with which this worker was not tested.
-
-    Raises
-    ------
-    ConfigurationError
-        If it is an older or a newer one.
-    """
+    """Raise a `ConfigurationError` for a Prefect with which this worker was not tested."""
     if ".".join(version.split(".")[:2]) not in TESTED:
         raise ConfigurationError(
             f"The warm-process worker is tested with Prefect {' and '.join(TESTED)}, and this is {version}. "
@@ -28,18 +22,10 @@ def require_tested_prefect(version: str = prefect.__version__) -> None:
 
 
 def engine_environment(entrypoint: str | None) -> dict[str, str]:
-    """Return the variables that tell Prefect's engine about its worker.
+    """Return the variables that tell Prefect's engine about its worker, and where the flow is if that is known.
 
-    Parameters
-    ----------
-    entrypoint : str, optional
-        Where the flow is, if nothing has to be pulled for it. Without it, the engine reads the deployment once more.
-
-    Returns
-    -------
-    dict of str
-        One of them leaves cancellations to the worker. Without it, both the engine and the worker set the state of a
-        cancelled flow run and run its hooks.
+    One of them leaves cancellations to the worker. Without it, both the engine and the worker set the state of a
+    cancelled flow run and run its hooks. Without an entrypoint, the engine reads the deployment once more.
     """
     environment = {"PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS": "false"}
     if entrypoint is not None:

@@ -10,20 +10,17 @@ from uuid import UUID
 
 import anyio
 import anyio.abc
-from prefect.client.schemas.responses import SetStateStatus
-from prefect.exceptions import Abort, InfrastructureNotFound
+from prefect.exceptions import InfrastructureNotFound
 from prefect.settings import get_current_settings
-from prefect.states import Crashed, Scheduled
-from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseWorker, BaseWorkerResult
-from prefect.workers.process import ProcessWorker
+from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from bluesky_prefect.core import ConfigurationError
-from bluesky_prefect.worker._client import Proposals, WorkerClient
+from bluesky_prefect.worker._client import WorkerClient
 from bluesky_prefect.worker._control_log import bound_control_log
-from bluesky_prefect.worker._events import FlowRunEvents
-from bluesky_prefect.worker._execution import STOPPED, Execution, Executions
-from bluesky_prefect.worker._forkable import why_not_forkable
+from bluesky_prefect.worker._events import flow_run_events
+from bluesky_prefect.worker._execution import Execution, Executor
+from bluesky_prefect.worker._flow_runs import FlowRunInHand, FlowRunsInHand, Phase
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, preload_of
 from bluesky_prefect.worker._poller import Poller
 from bluesky_prefect.worker._prefect_internals import ENGINE_MODULES, require_tested_prefect
@@ -35,20 +32,10 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import WorkerFlowRunResponse
 
-# How long the last word on flow runs that a stopping worker stops may take.
-_LAST_WORD_S = 5.0
-# How many flow runs are remembered to have been taken: more than a list of scheduled ones holds.
-_MAX_TAKEN = 1000
-# How often to ask for cancelled flow runs without an event stream, as Prefect's process worker does.
-_CANCELLATION_POLL_S = 10.0
 # When to look again for a flow run that could not be taken.
 _LOOK_AGAIN_S = 2.0
 # Flow runs that are due this soon are due.
 _SOON = datetime.timedelta(milliseconds=50)
-
-
-class WarmProcessWorkerResult(BaseWorkerResult):
-    """The process id and the exit code of a flow run's process."""
 
 
 class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWorkerResult]):
@@ -71,21 +58,12 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         super().__init__(*args, **kwargs)
         self._stock_worker = ProcessWorker(*args, **kwargs)
         self._worker_client: WorkerClient | None = None
-        # Proposals to make flow runs pending, of those that have not begun since.
-        self._pending: Proposals = {}
+        self._in_hand = FlowRunsInHand(on_ended=self._ended)
+        self._executor = Executor(self._in_hand, lambda: self.client)
         self._looking = asyncio.Lock()
         self._poller = Poller(self.get_and_submit_flow_runs)
-        self._events = FlowRunEvents(
-            on_connected=self._connected, on_waiting=self._poller.poll_now, on_cancelling=self._cancelling
-        )
         self._preloaded: list[str] | None = None
-        # The scheduled state in which each flow run was last taken: a list that was made before that is out of date.
-        self._taken: dict[UUID, UUID | None] = {}
-        # Flow runs whose process has not ended; and those of them that are scheduled again already.
-        self._executing: set[UUID] = set()
-        self._again: set[UUID] = set()
-        self._executions = Executions(lambda: self.client)
-        self._listening: asyncio.Task[None] | None = None
+        self._listening: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
         self._runs_once = False
         self._stopping = False
@@ -93,13 +71,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
     # From its start to its end.
 
     async def start(self, run_once: bool = False, *args: Any, **kwargs: Any) -> None:
-        """Work until it is told to stop, or once through what is due.
-
-        Raises
-        ------
-        SystemExit
-            With a line that says so, if it was not tested with this Prefect.
-        """
+        """Work until it is told to stop, or once through what is due; with an untested Prefect, exit and say so."""
         try:
             require_tested_prefect()
         except ConfigurationError as error:
@@ -117,26 +89,20 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
 
     async def teardown(self, *exc_info: Any) -> None:
         """Stop, and with it all flow runs under way; they are reported as crashed."""
-        if self._listening is not None:
-            self._listening.cancel()
+        for task in self._listening:
+            task.cancel()
         self._poller.cancel()
         try:
             if exc_info and exc_info[0] is not None:
                 self._stopping = True
-                with anyio.move_on_after(_LAST_WORD_S, shield=True):
-                    await self._put_back()
+                # On what has no task of the base class that would do so.
+                silent = self._in_hand.all_in(Phase.PENDING, Phase.SETTLING)
+                await asyncio.gather(*map(self._executor.say_last_word, silent))
             await super().teardown(*exc_info)
         finally:
             with anyio.CancelScope(shield=True):
                 await self._end_background()
                 await self._forks.close()
-
-    async def _put_back(self) -> None:
-        """Leave to another worker what this one has made pending and not begun."""
-        for flow_run_id, proposal in list(self._pending.items()):
-            with contextlib.suppress(Exception, Abort):
-                if (await proposal).status == SetStateStatus.ACCEPT:
-                    await propose_state(self.client, Scheduled(), flow_run_id=flow_run_id)
 
     async def _end_background(self) -> None:
         if self._stopping:
@@ -158,30 +124,21 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
             if modules != self._preloaded:
                 self._preloaded = modules
                 self._in_background(self._forks.preload([*ENGINE_MODULES, *modules]))
-            if self._listening is None and not self._runs_once:
-                self._listening = self._in_background(self._listen(self.work_pool.id))
+            if not self._listening and not self._runs_once:
+                serving = self._poller.serve(), self._listen(self.work_pool.id)
+                self._listening = [self._in_background(service) for service in serving]
 
     # Which flow runs, and when.
 
     async def _listen(self, work_pool: UUID) -> None:
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._poller.serve)
-            tasks.start_soon(self._events.listen, work_pool)
-            tasks.start_soon(self._poll_for_cancellations)
-
-    def _connected(self) -> None:
-        # For what happened while nobody listened.
-        self._poller.poll_now()
-        self._in_background(self._executions.cancel_as_asked())
-
-    def _cancelling(self, flow_run_id: UUID) -> None:
-        self._in_background(self._executions.cancel(flow_run_id))
-
-    async def _poll_for_cancellations(self) -> None:
-        while True:
-            await anyio.sleep(_CANCELLATION_POLL_S)
-            if not self._events.connected:
-                self._in_background(self._executions.cancel_as_asked())
+        async for what, flow_run_id, at in flow_run_events(work_pool):
+            if what in ("waiting", "connected"):
+                self._poller.poll_now()
+            if flow_run_id is not None and what == "cancelling":
+                self._in_background(self._executor.cancel(flow_run_id, at))
+            elif what in ("connected", "silence"):
+                # For what happened while nobody listened.
+                self._in_background(self._executor.cancel_as_asked())
 
     @property
     def client(self) -> "PrefectClient":
@@ -189,12 +146,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         client = super().client
         if self._worker_client is None or self._worker_client.wraps is not client:
             self._worker_client = WorkerClient(
-                client,
-                self._pending,
-                has_room=self._has_room,
-                select=self._select,
-                on_proposed=self._proposed,
-                is_again=self._again.__contains__,
+                client, self._in_hand, has_room=self._has_room, select=self._select, on_proposed=self._proposed
             )
         return self._worker_client  # pyright: ignore[reportReturnType]
 
@@ -215,11 +167,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         due = []
         for entry in scheduled:
             flow_run = entry.flow_run
-            if flow_run.id in self._taken and self._taken[flow_run.id] == flow_run.state_id:
-                continue
-            if flow_run.id in self._executing:
-                # It is to be retried, or resumed, and the process of its last attempt has not ended.
-                self._again.add(flow_run.id)
+            if not self._in_hand.may_take(flow_run):
                 continue
             start = flow_run.next_scheduled_start_time or flow_run.expected_start_time or now
             if start <= now + _SOON:
@@ -235,10 +183,9 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
                 # Somebody else has it; or the server could not be asked, and it still waits.
                 self._poller.poll_in(_LOOK_AGAIN_S)
         elif state.is_crashed():
-            execution = self._executions.crashed(flow_run_id)
-            if execution is not None and accepted:
-                self._in_background(self._run_crash_hooks(execution, state))
-        elif state.is_cancelled() and flow_run_id not in self._executing:
+            if one := self._in_hand.report_crash(flow_run_id, accepted):
+                self._in_background(self._run_crash_hooks(one, state))
+        elif state.is_cancelled() and not self._in_hand.is_busy(flow_run_id):
             # There is no such deployment any more, and the base class keeps the flow run's place.
             with contextlib.suppress(RuntimeError):
                 self.limiter.release_on_behalf_of(flow_run_id)
@@ -255,55 +202,40 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         """Execute a flow run and return how its process ended; if the worker is stopped meanwhile, it has crashed."""
         if self._stopping:
             await anyio.sleep_forever()
-        execution = Execution(flow_run, configuration, self._forks)
-        self._begin(flow_run)
+        reason = configuration.why_not_forkable(self._forks.environment)
+        execution = Execution(flow_run, configuration, self._forks) if reason is None else None
+        one = self._in_hand.begin(flow_run, execution)
         try:
-            reason = why_not_forkable(configuration, self._forks.environment)
-            if reason is None:
-                code = await self._executions.run(execution, task_status or anyio.TASK_STATUS_IGNORED)
-                return WarmProcessWorkerResult(status_code=code, identifier=str(execution.pid))
-            execution = None
+            if execution is not None:
+                code = await self._executor.run(one, execution, task_status or anyio.TASK_STATUS_IGNORED)
+                return ProcessWorkerResult(status_code=code, identifier=execution.pid)
             self.get_flow_run_logger(flow_run).debug("Starting a new interpreter: %s", reason)
             return await self._stock_worker.run(flow_run, configuration, task_status)
         except asyncio.CancelledError:
-            state = execution.last_state() if execution else Crashed(message=STOPPED)
-            with anyio.move_on_after(_LAST_WORD_S, shield=True), contextlib.suppress(Exception, Abort):
-                await propose_state(self.client, state, flow_run.id, force=state.is_cancelled())
+            await self._executor.say_last_word(one)
             raise
         finally:
-            self._end(flow_run)
+            self._in_hand.end(one)
 
-    async def _run_crash_hooks(self, execution: Execution, state: "State[Any]") -> None:
+    async def _run_crash_hooks(self, one: FlowRunInHand, state: "State[Any]") -> None:
         """Run the hooks of a flow run that has crashed; another attempt waits for them."""
-        self._executing.add(execution.flow_run.id)
         try:
-            await execution.try_hooks(state)
+            if one.execution is not None:
+                await one.execution.try_hooks(state)
         finally:
-            self._end(execution.flow_run)
+            self._in_hand.end(one)
 
-    def _begin(self, flow_run: "FlowRun") -> None:
-        self._pending.pop(flow_run.id, None)
-        self._executing.add(flow_run.id)
-        self._again.discard(flow_run.id)
-        self._taken[flow_run.id] = flow_run.state_id
-        while len(self._taken) > _MAX_TAKEN:
-            del self._taken[next(iter(self._taken))]
-
-    def _end(self, flow_run: "FlowRun") -> None:
-        self._executing.discard(flow_run.id)
-        if flow_run.id in self._again or not self._has_room():
+    def _ended(self, one: FlowRunInHand) -> None:
+        if one.again or not self._has_room():
             # By the time it looks, the base class has made room.
             self._poller.poll_now()
 
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: WarmJobConfiguration, grace_seconds: int = 30
     ) -> None:
-        """Stop the process of a flow run that has not begun; the base class asks for it.
-
-        Raises
-        ------
-        InfrastructureNotFound
-            If there is no such process here.
-        """
-        if not await self._executions.cancel_process(infrastructure_pid):
-            raise InfrastructureNotFound(f"This worker has no flow run in process {infrastructure_pid}.")
+        """Stop the process of a flow run that has not begun; the base class asks for it."""
+        for one in self._in_hand.all_in(Phase.EXECUTING, Phase.CANCELLING):
+            if one.execution is not None and one.execution.pid == infrastructure_pid:
+                await self._executor.cancel(one.id)
+                return
+        raise InfrastructureNotFound(f"This worker has no flow run in process {infrastructure_pid}.")

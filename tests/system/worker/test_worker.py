@@ -9,6 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import uuid4
 
 import psutil
 import pytest
@@ -79,7 +80,7 @@ def test_environment_directory_and_settings_are_the_flow_run_s_own(worker, tmp_p
     assert seen["zone"] == "JST"
     assert str(modules) in seen["path"]
     assert seen["directory"] == str(tmp_path)
-    assert seen["nice"] == os.nice(0) + 7
+    assert seen["nice"] == min(os.nice(0) + 7, 19)
     # Linux may share the processor between sessions first, and the flow run's is its own.
     assert not seen["autogroup"] or seen["autogroup"].endswith(f"nice {seen['nice']}")
     deployment = worker.deploy(f"{FLOWS}:report", None, env={"FACILITY": "as its job has it"})
@@ -112,9 +113,11 @@ def test_a_flow_that_fails_has_failed_and_one_that_hangs_has_timed_out(worker, d
     assert worker.wait(timed_out)["state"]["name"] == "TimedOut"
 
 
-def retry(worker, flow_run):
-    """Do what the button in the UI does."""
-    worker.ask("POST", f"/flow_runs/{flow_run}/set_state", state={"type": "SCHEDULED", "name": "AwaitingRetry"})
+def retry(worker, flow_run, at=None):
+    """Do what the button in the UI does, or what a flow run does that is to be retried later."""
+    details = {"scheduled_time": at.isoformat()} if at else {}
+    state = {"type": "SCHEDULED", "name": "AwaitingRetry", "state_details": details}
+    worker.ask("POST", f"/flow_runs/{flow_run}/set_state", state=state)
 
 
 def test_a_flow_run_that_is_retried_is_executed_again(worker, deployments):
@@ -192,6 +195,29 @@ def test_a_cancelled_flow_run_stops_and_its_hook_runs_in_another_process(worker,
     state, hook_pid = hook.read_text().split()
     assert state == "CANCELLING"
     assert int(hook_pid) not in (pid, worker.process.pid)
+
+
+def test_a_cancellation_from_before_a_flow_run_was_taken_is_an_earlier_attempt_s(worker, deployments, tmp_path):
+    before = datetime.now(UTC) - timedelta(seconds=1)
+    flow_run, _ = start_waiting(worker, deployments["waits"], tmp_path / "it")
+    pool = {"prefect.resource.role": "work-pool"}
+    pool["prefect.resource.id"] = f"prefect.work-pool.{worker.ask('GET', f'/work_pools/{worker.pool}')['id']}"
+    resource = {"prefect.resource.id": f"prefect.flow-run.{flow_run}"}
+    late = {"id": str(uuid4()), "occurred": before.isoformat(), "event": "prefect.flow-run.Cancelling"}
+    worker.post_events({**late, "resource": resource, "related": [pool]})
+    # It has heard of that once it hears of this.
+    assert worker.wait(worker.submit(deployments["lines"], count=1))["state_type"] == "COMPLETED"
+    (tmp_path / "it").unlink()
+    assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+
+
+def test_a_flow_run_that_waits_for_a_retry_is_cancelled(worker, deployments):
+    flow_run = worker.submit(deployments["fails"])
+    assert worker.wait(flow_run)["state_type"] == "FAILED"
+    wait_until(lambda: not psutil.Process(worker.fork_server).children())
+    retry(worker, flow_run, at=datetime.now(UTC) + timedelta(hours=1))
+    worker.cancel(flow_run)
+    assert worker.wait(flow_run, timeout_s=30)["state_type"] == "CANCELLED"
 
 
 def names_of_states(worker, flow_run):

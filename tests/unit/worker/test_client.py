@@ -6,11 +6,13 @@ from uuid import uuid4
 
 import httpx
 import pytest
+from prefect.client.schemas.objects import FlowRun
 from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAbortDetails, StateAcceptDetails
 from prefect.exceptions import Abort
 from prefect.states import Crashed, Pending, Submitting
 
 from bluesky_prefect.worker._client import WorkerClient, is_transient, retry_transient
+from bluesky_prefect.worker._flow_runs import FlowRunsInHand, Phase
 
 
 class Server:
@@ -29,16 +31,23 @@ class Server:
     read_deployment = read_flow = get_scheduled_flow_runs_for_work_pool = read
 
 
-def client_of(server, pending=None, *, has_room=lambda: True, select=lambda listed: listed, proposed=None, again=()):
+def client_of(server, in_hand=None, *, has_room=lambda: True, select=lambda listed: listed, proposed=None):
     noted = proposed if proposed is not None else []
     return WorkerClient(
         server,
-        pending if pending is not None else {},
+        in_hand or none_in_hand(),
         has_room=has_room,
         select=select,
         on_proposed=lambda *proposal: noted.append(proposal),
-        is_again=lambda flow_run: flow_run in again,
     )
+
+
+def none_in_hand():
+    return FlowRunsInHand(on_ended=lambda one: None)
+
+
+def pending(in_hand):
+    return {one.id: one.proposal for one in in_hand.all_in(Phase.PENDING)}
 
 
 def status(code):
@@ -133,14 +142,14 @@ def test_the_state_submitting_is_never_sent():
 @pytest.mark.parametrize("status", [SetStateStatus.ACCEPT, SetStateStatus.ABORT])
 def test_a_flow_run_is_pending_if_prefect_accepts_it_and_until_its_next_state(status):
     async def test():
-        server, pending, proposed, flow_run = Orchestration(status), {}, [], uuid4()
+        server, in_hand, proposed, flow_run = Orchestration(status), none_in_hand(), [], uuid4()
         server.let.set()
-        client = client_of(server, pending, proposed=proposed)
+        client = client_of(server, in_hand, proposed=proposed)
         await client.set_flow_run_state(flow_run, Pending())
         accepted = status == SetStateStatus.ACCEPT
-        assert list(pending) == ([flow_run] if accepted else [])
+        assert list(pending(in_hand)) == ([flow_run] if accepted else [])
         await client.set_flow_run_state(flow_run, Crashed())
-        assert pending == {}
+        assert pending(in_hand) == {}
         assert [one[2] for one in proposed] == [accepted, accepted]
 
     asyncio.run(test())
@@ -158,9 +167,11 @@ def test_a_crash_is_reported_to_a_server_that_answers_500_and_later_accepts():
 
 def test_no_crash_is_reported_of_a_flow_run_that_is_scheduled_again():
     async def test():
-        server, flow_run = Orchestration(), uuid4()
+        server, in_hand, flow_run = Orchestration(), none_in_hand(), FlowRun(flow_id=uuid4(), state_id=uuid4())
+        in_hand.begin(flow_run, None)
+        assert not in_hand.may_take(flow_run.model_copy(update={"state_id": uuid4()}))
         with pytest.raises(Abort):
-            await client_of(server, again={flow_run}).set_flow_run_state(flow_run, Crashed())
+            await client_of(server, in_hand).set_flow_run_state(flow_run.id, Crashed())
         assert server.proposed == []
 
     asyncio.run(test())
@@ -168,16 +179,16 @@ def test_no_crash_is_reported_of_a_flow_run_that_is_scheduled_again():
 
 def test_a_proposal_outlives_the_task_that_made_it():
     async def test():
-        server, pending, flow_run = Orchestration(), {}, uuid4()
-        client = client_of(server, pending)
+        server, in_hand, flow_run = Orchestration(), none_in_hand(), uuid4()
+        client = client_of(server, in_hand)
         proposing = asyncio.ensure_future(client.set_flow_run_state(flow_run, Pending()))
-        while not pending:
+        while not pending(in_hand):
             await asyncio.sleep(0)
         proposing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await proposing
         server.let.set()
-        assert (await pending[flow_run]).status == SetStateStatus.ACCEPT
+        assert (await pending(in_hand)[flow_run]).status == SetStateStatus.ACCEPT
 
     asyncio.run(test())
 

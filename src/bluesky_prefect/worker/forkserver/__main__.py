@@ -5,6 +5,7 @@ worker does. A child gets its job from the worker directly: whatever happens to 
 flow run's concern.
 """
 
+import contextlib
 import errno
 import os
 import select
@@ -12,13 +13,11 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterable
-from dataclasses import asdict
 from typing import NoReturn
 
 from bluesky_prefect.worker.forkserver import _child as child
-from bluesky_prefect.worker.forkserver._preload import Preloaded, Sources, preload
-from bluesky_prefect.worker.forkserver._protocol import PACKET_BYTES, packet, threads
+from bluesky_prefect.worker.forkserver._preload import Sources, preload
+from bluesky_prefect.worker.forkserver._protocol import PACKET_BYTES, message, threads
 
 
 class ForkServer:
@@ -35,14 +34,12 @@ class ForkServer:
     def __init__(self, worker: socket.socket, sources: Sources) -> None:
         self._worker = worker
         self._sources = sources
-        # The number of the request that each was forked for, by process id.
-        self._children: dict[int, int] = {}
+        self._children: set[int] = set()
         # The system writes a byte there whenever a child ends. Descriptors of processes need Linux 5.3, which is newer
         # than what machines of facilities run.
-        self._ends, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._own = (worker.fileno(), self._ends, written)
+        self._ends, self._written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._written, warn_on_full_buffer=False)
         self._poll = select.poll()
         self._poll.register(worker, select.POLLIN)
         self._poll.register(self._ends, select.POLLIN)
@@ -59,72 +56,64 @@ class ForkServer:
                     self._poll.unregister(self._worker)
 
     def _answer(self) -> bool:
+        """Answer a request, and return whether there was one."""
         try:
             request, descriptors, _, _ = socket.recv_fds(self._worker, PACKET_BYTES, 1)
         except ConnectionError:
             return False
         if not request:
             return False
-        number = int(request)
         try:
-            answer = self._fork(number, *descriptors)
+            answer = self._fork(*descriptors)
         except OSError as error:
             # No memory, process or descriptor is left at this moment: that concerns this request alone.
-            answer = {"refused": number, "error": str(error)}
+            answer = {"refused": str(error)}
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
         self._tell(**answer)
         return True
 
-    def _fork(self, number: int, channel: int | None = None) -> dict[str, object]:
-        """Fork a child, unless it would not be as new, and return what to tell the worker.
-
-        Raises
-        ------
-        OSError
-            If the system refuses.
-        """
+    def _fork(self, channel: int | None = None) -> dict[str, object]:
+        """Fork a child, unless it would not be as new, and return what to tell the worker."""
         if channel is None:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        changed, running = self._sources.changed(), threads()
-        if changed or running > 1:
-            return {"refused": number, "changed": changed[:10], "threads": running}
+        if changed := self._sources.changed():
+            return {"outdated": f"changed on disk: {', '.join(changed[:10])}"}
+        if (running := threads()) > 1:
+            return {"outdated": f"it has {running} threads"}
         pid = os.fork()
         if pid == 0:
-            _become_child(channel, self._own)
-        self._children[pid] = number
-        return {"forked": number, "pid": pid}
+            self._become_child(channel)
+        self._children.add(pid)
+        return {"forked": pid}
+
+    def _become_child(self, channel: int) -> NoReturn:
+        """Leave the fork server behind; whatever goes wrong, its loop is not gone on with."""
+        code = 1
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for descriptor in (self._worker.fileno(), self._ends, self._written):
+                os.close(descriptor)
+            code = child.main(socket.socket(fileno=channel))
+        except BaseException:  # noqa: BLE001  # nobody above may see it
+            traceback.print_exc()
+        finally:
+            os._exit(code)
 
     def _reap(self) -> None:
         """Tell of all children that have ended; one byte may stand for several."""
         os.read(self._ends, PACKET_BYTES)
-        for child_pid in list(self._children):
+        for child_pid in tuple(self._children):
             pid, status = os.waitpid(child_pid, os.WNOHANG)
             if pid:
-                self._tell(exited=self._children.pop(pid), code=os.waitstatus_to_exitcode(status))
+                self._children.remove(pid)
+                self._tell(exited=pid, code=os.waitstatus_to_exitcode(status))
 
-    def _tell(self, **message: object) -> None:
-        try:
-            self._worker.send(packet(**message))
-        except OSError:
-            # The worker is gone; the next poll tells.
-            return
-
-
-def _become_child(channel: int, inherited: Iterable[int]) -> NoReturn:
-    """Leave the fork server behind; whatever goes wrong, its loop is not gone on with."""
-    code = 1
-    try:
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        for descriptor in inherited:
-            os.close(descriptor)
-        code = child.main(socket.socket(fileno=channel))
-    except BaseException:  # noqa: BLE001  # nobody above may see it
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+    def _tell(self, **content: object) -> None:
+        with contextlib.suppress(OSError):  # the worker is gone; the next poll tells
+            self._worker.send(message(**content))
 
 
 def main(descriptor: int) -> None:
@@ -135,12 +124,12 @@ def main(descriptor: int) -> None:
     worker.set_inheritable(False)
     sources = Sources()
     with sources.followed():
-        outcome: Preloaded = preload(worker.recv(PACKET_BYTES).decode().split())
+        outcome = preload(worker.recv(PACKET_BYTES).decode().split())
     # Or each child would write again what the modules have.
     child.write_out()
     server = ForkServer(worker, sources)
-    worker.send(packet(ready=asdict(outcome), threads=threads()))
-    if outcome.threaded is None:
+    worker.send(message(ready=outcome))
+    if outcome["threaded"] is None:
         server.serve()
 
 

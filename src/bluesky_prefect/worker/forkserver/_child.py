@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bluesky_prefect.worker._prefect_internals import announce_cancellation
-from bluesky_prefect.worker.forkserver._protocol import Job, line
+from bluesky_prefect.worker.forkserver._protocol import Job, message
 
 # Files in the working directory that Prefect reads settings from.
 _SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
@@ -46,7 +46,7 @@ def main(channel: socket.socket) -> int:
     code = _exit_code(job)
     _finish()
     with contextlib.suppress(OSError):  # the worker is gone
-        channel.sendall(line(code=code))
+        channel.sendall(message(code=code))
     return code
 
 
@@ -124,67 +124,50 @@ def _settle(job: Job) -> None:
     # What 'ps -o comm' and 'top' show, to tell it from the fork server.
     Path("/proc/self/comm").write_text("flow-run")
     if job.nice:
-        _set_priority(os.nice(job.nice))
+        niceness = os.nice(job.nice)
+        # Where Linux shares the processor between sessions first ("autogroup"), a new one has the share of any other.
+        with contextlib.suppress(OSError):
+            Path("/proc/self/autogroup").write_text(str(niceness))
     if not job.output:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
         os.close(nowhere)
-    before = dict(os.environ)
+    before, wanted = dict(os.environ), job.environment
+    # Variables that imported modules have set stay, unless the job has others than the fork server was started with.
+    set_by_modules = {
+        name: value
+        for name, value in before.items()
+        if value != _STARTED_WITH.get(name) and wanted.get(name) == _STARTED_WITH.get(name)
+    }
     os.environ.clear()
-    os.environ.update(job.environment)
-    os.environ.update(_set_by_modules(before, job.environment))
+    os.environ.update({**wanted, **set_by_modules})
     time.tzset()
     os.chdir(job.directory)
-    _set_path(before.get("PYTHONPATH", ""), job.environment)
-    if _prefect_settings(before) != _prefect_settings(job.environment) or any(map(os.path.exists, _SETTINGS_FILES)):
-        _read_settings()
+    _set_path(before.get("PYTHONPATH", ""), wanted)
+    if _settings(before) != _settings(wanted) or any(map(os.path.exists, _SETTINGS_FILES)):
+        # Prefect has read those of the fork server when it was imported.
+        import prefect.context
+        from prefect.logging.configuration import setup_logging
 
-
-def _set_by_modules(now: dict[str, str], job: dict[str, str]) -> dict[str, str]:
-    """Return variables that imported modules have set, and that the job leaves as the fork server had them."""
-    return {
-        name: value
-        for name, value in now.items()
-        if value != _STARTED_WITH.get(name) and job.get(name) == _STARTED_WITH.get(name)
-    }
-
-
-def _set_priority(niceness: int) -> None:
-    """Give this session the priority of its process.
-
-    Where Linux shares the processor between sessions first ("autogroup"), a new session has the share of any other.
-    """
-    with contextlib.suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(niceness))
+        prefect.context.refresh_global_settings_context()
+        setup_logging(incremental=False)
 
 
 def _set_path(before: str, environment: dict[str, str]) -> None:
     """Set the path of modules as ``python -m`` does."""
-    inherited = set(filter(None, before.split(os.pathsep)))
-    own = list(filter(None, environment.get("PYTHONPATH", "").split(os.pathsep)))
+    inherited = set(before.split(os.pathsep))
+    own = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     if not environment.get("PYTHONSAFEPATH"):
         own.insert(0, os.getcwd())  # noqa: PTH109  # a string is what belongs there
     sys.path[:] = [*own, *(entry for entry in sys.path if entry not in inherited)]
     importlib.invalidate_caches()
 
 
-def _prefect_settings(environment: dict[str, str]) -> dict[str, str]:
-    # Names with two underscores are not settings: they are about the flow run.
-    return {
-        name: value
-        for name, value in environment.items()
-        if name.startswith("PREFECT_") and not name.startswith("PREFECT__")
-    }
-
-
-def _read_settings() -> None:
-    """Read Prefect's settings anew: it has read those of the fork server when it was imported."""
-    import prefect.context
-    from prefect.logging.configuration import setup_logging
-
-    prefect.context.refresh_global_settings_context()
-    setup_logging(incremental=False)
+def _settings(environment: dict[str, str]) -> dict[str, str]:
+    """Return Prefect's settings; names with two underscores are about the flow run."""
+    names = [name for name in environment if name.startswith("PREFECT_") and not name.startswith("PREFECT__")]
+    return {name: environment[name] for name in names}
 
 
 def _run_hooks(job: Job) -> None:

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import itertools
 import json
 import logging
 import socket
 import subprocess
 import sys
-import weakref
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,6 +31,8 @@ _FORKS_AT_ONCE = 32
 # How long a fork server may take to end.
 _CLOSE_TIMEOUT_S = 5.0
 
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
 
 class ForkServerGone(Exception):
     """The fork server is dead, or its modules are not what is on disk any more."""
@@ -42,7 +43,7 @@ class ForkFailed(Exception):
 
 
 class ForkServerHandle:
-    """A fork server's process, as its worker sees it.
+    """A fork server's process, as its worker sees it; `ForkFailed` is raised if the system refuses another process.
 
     Parameters
     ----------
@@ -50,23 +51,18 @@ class ForkServerHandle:
         What it imports.
     environment : mapping
         What it is started with.
-
-    Raises
-    ------
-    ForkFailed
-        If the system refuses another process.
     """
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._socket, self._process = _start(environment)
-        self._numbers = itertools.count()
+        try:
+            self._socket, self._process = _start(environment)
+        except OSError as error:
+            raise ForkFailed(str(error)) from error
+        # Forks that were asked for, in the order in which they are answered; and what came of them.
+        self._asked: deque[tuple[asyncio.Future[ChildHandle], _Streams]] = deque()
         self._asking = asyncio.Semaphore(_FORKS_AT_ONCE)
-        # Forks that were asked for, each with our end of the child's socket.
-        self._waiting: dict[int, tuple[asyncio.Future[ChildHandle], socket.socket]] = {}
         self._children: dict[int, ChildHandle] = {}
-        self._abandoned_at_the_end: weakref.WeakSet[ChildHandle] = weakref.WeakSet()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self.retired = False
         self._socket.send(" ".join(modules).encode())
@@ -83,13 +79,7 @@ class ForkServerHandle:
         return self._process.returncode is not None
 
     async def ready(self) -> dict[str, Any]:
-        """Wait until it has imported everything, and return how that went.
-
-        Raises
-        ------
-        ForkServerGone
-            If it died meanwhile.
-        """
+        """Wait until it has imported everything, and return how that went; or raise `ForkServerGone`."""
         return await asyncio.shield(self._ready)
 
     async def fork(self) -> ChildHandle:
@@ -102,49 +92,39 @@ class ForkServerHandle:
         ForkFailed
             If the system refuses another process.
         """
-        await self.ready()
         async with self._asking:
-            return await self._fork()
-
-    async def _fork(self) -> ChildHandle:
-        if self.retired:
-            raise ForkServerGone
-        number = next(self._numbers)
-        forked: asyncio.Future[ChildHandle] = self._loop.create_future()
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._waiting[number] = forked, ours
-        try:
+            ours, theirs = socket.socketpair()
             with theirs:
-                socket.send_fds(self._socket, [str(number).encode()], [theirs.fileno()])
-            return await asyncio.wait_for(forked, _FORK_TIMEOUT_S)
-        except TimeoutError as error:
-            self.retire()
-            self._process.kill()
-            raise ForkServerGone(f"it did not fork within {_FORK_TIMEOUT_S:g} s") from error
-        except OSError as error:
-            raise ForkServerGone from error
-        finally:
-            # A child without a job ends when its socket is closed.
-            if self._waiting.pop(number, None):
-                ours.close()
+                streams = await asyncio.open_connection(sock=ours)
+                forked: asyncio.Future[ChildHandle] = self._loop.create_future()
+                try:
+                    socket.send_fds(self._socket, [b"fork"], [theirs.fileno()])
+                    self._asked.append((forked, streams))
+                    return await asyncio.wait_for(forked, _FORK_TIMEOUT_S)
+                except BaseException as error:
+                    # A child without a job ends when its socket is closed.
+                    streams[1].transport.abort()
+                    if isinstance(error, TimeoutError):
+                        self.retire()
+                        self._process.kill()
+                    if isinstance(error, OSError):  # which a time-out is, too
+                        raise ForkServerGone(f"it does not fork: {error!r}") from error
+                    raise
 
     def retire(self) -> None:
-        """Fork no more; it ends with its last child."""
+        """Fork no more; it ends with its last child, or at once if it has none because it still imports."""
         if not self.retired:
             self.retired = True
+            if not self._ready.done():
+                self._process.kill()
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
-
-    def kill(self) -> None:
-        """End it at once; children that still run go on."""
-        self._process.kill()
 
     async def close(self) -> None:
         """End it; children that still run go on."""
         self.retire()
         self._gone()
-        for child in self._abandoned_at_the_end:
+        for child in self._children.values():
             child.abandon()
         self._process.terminate()
         try:
@@ -152,8 +132,6 @@ class ForkServerHandle:
         except subprocess.TimeoutExpired:
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
-        for task in self._tasks:
-            task.cancel()
 
     def _receive(self) -> None:
         try:
@@ -165,37 +143,24 @@ class ForkServerHandle:
         if not received:
             self._gone()
             return
-        message = json.loads(received)
-        if "ready" in message:
-            self._ready.set_result(message["ready"])
-        elif "forked" in message:
-            self._forked(message["forked"], message["pid"])
-        elif "refused" in message:
-            self._refused(message)
-        elif child := self._children.pop(message["exited"], None):
-            child.exited(message["code"])
-
-    def _forked(self, number: int, pid: int) -> None:
-        if number in self._waiting:
-            forked, channel = self._waiting.pop(number)
-            child = self._children[number] = ChildHandle(pid, channel)
-            self._abandoned_at_the_end.add(child)
-            forked.set_result(child)
-
-    def _refused(self, message: dict[str, Any]) -> None:
-        if "error" in message:
-            self._fail(message["refused"], ForkFailed(message["error"]))
-            return
-        changed = ", ".join(message["changed"])
-        reason = f"changed on disk: {changed}" if changed else f"it has {message['threads']} threads"
-        if not self.retired:
-            logger.info("Starting a new fork server in place of %s: %s", self.pid, reason)
-        self.retire()
-        self._fail(message["refused"], ForkServerGone(reason))
-
-    def _fail(self, number: int, error: Exception) -> None:
-        if number in self._waiting and not self._waiting[number][0].done():
-            self._waiting[number][0].set_exception(error)
+        match json.loads(received):
+            case {"ready": outcome}:
+                self._ready.set_result(outcome)
+            case {"exited": pid, "code": code}:
+                if child := self._children.pop(pid, None):
+                    child.exited(code)
+            case {"forked": pid}:
+                forked, streams = self._asked.popleft()
+                if not forked.done():
+                    child = self._children[pid] = ChildHandle(pid, *streams)
+                    forked.set_result(child)
+            case {"refused": reason}:
+                _fail(self._asked.popleft()[0], ForkFailed(reason))
+            case {"outdated": reason}:
+                if not self.retired:
+                    logger.info("Starting a new fork server in place of %s: %s", self.pid, reason)
+                self.retire()
+                _fail(self._asked.popleft()[0], ForkServerGone(reason))
 
     def _gone(self) -> None:
         if self._socket.fileno() < 0:
@@ -205,40 +170,32 @@ class ForkServerHandle:
         if not self.retired:
             logger.warning("The fork server (pid %s) is gone; flow runs under way go on.", self.pid)
         self.retired = True
-        if not self._ready.done():
-            self._ready.set_exception(ForkServerGone("it ended while it imported its modules"))
-        for number in self._waiting:
-            self._fail(number, ForkServerGone("it is dead"))
+        for waiting in (self._ready, *(forked for forked, _ in self._asked)):
+            _fail(waiting, ForkServerGone("it is dead"))
         for child in self._children.values():
-            self._keep(child.outlive_the_server())
-        self._children.clear()
-        self._keep(asyncio.to_thread(self._process.wait))
+            child.outlive_the_server()
+        self._loop.run_in_executor(None, self._process.wait)
 
-    def _keep(self, coroutine: Any) -> None:
-        task = asyncio.ensure_future(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+
+def _fail(waiting: asyncio.Future[Any], error: Exception) -> None:
+    if not waiting.done():
+        waiting.set_exception(error)
 
 
 def _start(environment: Mapping[str, str]) -> tuple[socket.socket, "subprocess.Popen[bytes]"]:
     """Start a fork server; return the worker's end of its socket, and its process."""
-    try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    except OSError as error:
-        raise ForkFailed(str(error)) from error
-    command = [sys.executable, "-P", "-m", "bluesky_prefect.worker.forkserver", str(theirs.fileno())]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
             process = subprocess.Popen(
-                command,
+                [sys.executable, "-P", "-m", "bluesky_prefect.worker.forkserver", str(theirs.fileno())],
                 env={**environment, **SINGLE_THREADED},
                 stdin=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
-                # Signals from a terminal are for the worker.
-                start_new_session=True,
+                start_new_session=True,  # signals from a terminal are for the worker
             )
-        except OSError as error:
+        except OSError:
             ours.close()
-            raise ForkFailed(str(error)) from error
+            raise
     ours.setblocking(False)
     return ours, process

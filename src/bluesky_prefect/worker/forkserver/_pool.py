@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from bluesky_prefect.worker.forkserver._child_handle import ChildHandle
 from bluesky_prefect.worker.forkserver._handle import ForkFailed, ForkServerGone, ForkServerHandle
@@ -32,26 +31,21 @@ class ForkServerPool:
         self.environment = dict(environment)
         self._modules: list[str] = []
         self._excluded: set[str] = set()
-        self._server: ForkServerHandle | None = None
-        self._starting: ForkServerHandle | None = None
+        # The last one forks, or imports; those before it wait for their last child.
+        self._servers: list[ForkServerHandle] = []
         self._lock = asyncio.Lock()
-        self._retired: list[ForkServerHandle] = []
 
     @property
     def pid(self) -> int | None:
         """The process id of the fork server, if there is one."""
-        return self._server and self._server.pid
+        return self._servers[-1].pid if self._servers else None
 
     async def preload(self, modules: Sequence[str]) -> None:
         """Have a fork server with these modules; one with others forks no more."""
-        if self._starting is not None and modules != self._modules:
-            # One of its modules may hang; who asked for it gets one with these.
+        if list(modules) != self._modules:
             self._modules = list(modules)
-            self._starting.kill()
-        async with self._lock:
-            if modules != self._modules and self._server is not None:
-                self._server.retire()
-            self._modules = list(modules)
+            for server in self._servers:
+                server.retire()
         with contextlib.suppress(ForkServerGone, ForkFailed):
             await self._current()
 
@@ -65,60 +59,60 @@ class ForkServerPool:
         ForkFailed
             If the system goes on refusing.
         """
-        for wait_s in _WAITS_S:
-            try:
-                return await self._fork()
-            except ForkFailed as error:
-                logger.warning("No process for a flow run now, trying again in %g s: %s", wait_s, error)
-                await asyncio.sleep(wait_s)
-        try:
-            return await self._fork()
-        except ForkFailed as error:
-            raise ForkFailed(
-                f"The system refuses another process ({error}). Look at its memory and at the limits of processes "
-                "('ulimit -u', pids.max of the cgroup), or lower the worker's --limit."
-            ) from error
-
-    async def _fork(self) -> ChildHandle:
-        for attempt in range(_ATTEMPTS):
+        waits, attempts = iter(_WAITS_S), 0
+        while True:
             try:
                 return await (await self._current()).fork()
             except ForkServerGone:
-                if attempt == _ATTEMPTS - 1:
+                attempts += 1
+                if attempts == _ATTEMPTS:
                     raise
-        raise AssertionError  # not reached
+            except ForkFailed as error:
+                if (wait_s := next(waits, None)) is None:
+                    raise ForkFailed(
+                        f"The system refuses another process ({error}). Look at its memory and at the limits of "
+                        "processes ('ulimit -u', pids.max of the cgroup), or lower the worker's --limit."
+                    ) from error
+                logger.warning("No process for a flow run now, trying again in %g s: %s", wait_s, error)
+                await asyncio.sleep(wait_s)
 
     async def close(self) -> None:
         """End all fork servers."""
-        for server in (*self._retired, *filter(None, [self._server])):
+        for server in self._servers:
             await server.close()
 
     async def _current(self) -> ForkServerHandle:
         async with self._lock:
-            if self._server is not None and self._server.retired:
-                self._retired = [server for server in self._retired if not server.ended] + [self._server]
-                self._server = None
-            if self._server is None:
-                self._server = await self._start()
-            return self._server
+            while not self._servers or self._servers[-1].retired:
+                self._servers = [server for server in self._servers if not server.ended]
+                await self._start()
+            return self._servers[-1]
 
-    async def _start(self) -> ForkServerHandle:
-        while True:
-            modules = [module for module in self._modules if module not in self._excluded]
-            server = self._starting = ForkServerHandle(modules, self.environment)
-            try:
-                outcome = await _ready(server, modules)
-            except BaseException:
-                await server.close()
-                raise
-            finally:
-                self._starting = None
-            threaded = outcome["threaded"]
-            if threaded is None:
-                break
+    async def _start(self) -> None:
+        """Start a fork server and wait until it has imported its modules; one that must not fork is ended again."""
+        modules = [module for module in self._modules if module not in self._excluded]
+        server = ForkServerHandle(modules, self.environment)
+        self._servers.append(server)
+        warning = asyncio.get_running_loop().call_later(
+            _LONG_S,
+            logger.warning,
+            "Fork server %s is still importing, and flow runs wait for it. If one of these modules hangs, take it out "
+            "of the work pool's variable 'preload': %s",
+            server.pid,
+            ", ".join(modules),
+        )
+        try:
+            outcome = await server.ready()
+        except BaseException:
+            await server.close()
+            raise
+        finally:
+            warning.cancel()
+        if threaded := outcome["threaded"]:
             logger.warning("Not preloading %s: importing it starts a thread, which forbids forking.", threaded)
             self._excluded.add(threaded)
             await server.close()
+            return
         for module, reason in outcome["failed"].items():
             logger.warning("Not preloading %s: %s", module, reason)
         logger.info(
@@ -127,17 +121,3 @@ class ForkServerPool:
             outcome["took_s"],
             ", ".join(outcome["missing"]) or "none",
         )
-        return server
-
-
-async def _ready(server: ForkServerHandle, modules: Sequence[str]) -> dict[str, Any]:
-    while True:
-        try:
-            return await asyncio.wait_for(server.ready(), _LONG_S)
-        except TimeoutError:
-            logger.warning(
-                "Fork server %s is still importing, and flow runs wait for it. If one of these modules hangs, take it "
-                "out of the work pool's variable 'preload': %s",
-                server.pid,
-                ", ".join(modules),
-            )

@@ -9,10 +9,10 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
+from typing import Any
 
 from bluesky_prefect.worker.forkserver._protocol import threads
 
@@ -20,66 +20,48 @@ from bluesky_prefect.worker.forkserver._protocol import threads
 _LONGEST_REASON = 300
 
 
-@dataclass
-class Preloaded:
-    """The result of importing many modules.
+def preload(modules: Iterable[str]) -> dict[str, Any]:
+    """Import modules one after the other; stop at one that starts a thread: a process in this state must not fork.
 
-    Attributes
-    ----------
-    missing : list of str
-        Modules that are not installed.
-    failed : dict
-        Modules whose import failed, with the reason.
-    threaded : str, optional
-        The module whose import started a thread: a process in this state must not fork.
-    took_s : float
-        How long it took.
+    Returns
+    -------
+    dict
+        ``missing``: modules that are not installed; ``failed``: reasons, by module; ``threaded``: the module that has
+        started a thread, or None; ``took_s``.
     """
-
-    missing: list[str] = field(default_factory=list)
-    failed: dict[str, str] = field(default_factory=dict)
+    missing: list[str] = []
+    failed: dict[str, str] = {}
     threaded: str | None = None
-    took_s: float = 0.0
-
-
-def preload(modules: Iterable[str]) -> Preloaded:
-    """Import modules one after the other; stop at the one that starts a thread."""
-    outcome = Preloaded()
-    start = time.monotonic()
-    before = threads()
+    start, before = time.monotonic(), threads()
     # What is imported stays: looking through it for garbage again and again would cost a third of the time.
     gc.disable()
     for module in modules:
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is not None and (module == error.name or module.startswith(f"{error.name}.")):
-                outcome.missing.append(module)
-            else:
-                outcome.failed[module] = _shorten(repr(error))
         except BaseException as error:  # noqa: BLE001  # whatever a facility's module raises, the others are of use
-            outcome.failed[module] = _shorten(repr(error))
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                missing.append(module)
+            else:
+                failed[module] = repr(error)[:_LONGEST_REASON]
         if threads() > before:
-            outcome.threaded = module
+            threaded = module
             break
     gc.collect()
     # Children share these objects' memory with their parent as long as no collection touches them.
     gc.freeze()
     gc.enable()
-    outcome.took_s = time.monotonic() - start
-    return outcome
-
-
-def _shorten(text: str) -> str:
-    """Return the beginning of a text: some errors quote a whole file."""
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]}..."
+    return {"missing": missing, "failed": failed, "threaded": threaded, "took_s": time.monotonic() - start}
 
 
 class Sources(MetaPathFinder):
     """The files of all modules that are loaded, those of the standard library apart, as they were when loaded."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int] | None] = {file: _identity(file) for file in _files()}
+        library, packages = sysconfig.get_path("stdlib"), (*site.getsitepackages(), sysconfig.get_path("purelib"))
+        self._library = f"{library}{os.sep}"
+        self._packages = tuple(f"{directory}{os.sep}" for directory in packages)
+        self._known: dict[str, tuple[int, int] | None] = {}
+        self._note_loaded()
 
     @contextlib.contextmanager
     def followed(self) -> Iterator[None]:
@@ -89,9 +71,7 @@ class Sources(MetaPathFinder):
             yield
         finally:
             sys.meta_path.remove(self)
-            found, self._known = self._known, {}
-            for file in _files():
-                self._known[file] = found[file] if file in found else _identity(file)
+            self._note_loaded()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -99,26 +79,23 @@ class Sources(MetaPathFinder):
         """Find a module as all others would, and note what its file is."""
         for finder in tuple(sys.meta_path):
             find = getattr(finder, "find_spec", None)
-            if finder is self or find is None or (spec := find(fullname, path, target)) is None:
-                continue
-            if spec.has_location and isinstance(spec.origin, str):
-                self._known[spec.origin] = _identity(spec.origin)
-            return spec
+            if finder is not self and find and (spec := find(fullname, path, target)):
+                if spec.has_location and isinstance(spec.origin, str):
+                    self._known[spec.origin] = _identity(spec.origin)
+                return spec
         return None
 
     def changed(self) -> list[str]:
         """Return the files that are not what they were."""
         return [file for file, identity in self._known.items() if _identity(file) != identity]
 
-
-def _files() -> Iterator[str]:
-    library = sysconfig.get_path("stdlib")
-    packages = tuple(f"{directory}{os.sep}" for directory in (*site.getsitepackages(), sysconfig.get_path("purelib")))
-    for module in list(sys.modules.values()):
-        # Some modules invent attributes.
-        file = getattr(module, "__file__", None)
-        if isinstance(file, str) and (not file.startswith(f"{library}{os.sep}") or file.startswith(packages)):
-            yield file
+    def _note_loaded(self) -> None:
+        found, self._known = self._known, {}
+        for module in list(sys.modules.values()):
+            # Some modules invent attributes.
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and (not file.startswith(self._library) or file.startswith(self._packages)):
+                self._known[file] = found[file] if file in found else _identity(file)
 
 
 def _identity(file: str) -> tuple[int, int] | None:

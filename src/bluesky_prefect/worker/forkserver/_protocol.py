@@ -13,22 +13,10 @@ PACKET_BYTES = 1 << 16
 class Job(BaseModel):
     """A child's job.
 
-    Attributes
-    ----------
-    environment : dict
-        All of its environment variables.
-    directory : Path
-        Its working directory.
-    output : bool
-        Whether it writes to the worker's standard output and error, or to nowhere.
-    nice : int
-        By how much its priority is below the worker's.
-    arguments : list of str
-        Those of ``python -m prefect.engine``; the first one is the flow run's id.
-    hooks : str, optional
-        In place of the flow, run its hooks upon this state, which is JSON.
-    flow_run : str, optional
-        The flow run that hooks are given, as JSON.
+    ``environment`` is all of its environment variables, and ``nice`` by how much its priority is below the worker's.
+    Without ``output``, what it writes to standard output and error goes nowhere. ``arguments`` are those of ``python -m
+    prefect.engine``; the first one is the flow run's id. With ``hooks``, a state, it runs the flow's hooks upon that in
+    place of the flow, and gives them ``flow_run``; both are JSON.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -42,14 +30,9 @@ class Job(BaseModel):
     flow_run: str | None = None
 
 
-def packet(**message: Any) -> bytes:
-    """Return a message between worker and fork server."""
-    return json.dumps(message).encode()
-
-
-def line(**message: Any) -> bytes:
-    """Return a message between worker and child."""
-    return json.dumps(message).encode() + b"\n"
+def message(**content: Any) -> bytes:
+    """Return a message: a packet between worker and fork server, a line between worker and child."""
+    return json.dumps(content).encode() + b"\n"
 
 
 def threads() -> int:

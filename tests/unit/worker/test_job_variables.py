@@ -5,7 +5,6 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 
-from bluesky_prefect.worker._forkable import why_not_forkable
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration
 
 SERVER = {"PATH": "/bin", "OPENBLAS_NUM_THREADS": "4", "PYTHONPATH": "/a"}
@@ -15,7 +14,7 @@ def reason(env, *, command=False):
     configuration = WarmJobConfiguration(env=env, command="python -m prefect.engine" if command else None)
     configuration.prepare_for_flow_run(FlowRun(flow_id=uuid4()))
     configuration.env = env  # without what this process has
-    return why_not_forkable(configuration, SERVER)
+    return configuration.why_not_forkable(SERVER)
 
 
 def test_a_job_with_other_settings_and_paths_is_forked():
