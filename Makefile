@@ -18,10 +18,14 @@ OLDER_PREFECT := 3.8.8
 UNIT := tests/unit
 # Threads, forks, SQLite and typing are where interpreters differ.
 INTERPRETER_TESTS := $(addprefix $(UNIT)/,callback courier reconciliation tiled_api watch core/test_forks.py \
-  core/test_documents.py core/test_workflow.py core/test_settings.py outbox/test_outbox.py outbox/test_database_files.py)
+  core/test_documents.py core/test_workflow.py core/test_settings.py outbox/test_outbox.py outbox/test_database_files.py) \
+  --ignore $(UNIT)/courier/test_submission_trouble.py
 CLIENT_TESTS := $(addprefix $(UNIT)/,callback courier/test_forwarder.py reconciliation watch \
   prefect_api/test_client.py prefect_api/test_flow_runs.py prefect_api/test_parameters.py) \
   --ignore $(UNIT)/reconciliation/test_unsaved.py
+# What of the worker meets Prefect; its fork server is the same with any.
+WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py test_job_variables.py \
+  test_prefect_internals.py) $(addprefix tests/system/worker/,test_worker.py test_wake.py)
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
 .PHONY: help venv demo test unit interpreters oldest-prefect older-prefect beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-worker chaos ipython constraints clean
@@ -86,7 +90,7 @@ oldest-prefect: .venv-oldest-prefect/.installed  ## The base install with the ol
 	SERVER_PYTHON=$(BIN)/python .venv-oldest-prefect/bin/python -m pytest -q -p no:cacheprovider -W default tests/versions
 
 older-prefect: .venv-older-prefect/.installed  ## The worker on the older Prefect that it is for
-	.venv-older-prefect/bin/python $(TEST) --dist loadfile tests/unit/worker tests/system/worker
+	.venv-older-prefect/bin/python $(TEST) --dist loadfile $(WORKER_TESTS)
 
 beside-ophyd-async: $(STAMP)  ## What users install leaves ophyd-async at its newest version
 	.ci/beside ophyd-async

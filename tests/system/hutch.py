@@ -19,7 +19,7 @@ from bluesky_prefect.reconciliation import Reconciler, TimeWindow
 from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.tiled_api import RAW_SPEC, Catalog
 from tests.services.forked import run_command
-from tests.services.prefect_process import prefect_settings
+from tests.services.prefect_process import prefect_settings, wait_until
 from tests.system.beamline import Beamline
 
 # Nobody works on it: the tests decide what becomes of its flow runs.
@@ -87,9 +87,17 @@ class Hutch:
         with get_client(sync_client=True) as client:
             for state in states:
                 client.set_flow_run_state(flow_run_id, state, force=True)
+            if states[-1].is_running():
+                # Prefect keeps events in batches: one that it keeps later is a sign of life.
+                wait_until(lambda: _has_event(client, flow_run_id, "prefect.flow-run.Running"))
 
     def cli(self, *arguments):
         return run_command(*arguments, env={**os.environ, **self.environment})
+
+
+def _has_event(client, flow_run_id, name):
+    wanted = {"event": {"name": [name]}, "any_resource": {"id": [f"prefect.flow-run.{flow_run_id}"]}}
+    return client.request("POST", "/events/filter", json={"filter": wanted}).json()["events"]
 
 
 @contextmanager
