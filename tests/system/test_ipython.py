@@ -72,12 +72,16 @@ class Terminal:
         self._child.sendline("exit")
         self._child.expect(pexpect.EOF)
         words = self._child.before
-        self._child.close(force=True)
+        self._child.wait()
+        self._child.close()
         return words
 
     def kill(self) -> None:
-        """End the process without a word, if it is there."""
-        self._child.close(force=True)
+        """End the process without a word, if it is there; pexpect gives up after a tenth of a second."""
+        if not self._child.closed and self._child.isalive():
+            self._child.kill(signal.SIGKILL)
+            self._child.wait()
+        self._child.close()
 
     def _until_prompt(self, timeout_s: float) -> str:
         self._child.expect(_PROMPT, timeout=timeout_s)
