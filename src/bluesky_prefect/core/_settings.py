@@ -197,6 +197,11 @@ class Settings(BaseSettings):
         return self.state_directory / "unsaved-runs"
 
     @property
+    def journals_path(self) -> Path:
+        """Directory of runs that are on their way to Tiled."""
+        return self.state_directory / "journals"
+
+    @property
     def exports_path(self) -> Path:
         """Directory that exported files go to."""
         return self.output_directory or self.state_directory / "exports"
