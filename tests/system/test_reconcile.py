@@ -27,7 +27,7 @@ from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.tiled_api import send_run
 from tests.services.forked import run_code
-from tests.services.kept_runs import write_kept_run
+from tests.services.unsaved_runs import write_unsaved_run
 from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS
 
 
@@ -174,7 +174,7 @@ def test_a_dead_letter_is_told_of_and_not_started(hutch):
 
 
 def test_what_the_state_directory_holds_is_told_of_whatever_ours_says(hutch):
-    kept, _ = write_kept_run(hutch.settings.kept_runs_path, "good")
+    kept, _ = write_unsaved_run(hutch.settings.unsaved_runs_path, "good")
     put(hutch, "dead", dead="its reason").close()
     report = hutch.reconcile(workflows=WorkflowList(WORKFLOWS, ours=lambda run: False))
     assert found(report) == {("dead", RunState.DEAD), (kept, RunState.NOT_IN_TILED)}
@@ -205,11 +205,11 @@ def keep_in_file(hutch):
     """Take a run while Tiled is away, as the profile's recorder does; return its uid and the file."""
     engine = RunEngine(context_managers=[])
     nowhere = TiledConnection(Settings(tiled_uri="http://127.0.0.1:9", state_directory=hutch.settings.state_directory))
-    recorder = TiledRecorder(nowhere, directory=hutch.settings.kept_runs_path, tell=lambda line: None)
+    recorder = TiledRecorder(nowhere, directory=hutch.settings.unsaved_runs_path, tell=lambda line: None)
     engine.subscribe(recorder)
     [uid] = engine(bp.count([hutch.beamline.devices.det], 2))
     nowhere.close()
-    return uid, hutch.settings.kept_runs_path / f"{uid}.msgpack"
+    return uid, hutch.settings.unsaved_runs_path / f"{uid}.msgpack"
 
 
 def test_a_run_that_tiled_missed_is_written_to_it_and_processed(hutch):
@@ -251,10 +251,10 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_kept_run_that_cannot_be_written_is_told_and_the_rest_goes_on(hutch, kind):
-    kept, missed = hutch.settings.kept_runs_path, hutch.count()
-    bad, path = write_kept_run(kept, kind)
-    good = {write_kept_run(kept, "good")[0] for _ in range(4)}  # before it and after it, by the names of their files
+def test_an_unsaved_run_that_cannot_be_written_is_told_and_the_rest_goes_on(hutch, kind):
+    kept, missed = hutch.settings.unsaved_runs_path, hutch.count()
+    bad, path = write_unsaved_run(kept, kind)
+    good = {write_unsaved_run(kept, "good")[0] for _ in range(4)}  # before it and after it, by the names of their files
     before = path.read_bytes()
     for _ in range(2):
         report = hutch.reconcile(submit=True)
@@ -269,8 +269,8 @@ def test_a_kept_run_that_cannot_be_written_is_told_and_the_rest_goes_on(hutch, k
     assert [len(hutch.flow_runs(uid)) for uid in (*good, missed)] == [1] * 5
 
 
-def test_a_kept_run_with_characters_that_databases_refuse_is_written_whole(hutch):
-    uid, path = write_kept_run(hutch.settings.kept_runs_path, "NUL in metadata")
+def test_an_unsaved_run_with_characters_that_databases_refuse_is_written_whole(hutch):
+    uid, path = write_unsaved_run(hutch.settings.unsaved_runs_path, "NUL in metadata")
     assert hutch.reconcile(submit=True).all_processed
     assert not path.exists()
     assert hutch.raw[uid].metadata["start"][r"sam\x00ple"] == r"Cu\x00"
@@ -279,7 +279,7 @@ def test_a_kept_run_with_characters_that_databases_refuse_is_written_whole(hutch
 
 @pytest.mark.parametrize("kind", BAD_FILES)
 def test_send_run_says_what_is_wrong_with_a_file_and_leaves_it(hutch, kind):
-    _, path = write_kept_run(hutch.settings.kept_runs_path, kind)
+    _, path = write_unsaved_run(hutch.settings.unsaved_runs_path, kind)
     with pytest.raises(ConfigurationError, match=BAD_FILES[kind]) as told:
         send_run(path, hutch.raw)
     assert str(path) in str(told.value)
@@ -287,7 +287,7 @@ def test_send_run_says_what_is_wrong_with_a_file_and_leaves_it(hutch, kind):
 
 
 def test_a_file_cut_off_in_its_first_document_is_told_of(hutch):
-    _, path = write_kept_run(hutch.settings.kept_runs_path, "good")
+    _, path = write_unsaved_run(hutch.settings.unsaved_runs_path, "good")
     path.write_bytes(path.read_bytes()[:40])
     assert hutch.reconcile(submit=True).findings == []
     report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 0.001}))
@@ -295,7 +295,7 @@ def test_a_file_cut_off_in_its_first_document_is_told_of(hutch):
 
 
 def test_a_tiled_that_refuses_the_key_ends_the_pass_and_keeps_the_file(hutch):
-    _, path = write_kept_run(hutch.settings.kept_runs_path, "good")
+    _, path = write_unsaved_run(hutch.settings.unsaved_runs_path, "good")
     hutch.catalog.raw.context.http_client.headers["Authorization"] = "Apikey wrong"
     with pytest.raises(TiledUnavailable, match="401"):
         hutch.reconcile(submit=True)

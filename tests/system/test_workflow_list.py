@@ -198,7 +198,7 @@ def test_what_a_session_refused_is_not_started_by_reconciliation(hutch):
 def test_a_scan_longer_than_six_hours_is_no_alarm_while_its_session_records_it(hutch):
     start = {"uid": "long", "time": time.time() - 7 * 3600, "scan_id": 7}
     hutch.raw.create_container("long", metadata={"start": start})
-    spool = Spool(hutch.settings.kept_runs_path / "long.msgpack")
+    spool = Spool(hutch.settings.unsaved_runs_path / "long.msgpack")
     spool.write("start", start)
     assert hutch.reconcile().states == {RunState.OPEN: 1}
     spool.keep()  # its session is gone

@@ -192,7 +192,7 @@ class Settings(BaseSettings):
         return self.state_directory / "outbox.sqlite"
 
     @property
-    def kept_runs_path(self) -> Path:
+    def unsaved_runs_path(self) -> Path:
         """Directory of runs that Tiled did not take."""
         return self.state_directory / "unsaved-runs"
 

@@ -135,7 +135,7 @@ class CaseFinder:
     def _open(self, run: Run) -> Finding:
         since = run.time_s
         lost = self._clock() - since > self._settings.open_after_s
-        lost = lost and not is_recorded(self._settings.kept_runs_path, run.uid)
+        lost = lost and not is_recorded(self._settings.unsaved_runs_path, run.uid)
         reason = f"started {moment(since)}, and Tiled holds no stop document"
         return finding_of(run, None, RunState.NO_STOP if lost else RunState.OPEN, since, reason)
 

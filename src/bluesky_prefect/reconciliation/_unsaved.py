@@ -11,7 +11,7 @@ from bluesky_prefect.core import ConfigurationError, Run, Settings, TiledUnavail
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._report import Finding
 from bluesky_prefect.reconciliation._time_window import TimeWindow
-from bluesky_prefect.tiled_api import Catalog, in_use, kept_files, read_documents, send_run, tiled_errors
+from bluesky_prefect.tiled_api import Catalog, in_use, read_documents, send_run, tiled_errors, unsaved_files
 
 
 def reconcile_kept(
@@ -28,7 +28,7 @@ def reconcile_kept(
         If Tiled cannot be asked. What is wrong with one file is its finding, and ends nothing.
     """
     raw = cache(catalog.raw_for_writing)
-    for path in kept_files(settings.kept_runs_path):
+    for path in unsaved_files(settings.unsaved_runs_path):
         finding = _look(path, settings, now)
         if finding is not None and window.wants(finding):
             sends = submit and finding.state is RunState.NOT_IN_TILED

@@ -57,7 +57,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
         Is told in one line what is there and what is not.
     """
     settings = use_services(make_keys=True)
-    share_directory(settings.state_directory, settings.kept_runs_path)
+    share_directory(settings.state_directory, settings.unsaved_runs_path)
     tiled = TiledConnection(settings)
     tell(describe([_tiled_service(tiled, tell), prefect_service()]))
     if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
@@ -73,7 +73,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)
     # Tiled before Prefect: when a flow run starts, its run is there to be read.
-    run_engine.subscribe(TiledRecorder(tiled, directory=settings.kept_runs_path, tell=tell))
+    run_engine.subscribe(TiledRecorder(tiled, directory=settings.unsaved_runs_path, tell=tell))
     run_engine.subscribe(prefect_callback)
     _extend_prompt()
     return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(tiled.raw))

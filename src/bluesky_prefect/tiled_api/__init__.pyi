@@ -24,8 +24,8 @@ from ._stored_runs import runs_named as runs_named
 from ._unsaved_runs import documents_in as documents_in
 from ._unsaved_runs import in_use as in_use
 from ._unsaved_runs import is_recorded as is_recorded
-from ._unsaved_runs import kept_files as kept_files
 from ._unsaved_runs import patches as patches
 from ._unsaved_runs import read_documents as read_documents
 from ._unsaved_runs import send_run as send_run
+from ._unsaved_runs import unsaved_files as unsaved_files
 from ._unsaved_runs import write_run as write_run

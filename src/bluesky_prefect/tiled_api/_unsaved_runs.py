@@ -17,7 +17,7 @@ SUFFIX = ".msgpack"
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def kept_files(directory: Path) -> list[Path]:
+def unsaved_files(directory: Path) -> list[Path]:
     """Return the files of a directory that hold runs, each of which may be whole or not."""
     return sorted(directory.glob(f"*{SUFFIX}"))
 

@@ -9,8 +9,8 @@ from tests.chaos.beamline import Beamline
 from tests.chaos.clocks import MachineClock
 from tests.chaos.fault import Inject, fault
 from tests.chaos.faults.tiled import down_at_the_stop
-from tests.services.kept_runs import KINDS, write_kept_run
 from tests.services.prefect_process import wait_until
+from tests.services.unsaved_runs import KINDS, write_unsaved_run
 
 _AHEAD_S = 660
 _HOUR_S = 3600
@@ -22,12 +22,12 @@ _HEARTBEAT_TIMEOUT_S = 40
 _PLANTED: set[Path] = set()
 
 
-@fault("kept-runs-refused", "Tiled refuses kept runs, others are damaged", heals=True, runs=(3, 6))
-def kept_runs_refused(beamline: Beamline, chance: Random, runs: int) -> None:
+@fault("unsaved-runs-refused", "Tiled refuses unsaved runs, others are damaged", heals=True, runs=(3, 6))
+def unsaved_runs_refused(beamline: Beamline, chance: Random, runs: int) -> None:
     while _PLANTED:
         _PLANTED.pop().unlink(missing_ok=True)
     for kind in KINDS.keys() - {"good"}:
-        _PLANTED.add(write_kept_run(beamline.session / "unsaved-runs", kind)[1])
+        _PLANTED.add(write_unsaved_run(beamline.session / "unsaved-runs", kind)[1])
     down_at_the_stop(beamline, chance, runs)
 
 

@@ -7,8 +7,8 @@ from bluesky_prefect import Settings
 from bluesky_prefect.core import TiledUnavailable
 from bluesky_prefect.reconciliation import TimeWindow
 from bluesky_prefect.reconciliation._unsaved import reconcile_kept
-from bluesky_prefect.tiled_api import kept_files
-from tests.services.kept_runs import write_kept_run
+from bluesky_prefect.tiled_api import unsaved_files
+from tests.services.unsaved_runs import write_unsaved_run
 
 
 class Whole:
@@ -45,12 +45,12 @@ class FailingTiled:
 def settings(tmp_path):
     settings = Settings(state_directory=tmp_path)
     for _ in range(3):
-        write_kept_run(settings.kept_runs_path, "good")
+        write_unsaved_run(settings.unsaved_runs_path, "good")
     return settings
 
 
 def sent(settings, tiled):
-    tiled.bad = kept_files(settings.kept_runs_path)[1].stem
+    tiled.bad = unsaved_files(settings.unsaved_runs_path)[1].stem
     return list(reconcile_kept(tiled, TimeWindow(0, 2e9), settings, 2e9, submit=True))
 
 
@@ -63,7 +63,7 @@ def test_a_file_that_tiled_fails_on_is_told_and_the_others_are_written(settings,
     assert unsolved.run_uid == tiled.bad
     assert str(status) in unsolved.action
     assert "move the file out" in unsolved.action
-    assert [path.stem for path in kept_files(settings.kept_runs_path)] == [tiled.bad]
+    assert [path.stem for path in unsaved_files(settings.unsaved_runs_path)] == [tiled.bad]
 
 
 def test_a_tiled_that_fails_on_everything_is_an_outage(settings):

@@ -10,7 +10,7 @@ from event_model import compose_run
 Documents = Iterator[tuple[str, dict[str, Any]]]
 
 
-def write_kept_run(directory: Path, kind: str) -> tuple[str, Path]:
+def write_unsaved_run(directory: Path, kind: str) -> tuple[str, Path]:
     """Write the file of a run that is like one of `KINDS`; return the run's uid and the file."""
     documents = list(KINDS[kind]())
     uid = documents[0][1]["uid"]
