@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 
 import psutil
@@ -38,6 +39,21 @@ def test_a_child_ends_as_its_engine_does_and_several_do_so_at_once(tmp_path):
         children = await asyncio.gather(*(forks.fork() for _ in range(5)))
         assert len({child.pid for child in children}) == 5
         assert await asyncio.gather(*(child.run(refused(tmp_path)) for child in children)) == [1] * 5
+
+    run(test, tmp_path, "prefect.engine")
+
+
+def test_a_worker_that_has_no_descriptor_left_forks_when_there_is_one(tmp_path):
+    async def test(forks):
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            forked = asyncio.ensure_future(forks.fork())
+            await asyncio.sleep(0.5)
+            assert not forked.done()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert await (await forked).run(refused(tmp_path)) == 1
 
     run(test, tmp_path, "prefect.engine")
 

@@ -70,7 +70,7 @@ class ChildHandle:
         said = b""
         with contextlib.suppress(OSError):
             said = await self._reader.read()
-        self.exited(json.loads(said)["code"] if said else UNKNOWN_CODE)
+        self.exited(json.loads(said)["code"] if said.endswith(b"\n") else UNKNOWN_CODE)
 
     def abandon(self) -> None:
         """Let go of it: it ends if it waits for its job, and goes on if it has one."""

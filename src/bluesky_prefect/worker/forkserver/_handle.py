@@ -93,7 +93,10 @@ class ForkServerHandle:
             If the system refuses another process.
         """
         async with self._asking:
-            ours, theirs = socket.socketpair()
+            try:
+                ours, theirs = socket.socketpair()
+            except OSError as error:
+                raise ForkFailed(str(error)) from error
             with theirs:
                 streams = await asyncio.open_connection(sock=ours)
                 forked: asyncio.Future[ChildHandle] = self._loop.create_future()
