@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 # in the middle of one must not hold up a RunEngine for longer: the run is then kept in memory for the while.
 _DURABLE_BUSY_TIMEOUT_S = 1.0
 _BUSY_TIMEOUT_S = 5.0
-_GROUP_POLL_S = 0.01
+_OPEN_POLL_S = 0.01
 
 
 class SQLiteFile(ToldOfForks):
@@ -176,10 +176,13 @@ class SQLiteFile(ToldOfForks):
         while True:
             try:
                 return self._open_now(path, timeout_s)
-            except (PermissionError, sqlite3.OperationalError):
-                if path is None or not gives_group_late(path.parent) or time.monotonic() > deadline:
+            except (PermissionError, sqlite3.OperationalError) as error:
+                # Somebody else opens it at the same moment: who changes to WAL does not wait for others by itself.
+                busy = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+                theirs = busy or (path is not None and gives_group_late(path.parent))
+                if not theirs or time.monotonic() > deadline:
                     raise
-                time.sleep(_GROUP_POLL_S)  # another user opens it at the same moment
+                time.sleep(_OPEN_POLL_S)
 
     def _open_now(self, path: Path | None, timeout_s: float) -> sqlite3.Connection:
         if path is not None:

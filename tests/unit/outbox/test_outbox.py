@@ -8,7 +8,10 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -716,3 +719,17 @@ gc.collect()
 """
     command = [sys.executable, "-W", "error::ResourceWarning", "-c", script, str(tmp_path / "outbox.sqlite")]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == ""
+
+
+def test_all_who_open_a_new_outbox_at_the_same_moment_put_their_runs(tmp_path):
+    for number in range(40):
+        path, many = tmp_path / f"{number}.sqlite", 4
+        together = threading.Barrier(many)
+
+        def put(name, path=path, together=together):
+            with closing(Outbox(path)) as outbox:
+                together.wait()
+                return outbox.put(submission(name))
+
+        with ThreadPoolExecutor(many) as pool:
+            assert all(pool.map(put, map(str, range(many))))
