@@ -71,7 +71,7 @@ class DemoResult:
 
 
 class Demo:
-    """Scans on simulated devices against a running stack; all plans, or the first so many.
+    """Scans on simulated devices against a running stack: all plans, or the first `plans` of them.
 
     The process's environment has to point to that stack before Prefect is imported.
     """

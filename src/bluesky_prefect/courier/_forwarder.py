@@ -130,7 +130,7 @@ class Forwarder(ToldOfForks):
             self._thread, self._sleeps = self._new_thread(), True
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
-        """Send what can be sent within so many seconds, then end the thread; return whether it has ended.
+        """Send what can be sent within `timeout_s` seconds, then end the thread; return whether it has ended.
 
         What is not sent by then stays in the outbox.
         """

@@ -68,7 +68,7 @@ class SubmissionBackoff:
     def failed(self, entry: Entry, took_s: float, error: PrefectUnavailable | None = None) -> Wait:
         """Take note of an attempt that failed for a trouble of the submission's own; return how it waits.
 
-        The attempt took so many seconds, and `error` is what Prefect has answered, if it has.
+        `took_s` is how long the attempt took, in seconds, and `error` what Prefect has answered, if it has.
         """
         asked_s = error.retry_after_s or 0.0 if error else 0.0
         wanted_s = max(self._wait_s(_count(self._failures, entry.key)), took_s * _REST, asked_s)

@@ -90,6 +90,10 @@ class Journal:
                 self._dirty = False
             except OSError:
                 return False
+            except AlreadyRecorded:
+                # Of those that the disk refused, another recorder was faster.
+                self._memory, self._dirty = None, False
+                return True
         try:
             # Outside the lock: documents go on coming. `close` is called by the thread that appends.
             os.fdatasync(descriptor)

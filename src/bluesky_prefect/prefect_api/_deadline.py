@@ -111,7 +111,7 @@ class _Exchange:
 def prefect_transport(timeout_s: float, *, retries: int) -> dict[str, Any]:
     """Return the settings by which Prefect's client has a deadline, and is otherwise as Prefect makes it.
 
-    Within the time that a request may take, connecting is tried again so many times.
+    A request may take `timeout_s` seconds in all, in which connecting is tried again `retries` times.
     """
     from prefect.settings import PREFECT_API_ENABLE_HTTP2, PREFECT_API_URL
 

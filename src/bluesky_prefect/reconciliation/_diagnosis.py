@@ -160,7 +160,7 @@ def _again(
     ended: PastFlowRun | None = None,
     reason: str | None = None,
 ) -> Diagnosis:
-    """Diagnose a workflow that did not succeed, which may be started again so many times."""
+    """Diagnose a workflow that did not succeed, and may be started again `max_reruns` times."""
     last = flow_runs[-1]
     since = last.changed if since is None else since
     reason = last.message if reason is None else reason

@@ -92,8 +92,8 @@ class LocalStack:
     def down(self, report: Report = lambda _: None, *, flow_runs_timeout_s: float = FLOW_RUNS_TIMEOUT_S) -> bool:
         """Stop what `up` started, and nothing else; return whether there was anything to stop.
 
-        Flow runs under way get so many seconds to finish; those that do not are stopped and marked as crashed. Those
-        that wait for a worker go on waiting for the next one. `report` is told in one line what happens.
+        Flow runs under way get `flow_runs_timeout_s` seconds to finish; those that do not are stopped and marked as
+        crashed. Those that wait for a worker go on waiting for the next one. `report` is told in one line what happens.
         """
         if not self._paths.state.exists():
             report("No stack is running.")

@@ -3,12 +3,11 @@
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from ophyd.sim import det, direct_img
 from bluesky_prefect.journal import SUFFIX, JournalDamaged, JournalReader, RunRecorder
 from bluesky_prefect.journal._frames import frame
 from tests.data.record import STREAMS
+from tests.services.full_disk import full_disk
 from tests.services.prefect_process import wait_until
 
 Documents = list[tuple[str, dict[str, Any]]]
@@ -31,19 +31,6 @@ def recorder(tmp_path: Path) -> Iterator[RunRecorder]:
     recorder = RunRecorder(tmp_path)
     yield recorder
     recorder.close()
-
-
-@contextmanager
-def full_disk(size: int = 0) -> Iterator[None]:
-    """Have writes beyond `size` bytes of a file fail, as on a full disk; a signal comes first."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
 
 
 def read(path: Path) -> Documents:
@@ -227,6 +214,22 @@ def test_a_run_that_stops_while_the_disk_refuses_it_is_written_later(tmp_path, c
 
     [path] = (tmp_path / "journals").iterdir()
     assert names(read(path)) == ["start", "stop"]
+
+
+def test_of_two_recorders_that_the_disk_refuses_one_writes_the_run_later(tmp_path, caplog):
+    (tmp_path / "journals").touch()  # no directory
+    recorders = [RunRecorder(tmp_path / "journals") for _ in range(2)]
+    for recorder in recorders:
+        recorder("start", {"uid": "u", "time": 0.0})
+    (tmp_path / "journals").unlink()
+    path = tmp_path / "journals" / "u.journal"
+    wait_until(lambda: path.exists() and names(read(path)) == ["start"])
+    for recorder in recorders:
+        recorder("stop", {"uid": "s", "run_start": "u"})
+        recorder.close()
+
+    assert names(read(path)) == ["start", "stop"]
+    assert "cannot be recorded" not in caplog.text
 
 
 def test_a_child_lets_go_of_its_parent_s_runs(recorder, tmp_path):

@@ -1,32 +1,16 @@
-import resource
-import signal
-from contextlib import contextmanager
-
 import pytest
 
 from bluesky_prefect.session._spool import Spool
 from bluesky_prefect.tiled_api import read_documents
+from tests.services.full_disk import full_disk
 
 DOCUMENTS = [("start", {"uid": "u", "time": 0.0}), *(("event", {"number": n, "data": "x" * 60}) for n in range(50))]
-
-
-@contextmanager
-def largest_file(size):
-    """The disk is full for every file beyond a size."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.mark.parametrize("room", [0, 1, 500, 1003, 4000])
 def test_a_disk_that_fills_in_the_middle_of_a_document_costs_none(tmp_path, room):
     spool = Spool(tmp_path / "runs" / "u.msgpack")
-    with largest_file(room):
+    with full_disk(room):
         for name, doc in DOCUMENTS:
             spool.write(name, doc)
         assert spool.keep() is None

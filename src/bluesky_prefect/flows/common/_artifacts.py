@@ -20,7 +20,7 @@ MAX_S = 10.0
 async def publish_artifact(artifact: Coroutine[Any, Any, T], name: str, *, most_s: float = MAX_S) -> T | None:
     """Have an artifact written, and return what that returns; what goes wrong is a warning, and returns None.
 
-    It may take so many seconds. The warning calls it by its name.
+    It may take `most_s` seconds. The warning names the artifact.
     """
     try:
         async with asyncio.timeout(most_s):

@@ -48,7 +48,7 @@ class RunFolder:
         self.file(ending).unlink(missing_ok=True)
 
     def write_data(self, run: "RunData", progress: "Progress", upto: float) -> None:
-        """Write a CSV for each stream of a run; by the end of that, its progress is at so many percent."""
+        """Write a CSV for each stream of a run, and bring its progress to `upto` percent meanwhile."""
         rows = max(sum(stream.rows for stream in run.streams), 1)
         share = upto - progress.percent
 
