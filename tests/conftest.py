@@ -41,6 +41,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # A test that forgets to name a server must fail, not start one of its own in the background.
     os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+    # Nor may a session leave a courier behind.
+    os.environ["BLUESKY_PREFECT_START_COURIER"] = "false"
     # No server of the tests has a certificate of an authority, and each client would read those of all of them: 25 ms
     # of the processor. The local stack has its own processes spared that in the same way.
     nobody = Path(bluesky_prefect.__file__).parent / "stack" / "nobody.pem"

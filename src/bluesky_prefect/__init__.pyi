@@ -14,6 +14,7 @@ from .core import always as always
 from .core import get_settings as get_settings
 from .core import load_workflows as load_workflows
 from .core import succeeded as succeeded
+from .journal import RunRecorder as RunRecorder
 from .outbox import Outbox as Outbox
 from .plan_stubs import FlowResult as FlowResult
 from .plan_stubs import wait_for_flow as wait_for_flow

@@ -1,4 +1,7 @@
-"""Break everything while scans run, and count at the end: each run exactly once, or an exit code of 1."""
+"""Break everything while scans run, and count at the end: each run whole in Tiled, and processed exactly once.
+
+The exit code is 1 otherwise.
+"""
 
 import argparse
 import shutil
@@ -61,10 +64,14 @@ def main() -> int:
         else:
             shutil.rmtree(root, ignore_errors=True)
     Console(width=120).print(table(outcome))
-    for what, runs in (("LOST", outcome.verdict.lost), ("DUPLICATED", outcome.verdict.duplicated)):
+    verdict = outcome.verdict
+    for what, runs in (("LOST", verdict.lost), ("DUPLICATED", verdict.duplicated), ("OTHER", verdict.differing)):
         for uid, reason in runs.items():
             print(f"{what}: {uid}: {reason}")
-    print(f"{outcome.verdict.runs} runs in {time.monotonic() - began:.0f} s, seed {arguments.seed}")
+    print(
+        f"{verdict.runs} runs to be processed in {time.monotonic() - began:.0f} s, seed {arguments.seed}; "
+        f"{verdict.compared} runs of {verdict.events} events compared with Tiled"
+    )
     return 0 if outcome.sound else 1
 
 

@@ -1,27 +1,25 @@
 """The acquisition process of a campaign: scans at full speed, and dies where it is told to.
 
-Lines on stdin: ``count N`` does N runs and then prints ``done``; ``kill POINT N`` kills the process when it passes that
-point for the N-th time; ``clock S`` sets its clock off by S seconds; ``counts`` prints how much is in the outbox (or
-``? ? ?`` if that cannot be read); ``end`` ends as a script does. Without any of these it only forwards.
+Lines on stdin: ``count N`` does N runs and then prints ``done``, ``plain N`` N runs that start no workflow, ``long N``
+one run of N points that takes its time; ``kill POINT N`` kills the process when it passes that point for the N-th time;
+``clock S`` sets its clock off by S seconds; ``counts`` prints how much is in the outbox (or ``? ? ?`` if that cannot be
+read); ``memory`` prints for how many runs the disk refuses something; ``end`` ends as a script does. Without any of
+these it stands by.
 """
 
 import os
-import signal
+import resource
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.chaos.kill_points import KillPoints
+
 DEPLOYMENT = "my-workflow/local"
-KILL_POINTS = {
-    "before-commit": "inside stop, before the commit",
-    "after-commit": "inside stop, after the commit",
-    "before-request": "before Prefect is asked",
-    "after-accepted": "when Prefect has accepted, before that is noted",
-}
+# Between the points of a long run.
+_POINT_S = 0.05
 
 
 class Clock:
@@ -33,58 +31,6 @@ class Clock:
         time.time = lambda: real() + self.offset_s
 
 
-class KillPoints:
-    """Places in the callback and the forwarder where this process kills itself on demand."""
-
-    def __init__(self) -> None:
-        self._armed: tuple[str, int] | None = None
-        self._putting = threading.local()
-
-    def arm(self, point: str, passes: int) -> None:
-        assert point in KILL_POINTS, point
-        self._armed = (point, passes)
-
-    def install(self) -> None:
-        """Wrap what passes the points, in this process only."""
-        from bluesky_prefect.outbox import Outbox
-        from bluesky_prefect.outbox._sqlite_file import SQLiteFile
-        from bluesky_prefect.prefect_api import PrefectApi
-
-        put, change, create = Outbox.put_all, SQLiteFile.change, PrefectApi.create_flow_run
-
-        def put_and_pass(*arguments: Any, **options: Any) -> Any:
-            self._putting.now = True
-            try:
-                present = put(*arguments, **options)
-            finally:
-                self._putting.now = False
-            self._pass("after-commit")
-            return present
-
-        @contextmanager
-        def change_and_pass(*arguments: Any, **options: Any) -> Iterator[Any]:
-            with change(*arguments, **options) as connection:
-                yield connection
-                if getattr(self._putting, "now", False):
-                    self._pass("before-commit")
-
-        def create_and_pass(*arguments: Any, **options: Any) -> Any:
-            self._pass("before-request")
-            flow_run = create(*arguments, **options)
-            self._pass("after-accepted")
-            return flow_run
-
-        Outbox.put_all, SQLiteFile.change = put_and_pass, change_and_pass
-        PrefectApi.create_flow_run = create_and_pass
-
-    def _pass(self, point: str) -> None:
-        if self._armed is None or self._armed[0] != point:
-            return
-        self._armed = (point, self._armed[1] - 1)
-        if self._armed[1] <= 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
 class Session:
     """A RunEngine as the profile sets it up, between two notes of the ledger.
 
@@ -92,33 +38,54 @@ class Session:
     ----------
     ledger : Path
         Directory of the ledger.
+    emissions : int
+        The pipe that every document is written to.
+    images : Path
+        Directory of image files.
     """
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, ledger: Path, emissions: int, images: Path) -> None:
         from bluesky import RunEngine
 
         from bluesky_prefect import PrefectCallback, Workflow
         from bluesky_prefect.core import get_settings
-        from bluesky_prefect.session._recorder import TiledRecorder
-        from bluesky_prefect.session._tiled import TiledConnection
+        from bluesky_prefect.journal import RunRecorder
+        from bluesky_prefect.sim import make_devices
+        from tests.chaos.emissions import Emitter
         from tests.chaos.ledger import Ledger
 
         settings = get_settings()
+        self.devices = make_devices(images)
         self.engine = RunEngine(context_managers=[])
         self.callback = PrefectCallback(Workflow(DEPLOYMENT, name=os.environ.get("CHAOS_WORKFLOW", DEPLOYMENT)))
-        unsaved = settings.state_directory / "unsaved-runs"
+        self.recorder = RunRecorder(settings.journals_path)
+        self._promise = Ledger(ledger).recorder("promised")
+        self._starts_workflows = True
+        self._emitter = emitter = Emitter(emissions)  # the RunEngine keeps no method alive
         self.engine.subscribe(Ledger(ledger).recorder("seen"))
-        self.engine.subscribe(TiledRecorder(TiledConnection(settings), directory=unsaved, tell=_tell))
+        self.engine.subscribe(emitter.before)
+        self.engine.subscribe(self.recorder)
+        self.engine.subscribe(emitter.after)
         self.engine.subscribe(self.callback)
-        self.engine.subscribe(Ledger(ledger).recorder("promised"))
+        self.engine.subscribe(self._note_promise)
 
     def count(self, runs: int) -> None:
         """Do `runs` short scans, one right after the other."""
-        from bluesky import plans
-        from ophyd.sim import det, motor
-
         for number in range(runs):
-            self.engine(plans.count([det], 2) if number % 2 else plans.scan([det], motor, -1, 1, 3))
+            self.engine(self._plan(number))
+
+    def plain(self, runs: int) -> None:
+        """Do `runs` short scans that start no workflow."""
+        self._starts_workflows = False
+        for number in range(runs):
+            self.engine(self._plan(number), prefect=False)
+        self._starts_workflows = True
+
+    def long(self, points: int) -> None:
+        """Do a scan that goes on for a while."""
+        from bluesky import plans
+
+        self.engine(plans.count([self.devices.det, self.devices.image_det], points, delay=_POINT_S))
 
     def counts(self) -> str:
         from bluesky_prefect.core import OutboxError
@@ -129,20 +96,38 @@ class Session:
             return "? ? ?"
         return f"{counts.waiting} {counts.sent} {counts.dead}"
 
+    def memory(self) -> int:
+        return self.callback._memory.counts().waiting + len(self.recorder._stopped)
 
-def _tell(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    def _plan(self, number: int) -> Iterator[Any]:
+        from bluesky import plans, preprocessors
+
+        det, motor = self.devices.det, self.devices.motor
+        no_room = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+        kind = number % 4
+        if kind == 3 and not no_room:  # or the detector could not write its file, and the scan would fail
+            return plans.count([self.devices.image_det, det], 2)
+        if kind == 2:
+            return preprocessors.baseline_wrapper(plans.count([det], 2), [motor])
+        return plans.count([det], 2) if kind else plans.scan([det], motor, -1, 1, 3)
+
+    def _note_promise(self, name: str, doc: dict[str, Any]) -> None:
+        if self._starts_workflows:
+            self._promise(name, doc)
 
 
-def main(ledger: Path) -> None:
+def main(ledger: Path, emissions: int, images: Path) -> None:
     clock, points = Clock(), KillPoints()
     points.install()
-    session = Session(ledger)
+    session = Session(ledger, emissions, images)
     commands: dict[str, Callable[..., None]] = {
         "count": lambda runs: session.count(int(runs)),
+        "plain": lambda runs: session.plain(int(runs)),
+        "long": lambda points: session.long(int(points)),
         "kill": lambda point, passes: points.arm(point, int(passes)),
         "clock": lambda offset_s: setattr(clock, "offset_s", float(offset_s)),
         "counts": lambda: print(session.counts(), flush=True),
+        "memory": lambda: print(session.memory(), flush=True),
     }
     print("ready", flush=True)
     for line in sys.stdin:
@@ -150,9 +135,9 @@ def main(ledger: Path) -> None:
         if word == "end":
             return
         commands[word](*arguments)
-        if word == "count":
+        if word in ("count", "plain", "long"):
             print("done", flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

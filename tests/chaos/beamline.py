@@ -15,6 +15,8 @@ from typing import Any, Self
 import psutil
 
 from bluesky_prefect.core import Settings
+from bluesky_prefect.courier import running_courier
+from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.stack import LocalStack
 from bluesky_prefect.stack._prefect import PrefectServer
 from bluesky_prefect.stack._service import Service
@@ -22,6 +24,8 @@ from bluesky_prefect.stack._startup import Startup
 from bluesky_prefect.stack._tiled import TiledServer
 from bluesky_prefect.stack._worker import Worker
 from tests.chaos.clocks import MachineClock
+from tests.chaos.couriering import VARIABLE
+from tests.chaos.emissions import Emissions
 from tests.chaos.ledger import Ledger
 from tests.chaos.prefect_view import PrefectView
 from tests.chaos.processes import PAUSED, ROOT, AcquisitionProcess, ChaosProcess
@@ -40,6 +44,7 @@ _FLOW_SETTINGS = {
     "weather_timeout_s": 0.05,
     "cat_fact_timeout_s": 0.05,
 }
+_CLOCKS = ("courier", "prefect", "reconcile", "worker")
 _SESSION = {
     "BLUESKY_PREFECT_RETRY_INITIAL_S": "0.2",
     "BLUESKY_PREFECT_RETRY_MAX_S": "2",
@@ -60,7 +65,7 @@ _HEALING = {
 
 
 class Beamline:
-    """Servers, executors and an acquisition process. To be used in a ``with`` statement.
+    """Servers, executors, an acquisition process and its courier. To be used in a ``with`` statement.
 
     Parameters
     ----------
@@ -75,16 +80,25 @@ class Beamline:
 
     Attributes
     ----------
-    prefect_proxy, tiled_proxy : FaultProxy
-        Between the acquisition and Prefect, and between everybody and Tiled.
+    prefect_proxy, tiled_proxy, courier_proxy : FaultProxy
+        Between the acquisition, the courier and Prefect; between the flows and Tiled; between the courier and Tiled.
     prefect : PrefectView
         Prefect, asked directly.
     ledger : Ledger
         Which runs stopped.
+    emissions : Emissions
+        The documents of all runs.
     session : Path
-        State directory of the acquisition, with its outbox.
+        State directory of the acquisition and of the courier, with outbox and journals.
+    journals : JournalDirectory
+        The journals in it.
+    cut : dict
+        Runs whose journal a fault has cut, with how many documents it has left.
+    damaged : set of str
+        Those of them that are to be set aside.
     clocks : dict
-        That of the Prefect server, and those of other processes that are started with one: ``reconcile``, ``worker``.
+        That of the Prefect server, and those of other processes that are started with one: ``courier``,
+        ``reconcile``, ``worker``.
     """
 
     def __init__(
@@ -99,12 +113,18 @@ class Beamline:
         self.session = root / "session"
         self.exports = root / "exports"
         self.ledger = Ledger(root / "ledger")
+        self.emissions = Emissions(root / "ledger" / "emitted")
+        self.journals = JournalDirectory(self.session / "journals")
+        self.cut: dict[str, int] = {}
+        self.damaged: set[str] = set()
         self._report = report
         self._prefect_settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}
         self._how_many = executors
         self._executors: list[ChaosProcess] = []
         self._acquisition: AcquisitionProcess | None = None
         self._started: list[AcquisitionProcess] = []
+        self._courier: ChaosProcess | None = None
+        self._couriers: list[ChaosProcess] = []
         self._executing = root / "executing"
         values: dict[str, Any] = {"tiled_port": 0, "prefect_port": 0, "output_directory": self.exports}
         self.settings = Settings(state_directory=root / "stack", **values, **_FLOW_SETTINGS)
@@ -113,7 +133,7 @@ class Beamline:
     def __enter__(self) -> Self:
         for directory in (self.root / "logs", self._executing):
             directory.mkdir()
-        self.clocks = {name: MachineClock(self.root, f"{name}.clock") for name in ("prefect", "reconcile", "worker")}
+        self.clocks = {name: MachineClock(self.root, f"{name}.clock") for name in _CLOCKS}
         server = {**_SERVER, **self._prefect_settings, **self.clocks["prefect"].environment}
         with ExitStack() as made:
             made.enter_context(_started_with(PrefectServer, server))
@@ -121,11 +141,14 @@ class Beamline:
             made.callback(self.stack.down, self._report, flow_runs_timeout_s=0)
             self.info = self.stack.up(self._report)
             self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
+            self.kill("courier")  # the acquisition has a state directory of its own, and another courier
             self.prefect_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["prefect"].port)))
             self.tiled_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["tiled"].port)))
+            self.courier_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["tiled"].port)))
             self.prefect = made.enter_context(closing(PrefectView(self.info)))
             made.callback(self._kill_processes)
             self.keep_executing()
+            self.start_courier()
             self._made = made.pop_all()
         return self
 
@@ -133,7 +156,7 @@ class Beamline:
         self._made.close()
 
     def _kill_processes(self) -> None:
-        for process in [*self._executors, *self._started]:
+        for process in [*self._executors, *self._started, *self._couriers]:
             if process.alive:
                 process.kill()
 
@@ -147,17 +170,53 @@ class Beamline:
     def another_acquisition(self, **variables: str) -> AcquisitionProcess:
         """Start one more acquisition process on the same outbox, with these variables in its environment."""
         number = len(self._started)
-        environment = {
+        log = self.root / "logs" / f"acquisition-{number}.log"
+        self._started.append(AcquisitionProcess(self, {**self._session_environment(), **variables}, log))
+        return self._started[-1]
+
+    @property
+    def courier(self) -> ChaosProcess:
+        """The courier of the acquisition's state directory; a new one if the last was killed, as a session starts."""
+        if self._courier is None or not self._courier.alive:
+            self.start_courier()
+        return self._courier
+
+    def start_courier(self, kill: str = "", passes: int = 1) -> ChaosProcess:
+        """Start a courier, the only one, and wait until it is at work.
+
+        With `kill`, it kills itself when it passes that point for the `passes`-th time.
+        """
+        log = self.root / "logs" / f"courier-{len(self._couriers)}.log"
+        module = "tests.chaos.couriering" if kill else "bluesky_prefect"
+        armed = {VARIABLE: f"{kill} {passes}"} if kill else {}
+        environment = {**self._session_environment(), **self.clocks["courier"].environment, **armed}
+        self._courier = courier = ChaosProcess(module, ["courier"], environment, log)
+        self._couriers.append(courier)
+        settings = Settings(state_directory=self.session)
+        wait_until(lambda: not courier.alive or running_courier(settings))
+        assert courier.alive or kill, log.read_text()[-2000:]
+        return courier
+
+    def courier_log(self) -> str:
+        """Return what all couriers have logged."""
+        return "".join(path.read_text() for path in sorted((self.root / "logs").glob("courier-*.log")))
+
+    def delivered_all(self, timeout_s: float = 120.0) -> None:
+        """Wait until no run is on its way to Tiled."""
+        wait_until(lambda: not self.journals.waiting(), timeout_s)
+
+    def drain_emissions(self) -> None:
+        """Wait until the campaign has all documents of acquisitions that have ended."""
+        self.emissions.drain(alive=sum(one.alive for one in self._started))
+
+    def _session_environment(self) -> dict[str, str]:
+        return {
             **self.info.environment(),
             **_SESSION,
             "PREFECT_API_URL": self._prefect_api_url,
-            "BLUESKY_PREFECT_TILED_URI": self.tiled_proxy.url,
+            "BLUESKY_PREFECT_TILED_URI": self.courier_proxy.url,
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.session),
-            **variables,
         }
-        log = self.root / "logs" / f"acquisition-{number}.log"
-        self._started.append(AcquisitionProcess(self.root / "ledger", environment, log))
-        return self._started[-1]
 
     def pid(self, service: str) -> int:
         return self.stack.processes()[service].pid
@@ -223,7 +282,7 @@ class Beamline:
 
     def repair(self) -> None:
         """See to it that everything that should be there is there again; most faults repair what they broke."""
-        for proxy in (self.prefect_proxy, self.tiled_proxy):
+        for proxy in (self.prefect_proxy, self.tiled_proxy, self.courier_proxy):
             if proxy.mode != "pass":
                 proxy.mode = "pass"
         for service in ("tiled", "prefect"):
@@ -232,7 +291,7 @@ class Beamline:
         if "worker" in self.stack.processes():  # a fault that could not be injected has left it behind, hurt
             self.kill("worker")
         self.keep_executing()
-        _ = self.acquisition  # somebody has to be there to send what waits
+        _ = self.courier, self.acquisition  # somebody has to be there to send what waits
 
     def flow_processes(self) -> list[psutil.Process]:
         """Return the processes in which the stack's worker executes flow runs."""

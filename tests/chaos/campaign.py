@@ -27,11 +27,12 @@ class Injection:
     began, mended : float
         When, in seconds since the epoch.
     at_risk : set of str
-        The runs that stopped between the two.
+        The runs that began or stopped between the two.
     trouble : str
         Why it could not be injected as it should be, if so.
     recovered_s : float or None
-        From the mending until each of them was processed, in seconds; None if that did not happen in time.
+        From the mending until Tiled had each of them, and those that stopped were processed, in seconds; None if that
+        did not happen in time.
     """
 
     fault: Fault
@@ -51,7 +52,7 @@ class Outcome:
 
     @property
     def sound(self) -> bool:
-        """Whether nothing was lost or duplicated, and every fault was one."""
+        """Whether nothing was lost, duplicated or changed, and every fault was one."""
         return self.verdict.sound and not any(injection.trouble for injection in self.injections)
 
 
@@ -108,7 +109,7 @@ class Campaign:
         return Outcome(injections, audit(self._beamline))
 
     def _inject(self, one: Fault, chance: Random, scans: int) -> Injection:
-        before = self._beamline.ledger.seen()
+        before = self._known()
         injection = Injection(one, began=time.time())
         try:
             one.inject(self._beamline, chance, scans)
@@ -117,12 +118,12 @@ class Campaign:
             self._report(f"{one.title}: not injected as it should be: {error}")
         self._beamline.repair()
         injection.mended = time.time()
-        injection.at_risk = self._beamline.ledger.seen() - before
+        injection.at_risk = self._known() - before
         self._report(f"{one.title}: {len(injection.at_risk)} runs in {injection.mended - injection.began:.1f} s")
         return injection
 
     def _recover(self, injection: Injection) -> None:
-        """Wait until all runs of an injection are processed, healing what crashed."""
+        """Wait until all runs of an injection are in Tiled and processed, healing what crashed."""
         looked = time.monotonic()
         # What crashes although the fault is none that flow runs crash of is healed too, and then recovers late.
         heal_at = looked + (0.0 if injection.fault.heals else _HEAL_AFTER_S)
@@ -141,4 +142,9 @@ class Campaign:
 
     def _missing(self, injection: Injection) -> set[str]:
         since = datetime.datetime.fromtimestamp(injection.began, datetime.UTC)
-        return injection.at_risk & self._beamline.ledger.promised() - set(self._beamline.prefect.completed(since))
+        to_process = self._beamline.ledger.promised() - set(self._beamline.prefect.completed(since))
+        undelivered = self._beamline.journals.undelivered_runs()
+        return injection.at_risk & (to_process | undelivered) - self._beamline.damaged
+
+    def _known(self) -> set[str]:
+        return self._beamline.ledger.seen() | self._beamline.emissions.begun()

@@ -6,11 +6,15 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tests.services.prefect_process import wait_until
+
+if TYPE_CHECKING:
+    from tests.chaos.beamline import Beamline
 
 ROOT = Path(__file__).parents[2]
 # The file that keeps executors from taking new flow runs.
@@ -31,7 +35,14 @@ class ChaosProcess:
     """A Python module run as a process, with its output in a log file, but for what it answers if it `talks`."""
 
     def __init__(
-        self, module: str, arguments: list[str], environment: dict[str, str], log: Path, *, talks: bool = False
+        self,
+        module: str,
+        arguments: list[str],
+        environment: dict[str, str],
+        log: Path,
+        *,
+        talks: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         with log.open("ab") as stream:
             self.process = subprocess.Popen(
@@ -43,6 +54,7 @@ class ChaosProcess:
                 stderr=stream,
                 text=True,
                 preexec_fn=obey_permissions,
+                pass_fds=pass_fds,
             )
 
     @property
@@ -66,22 +78,46 @@ class ChaosProcess:
             with suppress(BrokenPipeError):  # a command that nobody has read
                 stream.close()
 
+    def died(self) -> None:
+        """Wait until it is dead by its own hand."""
+        self.process.wait(_TIMEOUT_S)
+        self._leave()
+        assert self.process.returncode == -signal.SIGKILL, self.process.returncode
+
     @contextmanager
     def largest_file(self, size_bytes: int) -> Iterator[None]:
         """Have its writes beyond `size_bytes` fail, as on a full disk."""
-        before = resource.prlimit(self.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+        with self._limited(resource.RLIMIT_FSIZE, size_bytes):
+            yield
+
+    @contextmanager
+    def more_files(self, number: int) -> Iterator[None]:
+        """Let it open so many files more than it has open now."""
+        opened = max(int(one.name) for one in Path(f"/proc/{self.pid}/fd").iterdir())
+        with self._limited(resource.RLIMIT_NOFILE, opened + 1 + number):
+            yield
+
+    @contextmanager
+    def _limited(self, what: int, limit: int) -> Iterator[None]:
+        before = resource.prlimit(self.pid, what)
+        resource.prlimit(self.pid, what, (limit, before[1]))
         try:
             yield
         finally:
-            resource.prlimit(self.pid, resource.RLIMIT_FSIZE, before)
+            if self.alive:
+                resource.prlimit(self.pid, what, before)
 
 
 class AcquisitionProcess(ChaosProcess):
     """The other end of `tests.chaos.acquisition`."""
 
-    def __init__(self, ledger: Path, environment: dict[str, str], log: Path) -> None:
-        super().__init__("tests.chaos.acquisition", [str(ledger)], environment, log, talks=True)
+    def __init__(self, beamline: "Beamline", environment: dict[str, str], log: Path) -> None:
+        self._beamline = beamline
+        reader, writer = os.pipe()
+        arguments = [str(beamline.root / "ledger"), str(writer), str(beamline.info.images)]
+        super().__init__("tests.chaos.acquisition", arguments, environment, log, talks=True, pass_fds=[writer])
+        os.close(writer)
+        beamline.emissions.follow(reader)
         assert self._line() == "ready", log.read_text()[-2000:]
 
     def say(self, line: str) -> None:
@@ -97,25 +133,41 @@ class AcquisitionProcess(ChaosProcess):
         """Begin `runs` scans."""
         self.say(f"count {runs}")
 
+    def plain(self, runs: int) -> None:
+        """Do `runs` scans that start no workflow."""
+        self.say(f"plain {runs}")
+        self.finish()
+
+    def start_long(self, points: int) -> None:
+        """Begin one scan of so many points, which takes its time."""
+        self.say(f"long {points}")
+
     def finish(self) -> None:
         """Wait until the scans that were begun are done, or it is dead."""
         self._line()
 
-    def died(self) -> None:
-        """Wait until it is dead by its own hand."""
-        self.process.wait(_TIMEOUT_S)
-        self._leave()
-        assert self.process.returncode == -signal.SIGKILL, self.process.returncode
-
     def waiting(self) -> int | None:
-        """Return how many submissions wait in the outbox; None if it cannot be read."""
+        """Return how many submissions wait in the outbox; None if it cannot be read.
+
+        Without those of damaged runs, which nobody is to send.
+        """
         self.say("counts")
         word = self._line().split()[0]
-        return None if word == "?" else int(word)
+        held = self._beamline.damaged & self._beamline.ledger.promised()
+        return None if word == "?" else int(word) - len(held)
 
     def sent_all(self) -> None:
         """Wait until nothing waits in the outbox."""
         wait_until(lambda: self.waiting() == 0, timeout_s=_TIMEOUT_S)
+
+    def saved_all(self) -> None:
+        """Wait until the disk has all that it has refused."""
+
+        def in_memory() -> str:
+            self.say("memory")
+            return self._line()
+
+        wait_until(lambda: in_memory() == "0", timeout_s=_TIMEOUT_S)
 
     def end(self) -> None:
         """Let it end as a script does."""

@@ -11,7 +11,7 @@ def table(outcome: Outcome) -> Table:
     """Return a row for each fault, and one for all of them."""
     verdict = outcome.verdict
     made = Table("fault", title="Faults while scans run: what became of the runs")
-    for heading in ("times", "runs at risk", "lost", "duplicated", "recovered in s, most"):
+    for heading in ("times", "runs at risk", "lost", "duplicated", "other in Tiled", "recovered in s, most"):
         made.add_column(heading, justify="right")
     by_fault: dict[str, list[Injection]] = defaultdict(list)
     for injection in outcome.injections:
@@ -24,10 +24,12 @@ def table(outcome: Outcome) -> Table:
             str(len(at_risk)),
             str(len(at_risk & verdict.lost.keys())),
             str(len(at_risk & verdict.duplicated.keys())),
+            str(len(at_risk & verdict.differing.keys())),
             _longest(injections),
         )
     made.add_section()
-    counted = (len(outcome.injections), verdict.runs, len(verdict.lost), len(verdict.duplicated))
+    wrong = (verdict.lost, verdict.duplicated, verdict.differing)
+    counted = (len(outcome.injections), verdict.compared, *(len(one) for one in wrong))
     made.add_row("all", *(str(number) for number in counted), _longest(outcome.injections))
     return made
 

@@ -1,4 +1,6 @@
-"""A small part of `make chaos`: whatever breaks, each run that stopped is processed exactly once."""
+"""A small part of `make chaos`: whatever breaks, Tiled has each run, and what stopped is processed exactly once."""
+
+import json
 
 import pytest
 
@@ -13,6 +15,10 @@ SCANS = 4
 SMALL = [
     "killed-before-commit",
     "killed-after-accepted",
+    "killed-in-a-run",
+    "courier-killed",
+    "courier-loses-answers",
+    "journal-cut",
     "two-acquisitions",
     "clock-forward",
     "prefect-loses-answers",
@@ -46,6 +52,13 @@ def test_whatever_breaks_each_run_is_processed_exactly_once(outcome):
     assert outcome.verdict.runs >= 24
 
 
+@pytest.mark.timeout(600)
+def test_whatever_breaks_tiled_has_each_run_as_it_was_emitted(outcome):
+    assert outcome.verdict.differing == {}
+    assert outcome.verdict.compared >= outcome.verdict.runs
+    assert outcome.verdict.events >= 100
+
+
 def test_every_fault_had_runs_at_risk_and_was_recovered_from(outcome):
     assert {injection.fault.name for injection in outcome.injections} == set(SMALL)
     assert all(injection.at_risk for injection in outcome.injections)
@@ -53,17 +66,23 @@ def test_every_fault_had_runs_at_risk_and_was_recovered_from(outcome):
 
 
 def test_the_count_finds_what_was_planted(outcome, beamline):
-    lost, differing, twice, *_ = sorted(beamline.ledger.promised())
+    lost, differing, twice, other, *_ = sorted(beamline.ledger.promised() - beamline.damaged)
     beamline.prefect.delete(lost)
     [folder] = exported(beamline.exports)[differing]
     [data] = folder.glob("*_primary.csv")
     data.write_text(data.read_text().replace("1", "2"))
     beamline.prefect.complete_again(twice)
+    emitted = beamline.emissions.path(other)
+    lines = [json.loads(line) for line in emitted.read_text().splitlines()]
+    [event, *_] = [line["doc"] for line in lines if line.get("name") == "event"]
+    event["data"]["det"] += 1e-12
+    emitted.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     verdict = audit(beamline)
     assert verdict.lost.keys() == {lost, differing}
     assert verdict.duplicated == {twice: "2 completed flow runs"}
+    assert verdict.differing.keys() == {other}
 
 
 def test_the_campaign_holds_every_fault_that_is_promised():
     assert set(SMALL) < set(FAULTS)
-    assert len(FAULTS) >= 30
+    assert len(FAULTS) >= 60

@@ -134,7 +134,7 @@ def test_a_catalog_without_its_spec_is_told_of_with_the_command_that_mends_it(fa
     assert [(spec.name, spec.version) for spec in root["plain"].specs] == [RAW_SPEC]
     assert root["plain"].metadata["by"] == "hand"
     connection = TiledConnection(settings)
-    assert connection.spec_problem() == ""
+    assert connection.catalog_problem() == ""
     connection.close()
     assert lacking not in facility.run("reconcile", "--workflows", LIST, **variables)[1]
 

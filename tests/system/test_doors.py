@@ -23,6 +23,7 @@ from bluesky_prefect.cli._comparison import run_folder
 from bluesky_prefect.core import Settings
 from bluesky_prefect.stack import LocalStack, StackInfo
 from bluesky_prefect.stack._process import MARK
+from tests.services.couriers import stop_courier
 from tests.services.made_databases import MadeDatabases
 from tests.services.outside import open_meteo
 from tests.services.prefect_process import PrefectProcess, ask, user_of, wait_until
@@ -259,6 +260,7 @@ class Facility:
         return logged.decode()
 
     def close(self) -> None:
+        stop_courier(self.state)
         self.prefect.kill()
         self.weather.close()
 
@@ -284,7 +286,7 @@ def flow_run(facility: Facility) -> dict:
     deployed = facility.run("bluesky_prefect", "deploy", "--work-pool", "pool")
     assert "Deployed my-workflow/local" in deployed
     assert "TILED_API_KEY" not in deployed
-    session = facility.session("scan")
+    session = facility.session("scan", BLUESKY_PREFECT_START_COURIER="true")
     session.end()
     [created] = facility.prefect.flow_runs(session.uid)
     facility.run("prefect.engine", created["id"])

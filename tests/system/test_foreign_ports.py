@@ -107,7 +107,7 @@ def test_ports_of_dead_servers_stay_their_user_s_while_a_session_lives(own_stack
     ports = [processes[name].port for name in ("tiled", "prefect")]
     for name in ("tiled", "prefect"):
         os.killpg(processes[name].pid, signal.SIGKILL)
-    wait_until(lambda: local.processes().keys() == {"worker"})
+    wait_until(lambda: local.processes().keys() == {"worker", "courier"})
     assert all(denied(port) for port in ports)
     up(local)
     with session(local.paths.root, tmp_path / "log"):

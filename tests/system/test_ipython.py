@@ -24,6 +24,7 @@ from bluesky_prefect.core import Run
 from bluesky_prefect.session._ipython import ipython_command, startup_files
 from bluesky_prefect.stack import WORKFLOWS, StackInfo
 from bluesky_prefect.stack._info import StackPaths
+from tests.services.couriers import stop_courier
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import user_of, wait_until
 from tests.system.hutch import idle_deployment
@@ -235,11 +236,14 @@ def test_a_failing_plan_leaves_the_session_usable(stack: StackInfo, terminal: Te
 
 
 @pytest.fixture
-def no_services(tmp_path: Path, unused_port: int) -> dict[str, str]:
-    return {
+def no_services(tmp_path: Path, unused_port: int) -> Iterator[dict[str, str]]:
+    """No servers, and the courier that the session starts."""
+    yield {
         "BLUESKY_PREFECT_STATE_DIRECTORY": str(tmp_path / "state"),
         "BLUESKY_PREFECT_PREFECT_PORT": str(unused_port),
+        "BLUESKY_PREFECT_START_COURIER": "true",
     }
+    stop_courier(tmp_path / "state")
 
 
 @pytest.fixture
@@ -260,19 +264,23 @@ def test_with_no_service_the_profile_loads_and_scans_run(open_terminal, plain_ip
     terminal = open_terminal(plain_ipython, no_services)
     took_s = time.monotonic() - begin
 
-    (line,) = [line for line in terminal.greeting.splitlines() if "Tiled" in line or "Prefect" in line]
+    line, courier = [line for line in terminal.greeting.splitlines() if "Tiled" in line or "Prefect" in line]
     assert line.strip().endswith("Start with: bluesky-prefect up")
+    assert courier.startswith("Started a courier (pid ")
     uid = terminal.run("count([det], 3)")
     listed = terminal.type("%flows")
     assert "Waits to be sent" in listed
+    assert "On the way to Tiled: 1 run" in listed
     assert "cannot be reached" in listed
     assert "cannot be reached" in terminal.type("%wait_flows 0")
-    told = wait_until(lambda: _told(terminal, "submission waits"))
-    assert told.count("submission waits to be sent") == 1
-    assert "submission" not in terminal.type("0")
+    told = wait_until(lambda: _told(terminal, "waits on disk"))
+    assert told.count("1 run waits on disk for Tiled") == 1
+    assert "waits" not in terminal.type("0")
     assert uid in terminal.type("[entry.run_uid for entry in session.prefect_callback.outbox.entries()]")
     assert "Start a local one with: bluesky-prefect up" in terminal.type("tiled_client")
-    assert "Traceback" not in terminal.leave()
+    last_words = terminal.leave()
+    assert "Traceback" not in last_words
+    assert "Still on the way to Tiled: 1 run; the courier" in last_words
     assert took_s < 30  # seconds on an idle machine; importing bluesky, ophyd and matplotlib is most of it
 
 

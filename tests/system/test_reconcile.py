@@ -6,28 +6,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
-import bluesky.plans as bp
 import pytest
-from bluesky import RunEngine
 from bluesky_tiled_plugins import TiledWriter
+from event_model import compose_run
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
-from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.core import (
-    ConfigurationError,
-    Submission,
-    TiledUnavailable,
-    WorkflowList,
-    lock_file,
-    submission_key,
-)
+from bluesky_prefect import Outbox, Workflow
+from bluesky_prefect.core import Submission, WorkflowList, submission_key
+from bluesky_prefect.courier._courier_lock import only_courier
+from bluesky_prefect.journal import Journal, JournalDirectory
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
-from bluesky_prefect.session._recorder import TiledRecorder
-from bluesky_prefect.session._tiled import TiledConnection
-from bluesky_prefect.tiled_api import send_run
 from tests.services.forked import run_code
-from tests.services.unsaved_runs import write_unsaved_run
 from tests.system.hutch import DEPLOYMENT, STRICT, WORKFLOWS
 
 
@@ -174,7 +164,7 @@ def test_a_dead_letter_is_told_of_and_not_started(hutch):
 
 
 def test_what_the_state_directory_holds_is_told_of_whatever_ours_says(hutch):
-    kept, _ = write_unsaved_run(hutch.settings.unsaved_runs_path, "good")
+    kept, _ = journal(hutch)
     put(hutch, "dead", dead="its reason").close()
     report = hutch.reconcile(workflows=WorkflowList(WORKFLOWS, ours=lambda run: False))
     assert found(report) == {("dead", RunState.DEAD), (kept, RunState.NOT_IN_TILED)}
@@ -201,114 +191,40 @@ def test_what_prefect_has_lost_since_is_started_anew(hutch):
     assert len(hutch.flow_runs(uid)) == 1
 
 
-def keep_in_file(hutch):
-    """Take a run while Tiled is away, as the profile's recorder does; return its uid and the file."""
-    engine = RunEngine(context_managers=[])
-    nowhere = TiledConnection(Settings(tiled_uri="http://127.0.0.1:9", state_directory=hutch.settings.state_directory))
-    recorder = TiledRecorder(nowhere, directory=hutch.settings.unsaved_runs_path, tell=lambda line: None)
-    engine.subscribe(recorder)
-    [uid] = engine(bp.count([hutch.beamline.devices.det], 2))
-    nowhere.close()
-    return uid, hutch.settings.unsaved_runs_path / f"{uid}.msgpack"
+def journal(hutch):
+    """Write the journal of a run, as a session does; return the run's uid and the file."""
+    run = compose_run(metadata={"scan_id": 1, "plan_name": "kept"})
+    written = Journal(hutch.settings.journals_path, run.start_doc["uid"])
+    written.append("start", run.start_doc)
+    written.append("stop", run.compose_stop())
+    written.close()
+    return run.start_doc["uid"], written.path
 
 
-def test_a_run_that_tiled_missed_is_written_to_it_and_processed(hutch):
-    uid, path = keep_in_file(hutch)
-    assert found(hutch.reconcile()) == {(uid, RunState.NOT_IN_TILED)}
-    report = hutch.reconcile(submit=True, since=time.time() - 0.001)  # however long ago it stopped
-    assert found(report) == {(uid, RunState.NOT_IN_TILED), (uid, RunState.MISSING)}
-    assert report.all_processed
-    assert not path.exists()
-    assert hutch.raw[uid]["primary"]["det"].read().tolist() == [1, 1]
-    assert len(hutch.flow_runs(uid)) == 1
-
-
-def test_a_file_that_a_session_is_writing_to_is_left_to_it(hutch):
-    _, path = keep_in_file(hutch)
-    with path.open("ab") as file:
-        lock_file(file)
-        assert hutch.reconcile(submit=True).findings == []
+def test_a_run_on_its_way_to_tiled_is_told_of_where_no_courier_takes_it_there(hutch):
+    uid, path = journal(hutch)
+    report = hutch.reconcile(submit=True)
+    assert found(report) == {(uid, RunState.NOT_IN_TILED)}
+    assert report.findings[0].scan_id == 1
+    assert "no courier is at work" in report.findings[0].reason
+    with only_courier(hutch.settings, prefect=None, tiled=""):
+        assert hutch.reconcile().findings == []
     assert path.exists()
 
 
-def test_a_run_of_a_killed_session_that_is_only_in_a_file_is_told_of(hutch):
-    uid, path = keep_in_file(hutch)
-    path.write_bytes(path.read_bytes()[:-20])
+def test_a_run_that_goes_on_is_left_to_its_session(hutch):
+    written = Journal(hutch.settings.journals_path, "goes-on")
+    written.append("start", {"uid": "goes-on"})
     assert hutch.reconcile(submit=True).findings == []
-    report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 0.001}))
-    assert found(report) == {(uid, RunState.NO_STOP)}
-    assert path.exists()
+    written.close()
 
 
-BAD_FILES = {
-    "a value changes its type": "ArrowInvalid",
-    "a datum without its resource": "UnresolvableForeignKeyError",
-    "a format that Tiled does not know": "415",
-    "NUL in a data key": "422",  # no 500 of DuckDB, which would pass for an outage
-    "zeros at the end": "damaged",
-    "garbage": "damaged",
-}
-
-
-@pytest.mark.parametrize("kind", BAD_FILES)
-def test_an_unsaved_run_that_cannot_be_written_is_told_and_the_rest_goes_on(hutch, kind):
-    kept, missed = hutch.settings.unsaved_runs_path, hutch.count()
-    bad, path = write_unsaved_run(kept, kind)
-    good = {write_unsaved_run(kept, "good")[0] for _ in range(4)}  # before it and after it, by the names of their files
-    before = path.read_bytes()
-    for _ in range(2):
-        report = hutch.reconcile(submit=True)
-        [unsolved] = report.unsolved
-        assert unsolved.run_uid == bad
-        assert str(path) in unsolved.reason
-        assert BAD_FILES[kind] in f"{unsolved.reason} {unsolved.action}"
-        assert "move the file out" in f"{unsolved.action} {unsolved.remedy}" or "move it out" in unsolved.remedy
-    assert list(kept.iterdir()) == [path]
-    assert path.read_bytes() == before
-    assert all(hutch.raw[uid]["primary"]["x"].read().tolist() == [1, 2] for uid in good)
-    assert [len(hutch.flow_runs(uid)) for uid in (*good, missed)] == [1] * 5
-
-
-def test_an_unsaved_run_with_characters_that_databases_refuse_is_written_whole(hutch):
-    uid, path = write_unsaved_run(hutch.settings.unsaved_runs_path, "NUL in metadata")
-    assert hutch.reconcile(submit=True).all_processed
-    assert not path.exists()
-    assert hutch.raw[uid].metadata["start"][r"sam\x00ple"] == r"Cu\x00"
-    assert hutch.raw[uid]["primary"]["x"].read().tolist() == [1.0]
-
-
-@pytest.mark.parametrize("kind", BAD_FILES)
-def test_send_run_says_what_is_wrong_with_a_file_and_leaves_it(hutch, kind):
-    _, path = write_unsaved_run(hutch.settings.unsaved_runs_path, kind)
-    with pytest.raises(ConfigurationError, match=BAD_FILES[kind]) as told:
-        send_run(path, hutch.raw)
-    assert str(path) in str(told.value)
-    assert path.exists()
-
-
-def test_a_file_cut_off_in_its_first_document_is_told_of(hutch):
-    _, path = write_unsaved_run(hutch.settings.unsaved_runs_path, "good")
-    path.write_bytes(path.read_bytes()[:40])
-    assert hutch.reconcile(submit=True).findings == []
-    report = hutch.reconcile(submit=True, settings=hutch.settings.model_copy(update={"open_after_s": 0.001}))
-    assert found(report) == {(path.stem, RunState.UNREADABLE)}
-
-
-def test_a_tiled_that_refuses_the_key_ends_the_pass_and_keeps_the_file(hutch):
-    _, path = write_unsaved_run(hutch.settings.unsaved_runs_path, "good")
-    hutch.catalog.raw.context.http_client.headers["Authorization"] = "Apikey wrong"
-    with pytest.raises(TiledUnavailable, match="401"):
-        hutch.reconcile(submit=True)
-    assert path.exists()
-
-
-def test_two_people_who_send_a_run_to_tiled_at_the_same_time_write_it_once(hutch):
-    uids = [keep_in_file(hutch)[0] for _ in range(2)]
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda _: hutch.cli("reconcile", "--submit"), range(2)))
-    hutch.cli("reconcile", "--submit")
-    assert all(hutch.raw[uid].metadata["stop"]["num_events"] == {"primary": 2} for uid in uids)
-    assert [len(hutch.flow_runs(uid)) for uid in uids] == [1, 1]
+def test_a_run_that_tiled_refuses_is_told_of_with_the_reason_and_the_remedy(hutch):
+    uid, path = journal(hutch)
+    JournalDirectory(hutch.settings.journals_path).refuse(path, "no such format")
+    [finding] = hutch.reconcile(submit=True).findings
+    assert finding.reason == "Tiled refuses it: no such format"
+    assert f"bluesky-prefect journal retry {uid[:8]}" in finding.remedy
 
 
 def test_only_the_runs_asked_for_are_looked_at(hutch):

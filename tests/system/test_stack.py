@@ -22,7 +22,7 @@ from bluesky_prefect.stack._process import MARK
 from bluesky_prefect.stack._worker import settings_environment
 from tests.services.prefect_process import ask, post, user_of, wait_until
 
-PARTS = {"tiled", "prefect", "worker"}
+PARTS = {"tiled", "prefect", "worker", "courier"}
 _TILED = "bluesky_prefect.stack.workarounds._tiled_app:app_factory"
 FORK_SERVER = "bluesky_prefect.worker.forkserver"
 
@@ -239,13 +239,13 @@ def test_a_part_that_was_killed_is_started_again_and_only_it(hurt, part):
     wait_until(lambda: part not in hurt.processes())
     status = hurt.status()
     assert {one.name for one in status.parts if not one.up} == {part}
-    assert (hurt.find() is None) == (part != "worker")
+    assert (hurt.find() is None) == (part in {"tiled", "prefect"})
     said = []
     assert hurt.up(said.append) == info
     after = hurt.processes()
     assert {name for name in PARTS if after[name].pid != before[name].pid} == {part}
     assert any("was gone" in line for line in said)
-    assert sum("already running" in line for line in said) == 2
+    assert sum("already running" in line for line in said) == 3
     assert hurt.status().all_up
 
 

@@ -175,7 +175,7 @@ def test_a_failure_of_this_outbox_is_told_once_with_its_link(desk, stack, tmp_pa
 
 
 def test_an_old_failure_that_moves_up_in_the_list_is_no_news(desk, monkeypatch):
-    monkeypatch.setattr(bluesky_prefect.watch._prompt_messages, "_FAILURES", 2)
+    monkeypatch.setattr(bluesky_prefect.watch._prompt_messages, "MAX_FAILURES", 2)
     old = [desk.send()[1] for _ in range(3)]
     for flow_run_id in old:
         desk.end(flow_run_id, Running(), Failed())

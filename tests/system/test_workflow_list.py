@@ -12,9 +12,9 @@ from prefect.states import Completed, Crashed
 
 from bluesky_prefect import Outbox, Workflow, WorkflowList
 from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.journal import Journal
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.reconciliation._diagnosis import RunState
-from bluesky_prefect.session._spool import Spool
 from tests.services.forked import run_code
 from tests.system.hutch import DEPLOYMENT, WORKFLOWS, decline
 
@@ -198,10 +198,10 @@ def test_what_a_session_refused_is_not_started_by_reconciliation(hutch):
 def test_a_scan_longer_than_six_hours_is_no_alarm_while_its_session_records_it(hutch):
     start = {"uid": "long", "time": time.time() - 7 * 3600, "scan_id": 7}
     hutch.raw.create_container("long", metadata={"start": start})
-    spool = Spool(hutch.settings.unsaved_runs_path / "long.msgpack")
-    spool.write("start", start)
+    journal = Journal(hutch.settings.journals_path, "long")
+    journal.append("start", start)
     assert hutch.reconcile().states == {RunState.OPEN: 1}
-    spool.keep()  # its session is gone
+    journal.close()  # its session is gone
     assert RunState.NO_STOP in hutch.reconcile().states
 
 

@@ -89,7 +89,9 @@ class PrefectCallback(DocumentRouter):
         self._check_outbox()
         deployments = [workflow.deployment for workflow in self.workflows]
         notices = [notice for workflow in self.workflows for notice in workflow.notices]
-        self._forwarder = Forwarder([self.outbox, self._memory], settings, deployments=deployments, notices=notices)
+        self._forwarder = Forwarder(
+            [self.outbox, self._memory], settings, deployments=deployments, notices=notices, stands_by=True
+        )
         self._forwarder.start()
 
     def __call__(self, name: str, doc: Any, validate: bool = False) -> tuple[str, Any]:

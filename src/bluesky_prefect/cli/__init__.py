@@ -5,7 +5,8 @@ import sys
 # Where packages that only some commands need come from.
 _EXTRAS = {
     **dict.fromkeys(("typer", "click", "rich", "psutil", "tiled", "uvicorn", "duckdb", "httpx"), "local"),
-    **dict.fromkeys(("pandas", "matplotlib", "bluesky_tiled_plugins"), "local"),
+    **dict.fromkeys(("pandas", "matplotlib"), "local"),
+    "bluesky_tiled_plugins": "courier",
     **dict.fromkeys(("bluesky", "ophyd", "h5py", "IPython"), "profile"),
 }
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from bluesky_prefect import __version__
+from bluesky_prefect.cli import _courier as courier
 from bluesky_prefect.cli import _flows as flows
 from bluesky_prefect.cli import _outbox as outbox
 from bluesky_prefect.cli import _render as render
@@ -43,6 +44,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(outbox.app, name="outbox")
+app.add_typer(courier.app, name="journal")
 
 
 def run() -> int:
@@ -64,6 +66,7 @@ def _version(asked: bool) -> None:
 
 
 app.command()(flows.flows)
+app.command()(courier.courier)
 app.command()(repair.reconcile)
 # A negative index is no option.
 app.command(context_settings={"ignore_unknown_options": True})(repair.submit)

@@ -86,20 +86,19 @@ class Demo:
         from bluesky_prefect import PrefectCallback
 
         with Catalog.connect(get_settings()) as catalog:  # the stack's, by the environment
-            raw = catalog.raw_for_writing()
             callback = PrefectCallback(DEPLOYMENT, settings=self._settings)
             try:
-                result = DemoResult(self._scan(raw, callback, report))
+                result = DemoResult(self._scan(callback, report))
                 result.rows = self._wait(result.rows, callback.outbox, report)
             finally:
                 callback.close()
-            self._check(result, raw, report)
+            self._check(result, catalog.raw_for_writing(), report)
         return result
 
-    def _scan(self, raw: "Container", callback: Callable[..., Any], report: Report) -> list[DemoRow]:
+    def _scan(self, callback: Callable[..., Any], report: Report) -> list[DemoRow]:
         from bluesky import RunEngine
-        from bluesky_tiled_plugins import TiledWriter
 
+        from bluesky_prefect.journal import RunRecorder
         from bluesky_prefect.sim import make_devices
 
         engine = RunEngine({"user": "demo", "sample": {"name": "a very thin slice of nothing"}})
@@ -114,8 +113,7 @@ class Demo:
                 report(f"{row.label}: taken, exit status {run.exit_status}")
 
         engine.subscribe(record)
-        # Tiled first: the flow run finds the run there.
-        engine.subscribe(TiledWriter(raw))
+        engine.subscribe(RunRecorder(self._settings.journals_path))
         engine.subscribe(callback)
         for plan in islice(_plans(make_devices(self._info.images)), self._plans):
             _execute(engine, plan)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.text import Text
 
 from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.core import counted
 
 if TYPE_CHECKING:
     from bluesky_prefect.cli._demo import DemoResult
@@ -59,6 +60,8 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
     terminal.show(out, f"\nPrefect's database: {status.prefect_database}")
     if status.shared:
         terminal.show(out, f"State directory: shared with {status.shared}")
+    refused = f", {status.journals_refused} refused (see 'journal list')" if status.journals_refused else ""
+    terminal.show(out, f"Journals: {counted(status.journals_waiting, 'run')} on the way to Tiled{refused}")
     counts = status.outbox
     if counts is None:
         terminal.show(out, f"Outbox: cannot be read: {status.outbox_problem}")

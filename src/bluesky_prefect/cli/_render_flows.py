@@ -42,6 +42,7 @@ def listing_as_json(listing: "Listing") -> None:
                 {**dataclasses.asdict(one), "created": terminal.iso(one.created)} for one in listing.workflows
             ],
             "problems": listing.problems,
+            "recorded": listing.recorded,
         }
     )
 
@@ -96,12 +97,12 @@ def summary(ended: "Sequence[WorkflowStatus]") -> str:
 def _below(listing: "Listing", out: Console) -> list[str]:
     """Return what stands below the table: links that it has no room for, and what went wrong, each once."""
     if not listing.workflows and not listing.problems:
-        return ["No flow runs."]
+        return ["No flow runs.", *listing.recorded]
     unsent = (one for one in listing.workflows if one.flow_run_id is None and one.message)
     said = (f"{one.state}: {one_line(one.message, 300)}" for one in unsent)
     # Why something waits and why the table is short may be the same.
     news = [line for line in dict.fromkeys(said) if not any(problem in line for problem in listing.problems)]
-    return [*_links(listing.workflows, out), *news, *listing.problems]
+    return [*_links(listing.workflows, out), *news, *listing.recorded, *listing.problems]
 
 
 def _table(workflows: "Sequence[WorkflowStatus]", out: Console) -> "Table":

@@ -64,8 +64,10 @@ def sync_directory(directory: Path) -> None:
         os.close(opened)
 
 
-def lock_file(file: IO[bytes] | int, *, wait: bool = False) -> None:
+def lock_file(file: IO[bytes] | int, *, wait: bool = False, shared: bool = False) -> None:
     """Lock an open file (or its descriptor) against all who do the same, until it is closed or this process dies.
+
+    Those who share it hold off only those who do not.
 
     On a file system that knows no locks nobody is held off: to refuse it would lose runs.
 
@@ -75,7 +77,7 @@ def lock_file(file: IO[bytes] | int, *, wait: bool = False) -> None:
         If somebody else holds it, and `wait` does not say to wait for that.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise

@@ -81,6 +81,19 @@ class Settings(BaseSettings):
         default=30.0, gt=0, description="Sent submissions are deleted from the outbox after this."
     )
 
+    # The courier, which takes journals to Tiled.
+    keep_journals_days: float = Field(
+        default=1.0, ge=0, description="Journals of runs that Tiled has are deleted after this."
+    )
+    start_courier: bool = Field(default=True, description="Whether a session that finds no courier at work starts one.")
+
+    delivery_timeout_s: float = Field(
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="How long 'raw' and the flows called at the prompt wait until Tiled has the run just taken.",
+    )
+
     # Reconciliation: Tiled's runs compared with Prefect's flow runs.
     settle_s: float = Field(
         default=60.0, ge=0, le=3600, description="A run that stopped less than this ago may still be on its way."
@@ -193,7 +206,7 @@ class Settings(BaseSettings):
 
     @property
     def unsaved_runs_path(self) -> Path:
-        """Directory of runs that Tiled did not take."""
+        """Directory in which earlier versions kept runs that Tiled did not take."""
         return self.state_directory / "unsaved-runs"
 
     @property

@@ -1,8 +1,5 @@
-"""The thread that takes submissions from the outbox to Prefect."""
+"""Takes what waits on this machine to where it belongs: journals to Tiled, submissions to Prefect."""
 
-from bluesky_prefect.courier._forwarder import CLOSE_TIMEOUT_S, Forwarder
+from lazy_loader import attach_stub
 
-__all__ = [
-    "CLOSE_TIMEOUT_S",
-    "Forwarder",
-]
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

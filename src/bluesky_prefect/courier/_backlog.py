@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from bluesky_prefect.core import OutboxError
+from bluesky_prefect.courier._courier_lock import RunningCourier
 from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.outbox import Outbox
 
@@ -24,18 +25,16 @@ class Backlog:
         self._clock = clock
         self._looked_at = clock()
 
-    def tell_at_the_end(self, here: str | None) -> None:
-        """Tell what a session leaves to the next one whose Prefect is `here`, and what is lost with it."""
+    def tell_at_the_end(self, here: str | None, courier: RunningCourier | None) -> None:
+        """Tell what a session leaves to the courier, or to the next one whose Prefect is `here`, and what is lost."""
         try:
             by_address = self._durable.waiting_by_address()
         except OutboxError as error:
             logger.debug("Not counted: %s", error)
         else:
             if waiting := sum(by_address.get(address, 0) for address in {None, here}):
-                path = self._durable.path
-                logger.warning(
-                    "Still to be sent: %d (in %s); the next session on this outbox sends them", waiting, path
-                )
+                who = f"the courier ({courier.process})" if courier else "the next session or courier on this outbox"
+                logger.warning("Still to be sent: %d (in %s); %s sends them", waiting, self._durable.path, who)
         for outbox in self._fallbacks:
             if left := outbox.oldest_unsent(_NAMED):
                 logger.error(

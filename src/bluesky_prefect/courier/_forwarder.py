@@ -26,21 +26,27 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.courier._backlog import Backlog
 from bluesky_prefect.courier._backoff import Backoff
+from bluesky_prefect.courier._courier_lock import RunningCourier, running_courier
 from bluesky_prefect.courier._outbox_upkeep import OutboxUpkeep
 from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.courier._submission_backoff import MOMENT_S, SubmissionBackoff
+from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Entry, Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 
 logger = logging.getLogger(__name__)
 
 # How often the outbox is looked at for what another, ended process has left in it.
-_POLL_S = 2.0
+POLL_S = 2.0
 # A session's start-up is over by then, and importing Prefect disturbs nobody.
 _WARM_UP_S = 5.0
 # Enough for importing Prefect and a few requests, at the end of a short script.
 CLOSE_TIMEOUT_S = 10.0
 _SILENT_S = 2.0
+# How long a run waits that was found not to be in Tiled when its turn had come.
+HELD_S = 0.5
+# A look that finds nothing to send is repeated after this many times as long.
+_REST = 10
 
 
 class Forwarder(ToldOfForks):
@@ -61,6 +67,11 @@ class Forwarder(ToldOfForks):
         What Prefect is to tell people of; seen to a few seconds after the start, and now and then.
     connect : callable, optional
         Makes the context manager whose value creates flow runs.
+    stands_by : bool, optional
+        Leave what is on disk to the courier of this state directory, as long as one is at work that sends to the same
+        Prefect.
+    poll_s : float, optional
+        How often the outbox is looked at for what others have put there, in seconds.
     clock : callable, optional
         Gives a time in seconds that never jumps.
 
@@ -78,9 +89,14 @@ class Forwarder(ToldOfForks):
         *,
         deployments: Sequence[str] = (),
         notices: Sequence[str] = (),
+        stands_by: bool = False,
+        poll_s: float = POLL_S,
         connect: Callable[[], AbstractContextManager[PrefectApi]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._stands_by = stands_by
+        self._poll_s = poll_s
+        self._journals = JournalDirectory(settings.journals_path)
         self._outboxes = outboxes
         self._unchecked = list(dict.fromkeys(deployments))
         self._notices = notices
@@ -143,7 +159,7 @@ class Forwarder(ToldOfForks):
             if self._thread.is_alive():
                 logger.warning("Sending the last runs to Prefect, for %g s at most ...", timeout_s)
                 self._thread.join(max(0.0, timeout_s - _SILENT_S))
-            self._backlog.tell_at_the_end(self._here)
+            self._backlog.tell_at_the_end(self._here, self._courier())
         return not self._thread.is_alive()
 
     def step(self) -> float:
@@ -151,10 +167,11 @@ class Forwarder(ToldOfForks):
 
         Whatever goes wrong is logged and the submission kept; nothing is raised.
         """
+        began = self._clock()
         try:
             self._upkeep.rescue()
             self._upkeep.prune()
-            for outbox in reversed(self._outboxes):
+            for outbox in reversed(self._senders()):
                 entry = self._take(outbox)
                 if entry is not None:
                     return self._send(outbox, entry)
@@ -168,7 +185,9 @@ class Forwarder(ToldOfForks):
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             logger.error("The forwarder met an error it does not know; it goes on: %s", error_and_place(error))
             return self._settings.retry_initial_s
-        return min(_POLL_S, self._backoff.next_s())
+        # With thousands of runs on their way to Tiled, looking must not be all that it does; who waits for the outbox
+        # meanwhile is a RunEngine. What has arrived wakes it.
+        return min(max(self._poll_s, _REST * (self._clock() - began)), self._backoff.next_s())
 
     def _new_thread(self) -> threading.Thread:
         return threading.Thread(target=self._run, name="bluesky-prefect-forwarder", daemon=True)
@@ -183,6 +202,8 @@ class Forwarder(ToldOfForks):
                 self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
                 continue  # and the warm-up would tell once more what the attempt has told
             self._wake.wait(wait_s)
+            if self._courier() is not None:
+                continue
             if (self._api is None or self._unchecked) and self._clock() - idle_since > _WARM_UP_S:
                 self._warm_up()
             elif self._api is not None:
@@ -248,10 +269,25 @@ class Forwarder(ToldOfForks):
                 return None
             with suppress(PrefectUnavailable):  # `_send` meets it again, and tells of it
                 self._connected()
-            return outbox.take(self._here, skip=self._backoff.held)
+            held_runs = self._journals.undelivered_runs()
+            entry = outbox.take(self._here, skip=self._backoff.held, held_runs=held_runs)
+            if entry is None or not self._journals.is_undelivered(entry.run_uid):
+                return entry
+            # It has begun and stopped while the outbox was waited for, or its uid is too long for a name.
+            outbox.give_back(entry.key, "Tiled does not have the run yet", HELD_S, aside=True)
+            return None
         except OutboxError as error:
             self._reminders.tell("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
             return None
+
+    def _senders(self) -> Sequence[Outbox]:
+        """Return the outboxes to send from: only what no courier can see, where there is one."""
+        return self._outboxes if self._courier() is None else self._outboxes[1:]
+
+    def _courier(self) -> RunningCourier | None:
+        """Return the courier that sends to this one's Prefect, if there is one and this one stands by."""
+        courier = running_courier(self._settings) if self._stands_by else None
+        return courier if courier is not None and courier.prefect == self._here else None
 
     @property
     def _here(self) -> str | None:

@@ -1,5 +1,10 @@
+from ._directory import JournalDirectory as JournalDirectory
+from ._directory import RefusedJournal as RefusedJournal
+from ._directory import WaitingJournal as WaitingJournal
 from ._frames import JournalDamaged as JournalDamaged
-from ._journal import SUFFIX as SUFFIX
 from ._journal import Journal as Journal
+from ._names import SUFFIX as SUFFIX
+from ._names import run_uid_of as run_uid_of
 from ._reader import JournalReader as JournalReader
 from ._recorder import RunRecorder as RunRecorder
+from ._unsaved_runs import adopt_unsaved_runs as adopt_unsaved_runs

@@ -3,20 +3,18 @@
 import contextlib
 import logging
 import os
-import re
 import threading
 from collections.abc import Iterator
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 from bluesky_prefect.core import lock_file, private_file, sync_directory
 from bluesky_prefect.journal._frames import frame
+from bluesky_prefect.journal._names import journal_name
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".journal"
 # Journals of one run, each of which a process has written that emitted it anew.
 _MAX_COPIES = 100
 
@@ -47,19 +45,19 @@ class Journal:
 
     def __init__(self, directory: Path, run_uid: str) -> None:
         self.run_uid = run_uid
+        # The file, or None as long as the disk has refused it.
+        self.path: Path | None = None
         self._directory = directory
         self._file: IO[bytes] | None = None
         self._whole = 0  # bytes of whole frames in the file; a write that failed may have left a part of one
         self._memory: BytesIO | None = None
         self._lock = threading.Lock()
+        # Held while the disk is waited for, so that nobody believes it done before, or closes the file meanwhile.
+        self._syncing = threading.Lock()
         self._dirty = False
+        self._is_new = False
         with self._kept_in_memory():
             self._file = self._opened()
-
-    @property
-    def path(self) -> Path | None:
-        """The file, or None as long as the disk has refused it."""
-        return Path(self._file.name) if self._file else None
 
     def append(self, name: str, doc: dict[str, Any]) -> None:
         """Add a document; never waits for the disk."""
@@ -75,6 +73,10 @@ class Journal:
 
     def sync(self) -> bool:
         """Have all that was appended on the disk, and return whether it is there; waits for the disk."""
+        with self._syncing:
+            return self._sync()
+
+    def _sync(self) -> bool:
         with self._lock:
             if not self._dirty:
                 return self._memory is None
@@ -87,7 +89,7 @@ class Journal:
                     self._memory = None
                     logger.warning("The documents of run %s are in %s now.", self.run_uid, self._file.name)
                 descriptor = self._file.fileno()
-                self._dirty = False
+                self._dirty, is_new, self._is_new = False, self._is_new, False
             except OSError:
                 return False
             except AlreadyRecorded:
@@ -95,8 +97,11 @@ class Journal:
                 self._memory, self._dirty = None, False
                 return True
         try:
-            # Outside the lock: documents go on coming. `close` is called by the thread that appends.
+            # Outside the lock: documents go on coming.
             os.fdatasync(descriptor)
+            if is_new:
+                with contextlib.suppress(OSError):  # some file systems cannot
+                    sync_directory(self._directory)
         except OSError as error:
             logger.error("The disk refuses documents of run %s: %s", self.run_uid, error)
             self._dirty = True
@@ -105,7 +110,7 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the file; what only memory holds is lost."""
-        with self._lock:
+        with self._syncing, self._lock:
             self.let_go()
 
     def let_go(self) -> None:
@@ -136,7 +141,7 @@ class Journal:
 
     def _opened(self) -> IO[bytes]:
         for number in range(_MAX_COPIES):
-            path = self._directory / f"{_file_name(self.run_uid)}{f'.{number}' if number else ''}{SUFFIX}"
+            path = self._directory / journal_name(self.run_uid, number)
             private_file(path)
             file = path.open("ab", buffering=0)
             try:
@@ -145,13 +150,8 @@ class Journal:
                 file.close()
                 raise AlreadyRecorded(self.run_uid) from None
             if file.tell() == 0:
-                with contextlib.suppress(OSError):  # some file systems cannot
-                    sync_directory(self._directory)
+                self._is_new = True
+                self.path = path
                 return file
             file.close()
         raise FileExistsError(f"There are {_MAX_COPIES} journals of run {self.run_uid} already.")
-
-
-def _file_name(run_uid: str) -> str:
-    """Return a name for a run's file: its uid, unless that is no plain word."""
-    return run_uid if re.fullmatch(r"[\w-]{1,100}", run_uid, re.ASCII) else sha256(run_uid.encode()).hexdigest()

@@ -26,6 +26,8 @@ _NAMED_BY = {
     "stream_datum": "stream_resource",
 }
 _SYNC_EVERY_S = 1.0
+# Runs without a stop document (a killed RunEngine upstream of a dispatcher) must not pile up.
+_MAX_OPEN_RUNS = 1000
 # The last chance of what the disk refuses, when a session ends.
 _CLOSE_TIMEOUT_S = 20.0
 
@@ -34,7 +36,7 @@ class RunRecorder(ToldOfForks):
     """A callback for ``RE.subscribe`` that puts the documents of each run into a file, and never raises.
 
     A document is with the operating system when this returns, so that the death of the session loses nothing. It is on
-    the disk at the start and at the stop of its run, and a second later in between.
+    the disk when the stop of its run returns, a moment after the start, and a second later in between.
 
     Parameters
     ----------
@@ -59,8 +61,10 @@ class RunRecorder(ToldOfForks):
         """Bring to the disk what only memory holds, if that is possible; done at exit anyway."""
         atexit.unregister(self.close)
         self._closing.set()
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(_CLOSE_TIMEOUT_S)
+        self._stopped += [journal for journal in self._open() if journal.path is None or not journal.sync()]
         deadline = time.monotonic() + _CLOSE_TIMEOUT_S
         while (left := self._save_stopped()) and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -80,6 +84,7 @@ class RunRecorder(ToldOfForks):
         self._journals: dict[str, tuple[Journal, ...]] = {}
         self._stopped: list[Journal] = []
         self._closing = threading.Event()
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def _take(self, name: str, doc: dict[str, Any]) -> None:
@@ -92,13 +97,17 @@ class RunRecorder(ToldOfForks):
         for journal in journals:
             journal.append(name, doc)
         if name == "stop":
-            self._stop(named)
+            self._end(*journals)
         elif name in ("descriptor", "resource", "stream_resource"):
             self._journals[doc["uid"]] = journals
 
     def _start(self, doc: dict[str, Any]) -> None:
         if doc["uid"] in self._journals:
             return
+        if len(open_journals := self._open()) >= _MAX_OPEN_RUNS:
+            oldest = open_journals[0]
+            logger.warning("Run %s has no stop document and %d runs began since", oldest.run_uid, _MAX_OPEN_RUNS)
+            self._end(oldest)
         try:
             journal = Journal(self._directory or get_settings().journals_path, uid_text(doc["uid"]))
         except AlreadyRecorded:
@@ -106,18 +115,18 @@ class RunRecorder(ToldOfForks):
             return
         self._journals[doc["uid"]] = (journal,)
         journal.append("start", doc)
-        journal.sync()
+        self._wake.set()  # the thread has it on the disk at once; a plan does not wait for that
         if self._thread is None:
             atexit.register(self.close)
-            self._thread = threading.Thread(target=self._sync, args=(self._closing,), name="journal-sync", daemon=True)
+            arguments = (self._closing, self._wake)
+            self._thread = threading.Thread(target=self._sync, args=arguments, name="journal-sync", daemon=True)
             self._thread.start()
 
-    def _stop(self, run_uid: Any) -> None:
-        stopped = self._journals.pop(run_uid, ())
+    def _end(self, *ended: Journal) -> None:
         self._journals = {
-            uid: left for uid, of in self._journals.items() if (left := tuple(one for one in of if one not in stopped))
+            uid: left for uid, of in self._journals.items() if (left := tuple(one for one in of if one not in ended))
         }
-        for journal in stopped:
+        for journal in ended:
             if journal.sync():
                 journal.close()
             else:
@@ -126,11 +135,13 @@ class RunRecorder(ToldOfForks):
     def _open(self) -> tuple[Journal, ...]:
         return tuple({id(one): one for of in list(self._journals.values()) for one in of}.values())
 
-    def _sync(self, closing: threading.Event) -> None:
-        while not closing.wait(_SYNC_EVERY_S):
+    def _sync(self, closing: threading.Event, wake: threading.Event) -> None:
+        while not closing.is_set():
             for journal in self._open():
                 journal.sync()
             self._save_stopped()
+            wake.wait(_SYNC_EVERY_S)
+            wake.clear()
 
     def _save_stopped(self) -> list[Journal]:
         """Bring to the disk what it has refused of runs that have stopped; return the runs that it still refuses."""

@@ -110,7 +110,9 @@ class Outbox(EntryLookup):
             found = [connection.execute("SELECT * FROM entries WHERE key = ?", (key,)).fetchone() for key in present]
         return [Entry.from_row(row, now) for row in found]
 
-    def take(self, api_url: str | None = None, *, skip: Collection[str] = ()) -> Entry | None:
+    def take(
+        self, api_url: str | None = None, *, skip: Collection[str] = (), held_runs: Collection[str] = ()
+    ) -> Entry | None:
         """Lease the next submission that is due, or return None.
 
         One that this version cannot read stays where it is, for others, and holds nobody up.
@@ -119,14 +121,14 @@ class Outbox(EntryLookup):
         ----------
         api_url : str, optional
             Address of the Prefect API that it will be sent to. Only what is for that address is taken, or for any.
-        skip : collection of str, optional
-            Deployments whose submissions wait.
+        skip, held_runs : collection of str, optional
+            Deployments, and uids of runs, whose submissions wait.
         """
         if not self.has_waiting():
             return None  # the usual case: ask without the write lock
         now = self._clock()
         with self._relaxed.change("the next submission cannot be taken") as connection:
-            while row := self._turns.next(connection, now, api_url, self._unreadable, skip):
+            while row := self._turns.next(connection, now, api_url, self._unreadable, skip, held_runs):
                 found = Entry.from_row(row, now)
                 if found.is_readable:
                     connection.execute(

@@ -1,5 +1,6 @@
 """Whose turn it is: which of the waiting submissions is sent next."""
 
+import json
 import sqlite3
 from collections.abc import Collection, Container
 
@@ -20,7 +21,10 @@ WITH RECURSIVE names (name) AS (
 SELECT name FROM names WHERE name IS NOT NULL
 """
 # Of a deployment's queue only what is for the taker's server, or for any. Two look-ups, since one with OR reads it all.
-_QUEUE = "FROM entries WHERE state = 'waiting' AND deployment = :deployment AND aside = 0 AND api_url"
+_QUEUE = (
+    "FROM entries WHERE state = 'waiting' AND deployment = :deployment AND aside = 0 "
+    "AND run_uid NOT IN (SELECT value FROM json_each(:held)) AND api_url"
+)
 _END = """
 SELECT * FROM entries WHERE seq = (
     SELECT {which}(seq) FROM (
@@ -44,6 +48,7 @@ WHERE state = 'waiting' AND deployment = :deployment AND aside = 1 AND (api_url 
 AND (not_before <= :now OR changed > :set_back)
 ORDER BY seq
 """
+_HELD = "SELECT 1 FROM entries WHERE seq = :seq AND run_uid IN (SELECT value FROM json_each(:held))"
 
 
 class SendOrder:
@@ -52,7 +57,7 @@ class SendOrder:
     Deployments take turns, and the submissions of one deployment go in the order they were put in; while the oldest is
     being sent or waits for its next attempt, the others wait with it. While more than `KEPT_IN_ORDER` of a deployment
     wait, every other one sent is the newest: the run just taken has its flow run soon, and the oldest move on too.
-    Those that stand aside go when nothing else can.
+    Those that stand aside go when nothing else can. Runs that are held are passed over: their data are on their way.
     """
 
     def __init__(self) -> None:
@@ -66,27 +71,34 @@ class SendOrder:
         api_url: str | None,
         unreadable: Container[int],
         skip: Collection[str] = (),
+        held_runs: Collection[str] = (),
     ) -> sqlite3.Row | None:
         """Return the row of the next submission that is due and free; this counts as its turn.
 
-        It is for the server at `api_url`, or for any, and none of the deployments to skip. `now` is in seconds since
-        the epoch; `unreadable` holds the numbers of submissions that stand aside and that this version cannot read.
+        It is for the server at `api_url`, or for any, and of none of the deployments to skip and the runs to hold.
+        `now` is in seconds since the epoch; `unreadable` holds the numbers of submissions that stand aside and that
+        this version cannot read.
         """
+        held = json.dumps(list(held_runs))
         names = [name for [name] in connection.execute(_DEPLOYMENTS) if name not in skip]
         names.sort(key=lambda name: (name <= self._last, name))
         for name in names:
-            if row := self._of(connection, name, api_url, now):
+            if row := self._of(connection, name, api_url, now, held):
                 self._last = name
                 return row
         for name in names:
             values = {"deployment": name, "api_url": api_url, "now": now, "set_back": now + CLOCK_SLACK_S}
             for row in connection.execute(_ASIDE, values):
-                if row["seq"] not in unreadable and holder(row, now) is None:
+                if row["seq"] in unreadable or holder(row, now) is not None:
+                    continue
+                if not connection.execute(_HELD, {"seq": row["seq"], "held": held}).fetchone():
                     return connection.execute("SELECT * FROM entries WHERE seq = ?", (row["seq"],)).fetchone()
         return None
 
-    def _of(self, connection: sqlite3.Connection, name: str, api_url: str | None, now: float) -> sqlite3.Row | None:
-        values = {"deployment": name, "api_url": api_url, "kept": KEPT_IN_ORDER}
+    def _of(
+        self, connection: sqlite3.Connection, name: str, api_url: str | None, now: float, held: str
+    ) -> sqlite3.Row | None:
+        values = {"deployment": name, "api_url": api_url, "kept": KEPT_IN_ORDER, "held": held}
         oldest = connection.execute(_OLDEST, values).fetchone()
         if oldest is None or not _can_go(oldest, now):
             return None

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
 
@@ -35,7 +36,7 @@ from bluesky_prefect.prefect_api._parameters import parameters_for
 if TYPE_CHECKING:
     import httpx
     from prefect.client.orchestration import SyncPrefectClient
-    from prefect.client.schemas.objects import FlowRun
+    from prefect.client.schemas.objects import FlowRun, State
     from prefect.client.schemas.responses import DeploymentResponse
 
 # A deployment may be changed at any time; a burst of runs need not ask for it each time.
@@ -43,8 +44,10 @@ _DEPLOYMENT_AGE_S = 30.0
 _TAG_LENGTH = 200
 # As Prefect's own client has it.
 _CONNECT_RETRIES = 3
-# A new flow run is scheduled for now, as our client dates it; this leaves time for a slow request.
+# A new flow run is scheduled for now; this leaves time for a slow request.
 _NEW_S = 60.0
+# By so much two clocks may differ that agree: a server tells the time in whole seconds, and says it late.
+_SAME_TIME_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -198,12 +201,13 @@ class PrefectApi:
             name=flow_run_name(submission),
             tags=flow_run_tags(submission),
             idempotency_key=submission.key,
+            state=self._due_now(),
         )
         expected = flow_run.expected_start_time
         return FlowRunRef(
             id=str(flow_run.id),
             name=flow_run.name,
-            is_new=_is_new(flow_run),
+            is_new=_is_new(flow_run, self._server_now() or time.time()),
             expected_start_s=expected.timestamp() if expected else 0.0,
         )
 
@@ -230,10 +234,25 @@ class PrefectApi:
         if self._server_time is None:
             with prefect_errors():
                 self.client.hello()
+        return self._server_now() or time.time()
+
+    def _server_now(self) -> float | None:
         if self._server_time is None:
-            return time.time()
+            return None
         then, at = self._server_time
         return then + time.monotonic() - at
+
+    def _due_now(self) -> "State | None":
+        """Return the state of a flow run that is due now, where Prefect's client would date it by a wrong clock.
+
+        By a clock that is ahead of the server's, a flow run would wait until the server's clock is there too.
+        """
+        from prefect.states import Scheduled
+
+        now = self._server_now()
+        if now is None or abs(time.time() - now) < _SAME_TIME_S:
+            return None
+        return Scheduled(scheduled_time=datetime.fromtimestamp(now, UTC))
 
     def _note_time(self, response: "httpx.Response") -> None:
         with suppress(KeyError, ValueError):
@@ -262,9 +281,9 @@ class PrefectApi:
         return self._client
 
 
-def _is_new(flow_run: "FlowRun") -> bool:
+def _is_new(flow_run: "FlowRun", now: float) -> bool:
     expected = flow_run.expected_start_time
-    if expected is not None and abs(time.time() - expected.timestamp()) > _NEW_S:
+    if expected is not None and abs(now - expected.timestamp()) > _NEW_S:
         return False
     return flow_run.state is None or flow_run.state.is_scheduled()
 

@@ -6,6 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 from bluesky_prefect.core import Run, Settings, Workflow, WorkflowList, error_line
+from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Entry
 from bluesky_prefect.prefect_api import PastFlowRun, PrefectApi, Workers, lies_ahead, signs_of_life
 from bluesky_prefect.reconciliation._case import Case, finding_of
@@ -15,7 +16,6 @@ from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._report import Finding
 from bluesky_prefect.reconciliation._rerun import permitted, settings_of
 from bluesky_prefect.reconciliation._time_window import moment
-from bluesky_prefect.tiled_api import is_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +135,7 @@ class CaseFinder:
     def _open(self, run: Run) -> Finding:
         since = run.time_s
         lost = self._clock() - since > self._settings.open_after_s
-        lost = lost and not is_recorded(self._settings.unsaved_runs_path, run.uid)
+        lost = lost and not JournalDirectory(self._settings.journals_path).is_recorded(run.uid)
         reason = f"started {moment(since)}, and Tiled holds no stop document"
         return finding_of(run, None, RunState.NO_STOP if lost else RunState.OPEN, since, reason)
 

@@ -38,7 +38,6 @@ class RunState(StrEnum):
     GIVEN_UP = "given up"
     NO_STOP = "stop never came"
     NOT_IN_TILED = "not in Tiled"
-    UNREADABLE = "file unreadable"
 
     @property
     def is_problem(self) -> bool:

@@ -30,8 +30,8 @@ from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._remarks import Remarks
 from bluesky_prefect.reconciliation._report import Finding, Report
 from bluesky_prefect.reconciliation._time_window import TimeWindow, moment
-from bluesky_prefect.reconciliation._unsaved import reconcile_kept
-from bluesky_prefect.tiled_api import Catalog, runs_between, runs_named
+from bluesky_prefect.reconciliation._undelivered import undelivered_runs
+from bluesky_prefect.tiled_api import Catalog, runs_between
 
 logger = logging.getLogger(__name__)
 
@@ -125,14 +125,13 @@ class Reconciler:
         finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock)
         remarks = Remarks(warn, submit=submit)
         remarks.on_catalog(self._catalog)
-        # Files have times of this machine's clock.
-        kept = list(reconcile_kept(self._catalog, window, self._settings, time.time(), submit=submit))
-        # Only now: what Tiled missed is written to it without Prefect, too.
         remarks.on_clocks(self._clock(), time.time(), self._api.api_url)
         within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
-        runs = filter(finder.is_ours, chain(self._late_comers(kept, window), within))
+        runs = filter(finder.is_ours, within)
         tally = _Tally()
-        for one in chain(kept, self._found(runs, finder, remarks, tally, submit, report)):
+        for one in chain(
+            undelivered_runs(window, self._settings), self._found(runs, finder, remarks, tally, submit, report)
+        ):
             treated = self._treated(one, finder, submit, patient)
             if isinstance(treated, Case) and treated.diagnosis.signs:
                 tally.silent.append(treated)
@@ -143,11 +142,6 @@ class Reconciler:
             if dead.run_uid not in known and window.holds(dead):
                 tally.note(dead)
         return Report(window.since, window.until, tally.runs, tally.states, tally.findings, remarks.told)
-
-    def _late_comers(self, kept: Sequence[Finding], window: TimeWindow) -> Iterator[Run]:
-        """Yield runs that were written to Tiled just now and stopped before the window: their flow runs failed."""
-        written = [finding.run_uid for finding in kept if finding.solved]
-        return (run for _, run in runs_named(self._catalog, written) if not window.covers(run.time_s))
 
     def _found(
         self,

@@ -8,7 +8,7 @@ from bluesky_prefect.reconciliation._diagnosis import RunState
 
 REMEDIES = {
     RunState.MISSING: "--submit starts it",
-    RunState.WAITING: "sent when Prefect answers and a session is open; --submit starts it now",
+    RunState.WAITING: "sent when Prefect answers, by the courier or an open session; --submit starts it now",
     RunState.ELSEWHERE: "if that server is gone: bluesky-prefect outbox move --from ... --to ..., "
     "or bluesky-prefect submit {uid}",
     RunState.DEAD: "see: bluesky-prefect outbox show {uid}",
@@ -22,9 +22,8 @@ REMEDIES = {
     "then --submit",
     RunState.LATE: "see that a worker of its work pool is up (bluesky-prefect status)",
     RunState.GIVEN_UP: "fix the cause, then: bluesky-prefect submit {uid} --again",
-    RunState.NO_STOP: "nobody knows how it ended: see whether its session died, or Tiled was away at its end",
-    RunState.NOT_IN_TILED: "--submit writes it to Tiled from the file that the session kept",
-    RunState.UNREADABLE: "save what you need of the file, then move it out of that directory",
+    RunState.NO_STOP: "nobody knows how it ended: see whether its session died",
+    RunState.NOT_IN_TILED: "if Tiled refuses it, fix the cause, then: bluesky-prefect journal retry {uid}",
 }
 
 

@@ -45,6 +45,9 @@ def _call(flow: Any, *arguments: Any, **options: Any) -> Any:
     """Call a flow; its failures come without the hundred lines of Prefect's own traceback."""
     from prefect.exceptions import FailedRun
 
+    from bluesky_prefect.session._courier import wait_until_delivered
+
+    wait_until_delivered()
     try:
         return flow(*arguments, **options)
     except BlueskyPrefectError as error:

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import BlueskyPrefectError, is_anothers, share_directory, shared_with
+from bluesky_prefect.journal import RunRecorder
+from bluesky_prefect.session._courier import CourierKeeper, wait_until_delivered
 from bluesky_prefect.session._metadata import PersistentMetadata
-from bluesky_prefect.session._recorder import TiledRecorder
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
 from bluesky_prefect.stack import Service, describe, prefect_service, start_or_check, use_services
 
 if TYPE_CHECKING:
     from bluesky import RunEngine
     from bluesky.callbacks.best_effort import BestEffortCallback
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns
 
     from bluesky_prefect.callback import PrefectCallback
 
@@ -32,7 +34,7 @@ class Session:
     tiled_client : LazyClient
         Client of Tiled's root.
     raw : LazyClient
-        Client of the catalog of runs: ``raw[-1]`` is the last run.
+        Client of the catalog of runs: ``raw[-1]`` is the run just taken, which it waits for.
     """
 
     run_engine: "RunEngine"
@@ -45,9 +47,9 @@ class Session:
 def start_session(workflows: Any = None, tell: Callable[[str], None] = print) -> Session:
     """Make a RunEngine whose runs go to Tiled and then start `workflows`.
 
-    Tiled and Prefect are those that the environment names, else those of the running local stack. If one is not
-    there the session starts all the same, a second later at most; scans run, and flow runs start once Prefect
-    is there.
+    Runs are recorded on disk. A courier, another process, takes them to Tiled, and what they start to Prefect: those
+    that the environment names, else those of the running local stack. Where no courier is at work, this starts one.
+    If Tiled or Prefect is not there the session starts all the same, a second later at most, and scans run.
 
     Parameters
     ----------
@@ -57,7 +59,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
         Is told in one line what is there and what is not.
     """
     settings = use_services(make_keys=True)
-    share_directory(settings.state_directory, settings.unsaved_runs_path)
+    share_directory(settings.state_directory, settings.journals_path)
     tiled = TiledConnection(settings)
     tell(describe([_tiled_service(tiled, tell), prefect_service()]))
     if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
@@ -72,25 +74,28 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     metadata = PersistentMetadata(settings.state_directory / "metadata.sqlite")
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)
-    # Tiled before Prefect: when a flow run starts, its run is there to be read.
-    run_engine.subscribe(TiledRecorder(tiled, directory=settings.unsaved_runs_path, tell=tell))
+    run_engine.subscribe(RunRecorder(settings.journals_path))
     run_engine.subscribe(prefect_callback)
+    CourierKeeper(settings, tell).start()
     _extend_prompt()
-    return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(tiled.raw))
+
+    def delivered_raw() -> "CatalogOfBlueskyRuns":
+        wait_until_delivered(settings, tell)
+        return tiled.raw()
+
+    return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(delivered_raw))
 
 
 def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:
     problem, remedy = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
     if not problem:
-        # Connect now: so that the first run does not wait for Tiled's client, and a wrong key is told of.
+        # Said now, though the courier is the first to be refused: a wrong key, a catalog that is not there.
         try:
-            if lacking := tiled.spec_problem():
+            if lacking := tiled.catalog_problem():
                 tell(lacking)
         except BlueskyPrefectError as error:
             problem, remedy = str(error), ""
-        except Exception as error:  # noqa: BLE001 - whatever it is, the session starts
-            problem = " ".join(str(error).split()) or type(error).__name__
-    return Service("Tiled", tiled.url, problem, consequence="runs are kept in files", remedy=remedy)
+    return Service("Tiled", tiled.url, problem, consequence="runs wait on disk", remedy=remedy)
 
 
 def _extend_prompt() -> None:

@@ -3,17 +3,26 @@
 import contextlib
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from bluesky_prefect.core import (
     REFUSED_STATUSES,
     BlueskyPrefectError,
     ConfigurationError,
     Settings,
+    StackError,
     TiledUnavailable,
     without_secrets,
 )
-from bluesky_prefect.stack import START_COMMAND, probe, use_services
-from bluesky_prefect.tiled_api import connect, container_at, server_address, spec_problem
+from bluesky_prefect.stack import START_COMMAND, probe, request_json, use_services
+from bluesky_prefect.tiled_api import (
+    address_and_key,
+    connect,
+    container_at,
+    has_raw_spec,
+    server_address,
+    without_raw_spec,
+)
 
 if TYPE_CHECKING:
     from bluesky_tiled_plugins import CatalogOfBlueskyRuns
@@ -73,9 +82,34 @@ class TiledConnection:
         with self._key_explained():
             return container_at(self.root(), self._settings.raw_container, self.url)  # type: ignore[return-value]  # by its spec
 
-    def spec_problem(self) -> str:
-        """Return what the catalog of Bluesky runs lacks, or an empty string; for the errors see `raw`."""
-        return spec_problem(self.raw(), self.url)
+    def catalog_problem(self) -> str:
+        """Return what the catalog of runs lacks, or an empty string; of a server in a profile nothing is known.
+
+        Asks without Tiled's client, which costs a session's start a second.
+
+        Raises
+        ------
+        ConfigurationError
+            If the server refuses the API key, or wants one, or has no such catalog.
+        """
+        if not self._settings.tiled_uri:
+            return ""
+        secret = self._settings.tiled_api_key
+        address, key = address_and_key(self._settings.tiled_uri, secret.get_secret_value() if secret else None)
+        path = self._settings.raw_container.strip("/")
+        page = f"{address.partition('/api/v1')[0].rstrip('/')}/api/v1/metadata/{quote(path)}"
+        authorization = f"Apikey {key}" if key else ""
+        if probe(page, authorization=authorization).refused:
+            wants = "refuses the API key: check" if key else "wants an API key: set"
+            raise ConfigurationError(f"Tiled at {self.url} {wants} TILED_API_KEY")
+        try:
+            found = request_json(page, headers={"Authorization": authorization} if key else None, timeout_s=2.0)
+        except StackError as error:
+            raise ConfigurationError(f"Tiled at {self.url} shows no container {path!r}: {error}") from error
+        specs = found["data"]["attributes"].get("specs") or ()
+        if has_raw_spec((spec["name"], spec["version"]) for spec in specs):
+            return ""
+        return without_raw_spec(path, self.url)
 
     def close(self) -> None:
         """Close the network connections; the next use opens them again."""

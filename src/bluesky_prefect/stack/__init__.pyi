@@ -1,11 +1,13 @@
 from ._discovery import START_COMMAND as START_COMMAND
 from ._discovery import Service as Service
 from ._discovery import describe as describe
+from ._discovery import hold_ports as hold_ports
 from ._discovery import prefect_service as prefect_service
 from ._discovery import start_or_check as start_or_check
 from ._discovery import use_services as use_services
 from ._files import make_private_directory as make_private_directory
 from ._http import probe as probe
+from ._http import request_json as request_json
 from ._info import StackInfo as StackInfo
 from ._process import without_proxy as without_proxy
 from ._sign_in import sign_in_url as sign_in_url

@@ -103,6 +103,20 @@ def use_services(environment: MutableMapping[str, str] = os.environ, *, make_key
     return get_settings()
 
 
+def hold_ports(settings: Settings) -> None:
+    """Hold the ports of the state directory's stack that this process's environment names, for as long as it lives.
+
+    No other user of the machine can listen there from then on, and be told what is meant for the stack. Raises
+    `StackError` if somebody else does.
+    """
+    state = StackState.load(StackPaths(settings.state_directory).state)
+    for name, url in (("prefect", prefect_url()), ("tiled", settings.tiled_uri or "")):
+        # Those of another operator's stack are that operator's to hold.
+        is_ours = state.last_users.get(name) == os.geteuid() and _port(url) == state.last_ports.get(name)
+        if is_ours and _is_this_machine(url):
+            hold_port(_port(url))
+
+
 def _names_another(url: str, stack_url: str) -> bool:
     """Tell whether an address is that of another server than the stack's, however it is written."""
     return bool(url) and (not stack_url or comparable_url(url) != comparable_url(stack_url))

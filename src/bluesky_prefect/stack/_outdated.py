@@ -1,8 +1,10 @@
 """Parts of a stack that run, and have to be started anew all the same."""
 
+from urllib.parse import urlsplit
+
 from bluesky_prefect.core import Settings, StackError
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, SERVER_AUTH_STRING, StackKeys
-from bluesky_prefect.stack._ports import hold_port
+from bluesky_prefect.stack._ports import HOST, hold_port
 from bluesky_prefect.stack._process import ManagedProcess
 from bluesky_prefect.stack._tiled import KEY
 from bluesky_prefect.stack._worker import WORKER_TYPE
@@ -26,13 +28,28 @@ def server_outdated(name: str, process: ManagedProcess, keys: StackKeys) -> str:
 
 def worker_outdated(process: ManagedProcess, settings: Settings, keys: StackKeys, *, moved: bool) -> str:
     """Return why a worker cannot go on, or ""; who asks for no type takes what there is."""
+    if why := addresses_outdated(process, keys, moved=moved):
+        return why
+    asked = "worker_type" in settings.model_fields_set
+    if asked and process.is_ours and process.variable(WORKER_TYPE) != settings.worker_type:
+        return f"{settings.worker_type} was asked for"
+    return ""
+
+
+def courier_outdated(process: ManagedProcess, keys: StackKeys, *, moved: bool) -> str:
+    """Return why a courier cannot go on, or ""; one that takes its runs to another Tiled is left alone."""
+    uri, profile = (process.variable(f"BLUESKY_PREFECT_TILED_{name}") for name in ("URI", "PROFILE"))
+    if profile or (uri and urlsplit(uri).hostname != HOST):
+        return ""
+    return addresses_outdated(process, keys, moved=moved)
+
+
+def addresses_outdated(process: ManagedProcess, keys: StackKeys, *, moved: bool) -> str:
+    """Return why a process that talks to both servers cannot go on, or ""."""
     if not process.is_ours and not moved:
         return ""
     if moved or process.variable("TILED_API_KEY") != keys.tiled.get_secret_value():
         return "an address or Tiled's key has changed"
     if process.variable(CLIENT_AUTH_STRING) != keys.prefect.get_secret_value():
         return "Prefect's password has changed"
-    asked = "worker_type" in settings.model_fields_set
-    if asked and process.variable(WORKER_TYPE) != settings.worker_type:
-        return f"{settings.worker_type} was asked for"
     return ""

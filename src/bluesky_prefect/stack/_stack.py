@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 from bluesky_prefect.core import OutboxError, Settings, StackError, comparable_url, counted, is_trusted, share_directory
+from bluesky_prefect.courier import running_courier
 from bluesky_prefect.outbox import existing_outbox
+from bluesky_prefect.stack._courier import Courier, variables_of_this_process
 from bluesky_prefect.stack._database import PrefectDatabase, choose_database, present_database
 from bluesky_prefect.stack._drain import drain
 from bluesky_prefect.stack._files import exclusive, make_private_directory
 from bluesky_prefect.stack._info import StackInfo, StackPaths, StackState, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
-from bluesky_prefect.stack._outdated import server_outdated, worker_outdated
+from bluesky_prefect.stack._outdated import courier_outdated, server_outdated, worker_outdated
 from bluesky_prefect.stack._ports import choose_port, hold_port, wait_until_free
 from bluesky_prefect.stack._prefect import PrefectServer
 from bluesky_prefect.stack._process import ManagedProcess, stop_processes
@@ -24,10 +26,12 @@ from bluesky_prefect.stack._worker import Worker
 from bluesky_prefect.stack.workarounds._tiled_app import index_times
 
 STOP_TIMEOUT_S = 10.0
+# A session does not wait longer for somebody who is at work on the stack.
+COURIER_TIMEOUT_S = 0.5
 PORT_TIMEOUT_S = 3.0
 FLOW_RUNS_TIMEOUT_S = 15.0
 _UNRESPONSIVE_S = 10.0
-_TITLES = {"tiled": TiledServer.title, "prefect": PrefectServer.title, "worker": Worker.title}
+_TITLES = {"tiled": TiledServer.title, "prefect": PrefectServer.title, "worker": Worker.title, "courier": Courier.title}
 _SERVERS = ("tiled", "prefect")
 
 
@@ -105,13 +109,36 @@ class LocalStack:
                 report("No stack is running.")
             if "worker" in alive and "prefect" in alive:
                 self._finish_flow_runs(alive, flow_runs_timeout_s, report)
-            for names in (("worker",), _SERVERS):
+            for names in (("worker", "courier"), _SERVERS):
                 # Also of those that died: flow runs of a killed worker may still be there.
                 self._stop([known[name] for name in names if name in known])
                 for name in (name for name in names if name in alive):
                     report(f"{_TITLES[name]}: stopped")
             self._save({})
         return bool(alive)
+
+    def start_courier(self) -> ManagedProcess | None:
+        """Start a courier that uses this process's own servers, if the state directory has none, and return it.
+
+        It goes on when this process has ended; `down` stops it. Does not wait until it is at work.
+
+        Raises
+        ------
+        StackError
+            If it cannot be started, or somebody else is starting or stopping the stack.
+        """
+        make_private_directory(self._paths.root)
+        with exclusive(self._paths.lock, COURIER_TIMEOUT_S):
+            known = self._known()
+            if running_courier(self._settings) or ("courier" in known and known["courier"].is_alive()):
+                return None
+            make_private_directory(self._paths.logs)
+            processes = dict(known)
+            Startup(self._paths, processes, lambda _: None).start(Courier(self._settings, variables_of_this_process()))
+            # As far as `up` and `down` are concerned: nobody waits for it.
+            courier = processes["courier"] = processes["courier"].model_copy(update={"ready": True})
+            self._save(processes)
+            return courier
 
     def _save(self, processes: dict[str, ManagedProcess]) -> None:
         StackState.load(self._paths.state).with_processes(processes).save(self._paths.state)
@@ -154,7 +181,12 @@ class LocalStack:
         moved = any(were_at[name] != ports[name] for name in were_at)
         if "worker" in running and (why := worker_outdated(running["worker"], self._settings, keys, moved=moved)):
             drop("worker", why)
+        if "courier" in running and (why := courier_outdated(running["courier"], keys, moved=moved)):
+            drop("courier", why)
         services: list[Service] = [*self._servers(ports, keys, database), Worker(self._paths, info, self._settings)]
+        is_ours = "courier" in known and known["courier"].is_alive()
+        if is_ours or running_courier(self._settings) is None:  # else it is a service manager's
+            services.append(Courier(self._settings, info.environment()))
         missing = [service for service in services if service.name not in running]
         if not missing:
             report("The stack is already running.")

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shared_with
+from bluesky_prefect.courier import running_courier
+from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
 from bluesky_prefect.prefect_api import flow_run_url
 from bluesky_prefect.stack._http import answers
@@ -48,6 +50,8 @@ class StackStatus:
         The last ones, newest first; or why Prefect does not tell.
     shared : str
         Which group shares the state directory, and whose it is, in words; empty if none does.
+    journals_waiting, journals_refused : int
+        Runs that are on their way to Tiled, and those that it does not take.
     """
 
     parts: tuple[PartStatus, ...]
@@ -57,6 +61,8 @@ class StackStatus:
     flow_runs: tuple[FlowRunStatus, ...]
     flow_runs_problem: str | None
     shared: str = ""
+    journals_waiting: int = 0
+    journals_refused: int = 0
 
     @property
     def all_up(self) -> bool:
@@ -81,11 +87,26 @@ def read_status(
         _part(name, title, known.get(name), url=urls.get(name), check=checks.get(name))
         for name, title in titles.items()
     )
+    if courier := running_courier(settings):
+        pid = int(courier.process.rpartition(":")[2] or 0)
+        mine = PartStatus("courier", titles["courier"], up=True, pid=pid, url=None, detail="")
+        parts = tuple(mine if part.name == "courier" else part for part in parts)
     outbox, outbox_problem = _outbox(settings)
+    journals = JournalDirectory(settings.journals_path)
     prefect_up = any(part.name == "prefect" and part.up for part in parts)
     runs, runs_problem = _flow_runs(info, flow_runs) if prefect_up else ((), None)
     runs_problem = runs_problem or (None if prefect_up else "not running")
-    return StackStatus(parts, database, outbox, outbox_problem, runs, runs_problem, shared_with(paths.root))
+    return StackStatus(
+        parts,
+        database,
+        outbox,
+        outbox_problem,
+        runs,
+        runs_problem,
+        shared_with(paths.root),
+        journals_waiting=len(journals.waiting()),
+        journals_refused=len(journals.refused()),
+    )
 
 
 def _part(name: str, title: str, process: ManagedProcess | None, *, url: str | None, check: str | None) -> PartStatus:

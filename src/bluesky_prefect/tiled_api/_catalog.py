@@ -71,12 +71,12 @@ class Catalog:
         return f"{without_secrets(str(self._root.context.api_uri)).partition('/api/v')[0]}/ui/browse/{parts}"
 
     def raw_for_writing(self) -> Any:
-        """Return the container of Bluesky runs as ``TiledWriter`` wants it; imports its package, for seconds."""
+        """Return the container of Bluesky runs as `RunWriter` wants it; imports its package, for seconds."""
         from tiled.client import from_context
 
         _ = self.raw  # says what to do if it is not there
         with tiled_errors(self.name):
-            return from_context(self._root.context)[tuple(self._raw_path.split("/"))]
+            return from_context(self._root.context)[tuple(self._raw_path.split("/"))].include_data_sources()
 
     def make_raw(self) -> bool:
         """Make the container of Bluesky runs, or give it the spec that it lacks; return whether there was a need."""

@@ -86,6 +86,14 @@ def server_address(settings: "Settings") -> str:
     return str(_profile(settings.tiled_profile).get("uri", ""))
 
 
+def server_name(settings: "Settings") -> str:
+    """Return the address of the server that the settings name, free of secrets; empty if there is none to be had."""
+    try:
+        return without_secrets(server_address(settings))
+    except ConfigurationError:
+        return ""
+
+
 def container_at(root: "Container", path: str, name: str) -> "Container":
     """Return the container at a path of a server, or say what to do without it; `name` is for messages."""
     path = path.strip("/")

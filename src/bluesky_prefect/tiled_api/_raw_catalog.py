@@ -1,6 +1,6 @@
 """The catalog of Bluesky runs in Tiled: what ``TiledWriter`` and people at a prompt expect of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,13 +14,21 @@ MAKE_COMMAND = "bluesky-prefect make-catalog"
 
 def spec_problem(raw: Any, name: str) -> str:
     """Return what the catalog of runs lacks and how it gets that, or ""; the name is what messages call the server."""
-    found = {(spec.name, spec.version) for spec in raw.specs}
-    if any(spec == RAW_SPEC[0] and (version or "").startswith("3.") for spec, version in found):
+    if has_raw_spec((spec.name, spec.version) for spec in raw.specs):
         return ""
-    path = "/".join(raw.path_parts) or "/"
+    return without_raw_spec("/".join(raw.path_parts), name)
+
+
+def has_raw_spec(specs: Iterable[tuple[str, str | None]]) -> bool:
+    """Tell whether one of these specs, by name and version, is that of a catalog of runs."""
+    return any(spec == RAW_SPEC[0] and (version or "").startswith("3.") for spec, version in specs)
+
+
+def without_raw_spec(path: str, name: str) -> str:
+    """Return what does not work with a catalog that lacks its spec; see `spec_problem`."""
     return (
-        f"The catalog {path!r} of Tiled at {name} lacks the spec {' '.join(RAW_SPEC)}: runs are written to it, but "
-        f"raw[-1], raw[scan_id] and the clients of Bluesky runs do not work there. Give it the spec: {MAKE_COMMAND}"
+        f"The catalog {path or '/'!r} of Tiled at {name} lacks the spec {' '.join(RAW_SPEC)}: runs are written to it, "
+        f"but raw[-1], raw[scan_id] and the clients of Bluesky runs do not work there. Give it the spec: {MAKE_COMMAND}"
     )
 
 

@@ -1,3 +1,4 @@
+from ._failure_log import FailureLog as FailureLog
 from ._listing import Listing as Listing
 from ._listing import flow_runs_of as flow_runs_of
 from ._listing import list_flow_runs as list_flow_runs

@@ -1,13 +1,18 @@
 """The last flow runs that came of runs, and what still waits to become one."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from bluesky_prefect.core import OutboxError, PrefectUnavailable, Settings, get_settings
+from bluesky_prefect.core import OutboxError, PrefectUnavailable, Settings, counted, get_settings
+from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Entry, State, existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi, last_failed_flow_runs, recent_flow_runs
 from bluesky_prefect.watch._workflow_status import WorkflowStatus, from_entry, from_flow_run
+
+# A run that goes on longer than this without a document is not what somebody waits for.
+_LATE_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,13 @@ class Listing:
         Newest first.
     problems : tuple of str
         Why the outbox or Prefect did not tell; empty if both did.
+    recorded : tuple of str
+        A line on runs that are on their way to Tiled, and one on those that it refuses, if there are any.
     """
 
     workflows: tuple[WorkflowStatus, ...]
     problems: tuple[str, ...] = ()
+    recorded: tuple[str, ...] = ()
 
 
 def list_flow_runs(
@@ -75,7 +83,7 @@ def look_up(
 
     tolerated(lambda: _unsent(settings, count, failed, scan_id))
     tolerated(of_prefect)
-    return Listing(tuple(_newest(found, count)), tuple(problems))
+    return Listing(tuple(_newest(found, count)), tuple(problems), tuple(_recorded(settings)))
 
 
 def flow_runs(api: PrefectApi, count: int, *, failed: bool = False, scan_id: int | None = None) -> list[WorkflowStatus]:
@@ -114,6 +122,16 @@ def flow_runs_of(api: PrefectApi, run_uid: str) -> list[WorkflowStatus]:
         if one.run_uid == run_uid:
             last.setdefault(one.workflow, from_flow_run(one))
     return list(last.values())
+
+
+def _recorded(settings: Settings) -> Iterator[str]:
+    directory = JournalDirectory(settings.journals_path)
+    if waiting := directory.waiting():
+        oldest_s = max(0.0, time.time() - waiting[-1].written)
+        late = f", the oldest written to last {oldest_s:.0f} s ago" if oldest_s > _LATE_S else ""
+        yield f"On the way to Tiled: {counted(len(waiting), 'run')}{late}."
+    if refused := directory.refused():
+        yield f"Refused by Tiled: {counted(len(refused), 'run')}; see 'bluesky-prefect journal list'."
 
 
 def _unsent(settings: Settings, count: int, failed: bool, scan_id: int | None) -> list[WorkflowStatus]:

@@ -5,10 +5,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
-from bluesky_prefect.core import OutboxError, PrefectUnavailable, Settings, error_and_place, one_line, submission_key
+from bluesky_prefect.core import (
+    OutboxError,
+    PrefectUnavailable,
+    Settings,
+    api_address,
+    error_and_place,
+    one_line,
+    submission_key,
+)
+from bluesky_prefect.courier import running_courier
+from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Outbox, existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.watch._failure_log import MAX_FAILURES, FailureLog
 from bluesky_prefect.watch._listing import last_failures
 from bluesky_prefect.watch._workflow_status import WorkflowStatus
 
@@ -22,8 +34,6 @@ _IDLE_POLL_S = 30.0
 _FIRST_LOOK_S = 8.0
 # A shorter outage is nobody's business.
 _WAITS_AFTER_S = 10.0
-# More failures than that between two looks are not told one by one anyway.
-_FAILURES = 50
 _LOOKED_THROUGH = 100
 _REASON_LENGTH = 160
 # A failure's line has a link at its end: room for the beginning of why; the page behind the link says it all.
@@ -31,10 +41,13 @@ _SHORT = 70
 
 
 class PromptMessages:
-    """Looks at the outbox and asks Prefect, on a thread of its own, and keeps what is to be told.
+    """Looks at the outbox and for failures, on a thread of its own, and keeps what is to be told.
+
+    It asks Prefect only where no courier does so.
 
     A failed or crashed flow run is told of once, if what it came of was put in this machine's outbox: those of other
-    machines have somebody else in front of them. That submissions wait is told once for each outage.
+    machines have somebody else in front of them. So is a run that Tiled refuses. That submissions wait, or runs
+    for Tiled, is told once for each outage.
 
     Parameters
     ----------
@@ -54,6 +67,12 @@ class PromptMessages:
         self._failures: list[WorkflowStatus] = []
         self._waiting = ""
         self._told_of_waiting = False
+        self._log = FailureLog(settings)
+        self._journals = JournalDirectory(settings.journals_path)
+        self._undelivered = ""
+        self._told_of_undelivered = False
+        self._refused: list[str] = []
+        self._known_refused: set[Path] = set()
         self._lock = threading.Lock()
         self._finish = threading.Event()
         self._thread = threading.Thread(target=self._run, name="bluesky-prefect-notices", daemon=True)
@@ -72,16 +91,40 @@ class PromptMessages:
         with self._lock:
             failures, self._failures = self._failures, []
             waiting, self._waiting = self._waiting, ""
-        return [*_failures(failures), *([waiting] if waiting else [])]
+            refused, self._refused = self._refused, []
+            undelivered, self._undelivered = self._undelivered, ""
+        return [*refused, *_failures(failures), *filter(None, (undelivered, waiting))]
 
-    def look(self, api: PrefectApi) -> None:
-        """Look once. Whatever is away is looked for again the next time; nothing is raised."""
+    def look_at_journals(self) -> None:
+        """Look once for runs that Tiled has refused since, and for those that wait for it; raises nothing."""
+        late = self._clock() - _WAITS_AFTER_S
+        waiting = [one for one in self._journals.waiting() if one.written <= late]
+        # Of one that goes on nobody knows when its next document will come.
+        many = sum(not self._journals.is_written(one.path) for one in waiting)
+        with self._lock:
+            if not many:
+                self._undelivered, self._told_of_undelivered = "", False
+            elif not self._told_of_undelivered:
+                self._told_of_undelivered = True
+                what = "1 run waits" if many == 1 else f"{many} runs wait"
+                self._undelivered = f"{what} on disk for Tiled, to get there by itself ('bluesky-prefect journal list')"
+        for one in self._journals.refused():
+            if one.since >= self._began and one.path not in self._known_refused:
+                self._known_refused.add(one.path)
+                reason = one_line(one.reason, _REASON_LENGTH)
+                with self._lock:
+                    self._refused.append(
+                        f"Run {one.run_uid[:8]}: Tiled refuses it ('journal list' says more): {reason}"
+                    )
+
+    def look(self, api: PrefectApi | None) -> None:
+        """Look once; without an API at what the courier has found. Raises nothing, whatever is away."""
         try:
             with existing_outbox(self._settings.outbox_path) as outbox:
                 # Nothing was ever sent from here: there is nothing to ask Prefect for.
                 if outbox is not None:
                     self._look_at_what_waits(outbox)
-                    self._look_for_failures(outbox, api)
+                    self._look_for_failures(outbox, last_failures(api, MAX_FAILURES) if api else self._log.read())
         except (OutboxError, PrefectUnavailable) as error:
             logger.debug("Not looked: %s", error)
         except Exception as error:  # noqa: BLE001 - a thread that ends here would never tell anything again
@@ -93,6 +136,11 @@ class PromptMessages:
             api: PrefectApi | None = None
             while not self._finish.wait(wait_s):
                 wait_s = POLL_S if time.monotonic() - self._taken < _IDLE_AFTER_S else _IDLE_POLL_S
+                self.look_at_journals()
+                courier = running_courier(self._settings)
+                if courier is not None and courier.prefect == api_address():
+                    self.look(None)
+                    continue
                 try:
                     api = api or opened.enter_context(PrefectApi(self._settings.request_timeout_s))
                 except Exception as error:  # noqa: BLE001 - importing Prefect reads its settings, and packages of all kinds
@@ -118,8 +166,7 @@ class PromptMessages:
             with self._lock:
                 self._waiting = f"{what} to be sent, and will be by themselves once this is over: {reason}"
 
-    def _look_for_failures(self, outbox: Outbox, api: PrefectApi) -> None:
-        found = last_failures(api, _FAILURES)
+    def _look_for_failures(self, outbox: Outbox, found: Sequence[tuple[WorkflowStatus, float]]) -> None:
         if self._seen is None:
             # What had failed before this session began was told to the one before, or is no news.
             self._seen = {str(one.flow_run_id) for one, failed_at in found if failed_at < self._began}

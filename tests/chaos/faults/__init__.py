@@ -1,5 +1,27 @@
 """All faults, by where they strike; importing this fills `tests.chaos.fault.FAULTS`."""
 
-from tests.chaos.faults import acquisition, beliefs, disk, flows, outbox, prefect, tiled, workflow_list
+from tests.chaos.faults import (
+    acquisition,
+    beliefs,
+    courier,
+    disk,
+    flows,
+    journals,
+    outbox,
+    prefect,
+    tiled,
+    workflow_list,
+)
 
-__all__ = ["acquisition", "beliefs", "disk", "flows", "outbox", "prefect", "tiled", "workflow_list"]
+__all__ = [
+    "acquisition",
+    "beliefs",
+    "courier",
+    "disk",
+    "flows",
+    "journals",
+    "outbox",
+    "prefect",
+    "tiled",
+    "workflow_list",
+]

@@ -28,7 +28,11 @@ def unsaved_runs_refused(beamline: Beamline, chance: Random, runs: int) -> None:
         _PLANTED.pop().unlink(missing_ok=True)
     for kind in KINDS.keys() - {"good"}:
         _PLANTED.add(write_unsaved_run(beamline.session / "unsaved-runs", kind)[1])
+    beamline.courier.kill()
+    _ = beamline.courier  # which adopts them
     down_at_the_stop(beamline, chance, runs)
+    beamline.delivered_all()
+    assert beamline.journals.refused(), "nothing was set aside"
 
 
 def _scan_and_wait(beamline: Beamline, runs: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Faults of the disk: full (a limit on the size of files) and read-only (permissions, which bind root here too)."""
 
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from random import Random
 
@@ -15,14 +15,17 @@ _NO_ROOM = 2000
 
 @contextmanager
 def _read_only(paths: Iterable[Path]) -> Iterator[None]:
-    modes = {path: path.stat().st_mode for path in paths}
-    for path, mode in modes.items():
-        path.chmod(mode & ~0o222)
+    modes = {}
+    for path in paths:
+        with suppress(FileNotFoundError):  # the courier has moved it
+            modes[path] = path.stat().st_mode
+            path.chmod(modes[path] & ~0o222)
     try:
         yield
     finally:
         for path, mode in modes.items():
-            path.chmod(mode)
+            with suppress(FileNotFoundError):
+                path.chmod(mode)
 
 
 @fault("outbox-full", "no room for the outbox")
@@ -32,6 +35,7 @@ def outbox_full(beamline: Beamline, chance: Random, runs: int) -> None:
     acquisition.count(before)
     with acquisition.largest_file(_NO_ROOM):
         acquisition.count(runs - before)
+    acquisition.saved_all()
 
 
 @fault("outbox-read-only", "outbox read-only at start")
@@ -40,6 +44,7 @@ def outbox_read_only(beamline: Beamline, chance: Random, runs: int) -> None:
     beamline.acquisition.end()
     with _read_only(beamline.session.glob("outbox.sqlite*")):
         beamline.acquisition.count(runs)
+    beamline.acquisition.saved_all()
 
 
 @fault("state-full", "no room in the state directory")
@@ -48,6 +53,7 @@ def state_full(beamline: Beamline, chance: Random, runs: int) -> None:
     beamline.prefect_proxy.mode = "refuse"
     with beamline.acquisition.largest_file(_NO_ROOM):
         beamline.acquisition.count(runs)
+    beamline.acquisition.saved_all()
     beamline.prefect_proxy.mode = "pass"
 
 
@@ -55,8 +61,10 @@ def state_full(beamline: Beamline, chance: Random, runs: int) -> None:
 def state_read_only(beamline: Beamline, chance: Random, runs: int) -> None:
     beamline.acquisition.count(1)
     beamline.acquisition.end()
+    beamline.delivered_all()  # or the journals would be moved while they are looked at
     with _read_only([beamline.session, *beamline.session.rglob("*")]):
         beamline.acquisition.count(runs)
+    beamline.acquisition.saved_all()
 
 
 @fault("output-full", "no room for exported files", heals=True, runs=(8, 15))

@@ -28,7 +28,8 @@ def down_while_flows_read(beamline: Beamline, chance: Random, runs: int) -> None
 
 @fault("tiled-slow", "Tiled takes 2 s an answer", heals=True, runs=(1, 2))
 def slow(beamline: Beamline, chance: Random, runs: int) -> None:
-    beamline.tiled_proxy.mode = "slow"
+    beamline.tiled_proxy.mode = beamline.courier_proxy.mode = "slow"
     beamline.acquisition.count(runs)
-    wait_until(lambda: beamline.acquisition.waiting() == 0 and beamline.prefect.under_way() == 0)
-    beamline.tiled_proxy.mode = "pass"
+    beamline.acquisition.sent_all()
+    wait_until(lambda: beamline.prefect.under_way() == 0)
+    beamline.tiled_proxy.mode = beamline.courier_proxy.mode = "pass"

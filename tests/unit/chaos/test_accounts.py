@@ -47,11 +47,24 @@ def test_a_run_that_was_processed_twice_is_duplicated(completed, folders, reason
     assert not verdict.sound
 
 
+def test_a_run_that_tiled_has_otherwise_makes_no_sound_campaign():
+    verdict = judge(RUNS, RUNS, FOLDERS, EQUAL)
+    verdict.differing["two"] = "an event"
+    assert not verdict.sound
+
+
 def test_a_run_killed_before_any_promise_is_processed_once_at_most():
     promised = ["one", "two"]
     assert judge(promised, RUNS, FOLDERS, EQUAL).sound
     assert judge(promised, promised, FOLDERS, EQUAL).sound
     assert set(judge(promised, [*RUNS, "three"], FOLDERS, EQUAL).duplicated) == {"three"}
+
+
+def test_a_run_whose_journal_was_damaged_must_not_be_processed():
+    assert judge(RUNS, ["one", "three"], {}, {}, damaged=["two"]).lost.keys() == {"one", "three"}
+    verdict = judge(RUNS, RUNS, FOLDERS, EQUAL, damaged=["two"])
+    assert verdict.duplicated == {"two": "processed, though Tiled does not have it"}
+    assert not verdict.lost
 
 
 def test_folders_are_known_by_the_uid_that_is_written_in_them(tmp_path):

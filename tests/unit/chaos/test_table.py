@@ -28,11 +28,13 @@ def test_each_fault_answers_for_the_runs_that_were_at_risk_under_it():
         Injection(two, 0, at_risk={"c"}, recovered_s=2.0),
         Injection(one, 0, at_risk={"d"}, recovered_s=3.0),
     ]
-    verdict = Verdict(4, lost={"d": "no files"}, duplicated={"a": "2 completed flow runs"})
+    verdict = Verdict(
+        4, 5, lost={"d": "no files"}, duplicated={"a": "2 completed flow runs"}, differing={"c": "an event"}
+    )
     assert _cells(Outcome(injections, verdict)) == {
-        "one": ["2", "3", "1", "1", "3.0"],
-        "two": ["1", "1", "0", "0", "2.0"],
-        "all": ["3", "4", "1", "1", "3.0"],
+        "one": ["2", "3", "1", "1", "0", "3.0"],
+        "two": ["1", "1", "0", "0", "1", "2.0"],
+        "all": ["3", "5", "1", "1", "1", "3.0"],
     }
 
 

@@ -59,7 +59,7 @@ def test_down_without_a_stack_says_so_and_ends_with_0(tmp_path):
 def test_status_without_a_stack_shows_every_part_as_down_and_ends_with_1(tmp_path):
     done = cli("status", "--state-directory", str(tmp_path))
     assert done.returncode == 1, done.stderr
-    assert done.stdout.count("down: not started") == 3
+    assert done.stdout.count("down: not started") == 4
     assert "Outbox: 0 waiting, 0 sent, 0 dead" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -67,7 +67,7 @@ def test_status_without_a_stack_shows_every_part_as_down_and_ends_with_1(tmp_pat
 def test_status_is_there_for_programs(tmp_path):
     status = json.loads(cli("status", "--json", "--state-directory", str(tmp_path)).stdout)
     assert status["all_up"] is False
-    assert [part["name"] for part in status["parts"]] == ["tiled", "prefect", "worker"]
+    assert [part["name"] for part in status["parts"]] == ["tiled", "prefect", "worker", "courier"]
     assert status["outbox"] == {"waiting": 0, "sent": 0, "dead": 0, "declined": 0}
 
 

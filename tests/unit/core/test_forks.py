@@ -189,21 +189,19 @@ tell("in the parent", outbox.counts().waiting)
 
 def test_a_child_does_not_hold_the_file_of_its_parent_s_run(tmp_path: Path):
     script = """
-from bluesky_prefect.tiled_api._unsaved_runs import in_use
-from bluesky_prefect.session._spool import Spool
+from bluesky_prefect.journal import JournalDirectory, RunRecorder
 
-path = state / "run.msgpack"
-spool = Spool(path)
-spool.write("start", {"uid": "0"})
+recorder = RunRecorder(state)
+recorder("start", {"uid": "0"})
 begun, begin = os.pipe()
 pid = os.fork()
 if pid == 0:
     os.write(begin, b".")
     signal.pause()
 os.read(begun, 1)
-tell(in_use(path))
-spool.keep()
-tell(in_use(path))
+tell(JournalDirectory(state).is_recorded("0"))
+recorder("stop", {"run_start": "0"})
+tell(JournalDirectory(state).is_recorded("0"))
 os.kill(pid, signal.SIGKILL)
 os.wait()
 """

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from bluesky_prefect import Outbox
-from bluesky_prefect.core import Settings, Submission, private_directory, private_file
+from bluesky_prefect.core import Submission, private_directory, private_file
+from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.session._metadata import PersistentMetadata
-from bluesky_prefect.session._recorder import TiledRecorder
-from bluesky_prefect.session._tiled import TiledConnection
 
 
 def _mode(path: Path) -> str:
@@ -28,13 +27,15 @@ def _metadata(state: Path) -> None:
     PersistentMetadata(state / "metadata.sqlite")["sample"] = "Fe"
 
 
-def _unsaved_run(state: Path) -> None:
-    connection = TiledConnection(Settings(tiled_uri="http://127.0.0.1:9"))
-    TiledRecorder(connection, directory=state, tell=lambda _: None)("start", {"uid": "0" * 36, "time": 0.0})
-    assert list(state.glob("*.msgpack"))
+def _journal(state: Path) -> None:
+    recorder = RunRecorder(state)
+    recorder("start", {"uid": "0" * 36, "time": 0.0})
+    recorder("stop", {"uid": "1" * 36, "run_start": "0" * 36, "time": 0.0})
+    recorder.close()
+    assert list(state.glob("*.journal"))
 
 
-@pytest.mark.parametrize("write", [_outbox, _metadata, _unsaved_run])
+@pytest.mark.parametrize("write", [_outbox, _metadata, _journal])
 @pytest.mark.usefixtures("any_umask")
 def test_what_a_session_writes_is_its_owner_s_whatever_the_umask(tmp_path: Path, write):
     write(tmp_path / "state")
@@ -45,7 +46,7 @@ def test_what_a_session_writes_is_its_owner_s_whatever_the_umask(tmp_path: Path,
     assert _mode(tmp_path / "state") == "0o700"
 
 
-@pytest.mark.parametrize("write", [_outbox, _metadata, _unsaved_run])
+@pytest.mark.parametrize("write", [_outbox, _metadata, _journal])
 def test_a_state_directory_that_is_open_to_others_is_closed(tmp_path: Path, write):
     (tmp_path / "state").mkdir()
     (tmp_path / "state").chmod(0o755)

@@ -47,7 +47,7 @@ def test_a_session_that_changes_its_directory_keeps_its_outbox(tmp_path: Path):
     assert {path.name for path in (tmp_path / "state").iterdir()} >= {
         "outbox.sqlite",
         "metadata.sqlite",
-        "unsaved-runs",
+        "journals",
     }
     assert list((tmp_path / "elsewhere").iterdir()) == []
     assert done.stdout.split()[-2:] == [str(tmp_path / "state"), str(tmp_path / "exports")]

@@ -128,9 +128,9 @@ def test_sessions_of_two_users_share_all_and_none_closes_it_again():
         assert "ERROR" not in output
         assert "WARNING" not in output
         assert _uids(state) == {uid for _, uid in said}
-        assert {path.stem for path in (state / "unsaved-runs").iterdir()} == {uid for _, uid in said}
+        assert {path.stem for path in (state / "journals").iterdir()} == {uid for _, uid in said}
         assert [line.split()[2] for line in output.splitlines() if line.startswith("RUN")] == ["1", "2", "3"]
-        assert _rights(state) == _rights(state / "unsaved-runs") == ("0o2770", GROUP)
+        assert _rights(state) == _rights(state / "journals") == ("0o2770", GROUP)
         files = [path for path in state.rglob("*") if path.is_file()]
         assert {_rights(path) for path in files} == {("0o660", GROUP)}
 
@@ -154,7 +154,7 @@ def test_what_was_made_before_sharing_is_opened_by_its_owner_s_next_session():
         said, uid = _session(bob, state)
         assert "ERROR" not in said
         assert uid in _uids(state)
-        assert (state / "unsaved-runs" / f"{uid}.msgpack").exists()
+        assert (state / "journals" / f"{uid}.journal").exists()
 
 
 def test_a_directory_of_another_user_is_refused_with_the_way_to_share_it():

@@ -5,13 +5,16 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 import pytest
 
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.core import DeploymentMissing, PrefectUnavailable, Submission, SubmissionRefused
 from bluesky_prefect.courier import Forwarder
+from bluesky_prefect.courier._courier_lock import only_courier
+from bluesky_prefect.courier._forwarder import POLL_S
+from bluesky_prefect.journal import Journal, JournalDirectory
 from bluesky_prefect.outbox import Draft, OutboxCounts
 from bluesky_prefect.prefect_api import FlowRunRef
 from tests.services.prefect_process import wait_until
@@ -600,3 +603,119 @@ def test_a_child_that_could_start_no_thread_sends_at_its_next_run(disk, api, tmp
     forwarder.wake()
     assert forwarder.close(timeout_s=5)
     assert api.accepted == ["a"]
+
+
+def journal(settings_path, uid):
+    written = Journal(settings_path / "journals", uid)
+    written.append("start", {"uid": uid})
+    path = written.path
+    written.close()
+    return path
+
+
+def test_what_a_run_starts_is_sent_once_tiled_has_the_run_and_others_do_not_wait(forwarder, disk, api, clock, tmp_path):
+    path = journal(tmp_path, "a")
+    disk.put(submission("a"))
+    disk.put(submission("b"))
+    run_for(forwarder, clock, 10)
+    assert api.accepted == ["b"]
+
+    JournalDirectory(tmp_path / "journals").deliver(path)
+    run_for(forwarder, clock, 10)
+
+    assert api.accepted == ["b", "a"]
+
+
+def test_what_stands_aside_waits_for_its_run_too(forwarder, disk, api, clock, tmp_path):
+    disk.put(submission("a"))
+    disk.give_back(disk.take().key, "trouble", 0.0, aside=True)
+    path = journal(tmp_path, "a")
+    run_for(forwarder, clock, 10)
+    assert api.accepted == []
+
+    JournalDirectory(tmp_path / "journals").deliver(path)
+    run_for(forwarder, clock, 10)
+
+    assert api.accepted == ["a"]
+
+
+@pytest.fixture
+def beside_a_courier(disk, memory, api, clock, tmp_path):
+    """A forwarder that stands by, beside the courier of a Prefect."""
+
+    @contextmanager
+    def make(prefect):
+        settings = Settings(state_directory=tmp_path)
+        connected = []
+
+        def connect():
+            connected.append(True)
+            return nullcontext(api)
+
+        with only_courier(settings, prefect=prefect, tiled=""):
+            yield Forwarder([disk, memory], settings, stands_by=True, connect=connect, clock=clock), connected
+
+    return make
+
+
+def test_beside_a_courier_a_session_sends_nothing_and_does_not_even_connect(
+    beside_a_courier, disk, api, clock, monkeypatch
+):
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect:4200/api")
+    disk.put(submission("a"))
+    with beside_a_courier("http://prefect:4200/api") as (forwarder, connected):
+        run_for(forwarder, clock, 30)
+        assert (api.accepted, connected) == ([], [])
+    run_for(forwarder, clock, 5)
+    assert api.accepted == ["a"]
+
+
+def test_beside_the_courier_of_another_prefect_a_session_sends_itself(beside_a_courier, disk, api, clock, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect:4200/api")
+    disk.put(submission("a"))
+    with beside_a_courier("http://another:4200/api") as (forwarder, _):
+        run_for(forwarder, clock, 5)
+    assert api.accepted == ["a"]
+
+
+def test_what_only_memory_holds_is_sent_by_its_session_beside_a_courier(
+    beside_a_courier, memory, api, clock, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect:4200/api")
+    (tmp_path / "outbox.sqlite").mkdir()  # the disk does not take it
+    memory.put(submission("a"))
+    with beside_a_courier("http://prefect:4200/api") as (forwarder, _):
+        run_for(forwarder, clock, 5)
+    assert api.accepted == ["a"]
+
+
+@pytest.mark.parametrize("uid", ["a", "\N{SNOWMAN}" * 100])
+def test_a_run_that_began_while_the_outbox_was_waited_for_is_held_too(
+    uid, forwarder, disk, api, clock, tmp_path, monkeypatch
+):
+    path = journal(tmp_path, uid)
+    disk.put(submission(uid))
+    disk.put(submission("other"))
+    # As it was a moment before the run began. Of the name of a long uid nobody knows the uid.
+    monkeypatch.setattr(JournalDirectory, "undelivered_runs", lambda _: set())
+    run_for(forwarder, clock, 10)
+    assert api.accepted == ["other"]
+
+    JournalDirectory(tmp_path / "journals").deliver(path)
+    run_for(forwarder, clock, 10)
+    assert api.accepted == ["other", uid]
+
+
+def test_the_more_runs_wait_the_less_often_it_is_looked_for_what_can_be_sent(
+    forwarder, disk, clock, tmp_path, monkeypatch
+):
+    journal(tmp_path, "a")
+    disk.put(submission("a"))
+    assert forwarder.step() == POLL_S
+
+    def many(_):
+        clock.now += 0.3
+        return {"a"}
+
+    monkeypatch.setattr(JournalDirectory, "undelivered_runs", many)
+    assert forwarder.step() == pytest.approx(3.0)

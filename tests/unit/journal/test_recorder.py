@@ -2,10 +2,11 @@
 
 import json
 import os
-import random
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +18,7 @@ from bluesky import RunEngine
 from bluesky.plans import count
 from ophyd.sim import det, direct_img
 
-from bluesky_prefect.journal import SUFFIX, JournalDamaged, JournalReader, RunRecorder
+from bluesky_prefect.journal import SUFFIX, Journal, JournalDamaged, JournalReader, RunRecorder
 from bluesky_prefect.journal._frames import frame
 from tests.data.record import STREAMS
 from tests.services.full_disk import full_disk
@@ -99,6 +100,57 @@ def test_metadata_of_any_kind_is_recorded_somehow(recorder, tmp_path):
     assert "object object" in read(path)[0][1]["sample"]
 
 
+class _Local:
+    """What no other process knows."""
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        np.array([lambda: 1], dtype=object),
+        np.array([_Local()], dtype=object),
+        np.zeros(1, dtype=[("a", int), ("b", object)]),
+        {(0, 1): "a", (0, 2): ["b"]},
+        {b"nd": True, b"type": "no", b"shape": 1, b"data": b""},
+        np.array(["2026-01-01"], dtype="M8[ns]"),
+    ],
+    ids=["no pickle", "a pickle", "structured", "keys of two", "like an array", "dates"],
+)
+def test_a_value_that_another_process_cannot_read_does_not_damage_the_run(odd, recorder, tmp_path):
+    recorder("start", {"uid": "u", "time": 0.0, "odd": odd})
+    recorder("stop", {"uid": "s", "run_start": "u", "time": 1.0, "exit_status": "success"})
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom bluesky_prefect.journal import JournalReader\n"
+        "print([name for name, _ in JournalReader(Path(sys.argv[1])).documents()])"
+    )
+    [path] = tmp_path.iterdir()
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=False)
+    assert done.stdout == "['start', 'stop']\n", done.stderr
+
+
+def test_an_array_is_recorded_whole_beside_a_value_that_msgpack_does_not_know(recorder, tmp_path):
+    image = np.arange(500_000.0).reshape(500, 1000)
+    recorder("start", {"uid": "u", "time": 0.0})
+    recorder("descriptor", {"uid": "d", "run_start": "u", "name": "primary"})
+    recorder("event", {"uid": "e", "descriptor": "d", "data": {"image": image, "when": np.datetime64("2026-01-01")}})
+    recorder("stop", {"uid": "s", "run_start": "u", "time": 1.0, "exit_status": "success"})
+    [path] = tmp_path.iterdir()
+    data = read(path)[-2][1]["data"]
+    assert np.array_equal(data["image"], image)
+    assert "2026" in data["when"]
+
+
+def test_what_is_in_a_journal_is_never_run(tmp_path):
+    class Mean:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "was run",)
+
+    path = tmp_path / f"u{SUFFIX}"
+    path.write_bytes(frame("start", {"uid": "u", "md": {b"nd": True, b"kind": b"O", b"data": pickle.dumps(Mean())}}))
+    assert names(read(path)) == ["start"]
+    assert not (tmp_path / "was run").exists()
+
+
 @pytest.mark.parametrize(
     "document",
     [("event", {}), ("start", {}), ("stop", {"run_start": ["x"]}), ("descriptor", {"run_start": "none"}), ("x", {})],
@@ -171,20 +223,26 @@ def test_a_file_that_is_cut_anywhere_gives_what_is_whole(tmp_path):
 
 
 def test_other_bytes_than_were_written_are_no_documents(tmp_path):
-    first, second = frame("start", {"uid": "u"}), frame("stop", {"uid": "s", "text": "x" * 100})
+    first = frame("start", {"uid": "u"})
     path = tmp_path / "u.journal"
     path.write_bytes(first + bytes(4096))
     with closing(JournalReader(path)) as reader:
         found = []
         with pytest.raises(JournalDamaged, match=f"u.journal is damaged at byte {len(first)}"):
             found.extend(one for one in reader.documents())
-    chance = random.Random(1)
-    for _ in range(200):
-        damaged = bytearray(first + second)
-        damaged[chance.randrange(len(first) + 8, len(damaged))] ^= 1 << chance.randrange(8)
+
+
+def test_no_bit_can_be_another_without_notice(tmp_path):
+    first, second, third = frame("start", {"uid": "u"}), frame("stop", {"uid": "s"}), frame("stop", {"uid": "t"})
+    path = tmp_path / "u.journal"
+    for bit in range(8 * len(second)):  # a length that is damaged too: it must not pass for the end of what was written
+        damaged = bytearray(first + second + third)
+        damaged[len(first) + bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
-        with closing(JournalReader(path)) as reader, pytest.raises(JournalDamaged):
-            list(reader.documents())
+        with closing(JournalReader(path)) as reader:
+            found = []
+            with pytest.raises(JournalDamaged):
+                found.extend(one for one in reader.documents())
 
 
 def test_what_a_full_disk_refuses_is_told_once_and_written_when_there_is_room(recorder, tmp_path, caplog):
@@ -248,3 +306,38 @@ def test_a_child_lets_go_of_its_parent_s_runs(recorder, tmp_path):
         "u": ["start", "stop"],
         "c": ["start", "stop"],
     }
+
+
+def test_what_another_thread_is_bringing_to_the_disk_is_not_there_before_that_has_done_so(tmp_path, monkeypatch):
+    begun, go_on, synced = threading.Event(), threading.Event(), []
+
+    def slow(descriptor: int) -> None:
+        begun.set()
+        assert go_on.wait(10)
+        synced.append(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    journal = Journal(tmp_path, "a")
+    journal.append("stop", {"run_start": "a"})
+    other = threading.Thread(target=journal.sync)
+    other.start()
+    assert begun.wait(10)
+    threading.Timer(0.2, go_on.set).start()
+
+    assert journal.sync()
+
+    assert len(synced) == 1
+    journal.close()
+    other.join()
+
+
+def test_a_start_does_not_wait_for_the_disk(recorder, monkeypatch):
+    begun, go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(os, "fdatasync", lambda descriptor: (begun.set(), go_on.wait(10)))
+
+    recorder("start", {"uid": "a"})
+
+    assert begun.wait(10)
+    assert not go_on.is_set()
+    go_on.set()
+    recorder("stop", {"run_start": "a"})

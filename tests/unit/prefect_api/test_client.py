@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -239,14 +240,39 @@ def test_a_check_tells_what_would_keep_submissions_waiting_and_no_password(check
     assert "s3cret" not in str(error.value)
 
 
-def test_what_prefect_is_sent_is_json_and_holds_the_parameters_as_they_are(create, server):
-    some_id = "00000000-0000-4000-8000-000000000000"
-    schema = {"properties": {"ref": {}, "start_doc": {}}}
-    # One that passes for a deployment, a flow run and a CSRF token.
-    answer = {"id": some_id, "name": "one", "flow_id": some_id, "parameter_openapi_schema": schema}
-    answer |= {"token": "t", "client": "c", "expiration": "2100-01-01T00:00:00Z"}
-    create(200, json.dumps(answer).encode())
-    [body] = server.bodies
+@pytest.fixture
+def sent(create, server):
+    """Create a flow run and return what the server was sent."""
+
+    def sent(**content):
+        some_id = "00000000-0000-4000-8000-000000000000"
+        schema = {"properties": {"ref": {}, "start_doc": {}}}
+        # One that passes for a deployment, a flow run and a CSRF token.
+        answer = {"id": some_id, "name": "one", "flow_id": some_id, "parameter_openapi_schema": schema, **content}
+        answer |= {"token": "t", "client": "c", "expiration": "2100-01-01T00:00:00Z"}
+        sent.flow_run = create(200, json.dumps(answer).encode())
+        [body] = server.bodies
+        return body
+
+    return sent
+
+
+@pytest.mark.parametrize("day", ["01 Jan 2026", "01 Jan 2126"])
+def test_a_flow_run_is_due_at_once_by_the_clock_of_the_server(sent, server, day):
+    server.date = f"Thu, {day} 00:00:00 GMT"
+    due = f"{day[-4:]}-01-01T00:00:00"
+    body = json.loads(sent(expected_start_time=f"{due}Z"))
+    assert body["state"]["state_details"]["scheduled_time"].startswith(due)
+    assert sent.flow_run.is_new
+
+
+def test_a_flow_run_is_due_at_once_where_the_clocks_agree(sent):
+    due = json.loads(sent())["state"]["state_details"]["scheduled_time"]
+    assert abs(datetime.fromisoformat(due).timestamp() - time.time()) < 5
+
+
+def test_what_prefect_is_sent_is_json_and_holds_the_parameters_as_they_are(sent):
+    body = sent()
     assert json.loads(body)["parameters"] == {"ref": "0123456789", "start_doc": {"scan_id": 7, "plan_name": "count"}}
     assert json.loads(body)["idempotency_key"] == "k"
 

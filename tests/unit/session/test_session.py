@@ -12,21 +12,19 @@ import pytest
 _SCRIPT = """
 import json, sys, time
 begin = time.monotonic()
+from bluesky_prefect.core import get_settings
+from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.session import start_session
 from bluesky.plans import count
 from ophyd.sim import det
 
-outbox = None
 told = []
-
-def tell(line):
-    told.append({"line": line, "submissions": outbox and outbox.counts().waiting})
-
-session = start_session(tell=tell)
+session = start_session(tell=told.append)
 facts = {"start_s": time.monotonic() - begin, "modules": [m for m in ("prefect", "tiled") if m in sys.modules]}
 outbox = session.prefect_callback.outbox
 facts["uid"] = session.run_engine(count([det], 2))[0]
 facts["told"] = told
+facts["journals"] = [one.run_uid for one in JournalDirectory(get_settings().journals_path).waiting()]
 facts["waiting"] = [entry.run_uid for entry in outbox.entries()]
 facts["plots"] = session.best_effort._plots_enabled
 print("FACTS" + json.dumps(facts))
@@ -52,7 +50,7 @@ def facts(output: str) -> dict[str, Any]:
 
 
 def test_with_no_service_the_session_says_so_in_one_line(facts):
-    line = facts["told"][0]["line"]
+    line = facts["told"][0]
     assert line.startswith("No Tiled, no Prefect (")
     assert "\n" not in line
     assert line.endswith("Start with: bluesky-prefect up")
@@ -66,10 +64,9 @@ def test_with_no_service_scans_run_and_their_submissions_wait(facts):
     assert facts["waiting"] == [facts["uid"]]
 
 
-def test_tiled_gets_the_run_before_prefect_hears_of_it(facts):
-    _, told = facts["told"]
-    assert "is not in Tiled" in told["line"]
-    assert told["submissions"] == 0
+def test_with_no_service_and_no_courier_the_run_is_recorded_and_the_session_says_that_it_waits(facts):
+    assert facts["journals"] == [facts["uid"]]
+    assert facts["told"][1].startswith("No courier is at work, and this session starts none: runs are recorded")
 
 
 def test_a_table_is_shown_and_no_plot_without_a_window(facts, output):

@@ -65,6 +65,7 @@ def test_down_without_a_stack_says_so_and_touches_nothing(tmp_path):
 
 def test_the_worker_gets_the_settings_that_were_set_here_but_no_secret(tmp_path, monkeypatch):
     monkeypatch.setenv("BLUESKY_PREFECT_STOP_TIMEOUT_S", "7.5")
+    monkeypatch.delenv("BLUESKY_PREFECT_START_COURIER")  # which is the tests' own
     environment = settings_environment(Settings(state_directory=tmp_path, tiled_api_key="s3cret", work_pool="mine"))
     assert environment == {
         "BLUESKY_PREFECT_STATE_DIRECTORY": str(tmp_path),

@@ -8,8 +8,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.journal import Journal, JournalDirectory
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.watch import PromptMessages
+from bluesky_prefect.watch import FailureLog, PromptMessages, WorkflowStatus
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
 
@@ -112,3 +113,61 @@ def test_nobody_waits_for_a_prefect_that_never_answers(settings, outbox):
     assert thread.is_alive()
     proxy.close()
     thread.join()
+
+
+def test_a_run_that_tiled_refuses_is_told_of_once(settings):
+    directory = JournalDirectory(settings.journals_path)
+    notices = PromptMessages(settings)
+    journal = Journal(directory.path, "0123456789")
+    journal.append("start", {"uid": "0123456789"})
+    journal.close()
+    directory.refuse(journal.path, "no such format")
+    for _ in range(2):
+        notices.look_at_journals()
+    assert notices.take() == ["Run 01234567: Tiled refuses it ('journal list' says more): no such format"]
+    notices.look_at_journals()
+    assert notices.take() == []
+
+
+def test_failures_that_the_courier_has_found_are_told_without_prefect(settings, outbox):
+    outbox.put(Submission(submission_key("a", WORKFLOW), WORKFLOW, WORKFLOW, "a"))
+    status = WorkflowStatus(
+        run_uid="a",
+        workflow=WORKFLOW,
+        scan_id=7,
+        plan_name="scan",
+        state_type="FAILED",
+        state="Failed",
+        message="no such file",
+        created=0.0,
+        run_s=1.0,
+        flow_run_id="1",
+        flow_run_name="scan-7",
+        url="http://prefect/runs/1",
+    )
+    notices, log = PromptMessages(settings), FailureLog(settings)
+    assert log.read() == []
+    notices.look(None)
+    log._write([(status, time.time() + 1)])
+    for _ in range(2):
+        notices.look(None)
+    [line] = notices.take()
+    assert line.startswith("Scan 7 (scan): flow run scan-7 failed: no such file")
+    notices.look(None)
+    assert notices.take() == []
+
+
+def test_that_runs_wait_for_tiled_is_told_once_and_of_one_that_goes_on_nothing(settings):
+    goes_on = Journal(settings.journals_path, "a")
+    goes_on.append("start", {"uid": "a"})
+    notices = PromptMessages(settings, clock=later)
+    notices.look_at_journals()
+    assert notices.take() == []
+    goes_on.close()
+    for _ in range(2):
+        notices.look_at_journals()
+    [line] = notices.take()
+    assert line.startswith("1 run waits on disk for Tiled")
+    JournalDirectory(settings.journals_path).deliver(goes_on.path)
+    notices.look_at_journals()
+    assert notices.take() == []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bluesky_prefect.tiled_api import patches
+from bluesky_prefect.tiled_api._fitting import patches
 
 
 @pytest.mark.parametrize(

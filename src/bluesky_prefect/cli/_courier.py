@@ -1,0 +1,128 @@
+"""The command that is the courier, and those about what it could not deliver."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from typing import Annotated, Any
+
+import typer
+
+from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.cli._options import AsJson, StateDirectory, settings_from
+from bluesky_prefect.core import counted, get_settings
+
+app = typer.Typer(
+    help="Show and repair the journals of runs that are on their way to Tiled, or that it refuses.\n\n"
+    "Each run that is recorded has a journal on disk until Tiled has the run. What waits is delivered by itself. What "
+    "Tiled does not take as it is stays aside, until somebody has fixed the cause and retries it, or discards it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+_MOST = 50
+_NAME_HELP = "The run's uid, or the beginning of it."
+
+
+def courier(state_directory: StateDirectory = None) -> None:
+    """Take what waits on this machine to Tiled and Prefect, until it is stopped.
+
+    Runs that sessions record go from their journals to Tiled, also while they go on; then their submissions go from
+    the outbox to Prefect. The local stack and sessions start a courier by themselves. This command is for a service
+    manager. There is one for each state directory. Stopped or killed it loses nothing.
+    """
+    if state_directory is not None:
+        settings_from(state_directory=state_directory)
+        os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(state_directory.absolute())
+    from bluesky_prefect.stack import hold_ports, use_services
+
+    settings = use_services()
+    hold_ports(settings)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    for others in ("httpx", "tiled", "bluesky_tiled_plugins", "prefect"):
+        logging.getLogger(others).setLevel(logging.WARNING)
+    finish = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: finish.set())
+    # Prefect and Tiled read the environment when they are imported.
+    from bluesky_prefect.courier import run_courier
+    from bluesky_prefect.watch import FailureLog
+
+    # Sessions read there what they would else have to ask Prefect for.
+    threading.Thread(target=FailureLog(settings).keep, args=[finish], name="failure-log", daemon=True).start()
+    run_courier(settings, _raw_catalog, finish)
+
+
+def _raw_catalog() -> Any:
+    """Connect to Tiled: while the settings name none, to that of a local stack that has been started since."""
+    from bluesky_prefect.stack import use_services
+    from bluesky_prefect.tiled_api import Catalog
+
+    settings = get_settings()
+    if settings.tiled_uri is None and settings.tiled_profile is None:
+        settings = use_services()
+    return Catalog.connect(settings).raw_for_writing()
+
+
+@app.command("list")
+def list_journals(as_json: AsJson = False, state_directory: StateDirectory = None) -> None:
+    """List the runs that are on their way to Tiled, and those that it refuses, newest first."""
+    from bluesky_prefect.courier import running_courier
+    from bluesky_prefect.journal import JournalDirectory
+
+    settings = settings_from(state_directory=state_directory)
+    directory = JournalDirectory(settings.journals_path)
+    waiting, refused = directory.waiting(), directory.refused()
+    at_work = running_courier(settings)
+    if as_json:
+        terminal.dump(
+            {
+                "courier": at_work and at_work.process,
+                "waiting": [{"run": one.run_uid, "path": str(one.path)} for one in waiting],
+                "refused": [{"run": one.run_uid, "path": str(one.path), "reason": one.reason} for one in refused],
+            }
+        )
+        return
+    out = terminal.out()
+    who = f"The courier ({at_work.process}) delivers them." if at_work else "No courier is at work."
+    terminal.show(out, f"On their way to Tiled: {counted(len(waiting), 'run')}. {who}")
+    for one in waiting[:_MOST]:
+        terminal.show(out, f"  {one.run_uid}  last written to {time.time() - one.written:.0f} s ago")
+    if len(waiting) > _MOST:
+        terminal.show(out, f"  and {len(waiting) - _MOST} more")
+    if refused:
+        terminal.show(out, f"\nRefused by Tiled: {counted(len(refused), 'run')}")
+    for one in refused:
+        terminal.show(out, f"  {one.run_uid}  {one.path}\n      {one.reason}")
+
+
+@app.command()
+def retry(
+    name: Annotated[str | None, typer.Argument(help=f"{_NAME_HELP} Default: all of them.", show_default=False)] = None,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Have the courier try again what Tiled has refused."""
+    retried = _directory(state_directory).retry(name)
+    terminal.note(f"{counted(len(retried), 'run')} to be tried again.")
+
+
+@app.command()
+def discard(
+    name: Annotated[str, typer.Argument(help=_NAME_HELP)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    state_directory: StateDirectory = None,
+) -> None:
+    """Delete the journal of a run that Tiled has refused: its documents are lost then.
+
+    Workflows of the run that wait in the outbox are started then, and find no run: discard them first, with
+    'bluesky-prefect outbox discard'.
+    """
+    if not yes:
+        typer.confirm(f"Delete the documents of run {name}?", abort=True, err=True)
+    terminal.note(f"The journal of run {_directory(state_directory).discard(name)} is deleted.")
+
+
+def _directory(state_directory: Any) -> Any:
+    from bluesky_prefect.journal import JournalDirectory
+
+    return JournalDirectory(settings_from(state_directory=state_directory).journals_path)

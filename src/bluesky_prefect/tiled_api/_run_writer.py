@@ -1,0 +1,267 @@
+"""Documents written to Tiled as a run: piece by piece while it goes on, or as a whole."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.core import REFUSED_STATUSES, BlueskyPrefectError
+from bluesky_prefect.tiled_api._fitting import patches
+
+if TYPE_CHECKING:
+    from bluesky_tiled_plugins import CatalogOfBlueskyRuns, TiledWriter
+
+Document = tuple[str, dict[str, Any]]
+
+# What TiledWriter itself gathers before it writes.
+_WHOLE = 10_000
+# TiledWriter says so in the run's metadata where it has repeated a request that may have been carried out.
+_MAYBE_DOUBLED = "may be duplicated"
+# Tiled's client puts a uid into URLs as it is. Of these, some other entry would be written to, or deleted: that of
+# another run, or all of the catalog.
+_OTHERS_PATH = re.compile(r"\.{0,2}|.*[/?#%\\\x00-\x20\x7f].*", re.DOTALL)
+
+
+class UidIsNoKey(BlueskyPrefectError):
+    """A run's uid is not the name of one entry in Tiled's catalog, and nothing may be asked of Tiled by it."""
+
+
+class CannotFollow(BlueskyPrefectError):
+    """A run cannot be written to Tiled piece by piece; as a whole, once it is over, it may."""
+
+
+class RowsMayBeDoubled(BlueskyPrefectError):
+    """A run in Tiled may hold rows twice, and has to be written anew."""
+
+
+class AlreadyInTiled(BlueskyPrefectError):
+    """Tiled has a run as a whole; it is not written again."""
+
+
+class RunWriter:
+    """Writes the documents of one run with ``TiledWriter``, which needs them all, in their order.
+
+    What Tiled holds of the run in part is replaced when the start document comes. After an error of any kind the run
+    has to be written anew, by another writer.
+
+    Each method raises what ``TiledWriter`` raises, and `AlreadyInTiled`. `is_outage` tells what concerns the server
+    and not the run.
+
+    Parameters
+    ----------
+    raw : CatalogOfBlueskyRuns
+        The catalog of runs; one that was told ``include_data_sources()`` spares each run a request.
+    """
+
+    def __init__(self, raw: "CatalogOfBlueskyRuns") -> None:
+        self._raw = raw
+        self._batch_size = _BatchSize()
+        # What notes down that TiledWriter has repeated a request; Tiled gets the notes with the stop document.
+        self._noting: list[Any] = []
+        self._writer = self._new_writer()
+        self._uid = ""
+        self._has_resources = False
+        self._kinds: dict[tuple[str, str], Any] = {}
+
+    def follow(self, documents: Sequence[Document]) -> None:
+        """Write what has come of a run that goes on, so that all of it can be read then.
+
+        Raises
+        ------
+        CannotFollow
+            If another value than before has another type: Tiled's tables, and arrays, take the type of the first. Or
+            if Tiled refuses a piece, which it may take as a part of the whole.
+        """
+        unpacked = _merged(_unpacked(documents))
+        self._check_kinds(unpacked)
+        last = {doc["descriptor"]: index for index, (name, doc) in enumerate(unpacked) if name == "event"}
+        due = set(last.values())
+        try:
+            for index, (name, doc) in enumerate(unpacked):
+                self._has_resources |= name == "resource"
+                # Of files, TiledWriter adds to what it has gathered before, so that they must not wait at all.
+                at_once = index in due or name == "stream_datum" or self._has_resources
+                self._put(name, doc, 1 if at_once else _WHOLE)
+        except AlreadyInTiled as error:
+            raise CannotFollow("Tiled has it already") from error
+        except Exception as error:
+            if is_outage(error):
+                raise
+            raise CannotFollow(f"{type(error).__name__}: {error}") from error
+
+    def write(self, documents: Iterable[Document]) -> None:
+        """Write a whole run, the stop document included."""
+        for name, doc in documents:
+            self._put(name, doc, _WHOLE)
+
+    def write_unfinished(self, documents: Sequence[Document]) -> None:
+        """Write all there is of a run that has no stop document."""
+        unpacked = _merged(_unpacked(documents))
+        due = {doc["descriptor"]: index for index, (name, doc) in enumerate(unpacked) if name == "event"}.values()
+        has_resources = any(name == "resource" for name, _ in unpacked)
+        for index, (name, doc) in enumerate(unpacked):
+            self._put(name, doc, 1 if has_resources or name == "stream_datum" or index in due else _WHOLE)
+        self.check_rows()
+
+    def check_rows(self) -> None:
+        """Raise `RowsMayBeDoubled` if something of what was written may be in Tiled twice."""
+        if any(_MAYBE_DOUBLED in str(note) for one in self._noting for note in one.notes):
+            raise RowsMayBeDoubled(f"Tiled did not say whether it had taken rows of run {self._uid}.")
+
+    def _put(self, name: str, doc: dict[str, Any], batch_size: int) -> None:
+        self._batch_size.now = batch_size
+        if name == "start":
+            self._start(doc)
+        else:
+            self._writer(name, doc)
+        if name == "stop":
+            self.check_rows()
+
+    def _start(self, doc: dict[str, Any]) -> None:
+        uid = doc["uid"]
+        if not isinstance(uid, str) or _OTHERS_PATH.fullmatch(uid):
+            raise UidIsNoKey(f"Its uid cannot be a key in Tiled: {uid!r}.")
+        self._uid = uid
+        found = _find(self._raw, self._uid)
+        if found is not None:
+            if _is_whole(found):
+                raise AlreadyInTiled(f"Tiled has run {self._uid} as a whole.")
+            self._raw.delete_contents(self._uid, recursive=True, external_only=False)
+        self._writer("start", doc)
+
+    def _new_writer(self) -> "TiledWriter":
+        from bluesky_tiled_plugins import TiledWriter
+        from bluesky_tiled_plugins.writing.tiled_writer import RunNormalizer
+
+        noting = self._noting
+
+        class Normalizer(RunNormalizer):
+            def subscribe(self, func: Any, name: str = "all") -> Any:
+                noting.append(func)
+                return super().subscribe(func, name)
+
+        return TiledWriter(self._raw, patches=patches(), batch_size=self._batch_size, normalizer=Normalizer)
+
+    def _check_kinds(self, documents: Sequence[Document]) -> None:
+        for name, doc in documents:
+            if name != "event":
+                continue
+            for key, value in doc["data"].items():
+                kind = _kind(value)
+                if self._kinds.setdefault((doc["descriptor"], key), kind) != kind:
+                    raise CannotFollow(f"the values of {key!r} change their type")
+
+
+def _is_whole(run: Any) -> bool:
+    """Tell whether a run in Tiled has its stop document, which is written last, and no row twice."""
+    notes = () if run is None else run.metadata.get("notes") or ()
+    return run is not None and bool(run.metadata.get("stop")) and not any(_MAYBE_DOUBLED in str(one) for one in notes)
+
+
+def _find(raw: "CatalogOfBlueskyRuns", run_uid: str) -> Any:
+    from tiled.client.container import Container
+
+    try:
+        # By its key and nothing else: the catalog itself takes the beginning of a uid too, and searches for it.
+        return Container.__getitem__(raw, run_uid)
+    except KeyError:
+        return None
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether an error tells of the server, or of who asks, and not of what was to be written."""
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        status = error.response.status_code
+        return status in REFUSED_STATUSES or status == 429 or status >= 500
+    return isinstance(error, httpx.TransportError | RowsMayBeDoubled)
+
+
+def answers(raw: "CatalogOfBlueskyRuns") -> bool:
+    """Tell whether the server answers a small question about the catalog now.
+
+    Where there is no catalog, there may be no Tiled either: some proxies answer 404 to everything then.
+    """
+    from tiled.client.utils import handle_error
+
+    try:
+        handle_error(raw.context.http_client.get(raw.uri))
+    except Exception:  # noqa: BLE001 - whatever it is, no run is to blame
+        return False
+    return True
+
+
+class _BatchSize(int):
+    """A batch size that changes: ``TiledWriter`` compares it, at each document, with what it has gathered."""
+
+    now = _WHOLE
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self.now == other
+
+    def __lt__(self, other: int) -> bool:
+        return self.now < other
+
+    def __le__(self, other: int) -> bool:
+        return self.now <= other
+
+    def __gt__(self, other: int) -> bool:
+        return self.now > other
+
+    def __ge__(self, other: int) -> bool:
+        return self.now >= other
+
+
+def _unpacked(documents: Iterable[Document]) -> Iterator[Document]:
+    """Yield the documents with the events of pages one by one, as TiledWriter reads them."""
+    from event_model import unpack_event_page
+
+    for name, doc in documents:
+        if name == "event_page":
+            yield from (("event", event) for event in unpack_event_page(doc))  # type: ignore[misc]  # typed dictionaries
+        else:
+            yield name, doc
+
+
+def _merged(documents: Iterable[Document]) -> list[Document]:
+    """Return documents with references to files that follow one another in one, as TiledWriter itself gathers them."""
+    from bluesky_tiled_plugins.writing.tiled_writer import concatenate_stream_datums
+
+    merged: list[Document] = []
+    place: dict[str, int] = {}
+    for name, doc in documents:
+        resource = doc["stream_resource"] if name == "stream_datum" else None
+        if resource in place:
+            index = place[resource]
+            try:
+                merged[index] = name, concatenate_stream_datums(merged[index][1], doc)  # type: ignore[arg-type]
+            except ValueError:  # they do not
+                place.pop(resource)
+            else:
+                continue
+        if resource is not None:
+            place[resource] = len(merged)
+        merged.append((name, doc))
+    return merged
+
+
+_SCALARS: dict[type, str] = {bool: "bool", int: "int64", float: "float64", str: "text"}
+
+
+def _kind(value: Any) -> Any:
+    """Return what must be the same of all values of a data key."""
+    import numpy as np
+
+    if (scalar := _SCALARS.get(type(value))) is not None:
+        return scalar
+    if isinstance(value, np.generic):
+        return "text" if value.dtype.kind == "U" else value.dtype.name
+    if isinstance(value, list | tuple | np.ndarray):
+        try:
+            array = np.asarray(value)
+        except ValueError:  # of no one shape
+            return object()
+        return array.dtype.str, array.shape
+    return type(value)

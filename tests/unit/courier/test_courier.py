@@ -1,0 +1,132 @@
+"""What the courier makes of failures: they are the server's, or those of one run."""
+
+import errno
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from bluesky_prefect.core import Settings
+from bluesky_prefect.courier import JournalCourier
+from bluesky_prefect.courier._journal_sender import JournalSender
+from bluesky_prefect.journal import Journal, JournalDirectory
+from tests.services.prefect_process import wait_until
+
+
+def _answer(status: int) -> httpx.HTTPStatusError:
+    request = httpx.Request("POST", "http://tiled/api/v1/metadata/raw")
+    return httpx.HTTPStatusError(str(status), request=request, response=httpx.Response(status, request=request))
+
+
+class _Tiled:
+    """The catalog of a server that answers each question about itself with a status."""
+
+    def __init__(self, status: int = 200) -> None:
+        self.status = status
+        self.uri = "http://tiled/api/v1/metadata/raw"
+        self.context = self
+        self.http_client = httpx.Client(transport=httpx.MockTransport(self._respond))
+
+    def _respond(self, request: httpx.Request) -> httpx.Response:
+        # As Tiled does for an entry that is not there, in any mode.
+        return httpx.Response(404 if request.url.path.endswith("-") else self.status, json={"detail": "no"})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_directory=tmp_path / "state", retry_initial_s=0.01)
+
+
+@pytest.fixture
+def fails(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception]:
+    """What writing the run of a uid raises."""
+    errors: dict[str, Exception] = {}
+
+    def write(sender: JournalSender, _raw: Any, _reader: Any) -> None:
+        if error := errors.get(sender.path.name.removesuffix(".journal")):
+            raise error
+
+    monkeypatch.setattr(JournalSender, "_write_whole", write)
+    # In place of the twelve waits, which grow.
+    monkeypatch.setattr("bluesky_prefect.courier._courier._MAX_WAIT_S", 0.05)
+    return errors
+
+
+def _recorded(settings: Settings, uid: str) -> Journal:
+    journal = Journal(settings.journals_path, uid)
+    journal.append("start", {"uid": uid, "time": 0.0})
+    return journal
+
+
+@pytest.fixture
+def courier(settings: Settings, request: pytest.FixtureRequest) -> Any:
+    raw = _Tiled()
+    courier = JournalCourier(settings, lambda: raw)
+    courier.tiled = raw  # type: ignore[attr-defined]
+    yield courier
+    courier.close(10)
+    raw.http_client.close()
+
+
+def test_an_ingress_that_answers_404_to_everything_is_an_outage(settings, fails, courier):
+    # No run is to blame: some proxies say so where there is no server behind them.
+    courier.tiled.status = 404
+    for uid in ("one", "two"):
+        fails[uid] = _answer(404)
+        _recorded(settings, uid).close()
+    courier.start()
+    time.sleep(1.0)
+    directory = JournalDirectory(settings.journals_path)
+    assert not directory.refused()
+
+    fails.clear()
+    courier.tiled.status = 200
+    wait_until(lambda: not directory.waiting(), 10)
+    assert not directory.refused()
+
+
+def test_a_run_that_tiled_fails_on_is_set_aside_only_where_it_takes_others(settings, fails, courier):
+    # A Tiled whose disk is full, or a key that may read only: all runs fail, and Tiled answers questions.
+    for uid in ("one", "two"):
+        fails[uid] = _answer(500)
+        _recorded(settings, uid).close()
+    courier.start()
+    time.sleep(2.0)
+    directory = JournalDirectory(settings.journals_path)
+    assert not directory.refused()
+
+    _recorded(settings, "good").close()
+    del fails["two"]
+    wait_until(lambda: [one.run_uid for one in directory.refused()] == ["one"] and not directory.waiting(), 10)
+
+
+def test_a_run_that_goes_on_in_silence_does_not_end_an_outage(settings, fails, courier, monkeypatch, caplog):
+    monkeypatch.setattr(JournalSender, "_follow", lambda *_: False)  # as of one that cannot be followed
+    silent = _recorded(settings, "silent")
+    fails["waits"] = httpx.ConnectError("refused")
+    courier.tiled.status = 503
+    _recorded(settings, "waits").close()
+    caplog.set_level("WARNING")
+    courier.start()
+    time.sleep(1.0)
+    told = [record.message for record in caplog.records if "Tiled" in record.message]
+    assert len(told) == 1
+
+    silent.close()
+    fails.clear()
+    courier.tiled.status = 200
+    wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
+
+
+def test_a_machine_without_free_file_handles_sets_no_run_aside(settings, fails, courier):
+    fails["one"] = OSError(errno.EMFILE, "Too many open files")
+    _recorded(settings, "one").close()
+    courier.start()
+    time.sleep(1.0)
+    directory = JournalDirectory(settings.journals_path)
+    assert not directory.refused()
+
+    fails.clear()
+    wait_until(lambda: not directory.waiting(), 10)
