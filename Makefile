@@ -21,14 +21,13 @@ INTERPRETER_TESTS := $(addprefix $(UNIT)/,callback courier reconciliation tiled_
   core/test_documents.py core/test_workflow.py core/test_settings.py outbox/test_outbox.py outbox/test_database_files.py) \
   --ignore $(UNIT)/courier/test_submission_trouble.py
 CLIENT_TESTS := $(addprefix $(UNIT)/,callback courier/test_forwarder.py reconciliation watch \
-  prefect_api/test_client.py prefect_api/test_flow_runs.py prefect_api/test_parameters.py) \
-  --ignore $(UNIT)/reconciliation/test_unsaved.py
+  prefect_api/test_client.py prefect_api/test_flow_runs.py prefect_api/test_parameters.py)
 # What of the worker meets Prefect; its fork server is the same with any.
 WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py test_job_variables.py \
   test_prefect_internals.py) $(addprefix tests/system/worker/,test_worker.py test_wake.py)
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
-.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-worker chaos ipython constraints clean
+.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-recording bench-worker chaos ipython constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -123,6 +122,9 @@ bench-worker: $(STAMP)  ## From creation to Completed: stock and warm worker, SQ
 
 bench-reconcile: $(STAMP)  ## What reconciliation costs as the catalog grows to 100,000 runs
 	$(BIN)/python -m benchmarks.reconcile
+
+bench-recording: $(STAMP)  ## What recording costs a scan, and how soon Tiled and Prefect have its run (half an hour)
+	$(BIN)/python -m benchmarks.recording
 
 ipython: $(STAMP)  ## IPython with the beamline profile on the local stack (started if need be)
 	$(BIN)/bluesky-prefect ipython
