@@ -15,6 +15,7 @@ def my_workflow(ref: int | str) -> Any:
     """
     from bluesky_prefect.flows import my_workflow as flow
 
+    _wait()
     return _call(flow, ref)
 
 
@@ -31,6 +32,7 @@ def export(ref: int | str, **options: Any) -> Any:
     """
     from bluesky_prefect.flows import export as flow
 
+    _wait()
     return _call(flow, ref, **options)
 
 
@@ -41,13 +43,17 @@ def fun_fact() -> Any:
     return _call(flow)
 
 
+def _wait() -> None:
+    """Wait until Tiled has the run just taken."""
+    from bluesky_prefect.session._courier import wait_until_delivered
+
+    wait_until_delivered()
+
+
 def _call(flow: Any, *arguments: Any, **options: Any) -> Any:
     """Call a flow; its failures come without the hundred lines of Prefect's own traceback."""
     from prefect.exceptions import FailedRun
 
-    from bluesky_prefect.session._courier import wait_until_delivered
-
-    wait_until_delivered()
     try:
         return flow(*arguments, **options)
     except BlueskyPrefectError as error:

@@ -184,8 +184,9 @@ class LocalStack:
         if "courier" in running and (why := courier_outdated(running["courier"], keys, moved=moved)):
             drop("courier", why)
         services: list[Service] = [*self._servers(ports, keys, database), Worker(self._paths, info, self._settings)]
-        is_ours = "courier" in known and known["courier"].is_alive()
-        if is_ours or running_courier(self._settings) is None:  # else it is a service manager's
+        at_work = running_courier(self._settings)
+        is_known = at_work and "courier" in known and at_work.process.endswith(f":{known['courier'].pid}")
+        if at_work is None or is_known:  # else it is a service manager's
             services.append(Courier(self._settings, info.environment()))
         missing = [service for service in services if service.name not in running]
         if not missing:
