@@ -81,7 +81,7 @@ class JournalDirectory:
         return {run_uid_of(Path(name)) for folder in folders for name in _names(folder) if name.endswith(SUFFIX)}
 
     def is_undelivered(self, run_uid: str) -> bool:
-        """Tell whether Tiled does not have a run yet, be it that it goes on."""
+        """Tell whether a run is on its way to Tiled, goes on, or is refused."""
         name = journal_name(run_uid)
         return any((folder / name).exists() for folder in (self.path, self._refused, self.path))
 
