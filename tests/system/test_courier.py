@@ -5,7 +5,8 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -473,6 +474,70 @@ def test_several_runs_at_once_are_followed_and_told_apart(settings, raw, recorde
     wait_until(lambda: _arrived(settings), 60)
     for number, documents in enumerate(runs):
         assert raw[documents[0][1]["uid"]]["primary"]["x"].read().tolist() == [float(number)] * 3
+
+
+@contextmanager
+def _requests(raw: Any) -> Iterator[list[str]]:
+    """Yield the method and path of each request about this catalog, as they come."""
+    seen: list[str] = []
+
+    def note(request: httpx.Request) -> None:
+        seen.append(f"{request.method} {request.url.path}")
+
+    hooks = raw.context.http_client.event_hooks["request"]
+    hooks.append(note)
+    yield seen
+    hooks.remove(note)
+
+
+def test_a_short_scan_costs_tiled_as_many_requests_as_tiledwriter_does(recorded, new_catalog, tmp_path):
+    documents, raw, inline = recorded["scan"], new_catalog(), TiledWriter(new_catalog())
+    with _requests(raw) as expected:
+        for name, doc in documents:
+            inline(name, dict(doc))
+    journal = Journal(tmp_path, documents[0][1]["uid"])
+    come = iter(documents)
+    name, doc = next(come)
+    journal.append(name, dict(doc))
+
+    def go_on(_: httpx.Request) -> None:
+        for name, doc in islice(come, 100):
+            journal.append(name, dict(doc))
+
+    hooks = raw.context.http_client.event_hooks["request"]
+    hooks.append(go_on)  # the scan goes on while Tiled is asked
+    with _requests(raw) as seen:
+        assert JournalSender(journal.path).step(raw)
+    hooks.remove(go_on)
+    journal.close()
+    assert len(seen) == len(expected), (seen, expected)
+
+
+def test_a_run_is_delivered_before_the_streams_of_it_are_closed(recorded, new_catalog, tmp_path):
+    documents, raw = recorded["scan"], new_catalog()
+    journal = _journal(tmp_path, documents)
+    journal.close()
+    with _requests(raw) as seen:
+        sender = JournalSender(journal.path, lambda _: seen.append("delivered"))
+        assert sender.step(raw)
+    at = seen.index("delivered")
+    assert seen[at - 1].startswith("PATCH /api/v1/metadata/")
+    assert all("/stream/close/" in one for one in seen[at + 1 :])
+    assert raw[documents[0][1]["uid"]].metadata["stop"]
+
+
+@pytest.mark.usefixtures("courier")
+def test_a_run_whose_streams_cannot_be_closed_is_delivered_once(settings, proxy, raw, recorded, caplog):
+    uid = recorded["count"][0][1]["uid"]
+    proxy.hidden = f"/stream/close/{settings.raw_container}/{uid}"
+    with caplog.at_level("INFO"):
+        _journal(settings, recorded["count"]).close()
+        wait_until(lambda: "not told that it is over" in caplog.text, 30)
+    assert caplog.text.count("is in Tiled, ") == 1
+    assert not [one.message for one in caplog.records if one.levelname == "ERROR" and one.name.startswith("bluesky_p")]
+    assert raw[uid].metadata["stop"]
+    assert _arrived(settings)
+    assert not JournalDirectory(settings.journals_path).refused()
 
 
 @pytest.mark.usefixtures("courier")

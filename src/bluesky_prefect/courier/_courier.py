@@ -18,10 +18,12 @@ from bluesky_prefect.tiled_api import answers, is_outage
 
 logger = logging.getLogger(__name__)
 
-# How often it is looked for documents, of which 95 % are to be in Tiled within a second.
-_POLL_S = 0.05
-# Of a run that gives nothing to write, as long ones do most of the time; there may be hundreds.
-_MAX_POLL_S = 0.2
+# How often it is looked for what was written to journals: a stop is not to wait for long, and a look costs 0.1 ms.
+_LOOK_EVERY_S = 0.02
+# Pieces of a run that goes on follow one another so fast; 95 % of the documents are to be in Tiled within a second.
+_PIECES_EVERY_S = 0.05
+# That a session is gone is seen by its lock alone.
+_SILENT_S = 0.2
 # Tiled answers a few requests at a time; more would only wait there.
 _THREADS = 4
 # A run that fails by itself is tried so often before it is set aside; one that the server alone fails on, more often.
@@ -88,7 +90,7 @@ class JournalCourier:
     def _watch(self) -> None:
         warm_up_at, upkeep_at, took_s = time.monotonic() + _WARM_UP_S, 0.0, 0.0
         # With thousands of them, looking must not be all that it does.
-        while not self._finish.wait(max(_POLL_S, 10 * took_s)):
+        while not self._finish.wait(max(_LOOK_EVERY_S, 10 * took_s)):
             began = time.monotonic()
             try:
                 self._look()
@@ -104,15 +106,16 @@ class JournalCourier:
                 self._reminders.tell("watch", logging.ERROR, "Journals cannot be looked at: %s", error_line(error))
 
     def _look(self) -> None:
-        present = self._directory.waiting()
+        news, present = False, self._directory.waiting()
         with self._lock:
             for one in reversed(present):  # so that the newest is the last
-                self._senders.setdefault(one.path, _Task(JournalSender(one.path)))
+                if one.path not in self._senders:
+                    self._senders[one.path] = _Task(JournalSender(one.path, self._deliver))
+                news |= self._senders[one.path].grown(one.size)
             for path in set(self._senders) - {one.path for one in present}:
                 if not self._senders[path].busy:
                     del self._senders[path]
-            some_wait = any(not task.begun for task in self._senders.values())
-        if some_wait:
+        if news:
             with self._came:
                 self._came.notify_all()
 
@@ -134,7 +137,7 @@ class JournalCourier:
             task = self._next()
             if task is None:
                 with self._came:
-                    self._came.wait(_POLL_S)
+                    self._came.wait(_PIECES_EVERY_S)
                 continue
             try:
                 self._step(task)
@@ -161,7 +164,7 @@ class JournalCourier:
                 task = min(going_on, key=lambda one: one.due)
             else:
                 task = waiting[-1 if self._turn % 4 else 0]
-            task.busy = True
+            task.busy, task.news = True, False
             return task
 
     def _step(self, task: "_Task") -> None:
@@ -194,9 +197,9 @@ class JournalCourier:
             if task.sender.asked:  # of a run without news Tiled is not asked
                 task.failures = 0
                 self._back()
-            task.wait_s = _POLL_S if task.sender.asked else min(2 * task.wait_s, _MAX_POLL_S)
-            task.due = time.monotonic() + task.wait_s
-            if done:
+            task.stepped = time.monotonic()
+            task.due = task.stepped + (_PIECES_EVERY_S if task.sender.asked or task.news else _SILENT_S)
+            if done and not task.sender.is_delivered:
                 self._deliver(task.sender)
 
     def _catalog(self) -> Any:
@@ -265,12 +268,24 @@ class _Task:
     def __init__(self, sender: JournalSender) -> None:
         self.sender = sender
         self.due = 0.0
-        self.wait_s = _POLL_S
+        self.stepped = 0.0
+        self.size = 0
+        # Whether it has grown since somebody began to look at it.
+        self.news = False
         self.busy = False
         self.begun = False
         self.failures = 0
         # How many runs had arrived when it failed first.
         self.arrived_before = 0
+
+    def grown(self, size: int) -> bool:
+        """Take note of the size of the journal; return whether it has grown, and is looked at soon therefore."""
+        if size == self.size:
+            return False
+        self.size, self.news = size, True
+        if not self.failures:
+            self.due = min(self.due, self.stepped + _PIECES_EVERY_S)
+        return True
 
 
 class _Outage:

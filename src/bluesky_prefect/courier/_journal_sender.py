@@ -2,7 +2,7 @@
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 # Documents of a run that goes on, written at once: what TiledWriter itself gathers.
 _MAX_DOCUMENTS = 10_000
+# What goes into entries that others have made.
+_DATA = ("event", "stream_datum")
 
 
 class RunRefused(BlueskyPrefectError):
@@ -28,6 +30,13 @@ class RunRefused(BlueskyPrefectError):
 class JournalSender:
     """Takes the documents of one journal to Tiled, step by step; one thread at a time may work on it.
 
+    Parameters
+    ----------
+    path : Path
+        The journal.
+    delivered : callable, optional
+        Is called with this once Tiled has the run as a whole, before the step that has seen to it ends.
+
     Attributes
     ----------
     path : Path
@@ -36,12 +45,16 @@ class JournalSender:
         Whether the run goes on and is written to Tiled meanwhile.
     asked : bool
         Whether the last step had anything to ask of Tiled.
+    is_delivered : bool
+        Whether `delivered` was called.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, delivered: "Callable[[JournalSender], None]" = lambda _: None) -> None:
         self.path = path
         self.follows = False
         self.asked = False
+        self.is_delivered = False
+        self._delivered = delivered
         self._can_follow = True
         self._reader: JournalReader | None = None
         self._writer: RunWriter | None = None
@@ -73,8 +86,11 @@ class JournalSender:
         self.asked = False
         try:
             return self._step(raw)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if self.is_delivered and isinstance(error, Exception):
+                logger.info("%s: who listens to it in Tiled was not told that it is over: %s", self.label, error)
+                return True
             raise
 
     def close(self) -> None:
@@ -89,13 +105,14 @@ class JournalSender:
         if self._reader is None:
             self._reader = JournalReader(self.path)
         # In this order: what was written until it was let go of is there to be read.
-        goes_on = self._reader.is_written()
+        done, goes_on = False, self._reader.is_written()
         if goes_on:
-            if self._can_follow:
-                self._follow(raw, self._reader)
+            has_followed = self._can_follow and self._follow(raw, self._reader)
             # With its stop document a run is over, though its session may still hold the file.
             done = self.follows and self._stop is not None
-        else:
+            # A short scan is over by now.
+            goes_on = not has_followed or done or self._reader.is_written()
+        if not goes_on and not done:
             while self.follows and self._follow(raw, self._reader):
                 pass
             if self.follows and self._stop is None and self._writer is not None:
@@ -110,17 +127,20 @@ class JournalSender:
 
     def _follow(self, raw: "CatalogOfBlueskyRuns", reader: JournalReader) -> bool:
         """Write what has come; return False if there is nothing, or the run cannot be followed."""
-        documents: list[tuple[str, dict[str, Any]]] = []
         try:
-            documents.extend(self._noted(islice(reader.documents(), _MAX_DOCUMENTS)))
+            documents = self._read(reader)
             if not documents:
                 return False
             if self._writer is None:
                 if documents[0][0] != "start":
                     raise CannotFollow("it does not begin with a start document")
-                self._writer = RunWriter(raw)
+                self._writer = RunWriter(raw, self._is_whole)
                 self.follows = True
-            self._writer.follow(documents)
+            while documents:
+                data = next((at for at, (name, _) in enumerate(documents) if name.startswith(_DATA)), len(documents))
+                self._writer.follow(documents[: data or None])
+                # More has come while entries were made, all of a short scan: it is written at once with these.
+                documents = documents[data:] + self._read(reader) if data else []
             self.asked = True
         except (CannotFollow, JournalDamaged) as error:
             logger.info("%s is looked at when it is over: %s", self.label, error)
@@ -128,6 +148,9 @@ class JournalSender:
             self._writer = self._stop = None
             return False
         return True
+
+    def _read(self, reader: JournalReader) -> list[tuple[str, dict[str, Any]]]:
+        return list(self._noted(islice(reader.documents(), _MAX_DOCUMENTS)))
 
     def _write_whole(self, raw: "CatalogOfBlueskyRuns", reader: JournalReader) -> None:
         reader.rewind()
@@ -137,7 +160,7 @@ class JournalSender:
             raise RunRefused("its journal does not begin with a start document")
         reader.rewind()
         try:
-            RunWriter(raw).write(self._noted(reader.documents()))
+            RunWriter(raw, self._is_whole).write(self._noted(reader.documents()))
             if self._stop is None:
                 # What has been gathered last is written at the stop only: write it all anew.
                 reader.rewind()
@@ -159,6 +182,11 @@ class JournalSender:
             documents.extend(reader.documents())
         if documents:
             RunWriter(raw).write_unfinished(documents)
+
+    def _is_whole(self) -> None:
+        with suppress(OSError):  # met again when the step is over
+            self._delivered(self)
+            self.is_delivered = True
 
     def _noted(self, documents: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, doc in documents:

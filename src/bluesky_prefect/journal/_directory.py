@@ -19,10 +19,21 @@ _MAX_COPIES = 100_000
 
 @dataclass(frozen=True)
 class WaitingJournal:
-    """A run on its way to Tiled, and when its journal was last written to, in seconds since the epoch."""
+    """A run on its way to Tiled.
+
+    Attributes
+    ----------
+    path : Path
+        Its journal.
+    written : float
+        When that was last written to, in seconds since the epoch.
+    size : int
+        Its length in bytes.
+    """
 
     path: Path
     written: float
+    size: int
 
     @property
     def run_uid(self) -> str:
@@ -67,11 +78,13 @@ class JournalDirectory:
 
     def waiting(self) -> list[WaitingJournal]:
         """Return the journals on their way, the one last written to first."""
-        return [WaitingJournal(path, written) for written, path in sorted(_by_time(self.path), reverse=True)]
+        found = [WaitingJournal(path, status.st_mtime, status.st_size) for path, status in _journals(self.path)]
+        return sorted(found, key=lambda one: (one.written, one.path), reverse=True)
 
     def refused(self) -> list[RefusedJournal]:
         """Return what is set aside, the newest first."""
-        return [_refused(path) for _, path in sorted(_by_time(self._refused), reverse=True)]
+        found = sorted(((status.st_mtime, path) for path, status in _journals(self._refused)), reverse=True)
+        return [_refused(path) for _, path in found]
 
     def undelivered_runs(self) -> set[str]:
         """Return the uids of the runs that Tiled does not have yet."""
@@ -147,14 +160,14 @@ class JournalDirectory:
         While less than the part `min_free` of the disk is free, also what was delivered since, the oldest first.
         """
         deleted = 0
-        for delivered_at, path in sorted(_by_time(self._delivered, changed=True)):
+        for delivered_at, path in sorted((status.st_ctime, path) for path, status in _journals(self._delivered)):
             if time.time() - delivered_at < keep_s and self.free() >= min_free:
                 break
             path.unlink(missing_ok=True)
             deleted += 1
-        for written, path in _by_time(self.path, empty=True):
+        for path, status in _journals(self.path, empty=True):
             # A full disk may have refused its session's documents all this time.
-            if time.time() - written > _OPENING_S and not self.is_written(path):
+            if time.time() - status.st_mtime > _OPENING_S and not self.is_written(path):
                 path.unlink(missing_ok=True)
         return deleted
 
@@ -176,8 +189,8 @@ class JournalDirectory:
         return found
 
 
-def _by_time(folder: Path, *, changed: bool = False, empty: bool = False) -> list[tuple[float, Path]]:
-    """Return the journals of a folder with when they were last written to, or moved there.
+def _journals(folder: Path, *, empty: bool = False) -> list[tuple[Path, os.stat_result]]:
+    """Return the journals of a folder.
 
     One that is empty is being opened at this moment: to look at its lock would keep its session from it.
     """
@@ -189,7 +202,7 @@ def _by_time(folder: Path, *, changed: bool = False, empty: bool = False) -> lis
             with suppress(FileNotFoundError):  # moved meanwhile
                 status = entry.stat()
                 if (status.st_size == 0) is empty:
-                    found.append((status.st_ctime if changed else status.st_mtime, Path(entry.path)))
+                    found.append((Path(entry.path), status))
     return found
 
 

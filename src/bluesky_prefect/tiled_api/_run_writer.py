@@ -1,7 +1,8 @@
 """Documents written to Tiled as a run: piece by piece while it goes on, or as a whole."""
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import REFUSED_STATUSES, BlueskyPrefectError
@@ -50,10 +51,14 @@ class RunWriter:
     ----------
     raw : CatalogOfBlueskyRuns
         The catalog of runs; one that was told ``include_data_sources()`` spares each run a request.
+    whole : callable, optional
+        Is called when Tiled has the run as a whole. ``TiledWriter`` then closes each stream for those that listen to
+        it, which takes as long again as the stop document.
     """
 
-    def __init__(self, raw: "CatalogOfBlueskyRuns") -> None:
-        self._raw = raw
+    def __init__(self, raw: "CatalogOfBlueskyRuns", whole: Callable[[], None] = lambda: None) -> None:
+        self._raw = _CatalogForOneRun(raw, self._stop_written)
+        self._whole = whole
         self._batch_size = _BatchSize()
         # What notes down that TiledWriter has repeated a request; Tiled gets the notes with the stop document.
         self._noting: list[Any] = []
@@ -121,12 +126,13 @@ class RunWriter:
         if not isinstance(uid, str) or _OTHERS_PATH.fullmatch(uid):
             raise UidIsNoKey(f"Its uid cannot be a key in Tiled: {uid!r}.")
         self._uid = uid
-        found = _find(self._raw, self._uid)
-        if found is not None:
-            if _is_whole(found):
-                raise AlreadyInTiled(f"Tiled has run {self._uid} as a whole.")
-            self._raw.delete_contents(self._uid, recursive=True, external_only=False)
         self._writer("start", doc)
+        if self._raw.has_run:
+            raise AlreadyInTiled(f"Tiled has run {uid} as a whole.")
+
+    def _stop_written(self) -> None:
+        self.check_rows()
+        self._whole()
 
     def _new_writer(self) -> "TiledWriter":
         from bluesky_tiled_plugins import TiledWriter
@@ -139,7 +145,8 @@ class RunWriter:
                 noting.append(func)
                 return super().subscribe(func, name)
 
-        return TiledWriter(self._raw, patches=patches(), batch_size=self._batch_size, normalizer=Normalizer)
+        catalog: Any = self._raw
+        return TiledWriter(catalog, patches=patches(), batch_size=self._batch_size, normalizer=Normalizer)
 
     def _check_kinds(self, documents: Sequence[Document]) -> None:
         for name, doc in documents:
@@ -151,10 +158,53 @@ class RunWriter:
                     raise CannotFollow(f"the values of {key!r} change their type")
 
 
+class _CatalogForOneRun:
+    """The catalog as ``TiledWriter`` gets it: what is there of the run in part makes way; a stop is noticed.
+
+    Attributes
+    ----------
+    has_run : bool
+        Whether the run was there as a whole. Nothing may be written then.
+    """
+
+    def __init__(self, raw: "CatalogOfBlueskyRuns", stop_written: Callable[[], None]) -> None:
+        self._raw = raw
+        self._stop_written = stop_written
+        self.has_run = False
+
+    def include_data_sources(self) -> "_CatalogForOneRun":
+        return self
+
+    def create_container(self, key: str, **options: Any) -> Any:
+        """Make the entry of the run, or return that which is there as a whole."""
+        import httpx
+
+        try:
+            run = self._raw.create_container(key=key, **options)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.CONFLICT:
+                raise
+            # An error would have event-model's router warn of something else.
+            if (found := _find(self._raw, key)) is not None and _is_whole(found):
+                self.has_run = True
+                return found
+            self._raw.delete_contents(key, recursive=True, external_only=False)
+            run = self._raw.create_container(key=key, **options)
+        update_metadata = run.update_metadata
+
+        def update_and_notice(metadata: dict[str, Any], **options: Any) -> None:
+            update_metadata(metadata=metadata, **options)
+            if "stop" in metadata:
+                self._stop_written()
+
+        run.update_metadata = update_and_notice
+        return run
+
+
 def _is_whole(run: Any) -> bool:
     """Tell whether a run in Tiled has its stop document, which is written last, and no row twice."""
-    notes = () if run is None else run.metadata.get("notes") or ()
-    return run is not None and bool(run.metadata.get("stop")) and not any(_MAYBE_DOUBLED in str(one) for one in notes)
+    notes = run.metadata.get("notes") or ()
+    return bool(run.metadata.get("stop")) and not any(_MAYBE_DOUBLED in str(one) for one in notes)
 
 
 def _find(raw: "CatalogOfBlueskyRuns", run_uid: str) -> Any:
