@@ -97,6 +97,19 @@ def test_a_session_records_and_imports_neither_prefect_nor_what_writes_to_tiled(
     assert found["scan_id"] == session.do("scan id")["scan_id"]
 
 
+def test_a_scan_does_not_wait_for_a_tiled_that_does_not_answer(session, stack, stack_settings):
+    tiled = psutil.Process(LocalStack(stack_settings).processes()["tiled"].pid)
+    tiled.suspend()
+    try:
+        scans = [session.do("scan") for _ in range(2)]
+        waiting = {one.run_uid for one in JournalDirectory(stack_settings.journals_path).waiting()}
+    finally:
+        tiled.resume()
+    assert [scan["points"] for scan in scans] == [11, 11]
+    assert waiting >= {scan["uid"] for scan in scans}
+    assert session.do("last")["exit_status"] == "success"
+
+
 def test_what_a_run_starts_comes_of_it_beside_a_courier(session, stack_settings):
     uid = session.do("scan")["uid"]
 

@@ -117,9 +117,11 @@ def discard(
     Workflows of the run that wait in the outbox are started then, and find no run: discard them first, with
     'bluesky-prefect outbox discard'.
     """
+    directory = _directory(state_directory)
+    uid = directory.find(name)
     if not yes:
-        typer.confirm(f"Delete the documents of run {name}?", abort=True, err=True)
-    terminal.note(f"The journal of run {_directory(state_directory).discard(name)} is deleted.")
+        typer.confirm(f"Delete the documents of run {uid} permanently?", abort=True, err=True)
+    terminal.note(f"The journal of run {directory.discard(uid)} is deleted.")
 
 
 def _directory(state_directory: Any) -> Any:

@@ -146,6 +146,10 @@ class JournalDirectory:
             _reason_file(one.path).unlink(missing_ok=True)
         return list(dict.fromkeys(one.run_uid for one in moved))
 
+    def find(self, name: str) -> str:
+        """Return the uid of the refused run that begins with `name`; for errors see `retry`."""
+        return self._named(name)[0].run_uid
+
     def discard(self, name: str) -> str:
         """Delete what there is of a refused run, and return its uid; for `name` and for errors see `retry`."""
         found = self._named(name)
