@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from uuid import UUID
 
 import bluesky.plans as bp
@@ -12,7 +13,7 @@ from tiled.client import from_uri
 from tiled.structures.core import Spec
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.core import Submission, WorkflowList, as_workflows, submission_key
 from bluesky_prefect.outbox import Draft, existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi, past_flow_runs
 from bluesky_prefect.reconciliation import Reconciler, TimeWindow
@@ -24,8 +25,9 @@ from tests.system.beamline import Beamline
 
 # Nobody works on it: the tests decide what becomes of its flow runs.
 DEPLOYMENT = "reconcile-test/idle"
-WORKFLOWS = (Workflow(DEPLOYMENT),)
-RENAMED = (Workflow(DEPLOYMENT, name="new", was="old"),)
+# The runs are taken before anybody compares them with a list.
+WORKFLOWS = (Workflow(DEPLOYMENT, since="1970-01-02"),)
+RENAMED = (Workflow(DEPLOYMENT, name="new", was="old", since="1970-01-02"),)
 STRICT = {"settle_s": 0, "max_reruns": 2, "rerun_backoff_s": 300}
 
 
@@ -70,8 +72,14 @@ class Hutch:
         [uid] = self.beamline.run(bp.count([self.beamline.devices.det], 1), **metadata)
         return uid
 
-    def reconcile(self, *, workflows=WORKFLOWS, clock=None, sleep=lambda _: None, settings=None, **options):
+    def reconcile(
+        self, *, workflows=WORKFLOWS, clock=None, sleep=lambda _: None, settings=None, always=True, **options
+    ):
+        """Compare with a list, which has always been there unless the test says otherwise."""
         window = TimeWindow(options.pop("since", 0.0), **options.pop("only", {}))
+        if always:
+            listed = as_workflows(workflows)
+            workflows = WorkflowList((replace(one, since="1970-01-02") for one in listed), ours=listed.ours)
         settings = settings or self.settings
         with PrefectApi(30, client_retries=True) as api, existing_outbox(settings.outbox_path) as outbox:
             reconciler = Reconciler(self.catalog, api, workflows, settings, outbox=outbox, clock=clock, sleep=sleep)

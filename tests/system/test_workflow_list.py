@@ -5,15 +5,18 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Completed, Crashed
 
 from bluesky_prefect import Outbox, Workflow, WorkflowList
-from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.core import DeploymentMissing, Run, Submission, submission_key
 from bluesky_prefect.journal import Journal
-from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.prefect_api import PrefectApi, first_listed
+from bluesky_prefect.reconciliation import FlowRunStarter, ResubmissionRequest, resubmit
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from tests.services.forked import run_code
 from tests.system.hutch import DEPLOYMENT, WORKFLOWS, decline
@@ -164,6 +167,128 @@ def test_a_workflow_without_any_history_is_told_of_before_it_is_started(hutch):
     assert "'my-workflow/local' has no flow run in Prefect on any of 3 runs: 3 would be started" in remark
     assert "was='...'" in remark
     assert len(flow_runs_of(uids)) == 3
+
+
+@pytest.fixture
+def new_workflow():
+    return Workflow(DEPLOYMENT, name=f"new-{time.monotonic_ns()}")
+
+
+def test_a_new_workflow_is_not_started_on_the_past_by_itself(hutch, new_workflow):
+    past = [hutch.count() for _ in range(2)]
+    in_a_minute = {"clock": lambda: time.time() + 60}
+    report = hutch.reconcile(submit=True, workflows=[new_workflow], always=False, **in_a_minute)
+    assert report.states == {RunState.BEFORE_LISTED: 2}
+    assert report.all_processed
+    # Whoever looks later, on whichever machine: the date is with Prefect.
+    report = hutch.reconcile(submit=True, workflows=[new_workflow], always=False, clock=lambda: time.time() + 3600)
+    assert report.states == {RunState.BEFORE_LISTED: 2}
+    assert flow_runs_of(past) == []
+
+
+def test_a_workflow_reaches_back_where_its_since_says_so(hutch, new_workflow):
+    uid = hutch.count()
+    hutch.reconcile(submit=True, workflows=[new_workflow], always=False, clock=lambda: time.time() + 60)
+    since = datetime.now() - timedelta(hours=1)
+    hutch.reconcile(submit=True, workflows=[replace(new_workflow, since=since)], always=False)
+    assert len(hutch.flow_runs(uid, new_workflow.name)) == 1
+
+
+def test_a_run_that_is_lost_after_its_workflow_was_listed_is_found(hutch, new_workflow):
+    with PrefectApi(30) as api:
+        first_listed(api, new_workflow.names, time.time() - 10, note=True)
+    uid = hutch.count()
+    hutch.reconcile(submit=True, workflows=[new_workflow], always=False)
+    assert len(hutch.flow_runs(uid, new_workflow.name)) == 1
+
+
+@pytest.mark.usefixtures("_deployment")
+def test_the_earliest_date_of_a_workflow_under_any_of_its_names_counts(new_workflow):
+    name, renamed = new_workflow.name, f"{new_workflow.name} (2)"
+    with PrefectApi(30) as api:
+        assert first_listed(api, [name], 3000.0, note=False) == 3000.0
+        assert first_listed(api, [name], 2000.0, note=True) == 2000.0
+        assert first_listed(api, [name], 9000.0, note=True) == 2000.0
+        assert first_listed(api, [name], 1000.0, note=True) == 1000.0
+        assert first_listed(api, [renamed], 5000.0, note=False) == 5000.0
+        assert first_listed(api, [renamed, name], 5000.0, note=True) == 1000.0
+        assert first_listed(api, [renamed], 5000.0, note=False) == 1000.0
+
+
+SESSION = """
+import sys, time
+from bluesky_prefect import PrefectCallback, Workflow
+
+deployment, name, uid = sys.argv[1:]
+callback = PrefectCallback(Workflow(deployment, name=name))
+callback("start", {"uid": uid, "time": time.time()})
+callback("stop", {"uid": "stop", "run_start": uid, "time": time.time(), "exit_status": "success"})
+assert callback.close()
+"""
+
+
+def test_what_a_session_sends_says_since_when_its_workflow_is_listed(hutch, new_workflow):
+    before, sent = hutch.count(), hutch.count()
+    now = time.time()
+    done = run_code(SESSION, DEPLOYMENT, new_workflow.name, sent, env={**os.environ, **hutch.environment})
+    assert done.returncode == 0, done.stderr
+    with PrefectApi(30) as api:
+        listed = first_listed(api, new_workflow.names, now + 3600, note=False)
+    assert int(now) <= listed < now + 3600
+    report = hutch.reconcile(submit=True, workflows=[new_workflow], always=False)
+    assert report.states == {RunState.BEFORE_LISTED: 1, RunState.UNDER_WAY: 1}
+    assert flow_runs_of([before]) == []
+
+
+@pytest.mark.usefixtures("_deployment")
+def test_the_local_stack_says_since_when_its_workflows_are_listed():
+    with PrefectApi(30) as api:
+        assert first_listed(api, ["my-workflow/local"], time.time() + 60, note=False) < time.time()
+
+
+@pytest.mark.parametrize("when", [lambda run: False, lambda run: run.start["no such"]])
+def test_submit_asks_when_unless_a_person_says_regardless(hutch, new_workflow, when):
+    run, refusing = Run(uid := hutch.count(), {"uid": uid}, {"time": time.time()}), replace(new_workflow, when=when)
+
+    def submit(**options):
+        with PrefectApi(30) as api:
+            starter = FlowRunStarter(api, None)
+            [outcome] = resubmit([run], [refusing], ResubmissionRequest(**options), api=api, starter=starter)
+        return outcome
+
+    left = submit()
+    assert not left.started
+    assert not left.refused
+    assert "its when= " in left.text
+    assert "--regardless" in left.text
+    assert not flow_runs_of([uid])
+    assert submit(regardless=True).started
+    assert len(flow_runs_of([uid])) == 1
+
+
+CHECKED = """
+from bluesky_prefect import Workflow
+from bluesky_prefect.session._deployments import missing_deployments
+
+for line in missing_deployments(map(Workflow, ["my-workflow/local", "my-workflow/lokal", "my-workflow/lokal", "x/y"])):
+    print(line)
+"""
+
+
+def test_a_name_that_prefect_does_not_know_is_told_once_at_the_start_with_the_nearest(hutch):
+    done = run_code(CHECKED, env={**os.environ, **hutch.environment})
+    assert done.stdout.splitlines() == [
+        "Prefect has no deployment 'my-workflow/lokal': runs wait for it. Did you mean 'my-workflow/local'?",
+        "Prefect has no deployment 'x/y': runs wait for it.",
+    ]
+    nowhere = {"PREFECT_API_URL": "http://127.0.0.1:1/api"}
+    assert run_code(CHECKED, env={**os.environ, **hutch.environment, **nowhere}).stdout == ""
+
+
+@pytest.mark.usefixtures("_deployment")
+def test_what_waits_for_a_deployment_that_is_not_there_names_the_nearest():
+    with PrefectApi(30) as api, pytest.raises(DeploymentMissing, match="Did you mean 'my-workflow/local'"):
+        api.check("my-workflow/lokal")
 
 
 def test_runs_of_another_beamline_in_a_shared_catalog_are_left_alone(hutch):

@@ -74,7 +74,12 @@ def reconcile(api, deployment, settings, monkeypatch):
             raw=SimpleNamespace(specs=[SimpleNamespace(name=RAW_SPEC[0], version=RAW_SPEC[1])]),
         )
         reconciler = Reconciler(
-            catalog, api, [Workflow(deployment)], settings, clock=lambda: api.now() + later_s, sleep=lambda _: None
+            catalog,
+            api,
+            [Workflow(deployment, since="1970-01-02")],
+            settings,
+            clock=lambda: api.now() + later_s,
+            sleep=lambda _: None,
         )
         return reconciler.run(TimeWindow(0.0), submit=True)
 

@@ -233,14 +233,14 @@ def deploy_(
     installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has these
     deployments already.
     """
-    listed = settings_from(workflows=workflows).workflows
+    settings = settings_from(workflows=workflows)
     # Before anything is deployed.
-    compared_with = "" if reconcile_every is None else require_list_source(listed)
+    compared_with = "" if reconcile_every is None else require_list_source(settings.workflows)
     import anyio
 
     from bluesky_prefect.flows import data_validation, find_peak, my_workflow
     from bluesky_prefect.prefect_api import deploy, list_problem, refuse_to_move, tiled_problem
-    from bluesky_prefect.reconciliation import reconcile
+    from bluesky_prefect.reconciliation import note_list, reconcile
 
     flows = [my_workflow, data_validation, find_peak, *([] if reconcile_every is None else [reconcile])]
     with terminal.progress("Deploying") as report:
@@ -260,6 +260,8 @@ def deploy_(
             report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
             if problem := list_problem(compared_with):
                 report(f"The workers need that list, and here it cannot be had. {problem}")
+            else:
+                note_list(compared_with, settings.request_timeout_s)
 
 
 @app.command()

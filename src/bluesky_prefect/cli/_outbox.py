@@ -127,8 +127,9 @@ def discard(
 ) -> None:
     """Delete submissions that are not to be sent, for ever.
 
-    The runs themselves stay in Tiled. 'bluesky-prefect reconcile' then finds them as runs without a flow run, and
-    'reconcile --submit' starts them after all: what shall never be started, the workflow's when= has to refuse.
+    The runs themselves stay in Tiled. If their workflow is on the list of workflows, 'bluesky-prefect reconcile' finds
+    them as runs without a flow run, and 'reconcile --submit' starts them after all: what shall never be started, the
+    workflow's when= has to refuse.
     """
     with _opened(state_directory) as outbox:
         entries = _unsent(outbox, names)

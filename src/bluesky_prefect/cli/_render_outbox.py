@@ -182,8 +182,8 @@ def after_discarding() -> None:
     """Say where discarded runs are found from now on."""
     terminal.show(
         terminal.err(),
-        "'bluesky-prefect reconcile' lists these runs from now on as runs without a flow run; with --submit, and where "
-        "it is scheduled, it starts them after all.",
+        "As long as their workflow is on the list of workflows, 'bluesky-prefect reconcile' shows these runs as runs "
+        "without a flow run; with --submit, and where it is scheduled, it starts them after all.",
     )
 
 

@@ -123,6 +123,9 @@ def submit(
         ),
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Also where the run has been processed already.")] = False,
+    regardless: Annotated[
+        bool, typer.Option("--regardless", help="Also where the workflow's when= refuses the run.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     parameters: Annotated[
         str | None,
@@ -137,8 +140,8 @@ def submit(
 ) -> None:
     """Start the beamline's workflows on runs of the past.
 
-    A run that has been processed, or is being processed, is left alone, unless --again is given. Ends with 0 if
-    nothing was refused, with 1 otherwise.
+    A run that has been processed, or is being processed, is left alone, unless --again is given; so is one that the
+    workflow's when= refuses, unless --regardless is given. Ends with 0 if nothing was refused, with 1 otherwise.
     """
     for ref in refs:
         if ref.startswith("-") and not ref[1:2].isdigit():
@@ -151,7 +154,7 @@ def submit(
         chosen = choose_workflows(_workflows(places, workflow or ()), workflow or [])
         with terminal.progress("Looking up the runs"):
             runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
-        request = ResubmissionRequest(again=again, dry_run=dry_run, overrides=overrides)
+        request = ResubmissionRequest(again=again, regardless=regardless, dry_run=dry_run, overrides=overrides)
         starter = FlowRunStarter(places.api, places.outbox)
         made = resubmit(runs, chosen, request, api=places.api, starter=starter)
         outcomes = list(render_repair.with_bar(made, len(runs) * len(chosen)))

@@ -62,6 +62,7 @@ from ._submission import key_parts as key_parts
 from ._submission import submission_key as submission_key
 from ._text import as_json as as_json
 from ._text import counted as counted
+from ._text import did_you_mean as did_you_mean
 from ._text import error_and_place as error_and_place
 from ._text import error_line as error_line
 from ._text import is_number as is_number

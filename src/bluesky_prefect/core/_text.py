@@ -4,6 +4,8 @@ import json
 import math
 import traceback
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import PurePath
 from typing import Any, TypeGuard
 
@@ -51,6 +53,12 @@ def error_and_place(error: BaseException) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number and what it counts: ``1 file``, ``2 files``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest of what is known, with a space before it; empty if none is near."""
+    near = get_close_matches(name, dict.fromkeys(known), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def run_name(scan_id: Any, plan_name: Any, uid: str) -> str:

@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from datetime import date, datetime, time
 from typing import Any, Literal, get_args
 
 from bluesky_prefect.core._documents import jsonable
@@ -57,6 +59,10 @@ class Workflow:
         returns a state of that name, is never started again by itself.
     max_reruns : int, optional
         How often, at most. By default the setting ``max_reruns`` decides.
+    since : str or datetime.date or datetime.datetime, optional
+        Reconciliation starts the workflow by itself on runs that stopped from then on, if they have not had it; a date
+        or time as ISO 8601 writes it, local unless it says otherwise. By default from when it was first on a list:
+        a new workflow is not started on the past.
 
     Raises
     ------
@@ -78,6 +84,7 @@ class Workflow:
     was: str | Iterable[str] = ()
     rerun: Rerun | None = None
     max_reruns: int | None = None
+    since: str | date | None = None
 
     def __post_init__(self) -> None:
         flow, _, deployment = str(self.deployment).partition("/")
@@ -111,6 +118,8 @@ class Workflow:
                 f"was={self.was!r} of {self.deployment}: name what the workflow was called before, not {self.name!r}."
             )
         self._check_rerun()
+        if self.since is not None:
+            object.__setattr__(self, "since", _moment(self.since, self.deployment))
 
     def _check_rerun(self) -> None:
         if self.rerun is not None and self.rerun not in get_args(Rerun):
@@ -125,6 +134,16 @@ class Workflow:
             )
         if self.rerun == "never":
             raise ConfigurationError(f"{self.deployment}: rerun='never' leaves no use for max_reruns=.")
+
+    @property
+    def since_s(self) -> float | None:
+        """The moment `since`, in seconds since the epoch."""
+        return self.since.timestamp() if isinstance(self.since, datetime) else None
+
+    def wants(self, run: Run) -> bool:
+        """Return the answer of `when` for a run, whose documents it gets as copies; raises what `when` raises."""
+        own = replace(run, start=deepcopy(run.start), stop=deepcopy(run.stop))
+        return bool(self.when(own))  # an array may have no truth
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,6 +178,19 @@ class Workflow:
                 f"parameters= returned a {type(given).__name__} that cannot be read: {parameters}."
             )
         return parameters
+
+
+def _moment(since: Any, deployment: str) -> datetime:
+    try:
+        if isinstance(since, date) and not isinstance(since, datetime):
+            since = datetime.combine(since, time())
+        moment = since if isinstance(since, datetime) else datetime.fromisoformat(since.strip())
+        moment.timestamp()
+    except (AttributeError, ValueError, OverflowError) as error:
+        raise ConfigurationError(
+            f"since={since!r} of {deployment} is not a date or time: write '2026-01-31' or '2026-01-31T14:00'."
+        ) from error
+    return moment
 
 
 def _texts(given: Any, what: str) -> tuple[str, ...]:

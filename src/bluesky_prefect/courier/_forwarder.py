@@ -32,7 +32,7 @@ from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.courier._submission_backoff import MOMENT_S, SubmissionBackoff
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Entry, Outbox
-from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
+from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi, first_listed
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +99,8 @@ class Forwarder(ToldOfForks):
         self._journals = JournalDirectory(settings.journals_path)
         self._outboxes = outboxes
         self._unchecked = list(dict.fromkeys(deployments))
+        # When workflows were first seen on a session's list; None once Prefect knows.
+        self._seen_listed: dict[str, float | None] = {}
         self._notices = notices
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
@@ -208,6 +210,7 @@ class Forwarder(ToldOfForks):
                 self._warm_up()
             elif self._api is not None:
                 self._api.prepare_notifications(self._notices)
+                self._note_listed(self._api)
         self._drain()
         self._resources.close()
 
@@ -223,6 +226,8 @@ class Forwarder(ToldOfForks):
             if self._clock() + wait_s > self._deadline:
                 return
             time.sleep(min(wait_s, 0.5))
+        if self._api is not None and not self._outage.under_way:
+            self._note_listed(self._api)
 
     def _is_worth_waiting(self) -> bool:
         if self._outage.under_way:
@@ -247,6 +252,16 @@ class Forwarder(ToldOfForks):
             self._reminders.tell(
                 "start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error)
             )
+
+    def _note_listed(self, api: PrefectApi) -> None:
+        """Let Prefect know since when workflows are on a list, for reconciliation, on whichever machine."""
+        for name, at in self._seen_listed.items():
+            if at is not None:
+                try:
+                    first_listed(api, [name], at, note=True)
+                    self._seen_listed[name] = None
+                except Exception as error:  # noqa: BLE001 - the next idle moment will do
+                    logger.debug("Prefect was not told since when %s is listed: %s", name, error_and_place(error))
 
     def _connected(self) -> PrefectApi:
         if self._api is None:
@@ -329,5 +344,6 @@ class Forwarder(ToldOfForks):
         outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
         self._reminders.forget(entry.deployment)
         self._backoff.succeeded(entry)
+        self._seen_listed.setdefault(entry.workflow, entry.created)
         made = flow_run.name, flow_run.id, entry.deployment
         logger.info("Run %s: flow run %s (%s) of %s created", entry.run_uid, *made)

@@ -1,11 +1,13 @@
 from ._api_errors import prefect_errors as prefect_errors
 from ._client import FlowRunRef as FlowRunRef
 from ._client import PrefectApi as PrefectApi
+from ._deployment_names import deployment_names as deployment_names
 from ._deployments import deploy as deploy
 from ._deployments import list_problem as list_problem
 from ._deployments import refuse_to_move as refuse_to_move
 from ._deployments import tiled_problem as tiled_problem
 from ._exported_files import exported_files as exported_files
+from ._first_listed import first_listed as first_listed
 from ._flow_runs import PastFlowRun as PastFlowRun
 from ._flow_runs import SignsOfLife as SignsOfLife
 from ._flow_runs import Wanted as Wanted

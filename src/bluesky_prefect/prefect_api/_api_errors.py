@@ -1,6 +1,6 @@
 """Answers of Prefect's API that refuse, and outages: what they tell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from bluesky_prefect.core import (
     URL_SPELLING,
     ConfigurationError,
     PrefectUnavailable,
+    did_you_mean,
     one_line,
     parse_url,
     without_secrets,
@@ -85,11 +86,12 @@ def current_api_url() -> str | None:
     return without_secrets(url) if url else None
 
 
-def explain_missing(deployment: str) -> str:
-    """Say how to make a deployment that Prefect does not know."""
+def explain_missing(deployment: str, known: Iterable[str] = ()) -> str:
+    """Say how to make a deployment that Prefect does not know, or which of those that it knows may be meant."""
     flow, _, name = deployment.partition("/")
     return (
-        f"Prefect at {current_api_url()} has no deployment {deployment!r}. Create it (flow {flow!r}: "
+        f"Prefect at {current_api_url()} has no deployment {deployment!r}.{did_you_mean(deployment, known)} Create it "
+        f"(flow {flow!r}: "
         f"flow.deploy(name={name!r}, work_pool_name=...), or 'prefect deploy'); the submissions wait for it."
     )
 

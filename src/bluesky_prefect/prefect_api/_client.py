@@ -29,6 +29,7 @@ from bluesky_prefect.prefect_api._api_errors import (
     require_readable,
     said,
 )
+from bluesky_prefect.prefect_api._deployment_names import deployment_names
 from bluesky_prefect.prefect_api._notifications import Notifications, notification_tags
 from bluesky_prefect.prefect_api._parameter_size import explained_size
 from bluesky_prefect.prefect_api._parameters import parameters_for
@@ -140,11 +141,11 @@ class PrefectApi:
             error.submission_specific = self._is_well_otherwise(submission.deployment, error, began)
             raise
         except ObjectNotFound as error:
-            raise DeploymentMissing(explain_missing(submission.deployment)) from error
+            raise self._missing(submission.deployment) from error
         except httpx.HTTPStatusError as error:
             self._deployments.pop(submission.deployment, None)  # it may have been changed or made anew
             if error.response.status_code == 404:
-                raise DeploymentMissing(explain_missing(submission.deployment)) from error
+                raise self._missing(submission.deployment) from error
             raise SubmissionRefused(
                 f"Prefect refuses to start {submission.deployment} ({error.response.status_code}): {said(error)}"
                 + explained_size(submission)
@@ -167,7 +168,16 @@ class PrefectApi:
             with prefect_errors():
                 self._deployment(self.client, deployment)
         except (ObjectNotFound, httpx.HTTPStatusError) as error:
-            raise DeploymentMissing(explain_missing(deployment)) from error
+            raise self._missing(deployment) from error
+
+    def _missing(self, deployment: str) -> DeploymentMissing:
+        def ask(path: Any, body: dict[str, Any]) -> Any:
+            return self.client.request("POST", path, json=body).json()
+
+        known: list[str] = []
+        with suppress(Exception):  # it only helps to say more
+            known = deployment_names(ask)
+        return DeploymentMissing(explain_missing(deployment, known))
 
     def _is_well_otherwise(self, deployment: str, error: PrefectUnavailable, began: float) -> bool:
         """Tell whether Prefect answers what else it is asked, where an attempt that began then has met a trouble.

@@ -2,6 +2,7 @@ from ._flow import reconcile as reconcile
 from ._flow_run_starter import FlowRunStarter as FlowRunStarter
 from ._list_source import LIST_PARAMETER as LIST_PARAMETER
 from ._list_source import lists_in_prefect as lists_in_prefect
+from ._list_source import note_list as note_list
 from ._list_source import require_list_source as require_list_source
 from ._reconciler import Reconciler as Reconciler
 from ._report import Finding as Finding

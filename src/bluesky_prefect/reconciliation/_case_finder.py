@@ -1,8 +1,7 @@
 """Cases: runs looked at beside what Prefect did with them, and diagnosed."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from bluesky_prefect.core import Run, Settings, Workflow, WorkflowList, error_line
@@ -23,7 +22,8 @@ logger = logging.getLogger(__name__)
 class CaseFinder:
     """Yields a case for each workflow that a run should have had, and changes nothing.
 
-    The errors of `api` are those of all methods here. The clock is the server's, in seconds since the epoch.
+    The errors of `api` are those of all methods here. The clock is the server's, in seconds since the epoch. `since`
+    holds, by the name of a workflow and in seconds since the epoch, when a run has to have stopped to be given it.
     """
 
     def __init__(
@@ -33,7 +33,9 @@ class CaseFinder:
         settings: Settings,
         outbox: MachineOutbox,
         clock: Callable[[], float],
+        since: Mapping[str, float],
     ) -> None:
+        self._since = since
         self._api = api
         self._workers = Workers(api)
         self._workflows = workflows
@@ -101,7 +103,12 @@ class CaseFinder:
         if diagnosis.state is not RunState.MISSING:
             return permitted(diagnosis, flow_runs, workflow)
         entry = self._outbox.entry(run.uid, workflow)
-        return diagnosis if entry is None else self._with_entry(diagnosis, entry)
+        if entry is not None:
+            return self._with_entry(diagnosis, entry)
+        if run.time_s < (since := self._since[workflow.name]):
+            reason = f"the workflow is on the list since {moment(since)}"
+            return replace(diagnosis, state=RunState.BEFORE_LISTED, reason=reason, next_generation=None)
+        return diagnosis
 
     def _with_entry(self, diagnosis: Diagnosis, entry: Entry) -> Diagnosis:
         """Return the diagnosis of what has no flow run here, by what the outbox holds of it."""
@@ -143,8 +150,6 @@ class CaseFinder:
 def _wants(workflow: Workflow, run: Run) -> bool | Finding:
     """Return whether a run should have had a workflow, or that nobody knows."""
     try:
-        # Documents of its own: what it changes concerns no other workflow.
-        theirs = replace(run, start=deepcopy(run.start), stop=deepcopy(run.stop))
-        return bool(workflow.when(theirs))  # an array may have no truth
+        return workflow.wants(run)
     except Exception as error:  # noqa: BLE001 - a facility's own function; the other runs are looked at all the same
         return finding_of(run, workflow, RunState.UNDECIDED, run.time_s, f"when= failed: {error_line(error)}")

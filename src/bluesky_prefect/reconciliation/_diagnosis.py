@@ -28,6 +28,7 @@ class RunState(StrEnum):
     DEAD = "dead letter"
     UNDECIDED = "undecided"
     NOT_WANTED = "not wanted"
+    BEFORE_LISTED = "before it was listed"
     OTHER_NAME = "begun under another name"
     CRASHED = "crashed"
     FAILED = "failed"
@@ -52,6 +53,7 @@ _FINE = {
     RunState.SETTLING,
     RunState.OPEN,
     RunState.NOT_WANTED,
+    RunState.BEFORE_LISTED,
 }
 
 

@@ -1,7 +1,7 @@
 """The source of the list of workflows that reconciliation compares with: a setting, an option, or its deployment."""
 
-from bluesky_prefect.core import ConfigurationError
-from bluesky_prefect.prefect_api import PrefectApi, prefect_errors
+from bluesky_prefect.core import ConfigurationError, load_workflows
+from bluesky_prefect.prefect_api import PrefectApi, first_listed, prefect_errors
 
 # As flows name it (bluesky_prefect.reconciliation._flow, which imports Prefect).
 _FLOW = "reconcile"
@@ -38,3 +38,23 @@ def lists_in_prefect(api: PrefectApi) -> str:
     lists = {f"{_FLOW}/{one.name}": (one.parameters or {}).get(LIST_PARAMETER) for one in found}
     said = ", ".join(f"{name} compares with {where or 'what its worker says'}" for name, where in sorted(lists.items()))
     return f" In Prefect, {said}." if said else ""
+
+
+def note_list(where: str, timeout_s: float) -> None:
+    """Let Prefect know that the workflows of the list at `where` are on it from now on.
+
+    Parameters
+    ----------
+    timeout_s : float
+        How long one request may take, in seconds.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such list.
+    PrefectUnavailable
+        If Prefect cannot be asked.
+    """
+    with PrefectApi(timeout_s, client_retries=True) as api:
+        for workflow in load_workflows(where):
+            first_listed(api, workflow.names, api.now(), note=True)

@@ -19,7 +19,7 @@ from bluesky_prefect.core import (
     counted,
 )
 from bluesky_prefect.outbox import Outbox
-from bluesky_prefect.prefect_api import PrefectApi, given_parameters
+from bluesky_prefect.prefect_api import PrefectApi, first_listed, given_parameters
 from bluesky_prefect.reconciliation._case import Case
 from bluesky_prefect.reconciliation._case_finder import CaseFinder
 from bluesky_prefect.reconciliation._diagnosis import Diagnosis, RunState
@@ -122,7 +122,8 @@ class Reconciler:
         TiledUnavailable, PrefectUnavailable
             If one of them cannot be asked. What was started until then is started.
         """
-        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock)
+        since = {one.name: self._since(one, note=submit) for one in self._workflows}
+        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock, since)
         remarks = Remarks(warn, submit=submit)
         remarks.on_catalog(self._catalog)
         remarks.on_clocks(self._clock(), time.time(), self._api.api_url)
@@ -142,6 +143,11 @@ class Reconciler:
             if dead.run_uid not in known and window.holds(dead):
                 tally.note(dead)
         return Report(window.since, window.until, tally.runs, tally.states, tally.findings, remarks.told)
+
+    def _since(self, workflow: Workflow, *, note: bool) -> float:
+        if workflow.since_s is not None:
+            return workflow.since_s
+        return first_listed(self._api, workflow.names, self._clock(), note=note)
 
     def _found(
         self,

@@ -9,7 +9,7 @@ from bluesky_prefect.reconciliation._time_window import moment
 from bluesky_prefect.tiled_api import Catalog, spec_problem
 
 # A workflow of which nothing else is known is new, or has a new name.
-_NOT_THERE = {RunState.MISSING, RunState.OTHER_NAME, RunState.SETTLING}
+_NOT_THERE = {RunState.MISSING, RunState.BEFORE_LISTED, RunState.OTHER_NAME, RunState.SETTLING}
 
 # Longer than any answer takes, and shorter than what counts as too long.
 _CLOCKS_APART_S = 300.0

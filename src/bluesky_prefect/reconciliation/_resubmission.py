@@ -4,7 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bluesky_prefect.core import ConfigurationError, DeploymentMissing, Run, SubmissionRefused, Workflow
+from bluesky_prefect.core import (
+    ConfigurationError,
+    DeploymentMissing,
+    Run,
+    SubmissionRefused,
+    Workflow,
+    error_line,
+)
 from bluesky_prefect.prefect_api import PastFlowRun, PrefectApi
 from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
 from bluesky_prefect.reconciliation._former_names import as_begun, flow_runs_as_begun
@@ -53,6 +60,8 @@ class ResubmissionRequest:
     ----------
     again : bool
         Make a new flow run also where there is a good one.
+    regardless : bool
+        Also where the workflow's `when=` refuses the run.
     dry_run : bool
         Change nothing.
     overrides : Mapping, optional
@@ -60,6 +69,7 @@ class ResubmissionRequest:
     """
 
     again: bool = False
+    regardless: bool = False
     dry_run: bool = False
     overrides: Mapping[str, Any] | None = None
 
@@ -77,7 +87,7 @@ def resubmit(
     A run that has been processed, or is being processed, is left alone unless `request` says to do it again. Where the
     last flow run did not succeed, a new one is made.
 
-    Each run is given once. The `when=` of the workflows is not asked, since a person has asked for these runs.
+    Each run is given once. A workflow whose `when=` refuses a run is not started on it, unless `request` says so.
 
     Raises
     ------
@@ -136,6 +146,8 @@ def _submit(
         return outcome("left alone: Tiled holds no stop document of it", refused=True)
     if last is not None and not request.again and (why := _why_left_alone(last)):
         return outcome(f"left alone: {why} ({last.name}); --again makes a new flow run")
+    if not request.regardless and (why := _why_refused(workflow, run)):
+        return outcome(f"left alone: {why}; --regardless starts it all the same")
     generation = last.generation + 1 if last else 0
     if request.dry_run:
         after = f", after {last.name} ({last.state})" if last else ""
@@ -156,3 +168,10 @@ def _why_left_alone(last: PastFlowRun) -> str:
     if last.unsuccessful:
         return ""
     return "processed already" if last.state_type == "COMPLETED" else f"{last.state.lower()} already"
+
+
+def _why_refused(workflow: Workflow, run: Run) -> str:
+    try:
+        return "" if workflow.wants(run) else "its when= refuses the run"
+    except Exception as error:  # noqa: BLE001 - a facility's own function
+        return f"its when= failed: {error_line(error)}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bluesky_prefect.core import BlueskyPrefectError, is_anothers, share_directory, shared_with
 from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.session._courier import CourierKeeper, wait_until_delivered
+from bluesky_prefect.session._deployments import missing_deployments
 from bluesky_prefect.session._metadata import PersistentMetadata
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
 from bluesky_prefect.stack import Service, describe, prefect_service, start_or_check, use_services
@@ -61,7 +62,8 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     settings = use_services(make_keys=True)
     share_directory(settings.state_directory, settings.journals_path)
     tiled = TiledConnection(settings)
-    tell(describe([_tiled_service(tiled, tell), prefect_service()]))
+    prefect = prefect_service()
+    tell(describe([_tiled_service(tiled, tell), prefect]))
     if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
         tell(f"{settings.state_directory} is shared with {others}: they can read and change what this session keeps.")
 
@@ -71,6 +73,8 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
     best_effort = _best_effort_callback()
     prefect_callback = PrefectCallback(workflows, settings=settings)
+    for line in missing_deployments(prefect_callback.workflows) if not prefect.problem else ():
+        tell(line)
     metadata = PersistentMetadata(settings.state_directory / "metadata.sqlite")
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)

@@ -6,6 +6,7 @@ One process does both, because each further one would pay for importing Prefect 
 import asyncio
 import shlex
 import sys
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,10 +17,10 @@ from prefect.settings import get_current_settings
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker
 
-from bluesky_prefect.core import Settings, StackError, get_settings
+from bluesky_prefect.core import ConfigurationError, Settings, StackError, get_settings
 from bluesky_prefect.flows import data_validation, find_peak, my_workflow
 from bluesky_prefect.prefect_api import deploy
-from bluesky_prefect.reconciliation import LIST_PARAMETER, reconcile
+from bluesky_prefect.reconciliation import LIST_PARAMETER, note_list, reconcile
 from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import STACK_WORKFLOWS
 from bluesky_prefect.stack._ports import hold_port
@@ -51,9 +52,11 @@ async def set_up(settings: Settings) -> None:
     for flow in (data_validation, find_peak):
         await deploy(flow, name, settings.work_pool, job_variables=job_variables)
     every_s = settings.reconcile_every_s
-    compared_with = {LIST_PARAMETER: settings.workflows or STACK_WORKFLOWS}
-    options = {"job_variables": job_variables, "every_s": every_s, "parameters": compared_with}
+    listed_at = settings.workflows or STACK_WORKFLOWS
+    options = {"job_variables": job_variables, "every_s": every_s, "parameters": {LIST_PARAMETER: listed_at}}
     await deploy(reconcile, name, settings.work_pool, **options)
+    with suppress(ConfigurationError):  # told by the first reconcile
+        await anyio.to_thread.run_sync(note_list, listed_at, settings.request_timeout_s)
 
 
 async def work(worker_name: str, settings: Settings) -> None:

@@ -1,5 +1,7 @@
 """A workflow that cannot work says so when it is made."""
 
+from datetime import date, datetime
+
 import pytest
 
 from bluesky_prefect import Run, Settings, Workflow, succeeded
@@ -87,3 +89,15 @@ def test_the_list_of_workflows_is_found_where_the_setting_says(tmp_path, monkeyp
 def test_a_list_of_workflows_that_cannot_be_found_names_the_setting(where):
     with pytest.raises(ConfigurationError, match="BLUESKY_PREFECT_WORKFLOWS"):
         load_workflows(where)
+
+
+@pytest.mark.parametrize("since", ["2026-01-31", "2026-01-31T00:00", date(2026, 1, 31), datetime(2026, 1, 31)])
+def test_since_is_a_date_or_a_time(since):
+    assert Workflow("a/b", since=since).since_s == datetime(2026, 1, 31).timestamp()
+    assert Workflow("a/b").since_s is None
+
+
+@pytest.mark.parametrize("since", ["24h", "yesterday", 5, "0001-01-01", ""])
+def test_a_since_that_is_no_date_is_refused_with_the_way_to_write_it(since):
+    with pytest.raises(ConfigurationError, match="'2026-01-31'"):
+        Workflow("a/b", since=since)
