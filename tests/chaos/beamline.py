@@ -146,6 +146,7 @@ class Beamline:
             self.tiled_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["tiled"].port)))
             self.courier_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["tiled"].port)))
             self.prefect = made.enter_context(closing(PrefectView(self.info)))
+            self.prefect.list_long_ago()
             made.callback(self._kill_processes)
             self.keep_executing()
             self.start_courier()
