@@ -22,6 +22,7 @@ from bluesky_prefect.worker._events import flow_run_events
 from bluesky_prefect.worker._execution import Execution, Executor
 from bluesky_prefect.worker._flow_runs import FlowRunInHand, FlowRunsInHand, Phase
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, preload_of
+from bluesky_prefect.worker._outage_log import OutageLog, quiet_outages
 from bluesky_prefect.worker._poller import Poller
 from bluesky_prefect.worker._prefect_internals import ENGINE_MODULES, require_tested_prefect
 from bluesky_prefect.worker._stop_signal import cancelled_by_sigterm
@@ -62,6 +63,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         self._executor = Executor(self._in_hand, lambda: self.client)
         self._looking = asyncio.Lock()
         self._poller = Poller(self.get_and_submit_flow_runs)
+        self._outage_log = OutageLog()
         self._preloaded: list[str] | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -83,6 +85,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
     async def setup(self) -> None:
         """Prepare to work, with a fork server."""
         bound_control_log()
+        quiet_outages()
         environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
         self._forks = ForkServerPool(environment)
         await super().setup()
@@ -131,7 +134,11 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
     # Which flow runs, and when.
 
     async def _listen(self, work_pool: UUID) -> None:
-        async for what, flow_run_id, at in flow_run_events(work_pool):
+        async for what, flow_run_id, at, error in flow_run_events(work_pool):
+            if what == "silence":
+                self._outage_log.failed(error)
+            elif what == "connected":
+                self._outage_log.answered()
             if what in ("waiting", "connected"):
                 self._poller.poll_now()
             if flow_run_id is not None and what == "cancelling":
