@@ -2,6 +2,8 @@
 
 import logging
 
+from bluesky_prefect.core import one_line, without_secrets
+
 logger = logging.getLogger(f"prefect.{__name__}")
 
 # What Prefect listens with for each flow run, and sends its events with: a traceback each, from each process.
@@ -10,9 +12,10 @@ _MESSAGES = ("The %s websocket", "%s reconnected to the events stream", "Unable 
 
 
 class OutageLog:
-    """The outages that a worker has met."""
+    """The outages that a worker has met; `url` is where it looks for Prefect."""
 
-    def __init__(self) -> None:
+    def __init__(self, url: str | None) -> None:
+        self._where = without_secrets(url or "")
         self._away = False
 
     def failed(self, error: Exception | None) -> None:
@@ -20,13 +23,14 @@ class OutageLog:
         # Whoever answers, and refuses web sockets, is there.
         if isinstance(error, OSError) and not self._away:
             self._away = True
-            logger.warning("Prefect cannot be reached: %s. Flow runs under way go on; others start later.", error)
+            told = "Prefect at %s cannot be reached: %s. Flow runs under way go on; others start when it answers again."
+            logger.warning(told, self._where, one_line(str(error), 200))
 
     def answered(self) -> None:
         """Take note that Prefect answers."""
         if self._away:
             self._away = False
-            logger.warning("Prefect answers again")
+            logger.warning("Prefect at %s answers again", self._where)
 
 
 class _Filter(logging.Filter):

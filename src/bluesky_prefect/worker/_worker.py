@@ -63,7 +63,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         self._executor = Executor(self._in_hand, lambda: self.client)
         self._looking = asyncio.Lock()
         self._poller = Poller(self.get_and_submit_flow_runs)
-        self._outage_log = OutageLog()
+        self._outage_log = OutageLog(get_current_settings().api.url)
         self._preloaded: list[str] | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
