@@ -10,13 +10,14 @@ from uuid import UUID
 
 import anyio
 import anyio.abc
+import httpx
 from prefect.exceptions import InfrastructureNotFound
 from prefect.settings import get_current_settings
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from bluesky_prefect.core import ConfigurationError
-from bluesky_prefect.worker._client import WorkerClient
+from bluesky_prefect.worker._client import WorkerClient, is_transient
 from bluesky_prefect.worker._control_log import bound_control_log
 from bluesky_prefect.worker._events import flow_run_events
 from bluesky_prefect.worker._execution import Execution, Executor
@@ -62,7 +63,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         self._in_hand = FlowRunsInHand(on_ended=self._ended)
         self._executor = Executor(self._in_hand, lambda: self.client)
         self._looking = asyncio.Lock()
-        self._poller = Poller(self.get_and_submit_flow_runs)
+        self._poller = Poller(self._look_for_flow_runs)
         self._outage_log = OutageLog(get_current_settings().api.url)
         self._preloaded: list[str] | None = None
         self._listening: list[asyncio.Task[None]] = []
@@ -120,8 +121,14 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         return task
 
     async def sync_with_backend(self) -> None:
-        """Read the work pool anew, and follow it."""
-        await super().sync_with_backend()
+        """Read the work pool anew, and follow it; in an outage, go on with what is known of it."""
+        try:
+            await super().sync_with_backend()
+        except httpx.HTTPError as error:
+            # The base class would write tracebacks, and end the worker after some of them.
+            if self._preloaded is None or not is_transient(error):
+                raise
+            return
         with contextlib.suppress(RuntimeError):  # it knows of no work pool yet
             modules = preload_of(self.work_pool.base_job_template)
             if modules != self._preloaded:
@@ -158,7 +165,15 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         return self._worker_client  # pyright: ignore[reportReturnType]
 
     async def get_and_submit_flow_runs(self) -> "list[FlowRun]":
-        """Take the flow runs that are due, as far as the limit goes."""
+        """Take the flow runs that are due, as far as the limit goes; none in an outage, however long that takes."""
+        try:
+            return await self._look_for_flow_runs()
+        except httpx.HTTPError as error:
+            if not is_transient(error):
+                raise
+            return []
+
+    async def _look_for_flow_runs(self) -> "list[FlowRun]":
         async with self._looking:
             return await super().get_and_submit_flow_runs()
 
