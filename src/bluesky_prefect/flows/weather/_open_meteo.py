@@ -34,9 +34,9 @@ class Place:
 
 def checked_place(lat: float, lon: float, timezone: str, unit: str, name: str = "") -> Place:
     """Return a place, or raise `FlowInputError` with what is wrong with it."""
-    for name, value, most in (("lat", lat, 90), ("lon", lon, 180)):
+    for angle, value, most in (("lat", lat, 90), ("lon", lon, 180)):
         if not is_number(value) or abs(value) > most:
-            raise FlowInputError(f"{name} must be a number of degrees from -{most} to {most}, not {value!r}.")
+            raise FlowInputError(f"{angle} must be a number of degrees from -{most} to {most}, not {value!r}.")
     try:
         ZoneInfo(timezone)
     except (KeyError, ValueError, TypeError, OSError) as error:
