@@ -34,6 +34,7 @@ class Room:
     def __init__(self, stack: StackInfo, folder: Path) -> None:
         self.stack = stack
         self.output = folder / "output"
+        self.state = folder / "state"
         self.cache = folder / "cache"
         self.weather: Outside = open_meteo()
         self.cats: Outside = cat_facts()
@@ -47,6 +48,7 @@ class Room:
             "BLUESKY_PREFECT_TILED_URI": self.stack.tiled_uri,
             "TILED_API_KEY": self.stack.tiled_api_key.get_secret_value(),
             "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(self.output),
+            "BLUESKY_PREFECT_STATE_DIRECTORY": str(self.state),
             "BLUESKY_PREFECT_WEATHER_ARCHIVE_URL": f"{self.weather.url}/v1/archive",
             "BLUESKY_PREFECT_WEATHER_FORECAST_URL": f"{self.weather.url}/v1/forecast",
             "BLUESKY_PREFECT_CAT_FACT_URL": f"{self.cats.url}/fact",

@@ -23,6 +23,8 @@ from bluesky_prefect.core import (
     markdown_literal,
 )
 from bluesky_prefect.flows import export
+from bluesky_prefect.flows.common._outside import Patience
+from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather._weather import get_weather, write_temperatures
 from bluesky_prefect.tiled_api import Catalog
 from tests.services.prefect_process import ask
@@ -184,7 +186,8 @@ def test_the_temperatures_are_in_tiled_and_found_by_the_runs_uid(room, uids, exp
     assert held["time"][3] == f"{today}T03:00"
     assert metadata["scan_id"] == 2
     assert metadata["plan_name"] == "scan"
-    assert dict(metadata["place"]) == {"latitude": 40.86, "longitude": -72.87, "timezone": "America/New_York"}
+    where = {"latitude": 40.86, "longitude": -72.87, "timezone": "America/New_York"}
+    assert dict(metadata["place"]) == {"name": "Upton, New York", **where}
     assert metadata["unit"] == "fahrenheit"
     assert metadata["source_url"] == f"{room.weather.url}/v1/forecast"
     assert metadata["software"]["name"] == "bluesky-prefect"
@@ -209,7 +212,7 @@ def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
     weather = {
         "latitude": 1.0, "longitude": 2.0, "timezone": "UTC", "date": "2026-05-01", "unit": "celsius", "symbol": "°C",
         "source": "x", "hours": ["2026-05-01T00:00", "2026-05-01T01:00"], "temperatures": [1.5, None],
-        "sunrise": None, "sunset": None,
+        "sunrise": None, "sunset": None, "name": "",
     }  # fmt: skip
     run = {"uid": "0123abcd", "scan_id": 1, "plan_name": "x" * 10_000}
     # As a process leaves it that dies between making the table and filling it.
@@ -308,6 +311,29 @@ def test_the_export_waits_for_the_runs_end(room):
     assert room.weather.requests[-1][1]["start_date"] == "2026-05-01"
 
 
+def test_the_weather_s_place_and_the_time_zone_are_settings(room, uids):
+    environment = {
+        "BLUESKY_PREFECT_WEATHER_LATITUDE": "48.15",
+        "BLUESKY_PREFECT_WEATHER_LONGITUDE": "11.58",
+        "BLUESKY_PREFECT_WEATHER_PLACE": "Garching",
+        "BLUESKY_PREFECT_TIMEZONE": "Europe/Berlin",
+        "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(room.output.with_name("elsewhere")),
+    }
+    with settings_from(environment):
+        lines = lines_of(room, export(uids["count"], date="2021-04-01"))
+        by_hand = lines_of(room, export(uids["count"], date="2021-04-01", lat=1.5, timezone="UTC"))
+    asked = [query for _, query in room.weather.requests[-2:]]
+    assert [(one["latitude"], one["longitude"], one["timezone"]) for one in asked] == [
+        ("48.15", "11.58", "Europe/Berlin"),
+        ("1.5", "11.58", "UTC"),
+    ]
+    assert "place:            Garching" in lines
+    assert "Garching" not in "".join(by_hand)
+    [local], [utc] = ([line for line in one if line.startswith("start time:")] for one in (lines, by_hand))
+    assert local.endswith(("+01:00", "+02:00"))
+    assert utc.endswith("+00:00")
+
+
 def test_a_run_that_does_not_end_is_an_error_that_says_what_to_do(room, catalog):
     uid = "22222222-2222-3333-4444-555555555555"
     start = {"uid": uid, "time": 1777651200.25, "scan_id": 78, "plan_name": "endless"}
@@ -326,8 +352,9 @@ def test_the_weather_is_asked_for_once_a_day(room, exported):
 
 def test_a_broken_cache_file_is_not_fatal(room, uids):
     asked = {
-        "latitude": 1.0, "longitude": 2.0, "timezone": "UTC", "unit": "celsius", "date": "2020-02-29",
-        "source": f"{room.weather.url}/v1/archive", "timeout_s": 5.0,
+        "latitude": 1.0, "longitude": 2.0, "timezone": "UTC", "unit": "celsius", "name": "", "date": "2020-02-29",
+        "source": f"{room.weather.url}/v1/archive", "timeout_s": 5.0, "patience": Patience(),
+        "record": ServiceRecord("weather-archive", room.weather.url, room.state),
     }  # fmt: skip
     before = set(room.cache.iterdir())
     first = asyncio.run(get_weather(**asked))

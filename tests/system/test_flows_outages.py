@@ -1,6 +1,7 @@
 """What the flows do while services on the internet, or Tiled, are away: the export comes first."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
 from bluesky_prefect.core import TiledUnavailable
 from bluesky_prefect.flows import export, fun_fact, my_workflow
+from bluesky_prefect.flows.common._service_record import ServiceRecord
+from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for, settings_from
 
@@ -43,8 +46,17 @@ def uid(room):
 
 @pytest.fixture(autouse=True)
 def _recovered(room):
+    """Services that are well, and that nobody remembers as away."""
+    for file in room.state.glob("unavailable-*.json"):
+        file.unlink()
     yield
     room.weather.mode = room.cats.mode = "well"
+
+
+def subflows_of(room: Any, state: Any) -> dict[str, dict[str, Any]]:
+    """Return the flow runs that a flow run started, by name."""
+    parent = {"parent_flow_run_id": {"any_": [str(state.state_details.flow_run_id)]}}
+    return {one["name"]: one for one in ask(room.stack, "POST", "/flow_runs/filter", json={"flow_runs": parent}).json()}
 
 
 def text_of(room: Any, folder: str) -> str:
@@ -65,12 +77,12 @@ def test_without_weather_the_export_completes_and_says_why(room, uid, mode, capl
     with settings_from(environment):
         state = export(uid, date=date, return_state=True)
     assert state.is_completed()
-    assert "no weather: " in state.message
-    assert REASONS[mode] in state.message
+    assert state.message == "scan 1 count: 2 points, 3 files"
     folder = state.result()
-    assert f"Weather\n-------\nnot available: {state.message.partition('no weather: ')[2]}\n" in text_of(room, folder)
-    assert f"No weather for run {uid}" in caplog.text
-    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    [why] = re.findall(r"Weather\n-------\nnot available: (.*)\n", text_of(room, folder))
+    assert REASONS[mode] in why
+    assert f"No weather for run {uid}: {why}" in caplog.text
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
     assert sorted(Path(name).suffix for name in room.files(folder)) == [".csv", ".png", ".txt"]
     # Nothing was remembered of it, neither a failure nor an error.
     assert (set(room.cache.iterdir()) if room.cache.exists() else set()) == before
@@ -85,28 +97,86 @@ def test_no_earlier_picture_stays_beside_a_summary_without_weather(room, uid):
     assert "scan_1_count_temperature.png" not in room.files(export(uid, date="2021-02-02"))
 
 
-def test_without_a_fun_fact_the_run_is_exported_and_the_message_says_so(room, uid):
+def test_without_a_fun_fact_no_flow_run_fails_and_fun_fact_says_why(room, uid, caplog):
     room.cats.mode = "500"
     state = my_workflow(uid, return_state=True)
     assert state.is_completed()
-    assert state.message == "scan 1 count: 2 points, 4 files, no fun fact: 127.0.0.1: HTTP status 500"
+    assert state.message == "scan 1 count: 2 points, 4 files"
     assert len(room.files(state.result())) == 4
     assert len(room.cats.requests) >= 2  # it was tried again
+    subflows = subflows_of(room, state)
+    assert set(subflows) == {f"my-workflow {uid}-fun-fact", f"scan-1-count-{uid[:8]}-export"}
+    fact = subflows[f"my-workflow {uid}-fun-fact"]["state"]
+    assert (fact["type"], fact["name"]) == ("COMPLETED", "Unavailable")
+    assert fact["message"] == "no fun fact: 127.0.0.1: HTTP status 500"
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
 @pytest.mark.parametrize("answer", ["garbage", "other"])
 def test_what_is_no_fact_is_not_taken_for_one(room, answer):
     room.cats.mode = answer
     state = fun_fact(return_state=True)
-    assert state.is_failed()
+    assert (state.is_completed(), state.name) == (True, "Unavailable")
     assert state.message.startswith("no fun fact: ")
+    assert fun_fact() is None
+
+
+def test_an_error_of_ours_still_fails(room, uid, monkeypatch):
+    def broken(self):
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr(ServiceRecord, "asking", broken)
+    assert fun_fact(return_state=True).is_failed()
+    state = my_workflow(uid, return_state=True)
+    assert state.is_completed()  # the export is what counts
+    assert [one["state_type"] for name, one in subflows_of(room, state).items() if "fact" in name] == ["FAILED"]
+
+
+def test_what_three_runs_found_away_the_fourth_does_not_ask_for(room, uid):
+    export(uid, date="2021-04-30")
+    room.weather.mode = room.cats.mode = "500"
+    for day in range(1, 4):
+        my_workflow(uid, date=f"2021-05-0{day}")
+    asked = len(room.weather.requests), len(room.cats.requests)
+    state = my_workflow(uid, date="2021-05-04", return_state=True)
+    assert (len(room.weather.requests), len(room.cats.requests)) == asked
+    assert state.is_completed()
+    assert "the last 3 times; asked again in" in text_of(room, state.result())
+    # What was learnt before that day is in Prefect's cache all the same.
+    assert "mean temperature: 61.5 °F" in text_of(room, export(uid, date="2021-04-30"))
+
+
+def test_services_that_are_switched_off_are_not_asked_nor_spoken_of(room, uid, caplog):
+    before = len(room.weather.requests), len(room.cats.requests)
+    with settings_from({"BLUESKY_PREFECT_WEATHER": "false", "BLUESKY_PREFECT_CAT_FACT": "false"}):
+        state = my_workflow(uid, date="2021-06-01", return_state=True)
+        by_hand = fun_fact(return_state=True)
+    assert state.message == "scan 1 count: 2 points, 3 files"
+    assert list(subflows_of(room, state)) == [f"scan-1-count-{uid[:8]}-export"]
+    assert (by_hand.name, by_hand.message) == ("Unavailable", "switched off by BLUESKY_PREFECT_CAT_FACT")
+    assert (len(room.weather.requests), len(room.cats.requests)) == before
+    [exported] = subflows_of(room, state).values()
+    page = ask(room.stack, "POST", "/artifacts/filter", json={"flow_runs": {"id": {"any_": [exported["id"]]}}}).text
+    assert "scan_1_count.txt" in page
+    said = text_of(room, state.result()) + page + caplog.text.partition("fun-fact")[0]
+    assert not re.search(r"weather|temperature|fun fact", said, re.IGNORECASE)
+
+
+def test_nothing_waits_for_a_weather_service_that_is_known_to_be_away(room, uid):
+    # It never answers, and it may take an hour; the first run waits for it as long as it may.
+    room.weather.mode = "hang"
+    with settings_from({"BLUESKY_PREFECT_WEATHER_TIMEOUT_S": "0.2"}):
+        export(uid, date="2021-07-01")
+    with settings_from({"BLUESKY_PREFECT_WEATHER_TIMEOUT_S": "60"}):
+        folder = export(uid, date="2021-07-02")
+    assert "not available: 127.0.0.1: no answer in time" in text_of(room, folder)
 
 
 def test_services_that_hang_cost_a_run_three_seconds_at_most_in_all(room, uid):
     room.weather.mode = room.cats.mode = "hang"
     # Not asked before: this day is not in the cache.
     states = [fun_fact(return_state=True), export(uid, date="2021-03-01", return_state=True)]
-    assert [state.is_completed() for state in states] == [False, True]
+    assert [(state.is_completed(), state.name) for state in states] == [(True, "Unavailable"), (True, "Completed")]
     seconds = {}
     flow_runs = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id for state in states]))
     with get_client(sync_client=True) as client:

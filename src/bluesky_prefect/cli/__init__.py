@@ -19,7 +19,9 @@ def main() -> None:
     """
     try:
         from bluesky_prefect.cli._app import run
+        from bluesky_prefect.core import decline_telemetry
 
+        decline_telemetry()
         sys.exit(run())
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

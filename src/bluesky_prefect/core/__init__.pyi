@@ -37,6 +37,7 @@ from ._markdown import markdown_literal as markdown_literal
 from ._markdown import markdown_table as markdown_table
 from ._prefect_address import api_address as api_address
 from ._prefect_address import comparable_url as comparable_url
+from ._prefect_address import decline_telemetry as decline_telemetry
 from ._prefect_address import prefect_authorization as prefect_authorization
 from ._prefect_address import prefect_url as prefect_url
 from ._private_files import COMPANIONS as COMPANIONS

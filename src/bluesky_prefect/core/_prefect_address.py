@@ -1,8 +1,8 @@
-"""Prefect's address and credentials, read without importing Prefect."""
+"""Prefect's address and credentials, read without importing Prefect, and what it has to know before it is imported."""
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,6 +25,14 @@ def prefect_authorization(environment: Mapping[str, str] = os.environ) -> str:
         return basic_auth(user)
     key = _prefect_setting("PREFECT_API_KEY", environment)
     return f"Bearer {key}" if key else ""
+
+
+def decline_telemetry(environment: MutableMapping[str, str] = os.environ) -> None:
+    """Have Prefect, imported after this, send no usage data and not print at a prompt that it does.
+
+    What the user has decided stays.
+    """
+    environment.setdefault("DO_NOT_TRACK", "1")
 
 
 def api_address() -> str | None:

@@ -156,6 +156,22 @@ class Settings(BaseSettings):
     file_template: str = Field(
         default="scan_{scan_id}_{plan_name}", description="Stem of a run's file names, over the same fields."
     )
+    timezone: str = Field(
+        default="America/New_York", description="Time zone of all times in exported files and their names."
+    )
+    weather: bool = Field(
+        default=True, description="Whether an export asks for the weather; if not, nothing is said of it."
+    )
+    weather_latitude: float = Field(
+        default=40.86, ge=-90, le=90, description="Where to ask for the weather, in degrees, north is positive."
+    )
+    weather_longitude: float = Field(
+        default=-72.87, ge=-180, le=180, description="Where to ask for the weather, in degrees, east is positive."
+    )
+    weather_place: str = Field(default="Upton, New York", description="What people call that place.")
+    cat_fact: bool = Field(
+        default=True, description="Whether my-workflow asks for a fun fact; if not, nothing is said of it."
+    )
     weather_archive_url: str = Field(
         default="https://archive-api.open-meteo.com/v1/archive", description="Open-Meteo's archive API."
     )

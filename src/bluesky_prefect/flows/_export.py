@@ -29,11 +29,14 @@ from bluesky_prefect.flows.export_parts._run_page import run_page
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
-from bluesky_prefect.flows.weather._weather import format_weather, weather_of, write_temperatures
+from bluesky_prefect.flows.weather._weather import Question, format_weather, write_temperatures
 from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref, read_run
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
 MAX_PLOT_BYTES = 80_000
+
+# See `open_meteo.parse`; or why there is none; or None, if nobody asks.
+Weather = dict[str, Any] | str | None
 
 
 @task(name="get_tiled_data", cache_policy=NO_CACHE)
@@ -60,10 +63,10 @@ async def write_data_to_tiled(catalog: Catalog, run: dict[str, Any], weather: di
 @plain_flow(name="export", log_prints=True)
 async def export(
     ref: int | str,
-    lat: float = 40.86,
-    lon: float = -72.87,
+    lat: float | None = None,
+    lon: float | None = None,
     date: str | None = None,
-    timezone: str = "America/New_York",
+    timezone: str | None = None,
     temperature_unit: open_meteo.TemperatureUnit = "fahrenheit",
 ) -> State[Any]:
     """Write a run's summary, data and plots to a folder of its own, and the weather of its day to Tiled.
@@ -75,11 +78,12 @@ async def export(
     ref : int or str
         The run: scan id, negative index (-1 is the newest run), full or partial uid.
     lat, lon : float
-        Where to ask for the weather, in degrees; the default is Upton, New York.
+        Where to ask for the weather, in degrees; as the settings say (``WEATHER_LATITUDE``) if not given.
     date : str, optional
         The day to ask for, as ``YYYY-MM-DD``; the run's own start day in `timezone` if not given.
     timezone : str
-        Name of the time zone of all times and dates, the one in the folder's name included.
+        Name of the time zone of all times and dates, the one in the folder's name included; as the settings say if
+        not given.
     temperature_unit : str
         ``fahrenheit`` or ``celsius``.
 
@@ -95,10 +99,10 @@ async def export(
     RunNotFound, RunIncomplete
         If Tiled has no such run, or not its end.
     """
-    place = open_meteo.checked_place(lat, lon, timezone, temperature_unit)
+    settings = get_settings()
+    place = _place(settings, lat, lon, timezone, temperature_unit)
     day = None if date is None else open_meteo.checked_date(date)
     checked_ref(ref)
-    settings = get_settings()
 
     async with Progress("export-progress") as progress:
         with await asyncio.to_thread(Catalog.connect, settings) as catalog:
@@ -106,10 +110,9 @@ async def export(
             progress.percent = 40.0
             folder = RunFolder.of(run, place.zone, settings)
             # The files are written while the weather service is asked, then more of them while Tiled writes.
+            question = Question(place, day or start_day(run, place.zone), settings)
             plot, weather, _ = await gather_all(
-                asyncio.to_thread(_write_data, run, folder, progress),
-                _weather(run, place, day or start_day(run, place.zone), settings),
-                _name_flow_run(run),
+                _write_data(run, folder, progress, question), _weather(run, question, settings), _name_flow_run(run)
             )
             page = catalog.page_of(run.path)
             await gather_all(
@@ -118,13 +121,29 @@ async def export(
     print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
     message = f"scan {run.start.get('scan_id', '?')} {run.start.get('plan_name', '?')}: {counted(run.points, 'point')}"
     message = f"{one_line(message, 200)}, {counted(len(folder.files), 'file')}"
-    if isinstance(weather, str):
-        message += f", no weather: {weather}"
     return Completed(message=message, data=str(folder.path))
 
 
-def _write_data(run: RunData, folder: RunFolder, progress: Progress) -> bytes:
-    """Write a run's streams and their plot; return the plot."""
+def _place(
+    settings: Settings, lat: float | None, lon: float | None, timezone: str | None, unit: str
+) -> open_meteo.Place:
+    """Return the place of the settings, but for what is given."""
+    latitude = settings.weather_latitude if lat is None else lat
+    longitude = settings.weather_longitude if lon is None else lon
+    name = settings.weather_place if lat is None and lon is None else ""
+    zone = settings.timezone if timezone is None else timezone
+    return open_meteo.checked_place(latitude, longitude, zone, unit, name)
+
+
+async def _write_data(run: RunData, folder: RunFolder, progress: Progress, question: Question) -> bytes:
+    """Write a run's streams and their plot, and return the plot; nobody waits for a service that is away after that."""
+    try:
+        return await asyncio.to_thread(_write_files, run, folder, progress)
+    finally:
+        question.hurry()
+
+
+def _write_files(run: RunData, folder: RunFolder, progress: Progress) -> bytes:
     from bluesky_prefect.flows.export_parts._plots import run_plot
 
     folder.write_data(run, progress, upto=80.0)
@@ -134,34 +153,38 @@ def _write_data(run: RunData, folder: RunFolder, progress: Progress) -> bytes:
     return plot
 
 
-async def _weather(run: RunData, place: open_meteo.Place, day: Any, settings: Settings) -> dict[str, Any] | str:
-    """Return the weather of a day, or why there is none."""
-    weather = await weather_of(place, day, settings)
+async def _weather(run: RunData, question: Question, settings: Settings) -> Weather:
+    """Return the weather of a day, or why there is none; None if the settings switch it off."""
+    if not settings.weather:
+        return None
+    weather = await question.answer()
     if isinstance(weather, str):
-        get_run_logger().warning("No weather for run %s: %s", one_line(run.uid), weather)
+        get_run_logger().info("No weather for run %s: %s", one_line(run.uid), weather)
     return weather
 
 
 async def _name_flow_run(run: RunData) -> None:
     """Have people find the flow run by what they know of the run."""
     name = f"{run_name(run.start.get('scan_id'), run.start.get('plan_name'), run.uid)}-export"
+    if flow_run.get_name() == name:
+        return
     async with get_client() as client:
         await publish_artifact(client.set_flow_run_name(UUID(flow_run.get_id()), name), "name of the flow run")
 
 
 async def _write_summary(
-    run: RunData, folder: RunFolder, place: open_meteo.Place, weather: dict[str, Any] | str, plot: bytes, page: str
+    run: RunData, folder: RunFolder, place: open_meteo.Place, weather: Weather, plot: bytes, page: str
 ) -> None:
     """Write what is about all the rest: the summary comes last, so that where it is, all is; then the artifacts."""
     from bluesky_prefect.flows.export_parts._plots import data_address
 
-    if isinstance(weather, str):
-        block = f"not available: {weather}"
-        # An earlier export may have had weather; its picture must not stand beside a summary that has none.
-        folder.remove("_temperature.png")
-    else:
+    if isinstance(weather, dict):
         block = await format_weather(weather)
         await save_temp_plot(weather, folder)
+    else:
+        block = f"not available: {weather}" if weather else ""
+        # An earlier export may have had weather; its picture must not stand beside a summary that has none.
+        folder.remove("_temperature.png")
     names = [path.name for path in folder.files]
     folder.write(".txt", summary(run, block, place.zone, names).encode())
     picture = await asyncio.to_thread(data_address, plot, MAX_PLOT_BYTES)
@@ -176,7 +199,7 @@ async def _write_summary(
     )
 
 
-async def _write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any] | str) -> None:
+async def _write_temperatures(catalog: Catalog, run: RunData, weather: Weather) -> None:
     if isinstance(weather, dict):
         path = await write_data_to_tiled(catalog, run.identity, weather)
         print(f"Wrote the temperatures to {one_line(path)} in Tiled")

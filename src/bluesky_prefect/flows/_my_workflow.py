@@ -4,9 +4,9 @@ from typing import Any
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
-from prefect.runtime import flow_run
 from prefect.states import Completed
 
+from bluesky_prefect.core import get_settings
 from bluesky_prefect.flows._export import export
 from bluesky_prefect.flows._fun_fact import fun_fact
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
@@ -15,6 +15,8 @@ from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 @plain_flow(name="my-workflow", log_prints=True)
 async def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
     """Get a fun fact and export a run, at once; without the fact, the export is done all the same.
+
+    Where ``BLUESKY_PREFECT_CAT_FACT`` is false, it only exports.
 
     Parameters
     ----------
@@ -28,16 +30,15 @@ async def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
     str
         The folder that the run was exported to.
     """
-    print("Getting fun fact...")
+    facts = []
+    if get_settings().cat_fact:
+        print("Getting fun fact...")
+        facts = [fun_fact(return_state=True)]
     print("Now exporting a file...")
-    name = f"{flow_run.get_name()}-fun-fact"
-    named_fact = fun_fact.with_options(flow_run_name=lambda: name)
-    fact, exported = await gather_all(named_fact(return_state=True), export(ref, date=date, return_state=True))
-    if not fact.is_completed():
-        get_run_logger().warning("Done without a fun fact: %s", fact.message)
+    exported, *facts = await gather_all(export(ref, date=date, return_state=True), *facts)
+    for fact in facts:
+        if not fact.is_completed():  # one that is unavailable is
+            get_run_logger().warning("Done without a fun fact: %s", fact.message)
     folder = await exported.aresult()  # raises what the export raised
     print("Done!")
-    message = exported.message or "exported"
-    if not fact.is_completed():
-        message += f", {fact.message}"
-    return Completed(message=message, data=folder)
+    return Completed(message=exported.message or "exported", data=folder)

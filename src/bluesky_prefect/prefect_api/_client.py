@@ -14,6 +14,7 @@ from bluesky_prefect.core import (
     Submission,
     SubmissionRefused,
     comparable_url,
+    decline_telemetry,
     prefect_url,
     printable,
     run_name,
@@ -99,6 +100,7 @@ class PrefectApi:
 
     def __enter__(self) -> Self:
         require_readable(prefect_url())  # before Prefect, whose own complaint would repeat it
+        decline_telemetry()
         from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
         changes = _user_apart()

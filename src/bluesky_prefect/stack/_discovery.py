@@ -11,6 +11,7 @@ from bluesky_prefect.core import (
     Settings,
     StackError,
     comparable_url,
+    decline_telemetry,
     get_settings,
     prefect_authorization,
     prefect_url,
@@ -72,6 +73,7 @@ def use_services(environment: MutableMapping[str, str] = os.environ, *, make_key
     """
     for name, value in _TILED_RETRIES.items():
         environment.setdefault(name, value)
+    decline_telemetry(environment)
     settings = get_settings()
     for name in ("state_directory", "output_directory"):
         if name in settings.model_fields_set:

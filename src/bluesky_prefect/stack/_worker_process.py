@@ -25,7 +25,7 @@ from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import STACK_WORKFLOWS
 from bluesky_prefect.stack._ports import hold_port
 from bluesky_prefect.stack._worker import DEPLOYMENT
-from bluesky_prefect.worker import WarmProcessWorker, bound_control_log, cancelled_by_sigterm
+from bluesky_prefect.worker import WarmProcessWorker, bound_control_log, cancelled_by_sigterm, quiet_outages
 
 WORKERS: dict[str, type[BaseWorker[Any, Any, Any]]] = {
     worker.type: worker for worker in (WarmProcessWorker, ProcessWorker)
@@ -74,6 +74,7 @@ async def work(worker_name: str, settings: Settings) -> None:
 def main(worker_name: str) -> None:
     """Run the worker process."""
     bound_control_log()
+    quiet_outages()
     settings = get_settings()
     for url in (get_current_settings().api.url, settings.tiled_uri):
         hold_port(urlsplit(url or "").port or 0)

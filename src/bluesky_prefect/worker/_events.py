@@ -27,6 +27,7 @@ class Event(NamedTuple):
     what: Literal["waiting", "cancelling", "connected", "silence"]
     flow_run_id: UUID | None = None
     at: datetime.datetime | None = None
+    error: Exception | None = None
 
 
 async def flow_run_events(work_pool: UUID) -> AsyncIterator[Event]:
@@ -37,6 +38,7 @@ async def flow_run_events(work_pool: UUID) -> AsyncIterator[Event]:
         any_resource=EventAnyResourceFilter(id=[f"prefect.work-pool.{work_pool}"]),
     )
     while True:
+        trouble = None
         try:
             async with get_events_subscriber(filter=wanted, reconnection_attempts=0) as events:
                 wait_s = _FIRST_WAIT_S
@@ -46,6 +48,7 @@ async def flow_run_events(work_pool: UUID) -> AsyncIterator[Event]:
                     yield Event(what, UUID(event.resource.id.removeprefix(_FLOW_RUN)), event.occurred)
         except Exception as error:  # noqa: BLE001  # whatever it is: polling goes on, and it is tried again
             logger.debug("No event stream, going on with polling: %r", error)
-        yield Event("silence")
+            trouble = error
+        yield Event("silence", error=trouble)
         await anyio.sleep(wait_s)
         wait_s = min(2 * wait_s, _LONGEST_WAIT_S)

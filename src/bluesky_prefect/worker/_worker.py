@@ -10,18 +10,20 @@ from uuid import UUID
 
 import anyio
 import anyio.abc
+import httpx
 from prefect.exceptions import InfrastructureNotFound
 from prefect.settings import get_current_settings
 from prefect.workers.base import BaseWorker, BaseWorkerResult
 from prefect.workers.process import ProcessWorker, ProcessWorkerResult
 
 from bluesky_prefect.core import ConfigurationError
-from bluesky_prefect.worker._client import WorkerClient
+from bluesky_prefect.worker._client import WorkerClient, is_transient
 from bluesky_prefect.worker._control_log import bound_control_log
 from bluesky_prefect.worker._events import flow_run_events
 from bluesky_prefect.worker._execution import Execution, Executor
 from bluesky_prefect.worker._flow_runs import FlowRunInHand, FlowRunsInHand, Phase
 from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, preload_of
+from bluesky_prefect.worker._outage_log import OutageLog, quiet_outages
 from bluesky_prefect.worker._poller import Poller
 from bluesky_prefect.worker._prefect_internals import ENGINE_MODULES, require_tested_prefect
 from bluesky_prefect.worker._stop_signal import cancelled_by_sigterm
@@ -61,7 +63,8 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         self._in_hand = FlowRunsInHand(on_ended=self._ended)
         self._executor = Executor(self._in_hand, lambda: self.client)
         self._looking = asyncio.Lock()
-        self._poller = Poller(self.get_and_submit_flow_runs)
+        self._poller = Poller(self._look_for_flow_runs)
+        self._outage_log = OutageLog(get_current_settings().api.url)
         self._preloaded: list[str] | None = None
         self._listening: list[asyncio.Task[None]] = []
         self._background: set[asyncio.Task[None]] = set()
@@ -83,6 +86,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
     async def setup(self) -> None:
         """Prepare to work, with a fork server."""
         bound_control_log()
+        quiet_outages()
         environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
         self._forks = ForkServerPool(environment)
         await super().setup()
@@ -117,8 +121,14 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         return task
 
     async def sync_with_backend(self) -> None:
-        """Read the work pool anew, and follow it."""
-        await super().sync_with_backend()
+        """Read the work pool anew, and follow it; in an outage, go on with what is known of it."""
+        try:
+            await super().sync_with_backend()
+        except httpx.HTTPError as error:
+            # The base class would write tracebacks, and end the worker after some of them.
+            if self._preloaded is None or not is_transient(error):
+                raise
+            return
         with contextlib.suppress(RuntimeError):  # it knows of no work pool yet
             modules = preload_of(self.work_pool.base_job_template)
             if modules != self._preloaded:
@@ -131,7 +141,11 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
     # Which flow runs, and when.
 
     async def _listen(self, work_pool: UUID) -> None:
-        async for what, flow_run_id, at in flow_run_events(work_pool):
+        async for what, flow_run_id, at, error in flow_run_events(work_pool):
+            if what == "silence":
+                self._outage_log.failed(error)
+            elif what == "connected":
+                self._outage_log.answered()
             if what in ("waiting", "connected"):
                 self._poller.poll_now()
             if flow_run_id is not None and what == "cancelling":
@@ -151,7 +165,15 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         return self._worker_client  # pyright: ignore[reportReturnType]
 
     async def get_and_submit_flow_runs(self) -> "list[FlowRun]":
-        """Take the flow runs that are due, as far as the limit goes."""
+        """Take the flow runs that are due, as far as the limit goes; none in an outage, however long that takes."""
+        try:
+            return await self._look_for_flow_runs()
+        except httpx.HTTPError as error:
+            if not is_transient(error):
+                raise
+            return []
+
+    async def _look_for_flow_runs(self) -> "list[FlowRun]":
         async with self._looking:
             return await super().get_and_submit_flow_runs()
 

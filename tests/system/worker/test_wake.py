@@ -1,6 +1,7 @@
 """The worker looks for flow runs when there are some, and polls when nobody tells it."""
 
 from tests.services.prefect_process import wait_until
+from tests.system.worker.test_worker import start_waiting
 
 
 def test_a_flow_run_made_while_the_event_stream_is_cut_starts_later(worker, proxy, deployments):
@@ -10,6 +11,25 @@ def test_a_flow_run_made_while_the_event_stream_is_cut_starts_later(worker, prox
     assert worker.flow_run(flow_run)["state_type"] == "SCHEDULED"
     proxy.mode = "pass"
     assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+
+
+def test_an_outage_is_a_line_when_it_begins_and_one_when_it_ends(worker, proxy, deployments, tmp_path):
+    def said():
+        return worker.log.read_text()[begun:]
+
+    flow_run, _ = start_waiting(worker, deployments["waits"], tmp_path / "waits")
+    begun = len(worker.log.read_text())
+    proxy.mode = "refuse"
+    wait_until(lambda: " cannot be reached: " in said())
+    # Whoever listens for the flow run has met it by now, and says so when it is back.
+    proxy.mode = "pass"
+    wait_until(lambda: " answers again" in said())
+    (tmp_path / "waits").unlink()
+    assert worker.wait(flow_run)["state_type"] == "COMPLETED"
+    assert "Traceback" not in said()
+    told = [line for line in said().splitlines() if "Prefect at" in line]
+    where = f"Prefect at {proxy.url}/api"
+    assert [line.split(" - ")[1][: len(where) + 7] for line in told] == [f"{where} cannot", f"{where} answer"]
 
 
 def test_without_web_sockets_polling_finds_flow_runs(prefect_server, proxy, another_worker, tmp_path):

@@ -107,6 +107,11 @@ def test_what_is_no_place_is_a_clear_error(lat, lon):
         checked_place(lat, lon, "UTC", "celsius")
 
 
+@pytest.mark.parametrize("name", ["", "Garching"])
+def test_a_place_has_its_name(name):
+    assert checked_place(48.15, 11.58, "Europe/Berlin", "celsius", name).name == name
+
+
 def test_what_is_no_unit_is_a_clear_error():
     with pytest.raises(FlowInputError, match="temperature_unit must be"):
         checked_place(0, 0, "UTC", "kelvin")

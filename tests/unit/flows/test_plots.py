@@ -76,7 +76,8 @@ def test_hostile_names_are_drawn_as_text(name):
     assert run_plot(made).startswith(PNG)
 
 
-def test_temperatures_are_drawn_with_holes_and_without_a_sun():
+@pytest.mark.parametrize("name", ["", "Upton, New York", "$x^"])
+def test_temperatures_are_drawn_with_holes_and_without_a_sun(name):
     weather = {
         "hours": [f"2026-05-01T{hour:02d}:00" for hour in range(24)],
         "temperatures": [None, *range(23)],
@@ -87,6 +88,7 @@ def test_temperatures_are_drawn_with_holes_and_without_a_sun():
         "date": "2026-05-01",
         "latitude": 80.0,
         "longitude": 0.0,
+        "name": name,
     }
     assert temperature_plot(weather).startswith(PNG)
 

@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -21,12 +23,40 @@ from bluesky_prefect.core import (
     one_line,
     parse_url,
 )
+from bluesky_prefect.flows.common._service_record import QuestionRefused
 
 _UNAVAILABLE = "Unavailable"
 _MAX_BYTES = 2**20
 
 
-async def get_json(url: str, params: dict[str, Any] | None = None, *, timeout_s: float) -> Any:
+class Patience:
+    """The waiting for an answer, which whoever has no more use for that may end early."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self._limit: asyncio.Timeout | None = None
+
+    def end(self) -> None:
+        """Wait no longer."""
+        self.ended = True
+        if self._limit is not None and not self._limit.expired():
+            self._limit.reschedule(0.0)
+
+    @contextmanager
+    def within(self, limit: asyncio.Timeout) -> Iterator[None]:
+        """Wait in the block, which `limit` bounds."""
+        self._limit = limit
+        if self.ended:
+            self.end()
+        try:
+            yield
+        finally:
+            self._limit = None
+
+
+async def get_json(
+    url: str, params: dict[str, Any] | None = None, *, timeout_s: float, patience: Patience | None = None
+) -> Any:
     """Get a JSON document from an outside service; refused connections and server errors are tried again twice.
 
     Parameters
@@ -37,9 +67,13 @@ async def get_json(url: str, params: dict[str, Any] | None = None, *, timeout_s:
         The query.
     timeout_s : float
         All the time the answer may take, in seconds: name look-up, retries and download included.
+    patience : Patience, optional
+        Ends the waiting earlier.
 
     Raises
     ------
+    QuestionRefused
+        If the service says why it does not answer.
     ServiceUnavailable
         If there is no answer in time, the service refuses, or the answer is not JSON.
     """
@@ -48,25 +82,28 @@ async def get_json(url: str, params: dict[str, Any] | None = None, *, timeout_s:
     except ConfigurationError:
         raise ServiceUnavailable(f"A service's address is {UNREADABLE_URL}: {URL_SPELLING}") from None
     try:
-        async with asyncio.timeout(timeout_s):
-            return await _get(url, params)
+        async with asyncio.timeout(timeout_s) as limit:
+            with (patience or Patience()).within(limit):
+                return await _get(url, params)
     except TimeoutError:
-        reason = f"no answer within {timeout_s:g} s"
+        reason = "no answer in time" if patience and patience.ended else f"no answer within {timeout_s:g} s"
+    except QuestionRefused as error:
+        raise QuestionRefused(f"{service}: {one_line(str(error), 300)}") from None
     except (ServiceUnavailable, httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         reason = _reason(error)
     raise ServiceUnavailable(f"{service}: {one_line(reason, 300)}")
 
 
 def unavailable(reason: str) -> State[Any]:
-    """Return the state of a task that got no answer, and is not expected to have one in a closed network.
+    """Return the state of a flow or task that got no answer, and is not expected to have one in a closed network.
 
-    Not a failed one: of that, Prefect would write two errors into the log of every run.
+    Not a failed one: of that, Prefect would write errors into the log of every run, and count it on its dashboard.
     """
     return Completed(name=_UNAVAILABLE, message=reason)
 
 
 def is_unavailable(state: State[Any]) -> bool:
-    """Say whether a task ended in the state `unavailable`."""
+    """Say whether a flow or task ended in the state `unavailable`."""
     return state.name == _UNAVAILABLE
 
 
@@ -104,7 +141,7 @@ def _document(response: httpx.Response, body: bytearray) -> Any:
     if not response.is_success:
         # Open-Meteo's explanation of a refusal.
         stated = document.get("reason") if isinstance(document, dict) else None
-        raise ServiceUnavailable(f"{status} ({stated})" if stated else status)
+        raise QuestionRefused(f"{status} ({stated})") if stated else ServiceUnavailable(status)
     return document
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import contextvars
+import copy
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
-from prefect.context import SyncClientContext, TaskRunContext, get_run_context
+from prefect.context import FlowRunContext, SyncClientContext, TaskRunContext, get_run_context
 from prefect.exceptions import MissingContextError
+
+from bluesky_prefect.core import one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,8 +31,25 @@ class PlainFlow(Flow[P, R]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow; return its result, or its state with ``return_state=True``."""
-        run = super().__call__(*args, **kwargs)
+        run = Flow.__call__(self._named(args, kwargs), *args, **kwargs)
         return run if _is_awaited() or not asyncio.iscoroutine(run) else _outcome(run)
+
+    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> "PlainFlow[P, R]":
+        """Return this flow with a name for its run that tells people what it is, in place of one that Prefect invents.
+
+        A flow run of a deployment has the name that it was created with, and does not come here.
+        """
+        if self.flow_run_name is not None:
+            return self
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None:
+            name = f"{context.flow_run.name}-{self.name}"
+        else:
+            first = next(iter([*args, *kwargs.values()]), None)
+            name = f"{self.name} {one_line(first, 40)}" if isinstance(first, int | str) else self.name
+        named = copy.copy(self)
+        named.flow_run_name = lambda: name
+        return named
 
     def with_options(self, **options: Any) -> "PlainFlow[P, R]":
         """Return a flow like this one, but for some options: those of `prefect.Flow.with_options`."""

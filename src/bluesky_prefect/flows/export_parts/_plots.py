@@ -78,7 +78,8 @@ def temperature_plot(weather: dict[str, Any]) -> bytes:
         axes.legend()
     axes.set_xlabel(f"time ({weather['timezone']})")
     axes.set_ylabel(f"temperature ({weather['symbol']})")
-    axes.set_title(f"{weather['date']} at {weather['latitude']:g}, {weather['longitude']:g}")
+    place = weather["name"] or f"{weather['latitude']:g}, {weather['longitude']:g}"
+    axes.set_title(f"{weather['date']} at {one_line(place, 60)}")
     axes.xaxis.set_major_locator(HourLocator(byhour=range(0, 24, 3)))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
     return _png(figure)

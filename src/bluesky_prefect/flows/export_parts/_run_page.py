@@ -16,7 +16,13 @@ _MAX_LISTED = 20
 
 
 def run_page(
-    run: "RunData", *, plot: str, weather: Mapping[str, Any] | str, zone: ZoneInfo, files: Iterable[Path], tiled: str
+    run: "RunData",
+    *,
+    plot: str,
+    weather: Mapping[str, Any] | str | None,
+    zone: ZoneInfo,
+    files: Iterable[Path],
+    tiled: str,
 ) -> str:
     """Return the page, in Markdown.
 
@@ -24,8 +30,8 @@ def run_page(
     ----------
     plot : str
         The run's plot as a ``data:`` address; empty if there is none that is small enough.
-    weather : mapping or str
-        See `open_meteo.parse`; text says why there is none.
+    weather : mapping, str or None
+        See `open_meteo.parse`; text says why there is none; None if nobody asks for it.
     zone : zoneinfo.ZoneInfo
         Time zone of the times.
     files : iterable of Path
@@ -82,7 +88,9 @@ def _duration(start_s: Any, stop_s: Any) -> str:
     return f"{seconds // 3600:.0f} h {seconds % 3600 / 60:.0f} min" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
-def _weather(weather: Mapping[str, Any] | str) -> str:
+def _weather(weather: Mapping[str, Any] | str | None) -> str:
+    if weather is None:
+        return ""
     if isinstance(weather, str):
         return f"none: {markdown_literal(weather, 300)}"
     known, symbol = statistics(weather), weather["symbol"]

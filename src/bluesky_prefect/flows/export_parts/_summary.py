@@ -20,7 +20,7 @@ _BLUESKYS_OWN = {
 
 
 def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str]) -> str:
-    """Return the text: times in a zone, the lines of the weather block (or why there is none), the names of files."""
+    """Return the text: times in a zone, the lines of the weather block if there is one, the names of files."""
     start, stop = run.start, run.stop
     about = {
         "run uid": run.uid,

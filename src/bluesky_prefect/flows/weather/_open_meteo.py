@@ -7,6 +7,7 @@ from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 from bluesky_prefect.core import FlowInputError, ServiceUnavailable, is_number, one_line
+from bluesky_prefect.flows.common._service_record import QuestionRefused
 
 TemperatureUnit = Literal["fahrenheit", "celsius"]
 
@@ -17,12 +18,13 @@ _SYMBOLS = {"fahrenheit": "°F", "celsius": "°C"}
 
 @dataclass(frozen=True)
 class Place:
-    """A place in degrees, north and east positive, with its time zone and the unit of its temperatures."""
+    """A place in degrees, north and east positive, with its time zone, the unit of its temperatures, and its name."""
 
     latitude: float
     longitude: float
     timezone: str
     unit: TemperatureUnit
+    name: str = ""
 
     @property
     def zone(self) -> ZoneInfo:
@@ -30,11 +32,11 @@ class Place:
         return ZoneInfo(self.timezone)
 
 
-def checked_place(lat: float, lon: float, timezone: str, unit: str) -> Place:
+def checked_place(lat: float, lon: float, timezone: str, unit: str, name: str = "") -> Place:
     """Return a place, or raise `FlowInputError` with what is wrong with it."""
-    for name, value, most in (("lat", lat, 90), ("lon", lon, 180)):
+    for angle, value, most in (("lat", lat, 90), ("lon", lon, 180)):
         if not is_number(value) or abs(value) > most:
-            raise FlowInputError(f"{name} must be a number of degrees from -{most} to {most}, not {value!r}.")
+            raise FlowInputError(f"{angle} must be a number of degrees from -{most} to {most}, not {value!r}.")
     try:
         ZoneInfo(timezone)
     except (KeyError, ValueError, TypeError, OSError) as error:
@@ -43,7 +45,7 @@ def checked_place(lat: float, lon: float, timezone: str, unit: str) -> Place:
         ) from error
     if unit not in _SYMBOLS:
         raise FlowInputError(f"temperature_unit must be 'fahrenheit' or 'celsius', not {one_line(unit, 60)!r}.")
-    return Place(float(lat), float(lon), timezone, unit)  # pyright: ignore[reportArgumentType]  (checked above)
+    return Place(float(lat), float(lon), timezone, unit, name)  # pyright: ignore[reportArgumentType]  (checked above)
 
 
 def checked_date(date: Any) -> datetime.date:
@@ -82,13 +84,15 @@ def parse(answer: Any, place: Place, day: datetime.date, source: str) -> dict[st
     -------
     dict
         ``hours`` (local times, ISO 8601) and ``temperatures`` (numbers or None) of the same length; ``sunrise`` and
-        ``sunset`` (local times or None); ``latitude``, ``longitude``, ``timezone``, ``date``, ``unit``, ``symbol``,
-        ``source``.
+        ``sunset`` (local times or None); ``latitude``, ``longitude``, ``timezone``, ``name``, ``date``, ``unit``,
+        ``symbol``, ``source``.
 
     Raises
     ------
+    QuestionRefused
+        If it holds no temperature of that day.
     ServiceUnavailable
-        If the answer is not what the service documents, or holds no temperature of that day.
+        If the answer is not what the service documents.
     """
     symbol = _SYMBOLS[place.unit]
     try:
@@ -103,7 +107,7 @@ def parse(answer: Any, place: Place, day: datetime.date, source: str) -> dict[st
         raise ServiceUnavailable(f"the weather service's answer is not about the hours of {day}")
     temperatures = [float(value) if is_number(value) else None for value in temperatures]
     if not any(value is not None for value in temperatures):
-        raise ServiceUnavailable(f"the weather service has no temperatures for {day}")
+        raise QuestionRefused(f"the weather service has no temperatures for {day}")
     return {
         **asdict(place),
         "date": day.isoformat(),

@@ -11,8 +11,9 @@ from prefect.context import TaskRunContext
 from prefect.transactions import get_transaction
 from prefect.utilities.hashing import hash_objects
 
-from bluesky_prefect.core import ServiceUnavailable, Settings, without_secrets
-from bluesky_prefect.flows.common._outside import get_json, is_unavailable, unavailable
+from bluesky_prefect.core import ServiceUnavailable, Settings, one_line, without_secrets
+from bluesky_prefect.flows.common._outside import Patience, get_json, is_unavailable, unavailable
+from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 from bluesky_prefect.tiled_api import Catalog, origin_of, write_table
 
@@ -23,7 +24,7 @@ _FORECAST_KEPT = datetime.timedelta(hours=24)
 
 
 def _cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
-    asked = {name: value for name, value in parameters.items() if name != "timeout_s"}
+    asked = {name: value for name, value in parameters.items() if name not in ("record", "timeout_s", "patience")}
     for coordinate in ("latitude", "longitude"):
         asked[coordinate] = round(asked[coordinate], 4)  # some 10 m
     return f"bluesky-prefect-weather-{hash_objects(_CACHE_VERSION, asked)}"
@@ -37,19 +38,30 @@ def _cache_key(_context: TaskRunContext, parameters: dict[str, Any]) -> str:
     task_run_name="get_weather {date}",
 )
 async def get_weather(
-    latitude: float, longitude: float, timezone: str, unit: str, date: str, source: str, timeout_s: float
+    latitude: float,
+    longitude: float,
+    timezone: str,
+    unit: str,
+    name: str,
+    date: str,
+    source: str,
+    record: ServiceRecord,
+    timeout_s: float,
+    patience: Patience,
 ) -> dict[str, Any] | State[Any]:
     """Ask Open-Meteo for the weather of a day; see `open_meteo.parse`.
 
-    A state named ``Unavailable`` says why there is none. `source` is the address of the API; `timeout_s` is all the
-    time it may take, in seconds.
+    A state named ``Unavailable`` says why there is none. `source` is the address of the API; for `timeout_s` and
+    `patience` see `get_json`.
     """
-    place = open_meteo.checked_place(latitude, longitude, timezone, unit)
+    place = open_meteo.checked_place(latitude, longitude, timezone, unit, name)
     day = open_meteo.checked_date(date)
     try:
-        answer = await get_json(source, open_meteo.query(place, day), timeout_s=timeout_s)
-        # What is kept, shown and written to Tiled; a customer of Open-Meteo has a key in the address.
-        return open_meteo.parse(answer, place, day, without_secrets(source))
+        with record.asking():
+            asked = open_meteo.query(place, day)
+            answer = await get_json(source, asked, timeout_s=timeout_s, patience=patience)
+            # What is kept, shown and written to Tiled; a customer of Open-Meteo has a key in the address.
+            return open_meteo.parse(answer, place, day, without_secrets(source))
     except ServiceUnavailable as error:
         # Kept out of the cache, where the task's transaction would put the (empty) result.
         if (transaction := get_transaction()) is not None:
@@ -64,6 +76,7 @@ async def format_weather(weather: dict[str, Any]) -> str:
     part = "" if known == hours else f" (of {known} of {hours} hours)"
     statistics = open_meteo.statistics(weather)
     values = {
+        **({"place": one_line(weather["name"])} if weather["name"] else {}),
         "latitude": f"{weather['latitude']:g}",
         "longitude": f"{weather['longitude']:g}",
         "timezone": weather["timezone"],
@@ -76,21 +89,41 @@ async def format_weather(weather: dict[str, Any]) -> str:
     return "\n".join(f"{name + ':':<18}{value}" for name, value in values.items())
 
 
-async def weather_of(place: open_meteo.Place, day: datetime.date, settings: Settings) -> dict[str, Any] | str:
-    """Return the weather of a day, from the cache where it can be, or the reason why there is none."""
-    archived = open_meteo.is_archived(day, datetime.datetime.now(place.zone).date())
-    ask = get_weather if archived else get_weather.with_options(cache_expiration=_FORECAST_KEPT)
-    # Prefect's overloads take an asynchronous task that returns its state for a plain one.
-    state: State[Any] = await ask(  # pyright: ignore[reportGeneralTypeIssues]
-        **asdict(place),
-        date=day.isoformat(),
-        source=settings.weather_archive_url if archived else settings.weather_forecast_url,
-        timeout_s=settings.weather_timeout_s,
-        return_state=True,
-    )
-    if state.is_completed() and not is_unavailable(state):
-        return await state.aresult()
-    return state.message or "the weather service failed"
+class Question:
+    """A question about the weather of a day, to Open-Meteo or to Prefect's cache of its answers."""
+
+    def __init__(self, place: open_meteo.Place, day: datetime.date, settings: Settings) -> None:
+        self._place = place
+        self._day = day
+        archived = open_meteo.is_archived(day, datetime.datetime.now(place.zone).date())
+        self._source = settings.weather_archive_url if archived else settings.weather_forecast_url
+        self._ask = get_weather if archived else get_weather.with_options(cache_expiration=_FORECAST_KEPT)
+        name = "weather-archive" if archived else "weather-forecast"
+        self._record = ServiceRecord(name, self._source, settings.state_directory)
+        self._timeout_s = settings.weather_timeout_s
+        self._patience = Patience()
+        self._waits = self._record.worth_waiting_for
+
+    def hurry(self) -> None:
+        """Have an answer at once, if the service is known to be away: there is nothing else to wait for."""
+        if not self._waits:
+            self._patience.end()
+
+    async def answer(self) -> dict[str, Any] | str:
+        """Return the weather, or the reason why there is none."""
+        # Prefect's overloads take an asynchronous task that returns its state for a plain one.
+        state: State[Any] = await self._ask(  # pyright: ignore[reportGeneralTypeIssues]
+            **asdict(self._place),
+            date=self._day.isoformat(),
+            source=self._source,
+            record=self._record,
+            timeout_s=self._timeout_s,
+            patience=self._patience,
+            return_state=True,
+        )
+        if state.is_completed() and not is_unavailable(state):
+            return await state.aresult()
+        return state.message or "the weather service failed"
 
 
 def write_temperatures(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
@@ -101,7 +134,7 @@ def write_temperatures(catalog: Catalog, run: dict[str, Any], weather: dict[str,
     metadata = {
         **origin_of(run),
         "quantity": "temperature_2m",
-        "place": {name: weather[name] for name in ("latitude", "longitude", "timezone")},
+        "place": {name: weather[name] for name in ("name", "latitude", "longitude", "timezone") if weather[name] != ""},
         "date": weather["date"],
         "unit": weather["unit"],
         **open_meteo.statistics(weather),

@@ -15,6 +15,7 @@ import sys
 import traceback
 from typing import NoReturn
 
+from bluesky_prefect.worker._outage_log import quiet_outages
 from bluesky_prefect.worker.forkserver import _child as child
 from bluesky_prefect.worker.forkserver._preload import Sources, preload
 from bluesky_prefect.worker.forkserver._protocol import PACKET_BYTES, message, threads
@@ -127,6 +128,7 @@ def main(descriptor: int) -> None:
         outcome = preload(worker.recv(PACKET_BYTES).decode().split())
     # Or each child would write again what the modules have.
     child.write_out()
+    quiet_outages()
     server = ForkServer(worker, sources)
     worker.send(message(ready=outcome))
     if outcome["threaded"] is None:
