@@ -17,8 +17,8 @@ _FLOWS_NEED = _READ | {"create:node", "write:metadata", "write:data"}
 _NEEDED = _FLOWS_NEED | {"delete:node", "delete:revision", "register"}
 # A key that may do what its owner may, and only that.
 _INHERIT = "inherit"
-# Named as text: a room above this one. The second is imported only when there is something to draw.
-_FLOWS = ("bluesky_prefect.flows", "bluesky_prefect.flows.export_parts._plots")
+# Named as text: rooms above this one, and what they import when they first need it. Mostly imported before it is asked.
+_IMPORTS = ("bluesky_prefect.flows", "matplotlib.figure", "pandas", "pyarrow", "PIL.Image")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def flows_problem() -> str:
     if settings.tiled_uri is None and settings.tiled_profile is None:
         return ""
     try:
-        for module in _FLOWS:
+        for module in _IMPORTS:
             import_module(module)
         with Catalog.connect(settings) as catalog:
             _ = catalog.raw  # says what to do if it is not there
