@@ -52,7 +52,7 @@ class TiledAccess:
 
     @property
     def stops_flows(self) -> bool:
-        """Whether a flow that reads a run and writes a result could only fail."""
+        """True if a flow that reads a run and writes a result could only fail."""
         return bool(self.lacks & _FLOWS_NEED)
 
     def problem(self) -> str:

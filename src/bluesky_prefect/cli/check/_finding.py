@@ -30,7 +30,7 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """What was found about one subject, in order."""
+    """Findings about one subject, in order."""
 
     def __init__(self, subject: str) -> None:
         super().__init__()

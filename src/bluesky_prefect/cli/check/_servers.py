@@ -1,4 +1,4 @@
-"""What both servers have in common: they answer, in a version that was tried, by a clock that agrees."""
+"""Both servers alike: they answer, in a version that was tried, by a clock that agrees."""
 
 import time
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What waits on this machine: submissions in the outbox, runs on their way to Tiled, and who takes them there."""
+"""All that waits on this machine: submissions in the outbox, runs on their way to Tiled, and who takes them there."""
 
 from collections import Counter
 
