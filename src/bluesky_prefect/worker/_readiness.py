@@ -54,7 +54,7 @@ class Readiness:
             # Servers that were started together with the worker have a moment to be there.
             if before and problem != told:
                 told = problem
-                logger.warning("No flow run is taken, since it could only fail. %s It is looked at again.", problem)
+                logger.warning("No flow run is taken, since it could only fail. %s Looking again by and by.", problem)
             before = problem
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
@@ -92,5 +92,6 @@ class Readiness:
         merged = sanitize_subprocess_env({**os.environ, **environment})
         with tempfile.TemporaryDirectory(suffix="prefect", ignore_cleanup_errors=True) as directory:
             child = await self._forks.fork()
-            await child.run(Job(environment=merged, directory=Path(directory), check=check))
+            # Silent: its answer is all that there is to say, once.
+            await child.run(Job(environment=merged, directory=Path(directory), output=False, check=check))
             return one_line((Path(directory) / ANSWER).read_text())
