@@ -24,6 +24,7 @@ from bluesky_prefect.cli._options import (
     settings_from,
     state_option,
 )
+from bluesky_prefect.cli.check import check
 from bluesky_prefect.core import BlueskyPrefectError, StackError
 from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
 
@@ -65,6 +66,7 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
+app.command()(check)
 app.command()(flows.flows)
 app.command()(courier.courier)
 app.command()(repair.reconcile)

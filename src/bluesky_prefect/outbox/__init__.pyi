@@ -3,8 +3,10 @@ from ._entry import Entry as Entry
 from ._entry import OutboxCounts as OutboxCounts
 from ._entry import State as State
 from ._entry_lookup import SHORTEST_UID as SHORTEST_UID
+from ._entry_lookup import EntryLookup as EntryLookup
 from ._existing_outbox import existing_outbox as existing_outbox
 from ._outbox import PRUNED_AT_ONCE as PRUNED_AT_ONCE
 from ._outbox import Outbox as Outbox
 from ._stopped_runs import StoppedRun as StoppedRun
 from ._stopped_runs import stopped_runs as stopped_runs
+from ._unchanged_outbox import unchanged_outbox as unchanged_outbox

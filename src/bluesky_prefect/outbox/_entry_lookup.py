@@ -2,10 +2,12 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from bluesky_prefect.outbox._entry import Entry, OutboxCounts, State
-from bluesky_prefect.outbox._sqlite_file import SQLiteFile
+
+if TYPE_CHECKING:
+    import sqlite3
 
 # A shorter beginning of a uid names too many runs.
 SHORTEST_UID = 5
@@ -16,24 +18,30 @@ _KEYS_AT_ONCE = 500
 _UNSENT = "state IN ('waiting', 'dead')"
 
 
+class _Reader(Protocol):
+    def read(self, query: str, values: tuple[Any, ...] = ()) -> "list[sqlite3.Row]":
+        """Run a query; raises `OutboxError` if the file cannot be read."""
+        ...
+
+
 class EntryLookup:
     """Looks into an outbox, and changes nothing.
 
     Each method raises `OutboxError` if the file cannot be read. The clock gives the time in seconds since the epoch.
     """
 
-    def __init__(self, connection: SQLiteFile, clock: Callable[[], float]) -> None:
-        self._relaxed = connection
+    def __init__(self, reader: _Reader, clock: Callable[[], float]) -> None:
+        self._reader = reader
         self._clock = clock
 
     def counts(self) -> OutboxCounts:
         """Return how many submissions are in each state."""
-        rows = self._relaxed.read("SELECT state, count(*) AS many FROM entries GROUP BY state", ())
+        rows = self._reader.read("SELECT state, count(*) AS many FROM entries GROUP BY state", ())
         return OutboxCounts(**{row["state"]: row["many"] for row in rows})
 
     def has_waiting(self) -> bool:
         """Return whether anything waits to be sent, whenever and wherever to."""
-        return bool(self._relaxed.read("SELECT 1 FROM entries WHERE state = 'waiting' LIMIT 1"))
+        return bool(self._reader.read("SELECT 1 FROM entries WHERE state = 'waiting' LIMIT 1"))
 
     def entries(
         self, *, run_uid: str | None = None, state: State | None = None, before: int | None = None, limit: int = 1000
@@ -93,7 +101,7 @@ class EntryLookup:
         for begin in range(0, len(asked), _KEYS_AT_ONCE):
             some = asked[begin : begin + _KEYS_AT_ONCE]
             query = f"SELECT key FROM entries WHERE state = 'declined' AND key IN ({', '.join('?' * len(some))})"  # noqa: S608
-            found.update(key for [key] in self._relaxed.read(query, tuple(some)))
+            found.update(key for [key] in self._reader.read(query, tuple(some)))
         return found
 
     def unsent_by_address(self) -> dict[str | None, int]:
@@ -106,7 +114,7 @@ class EntryLookup:
 
     def _by_address(self, which: str, *values: float) -> dict[str | None, int]:
         query = f"SELECT api_url, count(*) FROM entries WHERE {which} GROUP BY api_url"  # noqa: S608 - this module's texts
-        return dict(map(tuple, self._relaxed.read(query, values)))
+        return dict(map(tuple, self._reader.read(query, values)))
 
     def _find(self, conditions: Sequence[tuple[Any, ...]], limit: int, order: str = "DESC") -> list[Entry]:
         """Return the newest (or oldest) entries for which all conditions (SQL text, values) hold."""
@@ -114,7 +122,7 @@ class EntryLookup:
         values = [value for _, *values in conditions for value in values]
         # Ordered by their numbers first: only the rows that are returned are sorted as a whole.
         numbers = f"SELECT seq FROM entries WHERE {where} ORDER BY seq {order} LIMIT ?"  # noqa: S608 - this module's texts
-        rows = self._relaxed.read(
+        rows = self._reader.read(
             f"SELECT * FROM entries WHERE seq IN ({numbers}) ORDER BY seq {order}",  # noqa: S608
             (*values, limit),
         )

@@ -61,7 +61,8 @@ class Outbox(EntryLookup):
         self._unreadable: set[int] = set()
         # Only `put` waits for the disk. What the sending side writes may be lost in a power cut: that repeats a
         # request which Prefect knows by its idempotency key. In memory there is one database, so one connection.
-        super().__init__(SQLiteFile(self._file, durable=False, keep_format=keep_format), clock)
+        self._relaxed = SQLiteFile(self._file, durable=False, keep_format=keep_format)
+        super().__init__(self._relaxed, clock)
         self._durable = SQLiteFile(self._file, durable=True) if path else self._relaxed
 
     @property

@@ -17,6 +17,11 @@ from ._flow_runs import made_after as made_after
 from ._flow_runs import past_flow_run as past_flow_run
 from ._flow_runs import past_flow_runs as past_flow_runs
 from ._flow_runs import signs_of_life as signs_of_life
+from ._inventory import KnownDeployment as KnownDeployment
+from ._inventory import KnownPool as KnownPool
+from ._inventory import known_deployments as known_deployments
+from ._inventory import known_pools as known_pools
+from ._inventory import server_version as server_version
 from ._parameters import given_parameters as given_parameters
 from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
 from ._recent_flow_runs import recent_flow_runs as recent_flow_runs

@@ -5,6 +5,8 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.message import Message
+from email.utils import parsedate_to_datetime
 from http.client import HTTPException, InvalidURL
 from typing import Any
 
@@ -28,10 +30,14 @@ _opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Answer:
-    """A server's answer: the problem with it, empty if there is none, and whether it refuses us."""
+    """A server's answer: the problem with it, empty if there is none, whether it refuses us, and its time.
+
+    That is in seconds since the epoch, to the second; None if the answer does not tell.
+    """
 
     problem: str = ""
     refused: bool = False
+    server_time: float | None = None
 
 
 def request_json(
@@ -94,14 +100,22 @@ def _probe(url: str, timeout_s: float, authorization: str) -> Answer:
         request = urllib.request.Request(without_user(url))  # noqa: S310 - the settings name it
         if user:
             request.add_unredirected_header("Authorization", user)
-        with urllib.request.urlopen(request, timeout=timeout_s):  # noqa: S310
-            return Answer()
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+            return Answer(server_time=_time_in(answer.headers))
     except urllib.error.HTTPError as error:
-        return Answer(f"answers {error.code}" if error.code >= 500 else "", refused=error.code in REFUSED_STATUSES)
+        problem = f"answers {error.code}" if error.code >= 500 else ""
+        return Answer(problem, error.code in REFUSED_STATUSES, _time_in(error.headers))
     except (ConfigurationError, ValueError, InvalidURL):  # the latter two repeat what they cannot read
         return Answer(URL_SPELLING)
     except (OSError, HTTPException) as error:
         return Answer(_reason(error))
+
+
+def _time_in(headers: Message) -> float | None:
+    try:
+        return parsedate_to_datetime(headers["Date"] or "").timestamp()
+    except ValueError:
+        return None
 
 
 def _reason(error: Exception) -> str:

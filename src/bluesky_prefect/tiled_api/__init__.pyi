@@ -1,3 +1,5 @@
+from ._access import TiledAccess as TiledAccess
+from ._access import flows_problem as flows_problem
 from ._catalog import Catalog as Catalog
 from ._connect import SERVER_TROUBLE as SERVER_TROUBLE
 from ._connect import address_and_key as address_and_key
@@ -18,6 +20,8 @@ from ._run_data import BOOKKEEPING as BOOKKEEPING
 from ._run_data import ExternalArray as ExternalArray
 from ._run_data import RunData as RunData
 from ._run_data import Stream as Stream
+from ._run_data import external_arrays as external_arrays
+from ._run_data import read_one_value as read_one_value
 from ._run_data import read_run as read_run
 from ._run_data import read_stream as read_stream
 from ._run_data import run_without_streams as run_without_streams

@@ -61,6 +61,11 @@ class Catalog:
         self._root.context.close()
 
     @property
+    def context(self) -> Any:
+        """The connection to the server, as Tiled's client has it."""
+        return self._root.context
+
+    @property
     def raw(self) -> "Container":
         """The container of Bluesky runs."""
         return self._container(self._raw_path)
@@ -91,6 +96,14 @@ class Catalog:
             with tiled_errors(self.name):
                 make_container(self._root, self._processed_path)
             return self._container(self._processed_path)
+
+    def has_processed(self) -> bool:
+        """Tell whether the container of results is there, and make none."""
+        try:
+            self._container(self._processed_path)
+        except ConfigurationError:
+            return False
+        return True
 
     def processed_by_uid(self, run_uid: str) -> "list[Container]":
         """Return what was written about a run to the container of results; nothing where there is no container."""

@@ -1,6 +1,7 @@
 """A run's streams as tables: values in columns, external arrays as references."""
 
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -261,6 +262,24 @@ def _external(key: str, node: Any) -> ExternalArray:
     shape = tuple(getattr(node, "shape", ()) or ())
     dtype = str(getattr(node, "dtype", family(node)))
     return ExternalArray(key, "/".join(node.path_parts), shape, dtype, external_files(node))
+
+
+def external_arrays(run: "Container") -> Iterator[tuple[ExternalArray, Any]]:
+    """Yield the arrays of a run that detectors wrote to files of their own and that hold anything, each with its node.
+
+    Tables are not read for it.
+    """
+    for stream in stream_nodes(run):
+        for key, child in stream.items():
+            if family(child) == "array" and all(child.shape):
+                array = _external(key, child)
+                if array.files:
+                    yield array, child
+
+
+def read_one_value(node: Any) -> Any:
+    """Have Tiled read the first value of an array, however large that is."""
+    return node[(slice(0, 1),) * len(node.shape)]
 
 
 def external_files(node: Any) -> list[str]:

@@ -35,6 +35,8 @@ PRELOAD = [
     "bluesky_prefect.tiled_api._results",
     "bluesky_prefect.reconciliation._flow",
 ]
+# Told of what flows could only fail for, in this package's case.
+CHECK = "bluesky_prefect.tiled_api:flows_problem"
 NICE = 5
 # What an interpreter, or a library that flow runs find loaded, reads when it starts and never again.
 _READ_AT_START = ("PYTHON", "LD_", "OMP_", "OPENBLAS_", "MKL_", "NUMEXPR_", "NUMBA_", "MALLOC_", "MPL")
@@ -88,6 +90,16 @@ class WarmVariables(ProcessVariables):
             "pool. A module that starts a thread when it is imported, or is not installed, is left out."
         ),
     )
+    check: str | None = Field(
+        default=CHECK,
+        title="Check before flow runs are taken",
+        description=(
+            "A function, as module:name, that returns why flow runs of this work pool could only fail, or nothing. "
+            "While it returns a reason, a worker that starts takes no flow run. It is called without arguments, in a "
+            "process like that of a flow run. By default it looks at Tiled, if the environment names one; empty, "
+            "nothing is looked at."
+        ),
+    )
     nice: int = Field(
         default=NICE,
         ge=0,
@@ -99,6 +111,14 @@ class WarmVariables(ProcessVariables):
 
 def preload_of(base_job_template: dict[str, Any]) -> list[str]:
     """Return the modules that a work pool's template names."""
-    variable = base_job_template.get("variables", {}).get("properties", {}).get("preload", {})
-    named = variable.get("default")
+    named = _variables(base_job_template).get("preload", {}).get("default")
     return [str(module) for module in named] if isinstance(named, list) else PRELOAD
+
+
+def check_of(base_job_template: dict[str, Any]) -> str:
+    """Return the check that a work pool's template names; "" for none. A pool that is older has the one of today."""
+    return str(_variables(base_job_template).get("check", {"default": CHECK}).get("default") or "")
+
+
+def _variables(base_job_template: dict[str, Any]) -> dict[str, Any]:
+    return base_job_template.get("variables", {}).get("properties", {})

@@ -22,10 +22,11 @@ from bluesky_prefect.worker._control_log import bound_control_log
 from bluesky_prefect.worker._events import flow_run_events
 from bluesky_prefect.worker._execution import Execution, Executor
 from bluesky_prefect.worker._flow_runs import FlowRunInHand, FlowRunsInHand, Phase
-from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, preload_of
+from bluesky_prefect.worker._job_variables import WarmJobConfiguration, WarmVariables, check_of, preload_of
 from bluesky_prefect.worker._outage_log import OutageLog, quiet_outages
 from bluesky_prefect.worker._poller import Poller
 from bluesky_prefect.worker._prefect_internals import ENGINE_MODULES, require_tested_prefect
+from bluesky_prefect.worker._readiness import Readiness
 from bluesky_prefect.worker._stop_signal import cancelled_by_sigterm
 from bluesky_prefect.worker.forkserver._pool import ForkServerPool
 
@@ -89,6 +90,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         quiet_outages()
         environment = {**os.environ, **get_current_settings().to_environment_variables(exclude_unset=True)}
         self._forks = ForkServerPool(environment)
+        self._readiness = Readiness(self._forks, self._check, self._poller.poll_now)
         await super().setup()
 
     async def teardown(self, *exc_info: Any) -> None:
@@ -134,9 +136,18 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
             if modules != self._preloaded:
                 self._preloaded = modules
                 self._in_background(self._forks.preload([*ENGINE_MODULES, *modules]))
-            if not self._listening and not self._runs_once:
-                serving = self._poller.serve(), self._listen(self.work_pool.id)
+            if self._runs_once:
+                await self._readiness.look()
+            elif not self._listening:
+                serving = self._poller.serve(), self._listen(self.work_pool.id), self._readiness.wait()
                 self._listening = [self._in_background(service) for service in serving]
+
+    async def _check(self) -> tuple[str, dict[str, str | None]]:
+        """Return what is to be checked before a flow run is taken, and with which environment, by the work pool."""
+        template = self.work_pool.base_job_template
+        job = await WarmJobConfiguration.from_template_and_values(template, {}, client=self.client)
+        # A job with a command of its own has another interpreter, and nothing of this one.
+        return "" if job.command else check_of(template), job.env
 
     # Which flow runs, and when.
 
@@ -160,7 +171,7 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
         client = super().client
         if self._worker_client is None or self._worker_client.wraps is not client:
             self._worker_client = WorkerClient(
-                client, self._in_hand, has_room=self._has_room, select=self._select, on_proposed=self._proposed
+                client, self._in_hand, has_room=self._takes_another, select=self._select, on_proposed=self._proposed
             )
         return self._worker_client  # pyright: ignore[reportReturnType]
 
@@ -176,6 +187,9 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
     async def _look_for_flow_runs(self) -> "list[FlowRun]":
         async with self._looking:
             return await super().get_and_submit_flow_runs()
+
+    def _takes_another(self) -> bool:
+        return self._readiness.is_ready and self._has_room()
 
     def _has_room(self) -> bool:
         try:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from bluesky_prefect.worker._prefect_internals import announce_cancellation
-from bluesky_prefect.worker.forkserver._protocol import Job, message
+from bluesky_prefect.worker.forkserver._protocol import ANSWER, Job, message
 
 # Files in the working directory that Prefect reads settings from.
 _SETTINGS_FILES = (".env", "prefect.toml", "pyproject.toml")
@@ -85,6 +85,8 @@ def _exit_code(job: Job) -> int:
         _settle(job)
         if job.hooks is not None:
             _run_hooks(job)
+        elif job.check is not None:
+            _answer(job.check)
         else:
             # The engine as it is, in a module of its own called __main__; the one that was imported is another.
             sys.modules.pop("prefect.engine", None)
@@ -168,6 +170,16 @@ def _settings(environment: dict[str, str]) -> dict[str, str]:
     """Return Prefect's settings; names with two underscores are about the flow run."""
     names = [name for name in environment if name.startswith("PREFECT_") and not name.startswith("PREFECT__")]
     return {name: environment[name] for name in names}
+
+
+def _answer(check: str) -> None:
+    """Leave in the working directory what a check returns, or why it cannot be called."""
+    module, _, name = check.partition(":")
+    try:
+        answer = getattr(importlib.import_module(module), name)()
+    except Exception as error:  # noqa: BLE001  # a facility's own module may raise anything
+        answer = f"The work pool's variable 'check' names {check}, which cannot be called: {error!r}."
+    Path(ANSWER).write_text(str(answer or ""))
 
 
 def _run_hooks(job: Job) -> None:

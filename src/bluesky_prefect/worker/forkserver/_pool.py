@@ -34,6 +34,8 @@ class ForkServerPool:
         # The last one forks, or imports; those before it wait for their last child.
         self._servers: list[ForkServerHandle] = []
         self._lock = asyncio.Lock()
+        # Whether the last one could not import all of its modules.
+        self._incomplete = False
 
     @property
     def pid(self) -> int | None:
@@ -48,6 +50,13 @@ class ForkServerPool:
                 server.retire()
         with contextlib.suppress(ForkServerGone, ForkFailed):
             await self._current()
+
+    async def complete(self) -> None:
+        """Have a fork server with the modules that could not be imported before, if there were any."""
+        if self._incomplete:
+            self._servers[-1].retire()
+            with contextlib.suppress(ForkServerGone, ForkFailed):
+                await self._current()
 
     async def fork(self) -> ChildHandle:
         """Return a new child, which waits for its job; where the system refuses a process, try again for a while.
@@ -113,6 +122,7 @@ class ForkServerPool:
             self._excluded.add(threaded)
             await server.close()
             return
+        self._incomplete = bool(outcome["failed"] or outcome["missing"])
         for module, reason in outcome["failed"].items():
             logger.warning("Not preloading %s: %s", module, reason)
         logger.info(

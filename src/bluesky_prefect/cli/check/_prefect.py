@@ -1,0 +1,124 @@
+"""Prefect: the server, the list of workflows with their deployments, and the workers that take their flow runs."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+
+from bluesky_prefect.cli.check._finding import Findings
+from bluesky_prefect.cli.check._places import Places
+from bluesky_prefect.cli.check._servers import TIMEOUT_S, answers, versions
+from bluesky_prefect.core import DEFAULT_WORKFLOWS as DEFAULTS
+from bluesky_prefect.core import (
+    PREFECT_KEY,
+    BlueskyPrefectError,
+    Settings,
+    WorkflowList,
+    as_workflows,
+    counted,
+    load_workflows,
+    prefect_authorization,
+    user_in_url,
+)
+from bluesky_prefect.prefect_api import (
+    KnownDeployment,
+    KnownPool,
+    PrefectApi,
+    known_deployments,
+    known_pools,
+    server_version,
+)
+from bluesky_prefect.stack import prefect_service
+
+
+def look_at_prefect(places: Places) -> Findings:
+    """Ask Prefect's server: does it answer, take the credentials, and have what the workflows need."""
+    findings = Findings("prefect")
+    if not answers(findings, "Prefect", places.prefect):
+        return findings
+    with PrefectApi(TIMEOUT_S) as api:
+        try:
+            server = server_version(api)
+        except BlueskyPrefectError as error:
+            findings.problem("credentials", str(error))
+            return findings
+        _note_credentials(findings, places.prefect.url)
+        versions(findings, "prefect", server)
+        workflows = _listed(places.settings)
+        if workflows is not None:
+            deployments = known_deployments(api)
+            findings += _deployments(workflows, deployments)
+            pools = {deployments[one.deployment].work_pool for one in workflows if one.deployment in deployments}
+            findings += _workers(known_pools(api, sorted(pool for pool in pools if pool)))
+    return findings
+
+
+def look_at_list(places: Places) -> Findings:
+    """Import the list of workflows."""
+    findings, where = Findings("workflows"), places.settings.workflows
+    if not where:
+        names = ", ".join(one.name for one in DEFAULTS)
+        findings.ok("list", f"none is named: sessions start {names}, or what they name themselves")
+        return findings
+    try:
+        listed = load_workflows(where)
+    except BlueskyPrefectError as error:
+        findings.problem("list", str(error))
+    else:
+        findings.ok("list", f"{where}: {', '.join(one.name for one in listed)}")
+    return findings
+
+
+def _listed(settings: Settings) -> WorkflowList | None:
+    """Return the workflows that sessions start by default; None if the list cannot be had, which is told elsewhere."""
+    try:
+        return load_workflows(settings.workflows) if settings.workflows else as_workflows(DEFAULTS)
+    except BlueskyPrefectError:
+        return None
+
+
+def _note_credentials(findings: Findings, url: str) -> None:
+    given = bool(prefect_authorization() or user_in_url(url))
+    if note := prefect_service().note:
+        findings.warning("credentials", note, "")
+    elif given:
+        findings.ok("credentials", f"the server lets this user in ({PREFECT_KEY})")
+    else:
+        findings.ok("credentials", "none are set, and none are asked for")
+
+
+def _deployments(workflows: WorkflowList, known: Mapping[str, KnownDeployment]) -> Findings:
+    findings = Findings("workflows")
+    for name in dict.fromkeys(one.deployment for one in workflows):
+        deployment = known.get(name)
+        if deployment is None:
+            near = get_close_matches(name, known, n=3)
+            hint = f"there is {', '.join(near)}; " if near else ""
+            remedy = f"{hint}deploy it, or change its name on the list; the runs that want it wait"
+            findings.problem("deployment", f"Prefect has no deployment {name!r}", remedy)
+        elif deployment.work_pool is None:
+            findings.ok("deployment", f"{name}, for whoever serves it")
+        else:
+            findings.ok("deployment", f"{name}, on work pool {deployment.work_pool}")
+    return findings
+
+
+def _workers(pools: Mapping[str, KnownPool | None]) -> Findings:
+    findings = Findings("workers")
+    for name, pool in pools.items():
+        start = f"prefect worker start --pool {name}"
+        if pool is None:
+            findings.problem("pool", f"Prefect has no work pool {name!r}", f"prefect work-pool create {name}")
+        elif pool.paused:
+            found = f"work pool {name} ({pool.type}) is paused: no worker is given its flow runs"
+            findings.problem("pool", found, f"prefect work-pool resume {name}")
+        elif pool.online:
+            alive = f"{counted(len(pool.online), 'worker')} online: {_some(pool.online)}"
+            findings.ok("pool", f"work pool {name} ({pool.type}), {alive}")
+        else:
+            silent = f"; {counted(len(pool.silent), 'worker')} gave no sign of life lately" if pool.silent else ""
+            findings.problem("pool", f"work pool {name} ({pool.type}) has no worker online{silent}", start)
+    return findings
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    first, *rest = [list(names)[:most], *list(names)[most:]]
+    return ", ".join(first) + (f" and {len(rest)} more" if rest else "")

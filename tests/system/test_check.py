@@ -1,0 +1,132 @@
+"""`bluesky-prefect check` against real servers: all well, and with what goes wrong at a beamline."""
+
+import json
+import os
+from pathlib import Path
+
+import bluesky.plans as bp
+import pytest
+
+from tests.services.forked import run_code, run_command
+from tests.services.prefect_process import user_of
+from tests.system.beamline import Beamline
+
+# By these programs know what was looked at.
+KEYS = {
+    ("machine", "version"),
+    ("machine", "state_directory"),
+    ("machine", "rights"),
+    ("machine", "output_directory"),
+    ("workflows", "list"),
+    ("workflows", "deployment"),
+    ("prefect", "address"),
+    ("prefect", "credentials"),
+    ("prefect", "version"),
+    ("workers", "pool"),
+    ("tiled", "address"),
+    ("tiled", "key"),
+    ("tiled", "version"),
+    ("tiled", "raw"),
+    ("tiled", "files"),
+    ("tiled", "processed"),
+    ("clocks", "prefect"),
+    ("clocks", "tiled"),
+    ("outbox", "waiting"),
+    ("journals", "waiting"),
+    ("journals", "courier"),
+}
+
+
+def check(stack, *arguments, cwd=None, **environment):
+    """Run the command on the stack; return its exit code, and what it found."""
+    variables = {**os.environ, **stack.environment(), **environment}
+    done = run_command("check", "--json", *arguments, env=variables, cwd=cwd)
+    assert "Traceback" not in done.stderr, done.stderr
+    for secret in (stack.tiled_api_key.get_secret_value(), user_of(stack)):
+        assert secret not in done.stdout + done.stderr
+    return done.returncode, json.loads(done.stdout)["findings"]
+
+
+def problems(findings):
+    return {(one["subject"], one["name"]): one for one in findings if one["state"] == "problem"}
+
+
+@pytest.fixture(scope="module")
+def raw(stack):
+    from tiled.client import from_uri
+
+    root = from_uri(stack.tiled_uri, api_key=stack.tiled_api_key.get_secret_value())
+    yield root["raw"]
+    root.context.close()
+
+
+def test_on_a_stack_that_is_up_everything_is_looked_at_and_nothing_is_wrong(stack):
+    code, findings = check(stack)
+    assert problems(findings) == {}
+    assert code == 0
+    assert {(one["subject"], one["name"]) for one in findings} == KEYS
+    people = run_command("check", "--state-directory", str(stack.state_directory), env=os.environ)
+    assert people.returncode == 0, people.stdout
+    assert f"  ok      {stack.tiled_uri} (from the local stack)" in people.stdout.splitlines()
+
+
+def test_wrong_credentials_are_told_with_what_sets_them(stack):
+    wrong = {"BLUESKY_PREFECT_TILED_API_KEY": "abc123", "TILED_API_KEY": "abc123", "PREFECT_API_AUTH_STRING": "a:b"}
+    code, findings = check(stack, **wrong)
+    assert code == 1
+    found = problems(findings)
+    assert found.keys() == {("tiled", "key"), ("prefect", "credentials")}
+    assert "TILED_API_KEY" in found["tiled", "key"]["found"]
+    assert "PREFECT_API_AUTH_STRING" in found["prefect", "credentials"]["found"]
+
+
+def test_a_deployment_that_is_not_there_is_told_with_those_of_near_names(stack, tmp_path):
+    (tmp_path / "our_list.py").write_text("workflows = ['my-workflow/lokal', 'find-peak/local']\n")
+    code, findings = check(stack, "--workflows", "our_list:workflows", PYTHONPATH=str(tmp_path))
+    assert code == 1
+    [(key, found)] = problems(findings).items()
+    assert key == ("workflows", "deployment")
+    assert "'my-workflow/lokal'" in found["found"]
+    assert "there is my-workflow/local" in found["remedy"]
+
+
+def test_files_that_tiled_can_no_longer_read_are_told_of(stack, raw):
+    beamline = Beamline(raw, stack.images)
+    beamline.run(bp.count([beamline.devices.img], 1))
+    code, findings = check(stack)
+    assert code == 0, problems(findings)
+    [files] = [one for one in findings if one["name"] == "files"]
+    assert files["found"].startswith("Tiled reads img of run ")
+    [written] = stack.images.rglob("*.npy")
+    moved = written.rename(written.with_suffix(".moved"))
+    try:
+        code, findings = check(stack)
+    finally:
+        moved.rename(written)
+    assert code == 1
+    [(key, found)] = problems(findings).items()
+    assert key == ("tiled", "files")
+    assert Path(found["found"].partition("file://localhost")[2].partition(")")[0]).name == written.name
+    assert "readable_storage" in found["remedy"]
+
+
+def test_a_catalog_without_its_spec_or_none_at_all_is_told_with_the_command(stack):
+    code, findings = check(stack, BLUESKY_PREFECT_RAW_CONTAINER="not/there")
+    assert code == 1
+    assert problems(findings)["tiled", "raw"]["remedy"] == "bluesky-prefect make-catalog"
+    code, findings = check(stack, BLUESKY_PREFECT_RAW_CONTAINER="processed")
+    assert code == 1
+    assert "make-catalog" in problems(findings)["tiled", "raw"]["found"]
+
+
+# What a worker asks before it takes a flow run.
+PROBLEM = "from bluesky_prefect.tiled_api import flows_problem; print(flows_problem())"
+
+
+def test_a_worker_s_check_has_nothing_against_this_stack_and_names_what_is_wrong(stack):
+    environment = {**os.environ, **stack.environment()}
+    assert run_code(PROBLEM, env=environment).stdout == "\n"
+    wrong = {"BLUESKY_PREFECT_TILED_API_KEY": "abc123", "TILED_API_KEY": "abc123"}
+    assert "set TILED_API_KEY" in run_code(PROBLEM, env={**environment, **wrong}).stdout
+    nowhere = {"BLUESKY_PREFECT_RAW_CONTAINER": "not/there"}
+    assert "has no container 'not/there'" in run_code(PROBLEM, env={**environment, **nowhere}).stdout
