@@ -68,12 +68,12 @@ def finished_run(catalog, ref, *, timeout_s):
     return asyncio.run(catalog.finished_run(ref, timeout_s=timeout_s))
 
 
-def artifact(room, key, *, about):
-    """Return what the newest artifact of a key that is about a run holds."""
+def artifact(room, key, *, about, field="data"):
+    """Return what the newest artifact of a key that is about a run holds, or another field of it."""
     asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
     response = ask(room.stack, "POST", "/artifacts/filter", json=asked)
     return next(
-        one["data"] for one in response.raise_for_status().json() if markdown_literal(about) in one["description"]
+        one[field] for one in response.raise_for_status().json() if markdown_literal(about) in one["description"]
     )
 
 
@@ -112,7 +112,7 @@ def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(r
     folder = exported(kind)
     page = artifact(room, "run-summary", about=uids[kind])
     assert len(page) < 100_000
-    assert "](data:image/png;base64," in page
+    assert "](data:image/png;base64," in artifact(room, "run-summary", about=uids[kind], field="description")
     assert f"({room.stack.tiled_uri}/ui/browse/raw/{uids[kind]})" in page
     assert f"| weather | {markdown_literal('50.0 to 73.0 °F, 61.5 °F on average,')}" in page
     for name in room.files(folder):

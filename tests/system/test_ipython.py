@@ -21,6 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.states import Crashed
 
 from bluesky_prefect.core import Run
+from bluesky_prefect.prefect_api import flow_run_url
 from bluesky_prefect.session._ipython import ipython_command, startup_files
 from bluesky_prefect.stack import WORKFLOWS, StackInfo
 from bluesky_prefect.stack._info import StackPaths
@@ -296,7 +297,7 @@ def test_a_failure_is_told_before_the_next_prompt_once(stack: StackInfo, open_te
         terminal = open_terminal(plain_ipython, {**stack.environment(), **no_services, **workflows})
         uid = terminal.run("count([det], 1)")
         [flow_run] = wait_until(lambda: _flow_runs(stack, uid))
-        link = f"{stack.prefect_ui_url}/runs/flow-run/{flow_run['id']}"
+        link = flow_run_url(stack.prefect_ui_url, flow_run["id"], failed=True)
         assert "Scheduled" in terminal.type("%flows --scan 1")
 
         client.set_flow_run_state(UUID(flow_run["id"]), Crashed(message="killed"), force=True)

@@ -13,7 +13,7 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 import bluesky_prefect.watch._prompt_messages
 from bluesky_prefect import FlowTimeout, Outbox, Settings, list_flow_runs, wait_for_flow_runs
 from bluesky_prefect.core import PrefectUnavailable, Submission, submission_key
-from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.prefect_api import PrefectApi, flow_run_url
 from bluesky_prefect.watch import PromptMessages, look_up
 from tests.system.hutch import DEPLOYMENT, idle_deployment
 
@@ -75,7 +75,7 @@ def test_the_last_flow_runs_are_listed_newest_first_with_what_waits(desk, stack)
         (second, "Failed", "scan"),
         (first, "Completed", "count"),
     ]
-    assert listed[1].url == f"{stack.prefect_ui_url}/runs/flow-run/{second_id}"
+    assert listed[1].url == flow_run_url(stack.prefect_ui_url, second_id, failed=True)
     assert listed[1].message == "boom"
     assert [one.run_uid for one in desk.listed(failed=True)] == [second]
     assert [one.run_uid for one in desk.listed(count=1)] == [waits]

@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 def stack_info(info: "StackInfo", *, sign_in: str, options: str = "") -> None:
     """Show where the stack is, and how to use and stop it; `sign_in` is a link for a browser."""
+    from bluesky_prefect.prefect_api import runs_url
     from bluesky_prefect.stack import without_proxy  # psutil comes with the local stack
 
     lines = [
         "The local stack is up.",
         f"  Prefect UI   {sign_in}",
-        f"               (signs one browser in, once, within ten minutes; after that: {info.prefect_ui_url}/runs)",
+        f"               (signs one browser in, once, within ten minutes; after that: {runs_url(info.prefect_ui_url)})",
         f"  Tiled        {info.tiled_uri}   (in a browser add, once, ?api_key= and the key that is in",
         f"               {info.tiled_api_key_path})",
         f"  Files        {info.exports}",
@@ -109,8 +110,6 @@ def demo(result: "DemoResult") -> None:
     for row in result.rows:
         terminal.show(out, f"Scan {row.run.scan_id}, run {row.run.uid}")
         terminal.show(out, f"    {row.flow_run_name or 'no flow run'}  {row.url or ''}".rstrip())
-        if row.summary_url:
-            terminal.show(out, f"    its plot: {row.summary_url}")
         if row.files:
             terminal.show(out, f"    {row.files[0].parent}")
             terminal.show(out, f"        {', '.join(file.name for file in row.files)}")

@@ -9,6 +9,7 @@ from prefect.states import Completed
 
 from bluesky_prefect.flows._export import export
 from bluesky_prefect.flows._fun_fact import fun_fact
+from bluesky_prefect.flows.common._artifacts import artifacts_on_this_page
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 
 
@@ -32,7 +33,8 @@ async def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
     print("Now exporting a file...")
     name = f"{flow_run.get_name()}-fun-fact"
     named_fact = fun_fact.with_options(flow_run_name=lambda: name)
-    fact, exported = await gather_all(named_fact(return_state=True), export(ref, date=date, return_state=True))
+    with artifacts_on_this_page():
+        fact, exported = await gather_all(named_fact(return_state=True), export(ref, date=date, return_state=True))
     if not fact.is_completed():
         get_run_logger().warning("Done without a fun fact: %s", fact.message)
     folder = await exported.aresult()  # raises what the export raised

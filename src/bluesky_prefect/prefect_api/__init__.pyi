@@ -20,7 +20,9 @@ from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
 from ._recent_flow_runs import recent_flow_runs as recent_flow_runs
 from ._states import FAILED_STATES as FAILED_STATES
 from ._states import is_final as is_final
-from ._ui_links import artifact_url as artifact_url
 from ._ui_links import flow_run_url as flow_run_url
+from ._ui_links import probable_ui_url as probable_ui_url
+from ._ui_links import runs_url as runs_url
+from ._ui_links import search_url as search_url
 from ._ui_links import ui_url as ui_url
 from ._workers import Workers as Workers

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import FAILURE, ConfigurationError, error_line, without_secrets
 from bluesky_prefect.prefect_api._states import FAILED_STATES
+from bluesky_prefect.prefect_api._ui_links import flow_run_url
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -151,7 +152,7 @@ def automation(notice: str, block_id: "UUID") -> "AutomationCore":
 
 def _body(ui_url: str) -> str:
     """Return the template of a message, which Prefect's server renders; values in it are not rendered again."""
-    link = f"{ui_url}/runs/flow-run/"
+    link = flow_run_url(ui_url, "", failed=True)
     return "\n".join(
         [
             f"Scan id: {_tag_value('scan_id')}",
@@ -159,8 +160,8 @@ def _body(ui_url: str) -> str:
             f"Run: {_tag_value('uid')}",
             f"Flow: {_text('flow.name')}",
             f"Reason: {_text(_REASON)}",
-            # The server knows its own address best, unless nobody has told it.
-            "{% set url = flow_run | ui_url %}"
+            # The server knows its own address best, unless nobody has told it. It leads to the older of its UIs.
+            f"{{% set url = flow_run | ui_url | replace('/runs/flow-run/', '{link.removeprefix(ui_url)}') %}}"
             f"{{{{ url if url and '//0.0.0.0' not in url else '{link}' ~ flow_run.id }}}}",
         ]
     )

@@ -19,6 +19,7 @@ from bluesky_prefect.core import (
     without_secrets,
     without_user,
 )
+from bluesky_prefect.prefect_api import runs_url
 from bluesky_prefect.stack._http import probe
 from bluesky_prefect.stack._info import StackPaths, StackState
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
@@ -203,7 +204,7 @@ def prefect_service() -> Service:
         remedy = f"check {PREFECT_KEY}"
     browser = place.removesuffix("/api")
     note = "" if problem else _open_door(url, browser)
-    return Service("Prefect", browser, problem, consequence, remedy, note)
+    return Service("Prefect", browser if problem else runs_url(browser), problem, consequence, remedy, note)
 
 
 def _open_door(url: str, name: str) -> str:

@@ -17,7 +17,8 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from bluesky_prefect.core import basic_auth
-from bluesky_prefect.stack._sign_in import LINKS, SIGN_IN
+from bluesky_prefect.prefect_api import runs_url
+from bluesky_prefect.stack._sign_in import LINKS, SIGN_IN, SIGNED_IN
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -29,6 +30,7 @@ _MAX_LINKS = 200
 _LONGEST_TOKEN = 100
 _PAGE = Path(__file__).with_name("sign_in.html")
 _SCRIPT = Path(__file__).with_name("sign_in.js")
+_PATHS = {SIGN_IN, f"{SIGN_IN}.js", SIGNED_IN, LINKS}
 _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; frame-ancestors 'none'; "
@@ -84,6 +86,7 @@ class SignIn:
             routes=[
                 Route(SIGN_IN, lambda _: FileResponse(_PAGE, headers=_HEADERS)),
                 Route(f"{SIGN_IN}.js", lambda _: FileResponse(_SCRIPT, headers=_HEADERS)),
+                Route(SIGNED_IN, lambda _: RedirectResponse(runs_url(""))),
                 Route(SIGN_IN, self._exchange, methods=["POST"]),
                 Route(LINKS, self._make_link, methods=["POST"]),
             ]
@@ -96,7 +99,7 @@ class SignIn:
         elif redirection := _at_127_0_0_1(scope):
             app = redirection
         else:
-            app = self._pages if scope["path"] in (SIGN_IN, f"{SIGN_IN}.js", LINKS) else self._app
+            app = self._pages if scope["path"] in _PATHS else self._app
         await app(scope, receive, send)
 
     async def _exchange(self, request: "Request") -> Response:

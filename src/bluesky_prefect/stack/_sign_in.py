@@ -5,6 +5,7 @@ from bluesky_prefect.stack._info import StackInfo
 
 SIGN_IN = "/bluesky-prefect/sign-in"
 LINKS = "/bluesky-prefect/links"
+SIGNED_IN = "/bluesky-prefect/signed-in"
 
 
 def sign_in_url(info: StackInfo) -> str:

@@ -6,7 +6,7 @@ from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shar
 from bluesky_prefect.courier import running_courier
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
-from bluesky_prefect.prefect_api import flow_run_url
+from bluesky_prefect.prefect_api import FAILED_STATES, flow_run_url
 from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackInfo, StackPaths, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
@@ -147,7 +147,7 @@ def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], 
             state=one["state_name"] or "Unknown",
             created=one["created"],
             run_s=one["estimated_run_time"],
-            url=flow_run_url(info.prefect_ui_url, one["id"]),
+            url=flow_run_url(info.prefect_ui_url, one["id"], failed=one["state_type"] in FAILED_STATES),
         )
         for one in found
     )

@@ -16,7 +16,7 @@ async function signIn() {
     const token = location.hash.slice(1);
     // It is of no use any more, and need not be seen.
     history.replaceState(null, "", location.pathname);
-    if ((await exchange(token)) || (await isSignedIn())) location.replace("/runs");
+    if ((await exchange(token)) || (await isSignedIn())) location.replace("/bluesky-prefect/signed-in");
     else tell();
 }
 

@@ -91,7 +91,7 @@ def from_flow_run(past: PastFlowRun) -> WorkflowStatus:
         run_s=past.run_s,
         flow_run_id=past.id,
         flow_run_name=past.name,
-        url=flow_run_url(ui_url(), past.id),
+        url=flow_run_url(ui_url(), past.id, failed=past.failed),
     )
 
 
