@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from uuid import UUID, uuid4
 
 import pexpect
@@ -14,7 +15,7 @@ import bluesky_prefect.watch._prompt_messages
 from bluesky_prefect import FlowTimeout, Outbox, Settings, list_flow_runs, wait_for_flow_runs
 from bluesky_prefect.core import PrefectUnavailable, Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi, flow_run_url
-from bluesky_prefect.watch import PromptMessages, look_up
+from bluesky_prefect.watch import AlreadyTold, PromptMessages, look_up
 from tests.system.hutch import DEPLOYMENT, idle_deployment
 
 
@@ -82,11 +83,18 @@ def test_the_last_flow_runs_are_listed_newest_first_with_what_waits(desk, stack)
     assert second in {one.run_uid for one in list_flow_runs(5, settings=desk.settings)}
 
 
-def test_flow_runs_that_came_of_no_run_are_not_listed(desk):
+def test_flow_runs_made_by_hand_are_listed_and_those_that_are_about_no_run_are_not(desk):
+    def made(name, parameters):
+        return str(client.create_flow_run_from_deployment(deployment.id, name=name, parameters=parameters).id)
+
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(DEPLOYMENT)
-        by_hand = client.create_flow_run_from_deployment(deployment.id, name="by-hand", parameters={"ref": "-1"})
-    assert str(by_hand.id) not in {one.flow_run_id for one in list_flow_runs(200, settings=desk.settings)}
+        by_hand = made("scan-12-grid_scan-0a1b2c3d-export", {"ref": "-1"})
+        other = made("backup", {"disk": "a"})
+    listed = {one.flow_run_id: one for one in list_flow_runs(200, settings=desk.settings)}
+    assert other not in listed
+    assert (listed[by_hand].scan_id, listed[by_hand].plan_name) == (12, "grid_scan")
+    assert listed[by_hand].run_uid == listed[by_hand].workflow == ""
 
 
 def test_with_prefect_away_what_waits_is_listed_all_the_same(desk, unused_address):
@@ -131,6 +139,20 @@ def test_waiting_ends_when_the_last_one_has_ended(desk):
     }
     assert looks[0] == (0, 4, "")
     assert looks[-1] == (4, 4, "")
+
+
+def test_somebody_who_waits_twice_is_told_of_a_failure_between_and_once(desk):
+    _, before = desk.send()
+    desk.end(before, Running(), Failed())
+    told = AlreadyTold(time.time())
+    _, flow_run_id = desk.send()
+    with pytest.raises(FlowTimeout):
+        wait_for_flow_runs(0, settings=desk.settings, told=told)
+
+    desk.end(flow_run_id, Running(), Failed())
+
+    assert [one.flow_run_id for one in wait_for_flow_runs(60, settings=desk.settings, told=told)] == [flow_run_id]
+    assert wait_for_flow_runs(60, settings=desk.settings, told=told) == []
 
 
 def test_waiting_gives_up_after_its_time(desk):

@@ -96,9 +96,13 @@ class Demo:
         from bluesky import RunEngine
 
         from bluesky_prefect.journal import RunRecorder
+        from bluesky_prefect.session import PersistentMetadata
         from bluesky_prefect.sim import make_devices
 
-        engine = RunEngine({"user": "demo", "sample": {"name": "a very thin slice of nothing"}})
+        # Sessions on the same stack go on from these, so that a scan id is one scan's.
+        scan_ids = PersistentMetadata(self._settings.metadata_path)
+        metadata = {"user": "demo", "sample": {"name": "a very thin slice of nothing"}}
+        engine = RunEngine(metadata, scan_id_source=scan_ids.next_scan_id)
         rows: dict[str, DemoRow] = {}
 
         def record(name: str, document: dict[str, Any]) -> None:

@@ -6,8 +6,6 @@ import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.core import counted
 
@@ -71,16 +69,14 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
     if status.flow_runs_problem:
         terminal.show(out, f"\nFlow runs: Prefect does not tell: {status.flow_runs_problem}")
         return
-    wide = out.width >= terminal.WIDE
-    runs = terminal.table("Flow run", "State", "Created", "Ran for", *(["Link"] if wide else []))
+    runs = terminal.table("Flow run", "State", "Created", "Ran for")
     for run in status.flow_runs:
-        # Terminals that can make the name itself a link.
-        name = Text(run.name, style=f"link {run.url}" if out.is_terminal else "")
-        cells = [name, run.state, _local(run.created), _seconds(run.run_s)]
-        runs.add_row(*cells, *([run.url] if wide else []))
+        runs.add_row(terminal.linked(out, run.name, run.url), run.state, _local(run.created), _seconds(run.run_s))
     out.print()
     if status.flow_runs:
         out.print(runs)
+        for run in status.flow_runs[: 1 if out.is_terminal else None]:
+            terminal.show(out, f"{run.name}: {run.url}")
     else:
         out.print("No flow runs yet.")
 

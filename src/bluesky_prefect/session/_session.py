@@ -26,7 +26,7 @@ class Session:
     Parameters
     ----------
     run_engine : bluesky.RunEngine
-        The RunEngine; its metadata and scan ids go on after a restart.
+        The RunEngine; its metadata go on after a restart, and its scan ids after the newest run's in Tiled.
     best_effort : bluesky.callbacks.best_effort.BestEffortCallback
         Live tables, and plots in a session with a Qt event loop.
     prefect_callback : PrefectCallback
@@ -61,7 +61,8 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     settings = use_services(make_keys=True)
     share_directory(settings.state_directory, settings.journals_path)
     tiled = TiledConnection(settings)
-    tell(describe([_tiled_service(tiled, tell), prefect_service()]))
+    tiled_service = _tiled_service(tiled, tell)
+    tell(describe([tiled_service, prefect_service()]))
     if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
         tell(f"{settings.state_directory} is shared with {others}: they can read and change what this session keeps.")
 
@@ -71,7 +72,9 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
     best_effort = _best_effort_callback()
     prefect_callback = PrefectCallback(workflows, settings=settings)
-    metadata = PersistentMetadata(settings.state_directory / "metadata.sqlite")
+    metadata = PersistentMetadata(settings.metadata_path)
+    if not tiled_service.problem:
+        metadata.skip_scan_ids(tiled.newest_scan_id())
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)
     run_engine.subscribe(RunRecorder(settings.journals_path))
