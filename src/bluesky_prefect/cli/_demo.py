@@ -96,11 +96,11 @@ class Demo:
         from bluesky import RunEngine
 
         from bluesky_prefect.journal import RunRecorder
-        from bluesky_prefect.session import PersistentMetadata
+        from bluesky_prefect.session import TiledConnection, persistent_metadata
         from bluesky_prefect.sim import make_devices
 
         # Sessions on the same stack go on from these, so that a scan id is one scan's.
-        scan_ids = PersistentMetadata(self._settings.metadata_path)
+        scan_ids = persistent_metadata(self._settings, TiledConnection(get_settings()))
         metadata = {"user": "demo", "sample": {"name": "a very thin slice of nothing"}}
         engine = RunEngine(metadata, scan_id_source=scan_ids.next_scan_id)
         rows: dict[str, DemoRow] = {}

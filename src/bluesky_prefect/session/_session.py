@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import BlueskyPrefectError, is_anothers, share_directory, shared_with
+from bluesky_prefect.core import BlueskyPrefectError, Settings, is_anothers, share_directory, shared_with
 from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.session._courier import CourierKeeper, wait_until_delivered
 from bluesky_prefect.session._metadata import PersistentMetadata
@@ -72,9 +72,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
     best_effort = _best_effort_callback()
     prefect_callback = PrefectCallback(workflows, settings=settings)
-    metadata = PersistentMetadata(settings.metadata_path)
-    if not tiled_service.problem:
-        metadata.skip_scan_ids(tiled.newest_scan_id())
+    metadata = persistent_metadata(settings, None if tiled_service.problem else tiled)
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)
     run_engine.subscribe(RunRecorder(settings.journals_path))
@@ -87,6 +85,14 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
         return tiled.raw()
 
     return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(delivered_raw))
+
+
+def persistent_metadata(settings: Settings, tiled: TiledConnection | None) -> PersistentMetadata:
+    """Return the metadata kept in the state directory; without Tiled, scan ids go on as far as that knows them."""
+    metadata = PersistentMetadata(settings.metadata_path)
+    if tiled is not None:
+        metadata.skip_scan_ids(tiled.newest_scan_id())
+    return metadata
 
 
 def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:

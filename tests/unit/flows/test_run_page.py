@@ -92,7 +92,8 @@ def test_the_page_says_what_a_person_asks_first(tmp_path):
     text = page_of(run, tmp_path)
     for line in (
         "# Scan 1: count",
-        "[Look at the data in Tiled](http://t/ui/browse/raw/u)",
+        "[Look at the data in Tiled](http://t/ui/browse/raw/u). A page that stays empty wants your browser signed in; "
+        "on the local stack: `bluesky-prefect ui --tiled`",
         r"| exit status | abort |",
         r"| reason | beam \| lost |",
         r"| duration | 2\.1 min |",

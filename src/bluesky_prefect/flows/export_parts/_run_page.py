@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import RunData
 
 _MAX_LISTED = 20
+_SIGN_IN = "A page that stays empty wants your browser signed in; on the local stack: `bluesky-prefect ui --tiled`"
 
 
 def run_title(run: "RunData", plot: str | None = None) -> str:
@@ -68,7 +69,7 @@ def run_page(
     where = f"In {markdown_literal(str(paths[0].parent), 400)}:\n\n" if paths else ""
     parts = [
         title,
-        f"[Look at the data in Tiled]({tiled})",
+        f"[Look at the data in Tiled]({tiled}). {_SIGN_IN}",
         markdown_table((name, value) for name, value in about.items() if value),
         f"## Files\n\n{where}{markdown_table(sizes)}",
     ]
