@@ -25,5 +25,6 @@ from ._ui_links import flow_run_url as flow_run_url
 from ._ui_links import probable_ui_url as probable_ui_url
 from ._ui_links import runs_url as runs_url
 from ._ui_links import search_url as search_url
+from ._ui_links import ui_root as ui_root
 from ._ui_links import ui_url as ui_url
 from ._workers import Workers as Workers

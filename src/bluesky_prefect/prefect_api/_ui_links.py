@@ -12,12 +12,18 @@ from bluesky_prefect.core import api_address, without_secrets
 
 # Servers from this release on have both UIs. A server is never older than its clients.
 _WITH_BOTH = (3, 9)
+_NEWER = "/v2"
 _CLOUD = "prefect.cloud"
+
+
+def ui_root(ui_url: str) -> str:
+    """Return the address of the UI that links lead to; as PREFECT_UI_URL it is that of a client's own links, too."""
+    return f"{ui_url}{_NEWER}" if _has_both(ui_url) else ui_url
 
 
 def runs_url(ui_url: str) -> str:
     """Return the page with all flow runs."""
-    return f"{_root(ui_url)}/runs"
+    return f"{ui_root(ui_url)}/runs"
 
 
 def search_url(ui_url: str, name: str) -> str:
@@ -28,7 +34,7 @@ def search_url(ui_url: str, name: str) -> str:
 
 def flow_run_url(ui_url: str, flow_run_id: str, *, failed: bool = False) -> str:
     """Return the page of a flow run: with its artifacts, or its log if it has failed."""
-    page = f"{_root(ui_url)}/runs/flow-run/{flow_run_id}"
+    page = f"{ui_root(ui_url)}/runs/flow-run/{flow_run_id}"
     return page if failed or not _has_both(ui_url) else f"{page}?tab=Artifacts"
 
 
@@ -37,17 +43,13 @@ def ui_url() -> str:
     from prefect.settings import PREFECT_UI_URL
 
     url = PREFECT_UI_URL.value()
-    return without_secrets(url).rstrip("/") if url else ""
+    return without_secrets(url).rstrip("/").removesuffix(_NEWER) if url else ""
 
 
 def probable_ui_url() -> str:
     """Return what `ui_url` does as far as it is known without importing Prefect, else an empty string."""
     api_url = api_address() or ""
     return "" if _is_cloud(api_url) else api_url.removesuffix("/api")
-
-
-def _root(ui_url: str) -> str:
-    return f"{ui_url}/v2" if _has_both(ui_url) else ui_url
 
 
 def _has_both(ui_url: str) -> bool:

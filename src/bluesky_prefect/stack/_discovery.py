@@ -30,7 +30,7 @@ START_COMMAND = "bluesky-prefect up"
 # Tiled's own patience (10 tries, 45 s) would hold a scan for that long; it reads these when it is imported.
 _TILED_RETRIES = {"TILED_RETRY_ATTEMPTS": "3", "TILED_RETRY_TIMEOUT": "5"}
 _TILED_VARIABLES = {"BLUESKY_PREFECT_TILED_URI", "BLUESKY_PREFECT_TILED_API_KEY", "TILED_API_KEY"}
-_PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"}
+_PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"}
 
 
 @dataclass(frozen=True)
