@@ -7,6 +7,7 @@ from uuid import UUID, uuid4
 
 import pexpect
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
@@ -84,13 +85,20 @@ def test_the_last_flow_runs_are_listed_newest_first_with_what_waits(desk, stack)
 
 
 def test_flow_runs_made_by_hand_are_listed_and_those_that_are_about_no_run_are_not(desk):
-    def made(name, parameters):
-        return str(client.create_flow_run_from_deployment(deployment.id, name=name, parameters=parameters).id)
+    @flow
+    def backup(disk):
+        pass
+
+    @flow
+    def export(ref):
+        pass
+
+    def made(flow, **parameters):
+        name = "scan-12-grid_scan-0a1b2c3d-export"
+        return str(client.create_flow_run(flow, name=name, parameters=parameters).id)
 
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
-        by_hand = made("scan-12-grid_scan-0a1b2c3d-export", {"ref": "-1"})
-        other = made("backup", {"disk": "a"})
+        by_hand, other = made(export, ref="-1"), made(backup, disk="a")
     listed = {one.flow_run_id: one for one in list_flow_runs(200, settings=desk.settings)}
     assert other not in listed
     assert (listed[by_hand].scan_id, listed[by_hand].plan_name) == (12, "grid_scan")
@@ -181,7 +189,7 @@ def test_a_failure_of_this_outbox_is_told_once_with_its_link(desk, stack, tmp_pa
         notices.look(api)
         [line] = notices.take()
         assert line.startswith(f"Scan {desk.scan_id} (count): flow run")
-        assert line.endswith(f"crashed: killed  {stack.prefect_ui_url}/runs/flow-run/{flow_run_id}")
+        assert line.endswith(f"crashed: killed  {flow_run_url(stack.prefect_ui_url, flow_run_id, failed=True)}")
         notices.look(api)
         assert notices.take() == []
 

@@ -15,6 +15,8 @@ from bluesky_prefect.stack._process import ManagedProcess
 
 # So many flow runs that came of no run may stand between those that are shown.
 _NOT_OF_RUNS = 20
+# Prefect's own limit for one answer (PREFECT_SERVER_API_DEFAULT_LIMIT).
+_PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _outbox(settings: Settings) -> tuple[OutboxCounts | None, str | None]:
 def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
     body = {
         "sort": "EXPECTED_START_TIME_DESC",
-        "limit": 2 * limit + _NOT_OF_RUNS,
+        "limit": min(2 * limit + _NOT_OF_RUNS, _PAGE),
         # Flow runs within flow runs are shown by their parents; those that a schedule made are no runs'.
         "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
     }
