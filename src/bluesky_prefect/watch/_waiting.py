@@ -22,7 +22,7 @@ Report = Callable[[Sequence[WorkflowStatus], int, str], None]
 
 @dataclass
 class AlreadyTold:
-    """What somebody who waits again and again knows already.
+    """Ends of flow runs that somebody knows who waits again and again.
 
     Attributes
     ----------
