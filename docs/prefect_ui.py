@@ -70,7 +70,7 @@ def open_browser(executable: str | Path = BROWSER) -> Iterator[Page]:
 def sign_in(page: Page, link: str) -> None:
     """Open the link that the local stack has printed for a browser, and wait for the flow runs."""
     page.goto(link)
-    page.wait_for_url("**/runs")
+    page.wait_for_url(re.compile("/runs([?]|$)"))
 
 
 class PrefectUi:
@@ -85,7 +85,7 @@ class PrefectUi:
     pictures : Path
         Directory for pictures of the page.
     version : {1, 2}
-        The UI that most links lead to, or the one that the server's bare address leads to.
+        The older UI, or the newer one, which all links lead to.
 
     Attributes
     ----------
@@ -93,12 +93,12 @@ class PrefectUi:
         How often something was clicked.
     """
 
-    def __init__(self, page: Page, url: str, pictures: Path, *, version: int = 1) -> None:
+    def __init__(self, page: Page, url: str, pictures: Path, *, version: int = 2) -> None:
         self._page = page
         self._first = url
         self._root = url if version == 1 else f"{url}/v{version}"
         self._pictures = pictures
-        self._version = version
+        self.version = version
         self.clicks = 0
 
     def open(self, url: str) -> None:
@@ -106,8 +106,8 @@ class PrefectUi:
         self._page.goto(url)
 
     def open_page(self, url: str) -> None:
-        """Open an address of the first UI in this one."""
-        self.open(url.replace(self._first, self._root, 1))
+        """Open an address of the newer UI in this one."""
+        self.open(url.replace(f"{self._first}/v2", self._root, 1))
 
     def open_runs(self) -> None:
         """Show the list of flow runs."""
@@ -121,7 +121,7 @@ class PrefectUi:
 
     def filter_by_tag(self, tag: str) -> list[str]:
         """Show the flow runs with a tag; return the names that are listed then."""
-        if self._version == 1:
+        if self.version == 1:
             self._page.get_by_text("All tags").last.click()
             self._page.keyboard.type(tag)
             self._page.get_by_role("option").filter(has=self._page.get_by_text(tag, exact=True)).first.click()
@@ -172,7 +172,7 @@ class PrefectUi:
         self._page.locator("td").first.wait_for()
         cells = [Cell(*cell) for cell in self._page.evaluate(_CELLS)]
         further = self._page.get_by_role("button", name="Go to next page")
-        while self._version == 2 and further.is_enabled():
+        while self.version == 2 and further.is_enabled():
             further.click()
             cells += [Cell(*cell) for cell in self._page.evaluate(_CELLS)]
         return cells

@@ -25,8 +25,8 @@ def flow_runs(ui: PrefectUi) -> None:
 
 
 def plot(ui: PrefectUi, url: str) -> None:
-    """Show the page with the plot of a scan, whose address the demo has printed."""
-    ui.open_page(url)
+    """Show the page of a scan with its plot, whose address the demo has printed."""
+    ui.open(url)
     ui.pixels()
     ui.keep("run-summary")
 
@@ -42,11 +42,12 @@ def main() -> None:
     demo = subprocess.run(
         [sys.executable, "-m", "bluesky_prefect", "demo", "--plans", "2"], capture_output=True, text=True, check=True
     )
-    [*_, plot_url] = re.findall(r"its plot: (\S+)", demo.stdout)
+    [*_, url] = re.findall(r"^ +scan-\S+  (http\S+)", demo.stdout, re.MULTILINE)
     with open_browser(arguments.browser) as page:
         sign_in(page, sign_in_url(info))
-        flow_runs(PrefectUi(page, info.prefect_ui_url, IMAGES))
-        plot(PrefectUi(page, info.prefect_ui_url, IMAGES, version=2), plot_url)
+        ui = PrefectUi(page, info.prefect_ui_url, IMAGES)
+        flow_runs(ui)
+        plot(ui, url)
 
 
 if __name__ == "__main__":

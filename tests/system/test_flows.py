@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -70,12 +71,12 @@ def finished_run(catalog, ref, *, timeout_s):
     return asyncio.run(catalog.finished_run(ref, timeout_s=timeout_s))
 
 
-def artifact(room, key, *, about):
-    """Return what the newest artifact of a key that is about a run holds."""
+def artifact(room, key, *, about, field="data"):
+    """Return what the newest artifact of a key that is about a run holds, or another field of it."""
     asked = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
     response = ask(room.stack, "POST", "/artifacts/filter", json=asked)
     return next(
-        one["data"] for one in response.raise_for_status().json() if markdown_literal(about) in one["description"]
+        one[field] for one in response.raise_for_status().json() if markdown_literal(about) in one["description"]
     )
 
 
@@ -114,7 +115,7 @@ def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(r
     folder = exported(kind)
     page = artifact(room, "run-summary", about=uids[kind])
     assert len(page) < 100_000
-    assert "](data:image/png;base64," in page
+    assert "](data:image/png;base64," in artifact(room, "run-summary", about=uids[kind], field="description")
     assert f"({room.stack.tiled_uri}/ui/browse/raw/{uids[kind]})" in page
     assert f"| weather | {markdown_literal('50.0 to 73.0 °F, 61.5 °F on average,')}" in page
     for name in room.files(folder):
@@ -238,27 +239,38 @@ def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
 @pytest.mark.parametrize(
     ("ref", "kind"),
     [
-        (2, "scan"),
-        ("2", "scan"),
         (-1, "inner"),
         ("-2", "outer"),
         ("{uid}", "grid"),
         ("{partial}", "grid"),
-        (" 3 ", "grid"),
     ],
 )
-def test_a_run_is_found_by_scan_id_index_and_uid(catalog, uids, ref, kind):
+def test_a_run_is_found_by_index_and_uid(catalog, uids, ref, kind):
     if isinstance(ref, str):
         ref = ref.format(uid=uids[kind], partial=uids[kind][:9])
     found = finished_run(catalog, ref, timeout_s=0)
     assert found.metadata["start"]["uid"] == uids[kind]
 
 
-def test_the_newest_run_is_meant_by_a_scan_id_that_repeats(catalog, beamline):
-    first = beamline.run(count([beamline.devices.det], 1), scan_id=1000)
-    second = beamline.run(count([beamline.devices.det], 1), scan_id=1000)
-    assert first != second
-    assert finished_run(catalog, 1000, timeout_s=0).metadata["start"]["uid"] == second[0]
+@pytest.fixture(scope="module")
+def repeated(beamline):
+    """Runs with a scan id that no other test has, and two with the next one."""
+    return [beamline.run(count([beamline.devices.det], 1), scan_id=number)[0] for number in (81000, 81001, 81001)]
+
+
+@pytest.mark.parametrize("ref", [81000, "81000", " 81000 "])
+def test_a_run_is_found_by_scan_id(catalog, repeated, ref):
+    assert finished_run(catalog, ref, timeout_s=0).metadata["start"]["uid"] == repeated[0]
+
+
+@pytest.mark.parametrize("ref", [81001, "81001"])
+def test_of_several_runs_with_a_scan_id_none_is_taken_and_all_are_listed(catalog, repeated, ref):
+    with pytest.raises(FlowInputError, match="Scan id 81001 names several runs") as caught:
+        finished_run(catalog, ref, timeout_s=0)
+    _, newest, first = str(caught.value).splitlines()
+    pattern = r"  {}  count  \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d"
+    assert re.fullmatch(pattern.format(repeated[2]), newest)
+    assert re.fullmatch(pattern.format(repeated[1]), first)
 
 
 @pytest.mark.parametrize("ref", [987654321, "987654321", -98765, "abcdef", "%%%%%", "_____"])

@@ -21,6 +21,7 @@ from prefect.client.orchestration import get_client
 from prefect.states import Crashed
 
 from bluesky_prefect.core import Run
+from bluesky_prefect.prefect_api import flow_run_url, runs_url, search_url
 from bluesky_prefect.session._ipython import ipython_command, startup_files
 from bluesky_prefect.stack import WORKFLOWS, StackInfo
 from bluesky_prefect.stack._info import StackPaths
@@ -142,15 +143,31 @@ def _exported(stack: StackInfo, uid: str) -> list[Path]:
 
 
 def test_a_count_at_the_prompt_becomes_a_completed_flow_run_and_a_file(stack: StackInfo, terminal: Terminal):
-    uid = terminal.run("count([det], 3)")
+    said = terminal.type("RE(count([det], 3))")
 
+    uid = re.search(r"Persistent Unique Scan ID: '([^']+)'", said)[1]
     flow_run = _completed(stack, uid)
     assert re.fullmatch(rf"scan-\d+-count-{uid[:8]}", flow_run["name"])
+    assert f"{flow_run['name']} starts my-workflow/local: {search_url(stack.prefect_ui_url, flow_run['name'])}" in said
     assert {path.suffix for path in _exported(stack, uid)} >= {".txt", ".csv", ".png"}
 
 
-def test_the_greeting_says_where_the_services_are(stack: StackInfo, terminal: Terminal):
-    assert f"Tiled: {stack.tiled_uri}; Prefect: {stack.prefect_ui_url}" in terminal.greeting
+def test_the_greeting_is_four_lines_with_what_a_newcomer_needs(stack: StackInfo, terminal: Terminal):
+    lines = terminal.greeting.strip().splitlines()
+    assert lines[-4] == f"Tiled: {stack.tiled_uri}; Prefect: {runs_url(stack.prefect_ui_url)}"
+    assert lines[-3].startswith("Devices: motor, motor1, motor2, det, det1, det2, noisy_det, image_det; ")
+    assert [line.split()[0] for line in lines[-2:]] == ["%flows", "export(-1)"]
+
+
+def test_scan_ids_go_on_after_the_newest_in_tiled(
+    stack: StackInfo, terminal: Terminal, open_terminal, plain_ipython, no_services
+):
+    terminal.run("count([det], 1), prefect=False")
+    taken = int(re.search(r"TAKEN (\d+)", terminal.type("print('TAKEN', raw[-1].start['scan_id'])"))[1])
+
+    elsewhere = open_terminal(plain_ipython, {**stack.environment(), **no_services})
+
+    assert f"Transient Scan ID: {taken + 1} " in elsewhere.type("RE(count([det], 1), prefect=False)")
 
 
 def test_export_can_be_called_at_the_prompt(stack: StackInfo, terminal: Terminal):
@@ -295,16 +312,18 @@ def test_a_failure_is_told_before_the_next_prompt_once(stack: StackInfo, open_te
         workflows = {"BLUESKY_PREFECT_WORKFLOWS": "tests.system.hutch:WORKFLOWS"}
         terminal = open_terminal(plain_ipython, {**stack.environment(), **no_services, **workflows})
         uid = terminal.run("count([det], 1)")
+        scan_id = int(re.search(r"SCAN (\d+)", terminal.type("print('SCAN', RE.md['scan_id'])"))[1])
         [flow_run] = wait_until(lambda: _flow_runs(stack, uid))
-        link = f"{stack.prefect_ui_url}/runs/flow-run/{flow_run['id']}"
-        assert "Scheduled" in terminal.type("%flows --scan 1")
+        link = flow_run_url(stack.prefect_ui_url, flow_run["id"], failed=True)
+        assert "Scheduled" in terminal.type(f"%flows --scan {scan_id}")
 
         client.set_flow_run_state(UUID(flow_run["id"]), Crashed(message="killed"), force=True)
 
         told = wait_until(lambda: _told(terminal, "crashed"))
-        assert f"Scan 1 (count): flow run {flow_run['name']} crashed: killed  {link}" in told
+        assert f"Scan {scan_id} (count): flow run {flow_run['name']} crashed: killed  {link}" in told
         assert "crashed" not in terminal.type("0")
         assert link in terminal.type("%flows --failed")
+        assert "1 flow run: 1 crashed." in terminal.type("%wait_flows 30")
         assert "Nothing is under way." in terminal.type("%wait_flows 30")
 
 

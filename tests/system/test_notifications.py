@@ -19,7 +19,7 @@ from prefect.states import Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Workflow
 from bluesky_prefect.core import Run, Submission, as_workflows
-from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.prefect_api import PrefectApi, flow_run_url
 from bluesky_prefect.prefect_api._notifications import TAG, Notifications, automation
 from bluesky_prefect.reconciliation import FlowRunStarter
 from tests.services.forked import run_code
@@ -121,7 +121,7 @@ def test_a_facility_s_own_flow_that_fails_sends_one_message_with_reason_and_link
     assert lines[:4] == ["Scan id: 1", "Plan: count", f"Run: {uids[0]}", "Flow: tomo-recon"]
     assert lines[4].startswith("Reason: ")
     assert "no rotation axis in scan 1" in lines[4]
-    assert lines[5].startswith(f"{told.stack.prefect_ui_url}/runs/flow-run/")
+    assert lines[5].startswith(flow_run_url(told.stack.prefect_ui_url, "", failed=True))
     assert json.loads(killed[0])["title"] == f"scan-2-count-{uids[1][:8]}: Crashed"
     assert json.loads(well[0])["title"] == f"scan-3-count-{uids[2][:8]}: Completed"
 

@@ -312,6 +312,27 @@ def test_the_command_prints_a_link(stack):
     assert httpx.post(f"{stack.prefect_ui_url}{SIGN_IN}", content=token).status_code == 403
 
 
+def test_the_command_prints_a_link_that_signs_a_browser_in_to_tiled_once(stack):
+    command = [
+        sys.executable,
+        "-m",
+        "bluesky_prefect",
+        "ui",
+        "--tiled",
+        "--state-directory",
+        str(stack.state_directory),
+    ]
+    link = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    assert link.startswith(f"{stack.tiled_uri}{SIGN_IN}#")
+    token = link.partition("#")[2]
+    with httpx.Client(base_url=stack.tiled_uri) as browser, httpx.Client(base_url=stack.tiled_uri) as another:
+        assert browser.get("/api/v1/metadata/raw").status_code == 401
+        assert browser.post(SIGN_IN, content=token).status_code == 200
+        assert browser.get("/api/v1/metadata/raw").status_code == 200
+        assert another.post(SIGN_IN, content=token).status_code == 403
+        assert another.get("/api/v1/metadata/raw").status_code == 401
+
+
 # Stacks from before.
 
 

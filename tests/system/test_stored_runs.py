@@ -14,7 +14,7 @@ from tiled.catalog import orm
 from tiled.queries import Comparison
 
 from bluesky_prefect import Workflow
-from bluesky_prefect.core import RunNotFound, jsonable
+from bluesky_prefect.core import FlowInputError, RunNotFound, jsonable
 from bluesky_prefect.stack._info import StackPaths
 from bluesky_prefect.stack.workarounds import _tiled_app as tiled_app
 from bluesky_prefect.tiled_api import _stored_runs as runs_module
@@ -146,16 +146,22 @@ def test_files_are_asked_for_when_a_workflow_looks_at_them(catalog, room):
     ("ref", "expected"),
     [
         (str(IDS + 5), ["late"]),
-        (str(IDS + 2), ["early again"]),  # the newest of those that have it
         (str(IDS + 3), ["open before"]),
-        (f"{IDS + 1}..{IDS + 6}", ["long", "early again", "open before", "open", "late"]),  # nobody has + 6
-        (f" {IDS + 8}..{IDS + 9}", ["at the start", "over the end"]),
+        (f"{IDS + 3}..{IDS + 8}", ["open before", "open", "late", "at the start"]),  # nobody has + 6 and + 7
     ],
 )
 def test_runs_are_named_by_scan_id_or_a_range_with_holes(catalog, archive, ref, expected):
     found = list(runs_named(catalog, [ref]))
     assert names(archive, (run for _, run in found)) == expected
     assert {given for given, _ in found} == {ref}
+
+
+@pytest.mark.parametrize("ref", [str(IDS + 2), f"{IDS + 1}..{IDS + 6}"])
+def test_a_scan_id_of_several_runs_is_refused_with_their_uids(catalog, archive, ref):
+    with pytest.raises(FlowInputError, match=f"Scan id {IDS + 2} names several runs") as caught:
+        runs_named(catalog, [ref])
+    listed = [line.split()[0] for line in str(caught.value).splitlines()[1:]]
+    assert listed == [archive["early again"], archive["early"]]
 
 
 def test_runs_are_named_by_uid_and_by_what_it_begins_with(catalog, archive):

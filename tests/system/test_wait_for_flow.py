@@ -30,7 +30,7 @@ from bluesky_prefect import (
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.outbox import Draft, stopped_runs
 from bluesky_prefect.outbox._stopped_runs import StoppedRuns
-from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.prefect_api import PrefectApi, flow_run_url
 from bluesky_prefect.watch import flow_runs_of
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import user_of, wait_until
@@ -142,7 +142,7 @@ def test_a_plan_gets_what_came_of_its_last_run(beamline, stack):
     result = beamline.result
     assert (result.state, result.message, result.workflow) == ("Completed", "3 points", DEPLOYMENT)
     assert result.run_uid == last_uid()
-    assert result.url == f"{stack.prefect_ui_url}/runs/flow-run/{result.flow_run_id}"
+    assert result.url == flow_run_url(stack.prefect_ui_url, result.flow_run_id)
     assert result.flow_run_name.endswith(result.run_uid[:8])
     assert result.started
     assert (result.files, dict(result.processed), result.problems) == ((), {}, ())

@@ -2,10 +2,12 @@
 
 import os
 import sys
+import time
 from uuid import UUID, uuid4
 
 import pexpect
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
@@ -13,8 +15,8 @@ from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 import bluesky_prefect.watch._prompt_messages
 from bluesky_prefect import FlowTimeout, Outbox, Settings, list_flow_runs, wait_for_flow_runs
 from bluesky_prefect.core import PrefectUnavailable, Submission, submission_key
-from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.watch import PromptMessages, look_up
+from bluesky_prefect.prefect_api import PrefectApi, flow_run_url
+from bluesky_prefect.watch import AlreadyTold, PromptMessages, look_up
 from tests.system.hutch import DEPLOYMENT, idle_deployment
 
 
@@ -75,18 +77,32 @@ def test_the_last_flow_runs_are_listed_newest_first_with_what_waits(desk, stack)
         (second, "Failed", "scan"),
         (first, "Completed", "count"),
     ]
-    assert listed[1].url == f"{stack.prefect_ui_url}/runs/flow-run/{second_id}"
+    assert listed[1].url == flow_run_url(stack.prefect_ui_url, second_id, failed=True)
     assert listed[1].message == "boom"
     assert [one.run_uid for one in desk.listed(failed=True)] == [second]
     assert [one.run_uid for one in desk.listed(count=1)] == [waits]
     assert second in {one.run_uid for one in list_flow_runs(5, settings=desk.settings)}
 
 
-def test_flow_runs_that_came_of_no_run_are_not_listed(desk):
+def test_flow_runs_made_by_hand_are_listed_and_those_that_are_about_no_run_are_not(desk):
+    @flow
+    def backup(disk):
+        pass
+
+    @flow
+    def export(ref):
+        pass
+
+    def made(flow, **parameters):
+        name = "scan-12-grid_scan-0a1b2c3d-export"
+        return str(client.create_flow_run(flow, name=name, parameters=parameters).id)
+
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name(DEPLOYMENT)
-        by_hand = client.create_flow_run_from_deployment(deployment.id, name="by-hand", parameters={"ref": "-1"})
-    assert str(by_hand.id) not in {one.flow_run_id for one in list_flow_runs(200, settings=desk.settings)}
+        by_hand, other = made(export, ref="-1"), made(backup, disk="a")
+    listed = {one.flow_run_id: one for one in list_flow_runs(200, settings=desk.settings)}
+    assert other not in listed
+    assert (listed[by_hand].scan_id, listed[by_hand].plan_name) == (12, "grid_scan")
+    assert listed[by_hand].run_uid == listed[by_hand].workflow == ""
 
 
 def test_with_prefect_away_what_waits_is_listed_all_the_same(desk, unused_address):
@@ -133,6 +149,20 @@ def test_waiting_ends_when_the_last_one_has_ended(desk):
     assert looks[-1] == (4, 4, "")
 
 
+def test_somebody_who_waits_twice_is_told_of_a_failure_between_and_once(desk):
+    _, before = desk.send()
+    desk.end(before, Running(), Failed())
+    told = AlreadyTold(time.time())
+    _, flow_run_id = desk.send()
+    with pytest.raises(FlowTimeout):
+        wait_for_flow_runs(0, settings=desk.settings, told=told)
+
+    desk.end(flow_run_id, Running(), Failed())
+
+    assert [one.flow_run_id for one in wait_for_flow_runs(60, settings=desk.settings, told=told)] == [flow_run_id]
+    assert wait_for_flow_runs(60, settings=desk.settings, told=told) == []
+
+
 def test_waiting_gives_up_after_its_time(desk):
     desk.send()
     with pytest.raises(FlowTimeout, match="1 not done after 0 s"):
@@ -159,7 +189,7 @@ def test_a_failure_of_this_outbox_is_told_once_with_its_link(desk, stack, tmp_pa
         notices.look(api)
         [line] = notices.take()
         assert line.startswith(f"Scan {desk.scan_id} (count): flow run")
-        assert line.endswith(f"crashed: killed  {stack.prefect_ui_url}/runs/flow-run/{flow_run_id}")
+        assert line.endswith(f"crashed: killed  {flow_run_url(stack.prefect_ui_url, flow_run_id, failed=True)}")
         notices.look(api)
         assert notices.take() == []
 

@@ -23,6 +23,7 @@ from bluesky_prefect.core import (
     get_settings,
     jsonable,
     one_line,
+    run_name,
     submission_key,
     uid_text,
     workflows_of_session,
@@ -152,7 +153,8 @@ class PrefectCallback(DocumentRouter):
         started = [decision.draft.submission.workflow for decision in decisions if decision.is_wanted]
         known = [workflow.name for workflow in self.workflows]
         outboxes = [self.outbox, self._memory]
-        stopped_runs.note(uid, opted_out=opted_out, started=started, known=known, outboxes=outboxes)
+        name = run_name(start.get("scan_id"), start.get("plan_name"), uid)
+        stopped_runs.note(uid, name=name, opted_out=opted_out, started=started, known=known, outboxes=outboxes)
         for interrupt in filter(None, (decision.interrupt for decision in decisions)):
             raise interrupt
 

@@ -150,17 +150,20 @@ def status(
 
 
 @app.command()
-def ui(state_directory: StateDirectory = None) -> None:
+def ui(
+    tiled: Annotated[bool, typer.Option("--tiled", help="To Tiled's UI, which shows the data.")] = False,
+    state_directory: StateDirectory = None,
+) -> None:
     """Print a link that signs a browser in to the local stack's Prefect UI.
 
     It works once, within ten minutes. The browser stays signed in.
     """
-    from bluesky_prefect.stack import LocalStack, sign_in_url
+    from bluesky_prefect.stack import LocalStack, sign_in_url, tiled_sign_in_url
 
     info = LocalStack(settings_from(state_directory=state_directory)).find()
     if info is None:
         raise StackError(f"The local stack is not up. Start it with: bluesky-prefect up{state_option(state_directory)}")
-    terminal.show(terminal.out(), sign_in_url(info))
+    terminal.show(terminal.out(), tiled_sign_in_url(info) if tiled else sign_in_url(info))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import islice
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
 from bluesky_prefect.core import Run, Settings, StackError, counted, get_settings
-from bluesky_prefect.prefect_api import artifact_url, flow_run_url, is_final
+from bluesky_prefect.prefect_api import FAILED_STATES, flow_run_url, is_final
 from bluesky_prefect.stack import DEPLOYMENT, StackInfo
 from bluesky_prefect.tiled_api import Catalog
 
@@ -27,8 +27,6 @@ Report = Callable[[str], None]
 
 # So long may nothing at all change before the rest is given up.
 PATIENCE_S = 180.0
-SUMMARY = "run-summary"
-"""Key of the artifact that shows what a run was, and its plot."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,6 @@ class DemoRow:
     running_after_s: float | None = None
     done_after_s: float | None = None
     url: str | None = None
-    summary_url: str | None = None
     files: tuple[Path, ...] = ()
 
     @property
@@ -99,9 +96,13 @@ class Demo:
         from bluesky import RunEngine
 
         from bluesky_prefect.journal import RunRecorder
+        from bluesky_prefect.session import TiledConnection, persistent_metadata
         from bluesky_prefect.sim import make_devices
 
-        engine = RunEngine({"user": "demo", "sample": {"name": "a very thin slice of nothing"}})
+        # Sessions on the same stack go on from these, so that a scan id is one scan's.
+        scan_ids = persistent_metadata(self._settings, TiledConnection(get_settings()))
+        metadata = {"user": "demo", "sample": {"name": "a very thin slice of nothing"}}
+        engine = RunEngine(metadata, scan_id_source=scan_ids.next_scan_id)
         rows: dict[str, DemoRow] = {}
 
         def record(name: str, document: dict[str, Any]) -> None:
@@ -157,18 +158,8 @@ class Demo:
             message=(found["state"] or {}).get("message") or "",
             running_after_s=_after(row, found["start_time"]),
             done_after_s=_after(row, found["end_time"]) if is_final(found["state_type"]) else None,
-            url=flow_run_url(self._info.prefect_ui_url, found["id"]),
+            url=flow_run_url(self._info.prefect_ui_url, found["id"], failed=found["state_type"] in FAILED_STATES),
         )
-
-    def _summary_url(self, flow_run_id: str | None) -> str | None:
-        """Return the page with the run's plot, which belongs to the flow run or to one within it; None without one."""
-        wanted = {"key": {"any_": [SUMMARY]}}
-        for relation in ("id", "parent_flow_run_id"):
-            body = {"artifacts": wanted, "flow_runs": {relation: {"any_": [flow_run_id]}}, "sort": "CREATED_DESC"}
-            with suppress(StackError):
-                for found in self._info.ask_prefect("artifacts/filter", body=body):
-                    return artifact_url(self._info.prefect_ui_url, found["id"])
-        return None
 
     def _check(self, result: DemoResult, raw: "Container", report: Report) -> None:
         report("Comparing the exported files with Tiled")
@@ -180,7 +171,6 @@ class Demo:
             if folder is None:
                 result.problems.append(f"{row.label}: no files of it in {self._info.exports}")
                 continue
-            result.rows[index] = row = replace(row, summary_url=self._summary_url(row.flow_run_id))
             files = tuple(sorted(file for file in folder.iterdir() if not file.name.startswith(".")))
             result.rows[index] = replace(row, files=files)
             before = len(result.comparison.differences)

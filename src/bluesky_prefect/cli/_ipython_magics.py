@@ -1,7 +1,8 @@
 """The IPython extension: ``%load_ext bluesky_prefect`` gives ``%flows`` and ``%wait_flows``, and tells of failures."""
 
+import time
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
 from IPython.core.interactiveshell import InteractiveShell
@@ -10,6 +11,9 @@ from IPython.core.magic_arguments import argument, magic_arguments, parse_argstr
 
 from bluesky_prefect.core import BlueskyPrefectError, get_settings
 from bluesky_prefect.watch import PromptMessages
+
+if TYPE_CHECKING:
+    from bluesky_prefect.watch import AlreadyTold
 
 # What '%flows 200' lists; a larger number is a scan id.
 MOST = 200
@@ -23,6 +27,8 @@ class FlowMagics(Magics):
     def __init__(self, shell: InteractiveShell, notices: PromptMessages) -> None:
         super().__init__(shell=shell)
         self._notices = notices
+        self._began = time.time()
+        self._told: AlreadyTold | None = None
 
     @magic_arguments()
     @argument(
@@ -53,12 +59,17 @@ class FlowMagics(Magics):
     @argument("timeout", nargs="?", type=float, help="how long at most, in seconds; for ever if not given")
     @line_magic
     def wait_flows(self, line: str) -> None:
-        """Wait until all that was sent to Prefect from here is done; Ctrl-C stops the waiting, not the flow runs."""
+        """Wait until all that was sent to Prefect from here is done; Ctrl-C stops the waiting, not the flow runs.
+
+        Of flow runs of this session that ended meanwhile, or before, it says so too, once.
+        """
         timeout_s = parse_argstring(self.wait_flows, line).timeout
         from bluesky_prefect.cli import _render_flows as render_flows
-        from bluesky_prefect.watch import wait_for_flow_runs
+        from bluesky_prefect.watch import AlreadyTold, wait_for_flow_runs
 
-        _without_traceback(lambda: render_flows.waiting(lambda report: wait_for_flow_runs(timeout_s, report=report)))
+        told = self._told = self._told or AlreadyTold(self._began)
+        wait = partial(wait_for_flow_runs, timeout_s, told=told)
+        _without_traceback(lambda: render_flows.waiting(lambda report: wait(report=report)))
 
     def tell(self, *_: Any) -> None:
         """Print what is to be told; asks nobody, so that no prompt waits for it."""

@@ -6,8 +6,6 @@ import shlex
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from rich.text import Text
-
 from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.core import counted
 
@@ -18,14 +16,14 @@ if TYPE_CHECKING:
 
 def stack_info(info: "StackInfo", *, sign_in: str, options: str = "") -> None:
     """Show where the stack is, and how to use and stop it; `sign_in` is a link for a browser."""
+    from bluesky_prefect.prefect_api import runs_url
     from bluesky_prefect.stack import without_proxy  # psutil comes with the local stack
 
     lines = [
         "The local stack is up.",
         f"  Prefect UI   {sign_in}",
-        f"               (signs one browser in, once, within ten minutes; after that: {info.prefect_ui_url}/runs)",
-        f"  Tiled        {info.tiled_uri}   (in a browser add, once, ?api_key= and the key that is in",
-        f"               {info.tiled_api_key_path})",
+        f"               (signs one browser in, once, within ten minutes; after that: {runs_url(info.prefect_ui_url)})",
+        f"  Tiled        {info.tiled_uri}   (to sign a browser in: bluesky-prefect ui --tiled{options})",
         f"  Files        {info.exports}",
         f"  Logs         {info.logs}",
         "",
@@ -70,16 +68,14 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
     if status.flow_runs_problem:
         terminal.show(out, f"\nFlow runs: Prefect does not tell: {status.flow_runs_problem}")
         return
-    wide = out.width >= terminal.WIDE
-    runs = terminal.table("Flow run", "State", "Created", "Ran for", *(["Link"] if wide else []))
+    runs = terminal.table("Flow run", "State", "Created", "Ran for")
     for run in status.flow_runs:
-        # Terminals that can make the name itself a link.
-        name = Text(run.name, style=f"link {run.url}" if out.is_terminal else "")
-        cells = [name, run.state, _local(run.created), _seconds(run.run_s)]
-        runs.add_row(*cells, *([run.url] if wide else []))
+        runs.add_row(terminal.linked(out, run.name, run.url), run.state, _local(run.created), _seconds(run.run_s))
     out.print()
     if status.flow_runs:
         out.print(runs)
+        for run in status.flow_runs[: 1 if out.is_terminal else None]:
+            terminal.show(out, f"{run.name}: {run.url}")
     else:
         out.print("No flow runs yet.")
 
@@ -109,8 +105,6 @@ def demo(result: "DemoResult") -> None:
     for row in result.rows:
         terminal.show(out, f"Scan {row.run.scan_id}, run {row.run.uid}")
         terminal.show(out, f"    {row.flow_run_name or 'no flow run'}  {row.url or ''}".rstrip())
-        if row.summary_url:
-            terminal.show(out, f"    its plot: {row.summary_url}")
         if row.files:
             terminal.show(out, f"    {row.files[0].parent}")
             terminal.show(out, f"        {', '.join(file.name for file in row.files)}")

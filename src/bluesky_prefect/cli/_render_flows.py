@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from bluesky_prefect.watch import Listing, Report, WorkflowStatus
 
 _CELL = 60
-# A table with a column of links needs that much; else the names themselves are links, where the terminal can do so.
-_WITH_LINKS = 150
 _REFRESH_S = 2.0
+_BY_HAND = "by hand"
 
 
 def listing(listing: "Listing") -> None:
@@ -95,7 +94,7 @@ def summary(ended: "Sequence[WorkflowStatus]") -> str:
 
 
 def _below(listing: "Listing", out: Console) -> list[str]:
-    """Return what stands below the table: links that it has no room for, and what went wrong, each once."""
+    """Return what stands below the table: links, unbroken, and what went wrong, each once."""
     if not listing.workflows and not listing.problems:
         return ["No flow runs.", *listing.recorded]
     unsent = (one for one in listing.workflows if one.flow_run_id is None and one.message)
@@ -106,27 +105,24 @@ def _below(listing: "Listing", out: Console) -> list[str]:
 
 
 def _table(workflows: "Sequence[WorkflowStatus]", out: Console) -> "Table":
-    wide = out.width >= _WITH_LINKS
     # Flow runs of several workflows on one run have one name.
     several = len({one.workflow for one in workflows}) > 1
-    columns = ["Scan", "Plan", *(["Workflow"] if several else []), "Flow run", "State", "Seconds"]
-    table = terminal.table(*columns, *(["Link"] if wide else []))
+    table = terminal.table("Time", "Scan", "Plan", *(["Workflow"] if several else []), "Flow run", "State", "Seconds")
     for one in workflows:
-        run = [str(one.scan_id or ""), one_line(one.plan_name or "", 40)]
-        workflow = [one_line(one.workflow, _CELL)] if several else []
-        name = Text(_name(one), style=f"link {one.url}" if one.url and out.is_terminal else "")
+        scan = "" if one.scan_id is None else str(one.scan_id)
+        run = [terminal.local(one.created), scan, one_line(one.plan_name or "", 40)]
+        workflow = [one_line(one.workflow or _BY_HAND, _CELL)] if several else []
+        name = terminal.linked(out, _name(one), one.url)
         cells = [*run, *workflow, name, one_line(one.state, _CELL), _seconds(one)]
-        table.add_row(*cells, *([one.url or ""] if wide else []), style="red" if one.failed else None)
+        table.add_row(*cells, style="red" if one.failed else None)
     return table
 
 
 def _links(workflows: "Sequence[WorkflowStatus]", out: Console) -> list[str]:
-    """Return the links of the newest and of what somebody has to look at, where the table has none."""
-    if out.width >= _WITH_LINKS:
-        return []
+    """Return the links of the newest and of what somebody has to look at; of all, where no name can be a link."""
     linked = [one for one in workflows if one.url]
-    shown = [*linked[:1], *(one for one in linked[1:] if one.failed)]
-    return [f"scan {one.scan_id}: {one.url}" for one in shown]
+    shown = [*linked[:1], *(one for one in linked[1:] if one.failed)] if out.is_terminal else linked
+    return [f"{_name(one)}: {one.url}" for one in shown]
 
 
 def _name(one: "WorkflowStatus") -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 # Into a file or a pipe nothing has to be folded; 80 columns, rich's own choice, break every address.
 WIDE = 160
@@ -57,6 +58,17 @@ def table(*columns: str) -> Table:
     for column in columns:
         made.add_column(column, overflow="fold")
     return made
+
+
+def linked(console: Console, text: str, url: str | None) -> Text:
+    """Return text that is a link, if the console is a terminal: those that know no links show the text alone."""
+    return Text(text, style=f"link {url}" if url and console.is_terminal else "")
+
+
+def local(time_s: float) -> str:
+    """Return a time, in seconds since the epoch, as people here read it: without the date if that is today's."""
+    moment, today = datetime.fromtimestamp(time_s).astimezone(), datetime.now().astimezone().date()
+    return f"{moment:%H:%M:%S}" if moment.date() == today else f"{moment:%Y-%m-%d %H:%M}"
 
 
 def span(seconds: float) -> str:

@@ -6,7 +6,8 @@ from typing import Any
 
 from bluesky_prefect.core._text import one_line
 
-_PUNCTUATION = re.compile(r"([!-/:-@\[-`{-~])")
+# Within a word a hyphen is none; one of Prefect's pages shows the escape of it in links.
+_PUNCTUATION = re.compile(r"((?!(?<=[^\W_])-[^\W_])[!-/:-@\[-`{-~])")
 # What GitHub's flavour of Markdown, which Prefect's pages speak, makes a link of wherever it stands.
 _LINKS_ITSELF = re.compile(r"://|www\.|@|mailto:|xmpp:", re.IGNORECASE)
 # A space without width, as the browser sees it: Markdown next to it is none.

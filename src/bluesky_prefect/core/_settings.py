@@ -94,6 +94,10 @@ class Settings(BaseSettings):
         description="How long 'raw' and the flows called at the prompt wait until Tiled has the run just taken.",
     )
 
+    tell_of_started_flows: bool = Field(
+        default=True, description="Whether IPython says, before the next prompt, which flows a run starts, with a link."
+    )
+
     # Reconciliation: Tiled's runs compared with Prefect's flow runs.
     settle_s: float = Field(
         default=60.0, ge=0, le=3600, description="A run that stopped less than this ago may still be on its way."
@@ -219,6 +223,11 @@ class Settings(BaseSettings):
     def outbox_path(self) -> Path:
         """Path of the outbox file."""
         return self.state_directory / "outbox.sqlite"
+
+    @property
+    def metadata_path(self) -> Path:
+        """Path of the file with a session's metadata, and the scan id that was drawn last."""
+        return self.state_directory / "metadata.sqlite"
 
     @property
     def unsaved_runs_path(self) -> Path:

@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect import get_client, get_run_logger, task
-from prefect.artifacts import acreate_markdown_artifact
+from prefect.artifacts import MarkdownArtifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.runtime import flow_run
@@ -17,15 +17,14 @@ from bluesky_prefect.core import (
     counted,
     exported_files_table,
     get_settings,
-    markdown_literal,
     one_line,
     run_name,
 )
-from bluesky_prefect.flows.common._artifacts import publish_artifact, publish_table
+from bluesky_prefect.flows.common._artifacts import publish, publish_artifact, publish_table
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 from bluesky_prefect.flows.common._progress import Progress
 from bluesky_prefect.flows.export_parts._run_folder import RunFolder, start_day
-from bluesky_prefect.flows.export_parts._run_page import run_page
+from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
@@ -188,12 +187,12 @@ async def _write_summary(
     names = [path.name for path in folder.files]
     folder.write(".txt", summary(run, block, place.zone, names).encode())
     picture = await asyncio.to_thread(data_address, plot, MAX_PLOT_BYTES)
-    text = run_page(run, plot=picture, weather=weather, zone=place.zone, files=folder.files, tiled=page)
-    about = markdown_literal(f"{run.label}, run {run.uid}")
+    text = run_page(run, weather=weather, zone=place.zone, files=folder.files, tiled=page)
+    about = run_title(run)
     columns = await asyncio.to_thread(column_statistics, run)
     files = exported_files_table(folder.files)
     await gather_all(
-        publish_artifact(acreate_markdown_artifact(text, key="run-summary", description=about), "run-summary"),
+        publish(MarkdownArtifact(markdown=text, key="run-summary", description=run_title(run, picture))),
         publish_table(columns, "run-columns", about),
         publish_table(files, EXPORTED_FILES, about),
     )

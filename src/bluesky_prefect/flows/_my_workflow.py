@@ -9,6 +9,7 @@ from prefect.states import Completed
 from bluesky_prefect.core import get_settings
 from bluesky_prefect.flows._export import export
 from bluesky_prefect.flows._fun_fact import fun_fact
+from bluesky_prefect.flows.common._artifacts import artifacts_on_this_page
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 
 
@@ -35,7 +36,8 @@ async def my_workflow(ref: int | str, date: str | None = None) -> State[Any]:
         print("Getting fun fact...")
         facts = [fun_fact(return_state=True)]
     print("Now exporting a file...")
-    exported, *facts = await gather_all(export(ref, date=date, return_state=True), *facts)
+    with artifacts_on_this_page():
+        exported, *facts = await gather_all(export(ref, date=date, return_state=True), *facts)
     for fact in facts:
         if not fact.is_completed():  # one that is unavailable is
             get_run_logger().warning("Done without a fun fact: %s", fact.message)

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import TypeVar
 
 from bluesky_prefect.core import HeldLock, tell_of_forks
@@ -25,6 +26,8 @@ class StoppedRun:
     ----------
     uid : str
         The run's.
+    name : str
+        What flow runs about it are called.
     opted_out : bool
         Whether it asked for no workflow at all.
     started : tuple of str
@@ -38,6 +41,7 @@ class StoppedRun:
     """
 
     uid: str
+    name: str
     opted_out: bool
     started: tuple[str, ...]
     known: tuple[str, ...]
@@ -55,13 +59,21 @@ class StoppedRuns:
         tell_of_forks(self._fork)
 
     def note(
-        self, uid: str, *, opted_out: bool, started: Sequence[str], known: Sequence[str], outboxes: Sequence[Outbox]
+        self,
+        uid: str,
+        *,
+        name: str = "",
+        opted_out: bool,
+        started: Sequence[str],
+        known: Sequence[str],
+        outboxes: Sequence[Outbox],
     ) -> None:
         """Remember that a run stopped."""
         with self._lock:
             before = self._runs.pop(uid, None)
             self._runs[uid] = StoppedRun(
                 uid,
+                name=name or uid,
                 opted_out=opted_out,
                 started=_merged(before.started if before else (), started),
                 known=_merged(before.known if before else (), known),
@@ -74,6 +86,12 @@ class StoppedRuns:
         """Return what is known of a run; None if it did not stop here, or long ago."""
         with self._lock:
             return self._runs.get(uid)
+
+    def since(self, time_s: float) -> list[StoppedRun]:
+        """Return the runs that stopped later than that, in seconds since the epoch, the first one first."""
+        with self._lock:
+            newest_first = takewhile(lambda run: run.stopped > time_s, reversed(self._runs.values()))
+            return list(newest_first)[::-1]
 
     def last(self) -> StoppedRun | None:
         """Return the run that stopped last; None if none has."""

@@ -12,6 +12,7 @@ from ._flow_runs import PastFlowRun as PastFlowRun
 from ._flow_runs import SignsOfLife as SignsOfLife
 from ._flow_runs import Wanted as Wanted
 from ._flow_runs import child_flow_runs as child_flow_runs
+from ._flow_runs import is_of_run as is_of_run
 from ._flow_runs import lies_ahead as lies_ahead
 from ._flow_runs import made_after as made_after
 from ._flow_runs import past_flow_run as past_flow_run
@@ -27,7 +28,10 @@ from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
 from ._recent_flow_runs import recent_flow_runs as recent_flow_runs
 from ._states import FAILED_STATES as FAILED_STATES
 from ._states import is_final as is_final
-from ._ui_links import artifact_url as artifact_url
 from ._ui_links import flow_run_url as flow_run_url
+from ._ui_links import probable_ui_url as probable_ui_url
+from ._ui_links import runs_url as runs_url
+from ._ui_links import search_url as search_url
+from ._ui_links import ui_root as ui_root
 from ._ui_links import ui_url as ui_url
 from ._workers import Workers as Workers

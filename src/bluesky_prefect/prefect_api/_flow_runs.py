@@ -37,6 +37,8 @@ _EVENTS = 50
 _END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
 # A flow run is made after its run stopped; so far may the clocks of the machines be apart.
 _CLOCKS_APART_S = 86400.0
+# Parameters by which flows are told a run.
+_NAMES_OF_RUNS = {"ref", "uid", "run_uid", "scan_uid", "scan_id", "start_doc"}
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,11 @@ def past_flow_run(flow_run: "FlowRun") -> PastFlowRun:
         run_uid=run_uid,
         workflow=workflow,
     )
+
+
+def is_of_run(tags: Iterable[str], parameters: Mapping[str, Any]) -> bool:
+    """Tell whether a flow run came of a run: made for it, or by hand with a parameter that names it."""
+    return any(tag.startswith("uid:") for tag in tags) or not _NAMES_OF_RUNS.isdisjoint(parameters)
 
 
 def child_flow_runs(client: "SyncPrefectClient", flow_run_id: str, *states: "StateType") -> "list[FlowRun]":

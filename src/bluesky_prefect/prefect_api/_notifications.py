@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import FAILURE, ConfigurationError, error_line, without_secrets
+from bluesky_prefect.core import FAILURE, ConfigurationError, error_line
 from bluesky_prefect.prefect_api._states import FAILED_STATES
+from bluesky_prefect.prefect_api._ui_links import flow_run_url, ui_url
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -149,9 +150,9 @@ def automation(notice: str, block_id: "UUID") -> "AutomationCore":
     )
 
 
-def _body(ui_url: str) -> str:
+def _body(ui: str) -> str:
     """Return the template of a message, which Prefect's server renders; values in it are not rendered again."""
-    link = f"{ui_url}/runs/flow-run/"
+    link = flow_run_url(ui, "", failed=True)
     return "\n".join(
         [
             f"Scan id: {_tag_value('scan_id')}",
@@ -159,8 +160,8 @@ def _body(ui_url: str) -> str:
             f"Run: {_tag_value('uid')}",
             f"Flow: {_text('flow.name')}",
             f"Reason: {_text(_REASON)}",
-            # The server knows its own address best, unless nobody has told it.
-            "{% set url = flow_run | ui_url %}"
+            # The server knows its own address best, unless nobody has told it. It leads to the older of its UIs.
+            f"{{% set url = flow_run | ui_url | replace('/runs/flow-run/', '{link.removeprefix(ui)}') %}}"
             f"{{{{ url if url and '//0.0.0.0' not in url else '{link}' ~ flow_run.id }}}}",
         ]
     )
@@ -175,10 +176,7 @@ def _tag_value(name: str) -> str:
 
 
 def _ui_url() -> str:
-    from prefect.settings import PREFECT_UI_URL
-
-    url = without_secrets(PREFECT_UI_URL.value() or "")
-    return "".join(character for character in url if character not in "'\\{}%")
+    return "".join(character for character in ui_url() if character not in "'\\{}%")
 
 
 def _command(block: str) -> str:

@@ -1,4 +1,4 @@
-"""The last flow runs that were made for runs, whoever made them.
+"""The last flow runs that came of runs, whoever made them.
 
 Each function raises `PrefectUnavailable` if Prefect cannot be asked.
 """
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
-from bluesky_prefect.prefect_api._flow_runs import PastFlowRun, past_flow_run
+from bluesky_prefect.prefect_api._flow_runs import PastFlowRun, is_of_run, past_flow_run
 from bluesky_prefect.prefect_api._states import FAILED_STATES
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _PAGES = 10
 def recent_flow_runs(
     api: PrefectApi, *, failed: bool = False, scan_id: int | None = None, run_uid: str | None = None
 ) -> Iterator[PastFlowRun]:
-    """Yield the last flow runs that were made for runs, newest first.
+    """Yield the last flow runs that came of runs, newest first; those made by hand have no run's uid.
 
     All, or those that failed or crashed; of all runs, or of one scan id or uid.
     """
@@ -34,21 +34,20 @@ def recent_flow_runs(
     for page in range(_PAGES):
         newest = FlowRunSort.EXPECTED_START_TIME_DESC
         read = _read(api, newest, failed=failed, tags=tags, limit=_PAGE, offset=page * _PAGE)
-        for one in read:
-            yield from _of_run(one)
+        yield from map(past_flow_run, filter(_is_of_run, read))
         if len(read) < _PAGE:
             return
 
 
 def last_failed_flow_runs(api: PrefectApi, count: int) -> list[PastFlowRun]:
-    """Return the flow runs of runs that failed or crashed last.
+    """Return the flow runs made for runs that failed or crashed last.
 
     One request, whose cost does not grow with what there is.
     """
     from prefect.client.schemas.sorting import FlowRunSort
 
     read = _read(api, FlowRunSort.END_TIME_DESC, failed=True, tags=[], limit=count)
-    return [one for flow_run in read for one in _of_run(flow_run)]
+    return [one for one in map(past_flow_run, filter(_is_of_run, read)) if one.run_uid]
 
 
 def _read(
@@ -72,14 +71,11 @@ def _read(
         try:
             return read({**asked, **by_nobody})
         except httpx.HTTPStatusError as error:
-            # A server before Prefect 3.7 refuses to know who made a flow run. Then `_of_run` alone leaves those out.
+            # A server before Prefect 3.7 refuses to know who made a flow run. Then `_is_of_run` alone leaves those out.
             if error.response.status_code != 422:
                 raise
             return read(asked)
 
 
-def _of_run(flow_run: "FlowRun") -> Iterator[PastFlowRun]:
-    """Yield a flow run if it was made for a run."""
-    past = past_flow_run(flow_run)
-    if past.run_uid and any(tag.startswith("uid:") for tag in past.tags):
-        yield past
+def _is_of_run(flow_run: "FlowRun") -> bool:
+    return not flow_run.auto_scheduled and is_of_run(flow_run.tags, flow_run.parameters)

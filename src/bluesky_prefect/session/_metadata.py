@@ -21,6 +21,10 @@ _NEXT = (
     "INSERT INTO metadata (key, value) VALUES ('scan_id', ?) ON CONFLICT (key) "
     "DO UPDATE SET value = max(CAST(value AS INTEGER) + 1, CAST(excluded.value AS INTEGER)) RETURNING value"
 )
+_AT_LEAST = (
+    "INSERT INTO metadata (key, value) VALUES ('scan_id', ?) ON CONFLICT (key) "
+    "DO UPDATE SET value = max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER)) RETURNING value"
+)
 _BUSY_TIMEOUT_S = 2.0
 
 
@@ -53,10 +57,17 @@ class PersistentMetadata(MutableMapping[str, Any]):
 
     def next_scan_id(self, _: object = None) -> int:
         """Draw a scan id that no session on this file has had; made to be a RunEngine's ``scan_id_source``."""
+        return self._number(_NEXT, int(self._values.get("scan_id", 0)) + 1)
+
+    def skip_scan_ids(self, taken: int) -> None:
+        """Have scan ids go on after one that is taken elsewhere, if they are not beyond it already."""
+        if taken > int(self._values.get("scan_id", 0)):
+            self._number(_AT_LEAST, taken)
+
+    def _number(self, statement: str, scan_id: int) -> int:
         with self._lock:
-            scan_id = int(self._values.get("scan_id", 0)) + 1
             with self._tolerated("written"), self._connection() as connection:
-                scan_id = int(connection.execute(_NEXT, (str(scan_id),)).fetchone()[0])
+                scan_id = int(connection.execute(statement, (str(scan_id),)).fetchone()[0])
             self._values["scan_id"] = scan_id
             return scan_id
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import BlueskyPrefectError, is_anothers, share_directory, shared_with
+from bluesky_prefect.core import BlueskyPrefectError, Settings, is_anothers, share_directory, shared_with
 from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.session._courier import CourierKeeper, wait_until_delivered
 from bluesky_prefect.session._deployments import missing_deployments
@@ -27,7 +27,7 @@ class Session:
     Parameters
     ----------
     run_engine : bluesky.RunEngine
-        The RunEngine; its metadata and scan ids go on after a restart.
+        The RunEngine; its metadata go on after a restart, and its scan ids after the newest run's in Tiled.
     best_effort : bluesky.callbacks.best_effort.BestEffortCallback
         Live tables, and plots in a session with a Qt event loop.
     prefect_callback : PrefectCallback
@@ -62,8 +62,8 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     settings = use_services(make_keys=True)
     share_directory(settings.state_directory, settings.journals_path)
     tiled = TiledConnection(settings)
-    prefect = prefect_service()
-    tell(describe([_tiled_service(tiled, tell), prefect]))
+    tiled_service, prefect = _tiled_service(tiled, tell), prefect_service()
+    tell(describe([tiled_service, prefect]))
     if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
         tell(f"{settings.state_directory} is shared with {others}: they can read and change what this session keeps.")
 
@@ -75,7 +75,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     prefect_callback = PrefectCallback(workflows, settings=settings)
     for line in missing_deployments(prefect_callback.workflows) if not prefect.problem else ():
         tell(line)
-    metadata = PersistentMetadata(settings.state_directory / "metadata.sqlite")
+    metadata = persistent_metadata(settings, None if tiled_service.problem else tiled)
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)
     run_engine.subscribe(RunRecorder(settings.journals_path))
@@ -88,6 +88,14 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
         return tiled.raw()
 
     return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(delivered_raw))
+
+
+def persistent_metadata(settings: Settings, tiled: TiledConnection | None) -> PersistentMetadata:
+    """Return the metadata kept in the state directory; without Tiled, scan ids go on as far as that knows them."""
+    metadata = PersistentMetadata(settings.metadata_path)
+    if tiled is not None:
+        metadata.skip_scan_ids(tiled.newest_scan_id())
+    return metadata
 
 
 def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:

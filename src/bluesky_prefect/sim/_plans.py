@@ -109,14 +109,14 @@ def two_runs_interleaved(
 
 
 def failing_scan(
-    detectors: Sequence[Readable], num: int = 2, *, md: dict[str, Any] | None = None
+    detectors: Sequence[Readable] = (), num: int = 2, *, md: dict[str, Any] | None = None
 ) -> MsgGenerator[None]:
-    """Take some events, then fail, so that the run ends with exit status "fail".
+    """Take some events, then fail, so that the run ends with exit status "fail": ``RE(failing_scan([det]))``.
 
     Parameters
     ----------
     detectors : list
-        Detectors to read.
+        Detectors to read, one at least.
     num : int
         Number of events before the failure.
     md : dict
@@ -124,9 +124,13 @@ def failing_scan(
 
     Raises
     ------
+    TypeError
+        If there is no list of detectors; before anything is done.
     RuntimeError
-        Always.
+        Always, after the last event.
     """
+    if not isinstance(detectors, Sequence) or not detectors:
+        raise TypeError("failing_scan needs a list of detectors: RE(failing_scan([det]))")
 
     @bpp.stage_decorator(list(detectors))
     @bpp.run_decorator(

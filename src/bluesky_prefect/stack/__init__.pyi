@@ -11,6 +11,7 @@ from ._http import request_json as request_json
 from ._info import StackInfo as StackInfo
 from ._process import without_proxy as without_proxy
 from ._sign_in import sign_in_url as sign_in_url
+from ._sign_in import tiled_sign_in_url as tiled_sign_in_url
 from ._stack import LocalStack as LocalStack
 from ._status import StackStatus as StackStatus
 from ._worker import DEPLOYMENT as DEPLOYMENT

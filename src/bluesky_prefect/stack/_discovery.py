@@ -20,6 +20,7 @@ from bluesky_prefect.core import (
     without_secrets,
     without_user,
 )
+from bluesky_prefect.prefect_api import runs_url
 from bluesky_prefect.stack._http import probe
 from bluesky_prefect.stack._info import StackPaths, StackState
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
@@ -30,7 +31,7 @@ START_COMMAND = "bluesky-prefect up"
 # Tiled's own patience (10 tries, 45 s) would hold a scan for that long; it reads these when it is imported.
 _TILED_RETRIES = {"TILED_RETRY_ATTEMPTS": "3", "TILED_RETRY_TIMEOUT": "5"}
 _TILED_VARIABLES = {"BLUESKY_PREFECT_TILED_URI", "BLUESKY_PREFECT_TILED_API_KEY", "TILED_API_KEY"}
-_PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"}
+_PREFECT_VARIABLES = {"PREFECT_API_URL", "PREFECT_UI_URL", "PREFECT_API_AUTH_STRING", "PREFECT_HOME"}
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def prefect_service() -> Service:
         remedy = f"check {PREFECT_KEY}"
     browser = place.removesuffix("/api")
     note = "" if problem else _open_door(url, browser)
-    return Service("Prefect", browser, problem, consequence, remedy, note)
+    return Service("Prefect", browser if problem else runs_url(browser), problem, consequence, remedy, note)
 
 
 def _open_door(url: str, name: str) -> str:

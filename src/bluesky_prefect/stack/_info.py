@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
 from bluesky_prefect.core import Settings, basic_auth, write_whole
+from bluesky_prefect.prefect_api import ui_root
 from bluesky_prefect.stack._http import request_json
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import HOST
@@ -69,6 +70,7 @@ class StackInfo:
         key = self.tiled_api_key.get_secret_value()
         return {
             "PREFECT_API_URL": self.prefect_api_url,
+            "PREFECT_UI_URL": ui_root(self.prefect_ui_url),
             CLIENT_AUTH_STRING: self.prefect_auth_string.get_secret_value(),
             "PREFECT_HOME": str(self.prefect_home),
             "BLUESKY_PREFECT_TILED_URI": self.tiled_uri,

@@ -1,40 +1,14 @@
-"""The Prefect server's application, and beside it a page that signs a browser in to Prefect's UI.
+"""The Prefect server's application, with a page that signs a browser in to Prefect's UI."""
 
-Prefect's UI asks for user and password once, and keeps them in the browser's local storage. This page puts them there
-for whoever has a link with a token, which works once and for ten minutes.
-"""
-
-import hmac
 import os
-import secrets
-import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from starlette.applications import Starlette
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
-from starlette.routing import Route
-
 from bluesky_prefect.core import basic_auth
-from bluesky_prefect.stack._sign_in import LINKS, SIGN_IN
+from bluesky_prefect.prefect_api import runs_url
+from bluesky_prefect.stack._sign_in_pages import SignIn
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
-    from starlette.types import ASGIApp, Receive, Scope, Send
-
-LINK_LASTS_S = 600.0
-# More are not open at once, unless somebody asks for the status every few seconds.
-_MAX_LINKS = 200
-_LONGEST_TOKEN = 100
-_PAGE = Path(__file__).with_name("sign_in.html")
-_SCRIPT = Path(__file__).with_name("sign_in.js")
-_HEADERS = {
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; connect-src 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'; form-action 'none'",
-    "Referrer-Policy": "no-referrer",
-}
+    from starlette.types import ASGIApp
 
 
 def app_factory() -> "ASGIApp":
@@ -49,81 +23,10 @@ def app_factory() -> "ASGIApp":
     finally:
         os.umask(umask)
     auth_string = get_current_settings().server.api.auth_string
-    return SignIn(app, auth_string.get_secret_value()) if auth_string else app
+    return with_sign_in(app, auth_string.get_secret_value()) if auth_string else app
 
 
-class OneTimeTokens:
-    """Tokens of which each is good once, for ten minutes. The clock gives a time in seconds that nobody sets."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._made: dict[str, float] = {}
-
-    def make(self) -> str:
-        """Return a new token; the oldest is void if there are too many."""
-        token = secrets.token_urlsafe(24)
-        self._made[token] = self._clock()
-        for old in list(self._made)[:-_MAX_LINKS]:
-            del self._made[old]
-        return token
-
-    def take(self, token: str) -> bool:
-        """Tell whether a token is good, and make it void."""
-        made = self._made.pop(token, None)
-        return made is not None and self._clock() - made <= LINK_LASTS_S
-
-
-class SignIn:
-    """Prefect's application with the page; `auth_string` is the user and password that it asks for."""
-
-    def __init__(self, app: "ASGIApp", auth_string: str) -> None:
-        self._app = app
-        self._authorization = basic_auth(auth_string)
-        self._tokens = OneTimeTokens()
-        self._pages = Starlette(
-            routes=[
-                Route(SIGN_IN, lambda _: FileResponse(_PAGE, headers=_HEADERS)),
-                Route(f"{SIGN_IN}.js", lambda _: FileResponse(_SCRIPT, headers=_HEADERS)),
-                Route(SIGN_IN, self._exchange, methods=["POST"]),
-                Route(LINKS, self._make_link, methods=["POST"]),
-            ]
-        )
-
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer for the page, or have Prefect answer."""
-        if scope["type"] != "http":
-            app = self._app
-        elif redirection := _at_127_0_0_1(scope):
-            app = redirection
-        else:
-            app = self._pages if scope["path"] in (SIGN_IN, f"{SIGN_IN}.js", LINKS) else self._app
-        await app(scope, receive, send)
-
-    async def _exchange(self, request: "Request") -> Response:
-        token = b""
-        async for part in request.stream():
-            token += part
-            if len(token) > _LONGEST_TOKEN:  # whoever fills the memory of the server needs no password for that
-                break
-        if not self._tokens.take(token.decode("latin-1")):
-            return Response(status_code=403, headers=_HEADERS)
-        return JSONResponse({"password": self._authorization.removeprefix("Basic ")}, headers=_HEADERS)
-
-    async def _make_link(self, request: "Request") -> Response:
-        given = request.headers.get("authorization", "")
-        if not hmac.compare_digest(given.encode(), self._authorization.encode()):
-            return Response(status_code=401, headers=_HEADERS)
-        return JSONResponse({"token": self._tokens.make()}, headers=_HEADERS)
-
-
-def _at_127_0_0_1(scope: "Scope") -> Response | None:
-    """Send a browser that looks at the UI under the name localhost to the address.
-
-    Another user may listen at localhost's other address, ::1. A page from there must not find the password.
-    """
-    host = dict(scope["headers"]).get(b"host", b"").decode("latin-1").lower()
-    name, colon, port = host.partition(":")
-    if name != "localhost" or scope["method"] != "GET" or scope["path"].startswith("/api/"):
-        return None
-    query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-    return RedirectResponse(f"http://127.0.0.1{colon}{port}{scope['raw_path'].decode('latin-1')}{query}")
+def with_sign_in(app: "ASGIApp", auth_string: str) -> SignIn:
+    """Return Prefect's application with the page; `auth_string` is the user and password that it asks for."""
+    authorization = basic_auth(auth_string)
+    return SignIn(app, authorization, home=runs_url(""), kept=authorization.removeprefix("Basic "))

@@ -1,10 +1,11 @@
-"""Links that sign a browser in to the stack's Prefect UI, for the one who holds its password."""
+"""Links that sign a browser in to the UIs of the stack's servers, for the one who holds their keys."""
 
 from bluesky_prefect.stack._http import request_json
 from bluesky_prefect.stack._info import StackInfo
 
 SIGN_IN = "/bluesky-prefect/sign-in"
 LINKS = "/bluesky-prefect/links"
+SIGNED_IN = "/bluesky-prefect/signed-in"
 
 
 def sign_in_url(info: StackInfo) -> str:
@@ -12,6 +13,18 @@ def sign_in_url(info: StackInfo) -> str:
 
     Raises `StackError` if the Prefect server does not answer.
     """
-    made = request_json(f"{info.prefect_ui_url}{LINKS}", body={}, headers=info.prefect_headers)
+    return _link(info.prefect_ui_url, info.prefect_headers["Authorization"])
+
+
+def tiled_sign_in_url(info: StackInfo) -> str:
+    """Return an address that signs a browser in to Tiled, likewise.
+
+    Raises `StackError` if the Tiled server does not answer.
+    """
+    return _link(info.tiled_uri, f"Apikey {info.tiled_api_key.get_secret_value()}")
+
+
+def _link(server: str, authorization: str) -> str:
+    made = request_json(f"{server}{LINKS}", body={}, headers={"Authorization": authorization})
     # What comes after '#' a browser keeps to itself: it is in no log and no Referer.
-    return f"{info.prefect_ui_url}{SIGN_IN}#{made['token']}"
+    return f"{server}{SIGN_IN}#{made['token']}"

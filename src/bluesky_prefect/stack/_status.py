@@ -1,16 +1,22 @@
 """Status of the local stack."""
 
 from dataclasses import dataclass
+from itertools import islice
 
 from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shared_with
 from bluesky_prefect.courier import running_courier
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
-from bluesky_prefect.prefect_api import flow_run_url
+from bluesky_prefect.prefect_api import FAILED_STATES, flow_run_url, is_of_run
 from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackInfo, StackPaths, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
 from bluesky_prefect.stack._process import ManagedProcess
+
+# So many flow runs that came of no run may stand between those that are shown.
+_NOT_OF_RUNS = 20
+# Prefect's own limit for one answer (PREFECT_SERVER_API_DEFAULT_LIMIT).
+_PAGE = 200
 
 
 @dataclass(frozen=True)
@@ -133,7 +139,7 @@ def _outbox(settings: Settings) -> tuple[OutboxCounts | None, str | None]:
 def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
     body = {
         "sort": "EXPECTED_START_TIME_DESC",
-        "limit": limit,
+        "limit": min(2 * limit + _NOT_OF_RUNS, _PAGE),
         # Flow runs within flow runs are shown by their parents; those that a schedule made are no runs'.
         "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
     }
@@ -147,8 +153,9 @@ def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], 
             state=one["state_name"] or "Unknown",
             created=one["created"],
             run_s=one["estimated_run_time"],
-            url=flow_run_url(info.prefect_ui_url, one["id"]),
+            url=flow_run_url(info.prefect_ui_url, one["id"], failed=one["state_type"] in FAILED_STATES),
         )
         for one in found
+        if is_of_run(one["tags"], one["parameters"])
     )
-    return tuple(flow_runs), None
+    return tuple(islice(flow_runs, limit)), None

@@ -1,10 +1,12 @@
-// Gives the token of the link for the password, and puts that where both of Prefect's UIs keep it.
+// Gives the token of the link for the password, and puts that where both of Prefect's UIs keep it; Tiled gives a cookie.
 const place = "prefect-password";
 
 async function exchange(token) {
     const answer = await fetch(location.pathname, { method: "POST", body: token });
-    if (answer.ok) localStorage.setItem(place, (await answer.json()).password);
-    return answer.ok;
+    if (!answer.ok) return false;
+    const { password } = await answer.json();
+    if (password) localStorage.setItem(place, password);
+    return true;
 }
 
 async function isSignedIn() {
@@ -16,7 +18,7 @@ async function signIn() {
     const token = location.hash.slice(1);
     // It is of no use any more, and need not be seen.
     history.replaceState(null, "", location.pathname);
-    if ((await exchange(token)) || (await isSignedIn())) location.replace("/runs");
+    if ((await exchange(token)) || (await isSignedIn())) location.replace("/bluesky-prefect/signed-in");
     else tell();
 }
 

@@ -155,7 +155,7 @@ class Catalog:
         Parameters
         ----------
         ref : int or str
-            Scan id (the newest run that has it), negative index (-1 is the newest run), full or partial uid. Text
+            Scan id, negative index (-1 is the newest run), full or partial uid. Text
             that reads as a number is taken as a number first, then as a partial uid.
         timeout_s : float
             How long to wait, in seconds: for the stop document, and where `ref` is a full uid for the run itself.
@@ -163,7 +163,7 @@ class Catalog:
         Raises
         ------
         FlowInputError
-            If `ref` cannot name a run.
+            If `ref` cannot name a run, or is a scan id that several have.
         RunNotFound
             If there is no such run.
         RunIncomplete

@@ -1,8 +1,10 @@
 """References to a run: scan id, negative index, or uid."""
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import FlowInputError, one_line
+from bluesky_prefect.core import FlowInputError, is_number, one_line
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
 Ref = int | str
 
 _UID_LENGTH = 36
+_MAX_CANDIDATES = 10
 _SHORTEST_PARTIAL_UID = 5  # as in bluesky_tiled_plugins' CatalogOfBlueskyRuns
 
 
@@ -38,17 +41,13 @@ def checked_ref(ref: Any) -> Ref:
 def find_run(raw: "Container", ref: Ref) -> "Container | None":
     """Return the run of a container that a checked reference names, or None.
 
-    Scan ids repeat over the years: the newest run counts.
-
     Raises
     ------
     FlowInputError
-        If several runs have a uid that begins so.
+        If several runs have that scan id, or a uid that begins so.
     """
-    from tiled.queries import Eq
-
     if isinstance(ref, int):
-        return _by_index(raw.search(Eq("start.scan_id", ref)), -1) if ref > 0 else _by_index(raw, ref)
+        return _by_scan_id(raw, ref) if ref > 0 else _by_index(raw, ref)
     if ref.lstrip("-").isdecimal():
         run = find_run(raw, int(ref))
         return run if run is not None else _by_partial_uid(raw, ref)
@@ -62,6 +61,34 @@ def find_run(raw: "Container", ref: Ref) -> "Container | None":
 def is_full_uid(ref: Ref) -> bool:
     """Tell whether a reference is a whole uid, so that a run of it may still come."""
     return isinstance(ref, str) and len(ref) == _UID_LENGTH
+
+
+def require_one(starts: Sequence[Mapping[str, Any]], scan_id: int) -> None:
+    """Refuse a scan id that several runs have, whose start documents are given, newest first; list them.
+
+    Raises
+    ------
+    FlowInputError
+        If there is more than one.
+    """
+    if len(starts) > 1:
+        more = ["  and older ones"] if len(starts) > _MAX_CANDIDATES else []
+        lines = [*map(_candidate, starts[:_MAX_CANDIDATES]), *more]
+        raise FlowInputError("\n".join([f"Scan id {scan_id} names several runs. Give the uid of one:", *lines]))
+
+
+def _candidate(start: Mapping[str, Any]) -> str:
+    time_s = start.get("time")
+    moment = f"{datetime.fromtimestamp(time_s).astimezone():%Y-%m-%d %H:%M:%S}" if is_number(time_s) else ""
+    return f"  {one_line(start.get('uid', ''), 60)}  {one_line(start.get('plan_name') or '', 40)}  {moment}".rstrip()
+
+
+def _by_scan_id(raw: "Container", scan_id: int) -> "Container | None":
+    from tiled.queries import Eq
+
+    found = raw.search(Eq("start.scan_id", scan_id)).values().tail(_MAX_CANDIDATES + 1)[::-1]
+    require_one([run.metadata.get("start") or {} for run in found], scan_id)
+    return found[0] if found else None
 
 
 def _by_index(raw: "Container", index: int) -> "Container | None":

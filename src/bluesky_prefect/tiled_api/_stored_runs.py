@@ -12,6 +12,7 @@ from bluesky_prefect.core import FlowInputError, Run, uid_text
 from bluesky_prefect.tiled_api._catalog import Catalog
 from bluesky_prefect.tiled_api._connect import tiled_errors
 from bluesky_prefect.tiled_api._run_data import external_files, family
+from bluesky_prefect.tiled_api._run_lookup import require_one
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
@@ -100,7 +101,7 @@ def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, Run
     Raises
     ------
     FlowInputError
-        If a reference cannot name a run.
+        If a reference cannot name a run, or a scan id names several.
     RunNotFound
         If a reference names no run at all. All references are looked up before the first run is given.
     TiledUnavailable
@@ -127,13 +128,15 @@ def _named(catalog: Catalog, ref: str) -> Sequence[Run]:
 def _with_scan_ids(catalog: Catalog, first: int, last: int) -> list[Run]:
     from tiled.queries import Comparison
 
-    found: dict[int, Run] = {}
+    found: dict[int, list[Run]] = {}
     bounds = [Comparison("ge", "start.scan_id", first), Comparison("le", "start.scan_id", last)]
     for run in _search(catalog, catalog.raw, bounds):
         scan_id = run.scan_id
         if scan_id is not None:
-            found.setdefault(scan_id, run)  # scan ids repeat over the years: the newest run counts
-    return [found[scan_id] for scan_id in sorted(found)]
+            found.setdefault(scan_id, []).append(run)
+    for scan_id in sorted(found):
+        require_one([run.start for run in found[scan_id]], scan_id)
+    return [found[scan_id][0] for scan_id in sorted(found)]
 
 
 def _at_indexes(catalog: Catalog, first: int, last: int) -> list[Run]:

@@ -5,6 +5,7 @@ from ._listing import list_flow_runs as list_flow_runs
 from ._listing import look_up as look_up
 from ._prompt_messages import PromptMessages as PromptMessages
 from ._status_lookup import lookup_statuses as lookup_statuses
+from ._waiting import AlreadyTold as AlreadyTold
 from ._waiting import Report as Report
 from ._waiting import wait_for_flow_runs as wait_for_flow_runs
 from ._workflow_status import DECLINED as DECLINED

@@ -148,4 +148,7 @@ def _unsent(settings: Settings, count: int, failed: bool, scan_id: int | None) -
 
 
 def _newest(found: list[WorkflowStatus], count: int) -> list[WorkflowStatus]:
-    return sorted(found, key=lambda one: one.created, reverse=True)[:count]
+    # What was sent between the two questions would be there twice.
+    sent = {(one.run_uid, one.workflow) for one in found if one.flow_run_id}
+    once = [one for one in found if one.flow_run_id or (one.run_uid, one.workflow) not in sent]
+    return sorted(once, key=lambda one: one.created, reverse=True)[:count]

@@ -18,8 +18,8 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.courier import running_courier
 from bluesky_prefect.journal import JournalDirectory
-from bluesky_prefect.outbox import Outbox, existing_outbox
-from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.outbox import Outbox, StoppedRun, existing_outbox, stopped_runs
+from bluesky_prefect.prefect_api import PrefectApi, probable_ui_url, runs_url, search_url
 from bluesky_prefect.watch._failure_log import MAX_FAILURES, FailureLog
 from bluesky_prefect.watch._listing import last_failures
 from bluesky_prefect.watch._workflow_status import WorkflowStatus
@@ -60,7 +60,7 @@ class PromptMessages:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
-        self._began = clock()
+        self._began = self._told_until = clock()
         self._seen: set[str] | None = None  # the failures known already; None before Prefect was first asked
         self._oldest = 0.0
         self._taken = time.monotonic()
@@ -93,7 +93,7 @@ class PromptMessages:
             waiting, self._waiting = self._waiting, ""
             refused, self._refused = self._refused, []
             undelivered, self._undelivered = self._undelivered, ""
-        return [*refused, *_failures(failures), *filter(None, (undelivered, waiting))]
+        return [*self._started(), *refused, *_failures(failures), *filter(None, (undelivered, waiting))]
 
     def look_at_journals(self) -> None:
         """Look once for runs that Tiled has refused since, and for those that wait for it; raises nothing."""
@@ -129,6 +129,13 @@ class PromptMessages:
             logger.debug("Not looked: %s", error)
         except Exception as error:  # noqa: BLE001 - a thread that ends here would never tell anything again
             logger.debug("Not looked, and going on: %s", error_and_place(error))
+
+    def _started(self) -> Iterator[str]:
+        stopped = [run for run in stopped_runs.since(self._told_until) if run.started]
+        if stopped:
+            self._told_until = stopped[-1].stopped
+            if self._settings.tell_of_started_flows:
+                yield _starting(stopped, waits=self._told_of_waiting or self._told_of_undelivered)
 
     def _run(self) -> None:
         wait_s = _FIRST_LOOK_S
@@ -177,6 +184,19 @@ class PromptMessages:
         ours = [one for one in new if outbox.named(submission_key(one.run_uid, one.workflow), limit=1)]
         with self._lock:
             self._failures += reversed(ours)
+
+
+def _starting(runs: Sequence[StoppedRun], *, waits: bool) -> str:
+    """Return one line, whatever the number; `waits` if they will have to wait for Tiled or Prefect."""
+    workflows = one_line(", ".join(dict.fromkeys(name for run in runs for name in run.started)), _REASON_LENGTH)
+    name = runs[0].name if len(runs) == 1 else ""
+    which, starts = (one_line(name, _REASON_LENGTH), "starts") if name else (f"{len(runs)} runs", "start")
+    if waits:
+        return f"{which} will start {workflows} once what is away is back"
+    # The flow runs are made in a moment, and the prompt does not wait for them: the page finds them by their name.
+    ui = probable_ui_url()
+    page = search_url(ui, name) if name else runs_url(ui)
+    return f"{which} {starts} {workflows}" + (f": {page}" if ui else "")
 
 
 def _failures(failures: Sequence[WorkflowStatus]) -> Iterator[str]:

@@ -1,8 +1,10 @@
 """Waiting until what was sent from here is done."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 from bluesky_prefect.core import FlowTimeout, PrefectUnavailable, Settings, get_settings
 from bluesky_prefect.outbox import Outbox, existing_outbox
@@ -18,11 +20,28 @@ _MOST = 1000
 Report = Callable[[Sequence[WorkflowStatus], int, str], None]
 
 
+@dataclass
+class AlreadyTold:
+    """Ends of flow runs that somebody knows who waits again and again.
+
+    Attributes
+    ----------
+    before_s : float
+        They were not there when runs stopped before that, in seconds since the epoch.
+    workflows : set of (str, str)
+        The uids and workflows of runs whose end they were told. Kept by `wait_for_flow_runs`.
+    """
+
+    before_s: float = math.inf
+    workflows: set[Wanted] = field(default_factory=set)
+
+
 def wait_for_flow_runs(
     timeout_s: float | None = None,
     *,
     settings: Settings | None = None,
     report: Report = lambda ended, total, problem: None,
+    told: AlreadyTold | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[WorkflowStatus]:
     """Wait until no submission of this machine's outbox waits, and no flow run of the last day is under way.
@@ -37,13 +56,15 @@ def wait_for_flow_runs(
         Where the outbox is; from the environment by default.
     report : callable
         Told at each look which have ended, how many there are, and why Prefect cannot be asked (empty if it can).
+    told : AlreadyTold, optional
+        What is known already; by default all that has ended.
     clock : callable
         Gives a time in seconds that never jumps.
 
     Returns
     -------
     list of WorkflowStatus
-        Those that were waited for, as they ended. What had ended before is not among them.
+        Those that were waited for, as they ended, and what had ended before and is not known.
 
     Raises
     ------
@@ -58,11 +79,12 @@ def wait_for_flow_runs(
         outbox = opened.enter_context(existing_outbox(settings.outbox_path))
         if outbox is None:
             return []
-        waited = _Waited(opened.enter_context(PrefectApi(settings.request_timeout_s)), outbox)
+        waited = _Waited(opened.enter_context(PrefectApi(settings.request_timeout_s)), outbox, told or AlreadyTold())
         while True:
             problem = waited.look()
             report(waited.ended, waited.total, problem)
             if not waited.left and not problem:
+                waited.tell()
                 return waited.ended
             if deadline is not None and clock() >= deadline:
                 what = f"Not known how {waited.left} are doing" if problem else f"{waited.left} not done"
@@ -73,11 +95,13 @@ def wait_for_flow_runs(
 class _Waited:
     """Workflows to wait for, and how many have ended."""
 
-    def __init__(self, api: PrefectApi, outbox: Outbox) -> None:
-        self._api, self._outbox = api, outbox
+    def __init__(self, api: PrefectApi, outbox: Outbox, told: AlreadyTold) -> None:
+        self._api, self._outbox, self._told = api, outbox, told
         self._since_s = time.time() - _RECENT_S
-        self._left = dict.fromkeys(_recent(outbox, self._since_s, api.api_url))
-        self._first = True
+        put_in = dict(_recent(outbox, self._since_s, api.api_url))
+        self._left = dict.fromkeys(put_in)
+        # If they have ended, that was before the wait began, and is known.
+        self._known = {one for one, at in put_in.items() if at < told.before_s} | told.workflows
         self.ended: list[WorkflowStatus] = []
 
     @property
@@ -97,17 +121,21 @@ class _Waited:
         for one, status in found.items():
             if status is None or status.ended:
                 del self._left[one]
-                # What had ended when the wait began is none of those that were waited for.
-                if status is not None and not self._first:
+                if status is not None and one not in self._known:
                     self.ended.append(status)
-        self._first = False
+        self._known -= set(self._left)  # these are waited for
         return ""
 
+    def tell(self) -> None:
+        """Note that all of it is known now."""
+        self._told.workflows |= {(one.run_uid, one.workflow) for one in self.ended}
 
-def _recent(outbox: Outbox, since_s: float, api_url: str | None) -> Iterator[Wanted]:
+
+def _recent(outbox: Outbox, since_s: float, api_url: str | None) -> Iterator[tuple[Wanted, float]]:
+    """Yield what is to be waited for, and when it was put in."""
     for entry in outbox.entries(state="waiting", limit=_MOST):
         if entry.api_url in (None, api_url):  # what is for another server is sent by another session
-            yield entry.run_uid, entry.workflow
+            yield (entry.run_uid, entry.workflow), entry.created
     for entry in outbox.entries(state="sent", limit=_MOST):
         if entry.changed >= since_s:
-            yield entry.run_uid, entry.workflow
+            yield (entry.run_uid, entry.workflow), entry.created

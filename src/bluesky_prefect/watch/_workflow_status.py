@@ -1,5 +1,6 @@
 """Status of one workflow of one run, from Prefect or the outbox."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -23,6 +24,10 @@ _WITHOUT_FLOW_RUN: Mapping[str, tuple[str, str]] = MappingProxyType(
 )
 
 
+# What a flow run is called that somebody made by hand, and that has no tags.
+_NAMED = re.compile(r"scan-(?P<scan_id>-?[0-9]+)-(?P<plan_name>.*)-[0-9a-f]{8}(-[a-z-]+)?")
+
+
 @dataclass(frozen=True)
 class WorkflowStatus:
     """Status of one workflow of one run.
@@ -30,9 +35,9 @@ class WorkflowStatus:
     Attributes
     ----------
     run_uid : str
-        The run.
+        The run; empty if the flow run was made by hand.
     workflow : str
-        The workflow's name.
+        The workflow's name; empty if the flow run was made by hand.
     scan_id : int or None
         The run's, if known.
     plan_name : str or None
@@ -77,7 +82,8 @@ class WorkflowStatus:
 
 def from_flow_run(past: PastFlowRun) -> WorkflowStatus:
     """Return what Prefect tells of a workflow."""
-    tags = {name: value for name, _, value in (tag.partition(":") for tag in past.tags)}
+    named = _NAMED.fullmatch(past.name)
+    tags = (named.groupdict() if named else {}) | dict(tag.split(":", 1) for tag in past.tags if ":" in tag)
     scan_id = tags.get("scan_id", "")
     return WorkflowStatus(
         run_uid=past.run_uid,
@@ -91,7 +97,7 @@ def from_flow_run(past: PastFlowRun) -> WorkflowStatus:
         run_s=past.run_s,
         flow_run_id=past.id,
         flow_run_name=past.name,
-        url=flow_run_url(ui_url(), past.id),
+        url=flow_run_url(ui_url(), past.id, failed=past.failed),
     )
 
 

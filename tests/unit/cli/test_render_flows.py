@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import re
+import time
 
 import pytest
 from rich.console import Console
@@ -26,13 +28,30 @@ UNSENT = {"flow_run_id": None, "flow_run_name": None, "url": None, "run_s": 0.0,
 
 @pytest.fixture
 def narrow(monkeypatch):
-    monkeypatch.setattr(terminal, "out", lambda: Console(width=80, markup=False, highlight=False))
+    monkeypatch.setattr(terminal, "out", lambda: Console(width=80, force_terminal=True, markup=False, highlight=False))
 
 
-def test_a_row_says_scan_plan_flow_run_state_seconds_and_link(capsys):
-    render_flows.listing(Listing((status(),)))
+def test_a_row_says_when_scan_plan_flow_run_state_and_seconds(capsys):
+    render_flows.listing(Listing((status(created=time.time()),)))
     row = capsys.readouterr().out.splitlines()[1]
-    assert row.split() == ["12", "count", "scan-12-count", "Completed", "4.2", f"{LINK}2"]
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", row.split()[0])
+    assert row.split()[1:] == ["12", "count", "scan-12-count", "Completed", "4.2"]
+
+
+def test_a_row_of_another_day_has_its_date(capsys):
+    render_flows.listing(Listing((status(created=86400.0 * 365),)))
+    assert capsys.readouterr().out.splitlines()[1].startswith(("1970-12-31", "1971-01-01"))
+
+
+def test_a_flow_run_made_by_hand_is_told_apart(capsys):
+    render_flows.listing(Listing((status(), dataclasses.replace(status(), workflow="", run_uid=""))))
+    assert "by hand" in capsys.readouterr().out.splitlines()[2]
+
+
+def test_where_no_name_can_be_a_link_all_links_are_below_unbroken(capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "out", lambda: Console(width=80, markup=False, highlight=False))
+    render_flows.listing(Listing((status(11), status(12))))
+    assert capsys.readouterr().out.splitlines()[-2:] == [f"scan-11-count: {LINK}1", f"scan-12-count: {LINK}2"]
 
 
 def test_several_workflows_are_told_apart(capsys):
@@ -42,13 +61,12 @@ def test_several_workflows_are_told_apart(capsys):
     assert ["my-workflow/local" in rows[0], "find-peak/local" in rows[1]] == [True, True]
 
 
-def test_where_links_have_no_room_those_of_failures_stand_below_unbroken(capsys, narrow):
+def test_in_a_terminal_names_are_links_and_those_of_failures_stand_below_unbroken(capsys, narrow):
     failed = status(13, "FAILED", message="boom")
     render_flows.listing(Listing((status(11), status(), failed)))
-    out = capsys.readouterr().out
-    assert f"scan 13: {LINK}3\n" in out
-    assert f"scan 11: {LINK}1\n" in out, "the newest"
-    assert f"{LINK}2" not in out
+    table, below = capsys.readouterr().out.split("scan-11-count: ")
+    assert f"{LINK}2\x1b" in table
+    assert below == f"{LINK}1\nscan-13-count: {LINK}3\n", "the newest, and what failed"
 
 
 def test_what_waits_says_why_once(capsys):

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bluesky_prefect.flows._export import MAX_PLOT_BYTES
 from bluesky_prefect.flows.export_parts._plots import data_address, run_plot
-from bluesky_prefect.flows.export_parts._run_page import run_page
+from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.tiled_api import ExternalArray, RunData, Stream
 
 UTC = ZoneInfo("UTC")
@@ -33,11 +33,11 @@ def run_of(columns, start=None, arrays=(), name="primary"):
     return RunData({"uid": "01234567-89ab", "scan_id": 1, "plan_name": "count", **(start or {})}, {}, [stream], "raw/u")
 
 
-def page_of(run, folder, plot="", weather="nobody asked"):
+def page_of(run, folder, weather="nobody asked"):
     folder.mkdir(exist_ok=True)
     file = folder / "scan_1_count.txt"
     file.write_bytes(b"x" * 1500)
-    return run_page(run, plot=plot, weather=weather, zone=UTC, files=[file], tiled="http://t/ui/browse/raw/u")
+    return run_page(run, weather=weather, zone=UTC, files=[file], tiled="http://t/ui/browse/raw/u")
 
 
 def noisy_grid(side, panels):
@@ -69,14 +69,21 @@ def test_the_page_of_the_largest_run_has_its_plot_and_is_smaller_than_100_kb(run
     picture = Image.open(BytesIO(b64decode(data)))
     assert picture.width >= 240
     assert len(picture.convert("L").getcolors(256)) > 1
-    assert len(page_of(run, tmp_path, address).encode()) < 100_000
+    assert len((run_title(run, address) + page_of(run, tmp_path)).encode()) < 100_000
 
 
-def test_a_picture_that_cannot_be_made_small_is_left_out(tmp_path):
+def test_a_picture_that_cannot_be_made_small_is_left_out():
     noise = BytesIO()
     Image.frombytes("RGB", (700, 700), random.Random(1).randbytes(700 * 700 * 3)).save(noise, format="png")
     assert data_address(noise.getvalue(), 10_000) == ""
-    assert "see its file" in page_of(run_of({"det": [1.0]}), tmp_path)
+    assert "see its file" in run_title(run_of({"det": [1.0]}), "")
+
+
+def test_the_title_shows_the_uid_as_it_is_and_the_plot_below():
+    run = run_of({"det": [1.0]})
+    assert run_title(run, "data:x").splitlines() == [
+        r"scan 1 \(count\)\, run 01234567-89ab", "", "![the run, plotted](data:x)"
+    ]  # fmt: skip
 
 
 def test_the_page_says_what_a_person_asks_first(tmp_path):
@@ -85,7 +92,8 @@ def test_the_page_says_what_a_person_asks_first(tmp_path):
     text = page_of(run, tmp_path)
     for line in (
         "# Scan 1: count",
-        "[Look at the data in Tiled](http://t/ui/browse/raw/u)",
+        "[Look at the data in Tiled](http://t/ui/browse/raw/u). A page that stays empty wants your browser signed in; "
+        "on the local stack: `bluesky-prefect ui --tiled`",
         r"| exit status | abort |",
         r"| reason | beam \| lost |",
         r"| duration | 2\.1 min |",

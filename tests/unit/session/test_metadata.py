@@ -35,6 +35,15 @@ def test_scan_ids_go_on_after_a_restart(path: Path):
     assert _scan_id(_engine(path)) == 3
 
 
+def test_scan_ids_go_on_after_one_that_is_taken_elsewhere_and_never_back(path: Path):
+    metadata = PersistentMetadata(path)
+    metadata.skip_scan_ids(40)
+    assert metadata.next_scan_id() == 41
+    metadata.skip_scan_ids(7)
+    metadata.skip_scan_ids(0)
+    assert PersistentMetadata(path).next_scan_id() == 42
+
+
 def test_metadata_goes_on_after_a_restart(path: Path):
     md = PersistentMetadata(path)
     md["proposal"] = {"id": 7, "title": "Ångström"}

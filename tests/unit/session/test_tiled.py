@@ -1,7 +1,13 @@
+import json
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler
+
 import pytest
+from pydantic import SecretStr
 
 from bluesky_prefect.core import ConfigurationError, Settings, TiledUnavailable
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
+from tests.services.loopback import Loopback
 
 
 def _unavailable() -> None:
@@ -50,3 +56,51 @@ def test_an_unknown_profile_is_named():
 
     with pytest.raises(ConfigurationError, match="nobodys"):
         connection.root()
+
+
+class Newest(Loopback):
+    """A Tiled server, as far as its newest run is asked for."""
+
+    def __init__(self, content: object) -> None:
+        server = self
+        self.asked: list[tuple[str, str | None]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.asked.append((self.path, self.headers["Authorization"]))
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps(content).encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        super().__init__(Handler)
+
+
+def _found(**metadata: object) -> dict[str, object]:
+    return {"data": [{"attributes": {"metadata": {"selected": metadata}}}]}
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (_found(scan_id=41), 41),
+        (_found(scan_id="41"), 0),
+        (_found(scan_id=2**70), 0),
+        (_found(), 0),
+        ({"data": []}, 0),
+        ("no", 0),
+    ],
+)
+def test_the_newest_scan_id_is_known_without_tiled_s_client(content: object, expected: int):
+    with closing(Newest(content)) as server:
+        connection = TiledConnection(Settings(tiled_uri=f"http://{server.address}", tiled_api_key=SecretStr("s3cret")))
+        assert connection.newest_scan_id() == expected
+    [(path, authorization)] = server.asked
+    assert path.startswith("/api/v1/search/raw?")
+    assert authorization == "Apikey s3cret"
+
+
+def test_with_no_tiled_there_is_no_newest_scan_id():
+    assert TiledConnection(Settings(tiled_uri="http://127.0.0.1:1")).newest_scan_id() == 0

@@ -1,3 +1,4 @@
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -43,6 +44,13 @@ def test_interleaved_runs_take_turns(devices, run_engine, names):
         if name == "stop":
             events[starts[doc["run_start"]][0]] += doc["num_events"]["primary"]
     assert events == {"det1": 2, "det2": 2}
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_the_failing_scan_says_what_it_needs_before_it_begins(devices, run_engine, names, number):
+    with pytest.raises(TypeError, match=re.escape("RE(failing_scan([det]))")):
+        run_engine(failing_scan(*[devices.det][:number]))
+    assert names == []
 
 
 def test_the_failing_scan_ends_with_exit_status_fail(devices, run_engine, names):

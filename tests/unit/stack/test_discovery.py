@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from bluesky_prefect.core import Settings, get_settings, prefect_url
+from bluesky_prefect.prefect_api import runs_url
 from bluesky_prefect.stack import LocalStack, Service, describe, prefect_service, probe, start_or_check, use_services
 from bluesky_prefect.stack._info import StackPaths, stack_info
 from bluesky_prefect.stack._keys import StackKeys
@@ -203,7 +204,7 @@ def session(monkeypatch: pytest.MonkeyPatch, closed_server: str, tmp_path: Path)
 
 
 def test_prefect_with_the_right_credentials_is_there(session, closed_server):
-    assert session(PREFECT_API_AUTH_STRING="ada:s3cret") == f"Prefect: {closed_server}"
+    assert session(PREFECT_API_AUTH_STRING="ada:s3cret") == f"Prefect: {runs_url(closed_server)}"
 
 
 @pytest.mark.parametrize("wrong", [{"PREFECT_API_AUTH_STRING": "ada:wr0ng"}, {"PREFECT_API_KEY": "wr0ng"}])
@@ -224,13 +225,13 @@ def test_credentials_in_prefect_s_active_profile_count(session, tmp_path: Path, 
         'active = "mine"\n[profiles.mine]\nPREFECT_API_AUTH_STRING = "ada:s3cret"\n'
     )
 
-    assert session() == f"Prefect: {closed_server}"
+    assert session() == f"Prefect: {runs_url(closed_server)}"
 
 
 def test_credentials_in_the_address_count_and_are_not_shown(session, closed_server):
     host = closed_server.removeprefix("http://")
 
-    assert session(PREFECT_API_URL=f"http://ada:s3cret@{host}/api") == f"Prefect: {closed_server}"
+    assert session(PREFECT_API_URL=f"http://ada:s3cret@{host}/api") == f"Prefect: {runs_url(closed_server)}"
     assert "s3cret" not in session(PREFECT_API_URL=f"http://nobody:s3cret@{host}/api")
 
 
@@ -344,11 +345,11 @@ def test_a_prefect_that_other_machines_reach_without_a_password_is_told_of(
     url = named_elsewhere(f"{server}/200")
     line = session(PREFECT_API_URL=url, **credentials)
 
-    assert line.startswith(f"Prefect: {url} Prefect at {url} asks for no password")
+    assert line.startswith(f"Prefect: {runs_url(url)} Prefect at {url} asks for no password")
     assert line.count("PREFECT_SERVER_API_AUTH_STRING") == 1
 
 
 def test_a_prefect_that_wants_a_password_or_is_on_this_machine_is_not(session, server, closed_server, named_elsewhere):
     url = named_elsewhere(closed_server)
-    assert session(PREFECT_API_URL=f"{url}/api", PREFECT_API_AUTH_STRING="ada:s3cret") == f"Prefect: {url}"
-    assert session(PREFECT_API_URL=f"{server}/200") == f"Prefect: {server}/200"
+    assert session(PREFECT_API_URL=f"{url}/api", PREFECT_API_AUTH_STRING="ada:s3cret") == f"Prefect: {runs_url(url)}"
+    assert session(PREFECT_API_URL=f"{server}/200") == f"Prefect: {runs_url(f'{server}/200')}"

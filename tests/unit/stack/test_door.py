@@ -4,8 +4,9 @@ import httpx
 import pytest
 
 from bluesky_prefect.stack._door import Door
-from bluesky_prefect.stack._prefect_app import LINK_LASTS_S, OneTimeTokens, SignIn
-from bluesky_prefect.stack._sign_in import LINKS, SIGN_IN
+from bluesky_prefect.stack._prefect_app import with_sign_in
+from bluesky_prefect.stack._sign_in import LINKS, SIGN_IN, SIGNED_IN
+from bluesky_prefect.stack._sign_in_pages import LINK_LASTS_S, OneTimeTokens, SignIn
 
 pytestmark = pytest.mark.anyio
 URL = "http://127.0.0.1:4200"
@@ -24,9 +25,20 @@ async def server(scope, receive, send):
 
 @pytest.fixture
 async def client():
-    app = Door(SignIn(server, "bluesky:passw0rd"))
+    app = Door(with_sign_in(server, "bluesky:passw0rd"))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
         yield client
+
+
+async def test_a_token_is_exchanged_for_the_cookie_of_a_server_that_takes_one():
+    app = Door(SignIn(server, "Apikey s3cret", home="/ui/", cookie=("tiled_api_key", "s3cret")))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
+        made = (await client.post(LINKS, headers={"Authorization": "Apikey s3cret"})).json()["token"]
+        answer = await client.post(SIGN_IN, content=made)
+        assert answer.headers["set-cookie"] == "tiled_api_key=s3cret; HttpOnly; Path=/; SameSite=lax"
+        assert "s3cret" not in answer.text
+        assert (await client.get(SIGNED_IN)).headers["location"] == "/ui/"
+        assert "set-cookie" not in (await client.post(SIGN_IN, content=made)).headers
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:4200", "127.0.0.1", "[::1]:4200", "LOCALHOST:4200", "127.0.0.1:5000"])

@@ -6,10 +6,12 @@ import time
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+import bluesky_prefect.watch._prompt_messages
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.journal import Journal, JournalDirectory
-from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.outbox._stopped_runs import StoppedRuns
+from bluesky_prefect.prefect_api import PrefectApi, runs_url, search_url
 from bluesky_prefect.watch import FailureLog, PromptMessages, WorkflowStatus
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
@@ -57,6 +59,44 @@ def test_that_submissions_wait_is_told_once_on_one_line_with_the_address(setting
     refused(outbox, "b")
     notices.look(api)
     assert notices.take() == []
+
+
+@pytest.fixture
+def notes(monkeypatch):
+    """The runs that stopped in this process: none yet."""
+    runs = StoppedRuns()
+    monkeypatch.setattr(bluesky_prefect.watch._prompt_messages, "stopped_runs", runs)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:4200/api")
+    return lambda uid, *started: runs.note(
+        uid, name=f"scan-{uid}", opted_out=False, started=started, known=[], outboxes=[]
+    )
+
+
+def test_the_flow_that_a_run_starts_is_told_once_with_a_page_that_will_show_it(settings, notes):
+    notices = PromptMessages(settings)
+    notes("1", WORKFLOW)
+    notes("2")
+    assert notices.take() == [f"scan-1 starts {WORKFLOW}: {search_url('http://127.0.0.1:4200', 'scan-1')}"]
+    assert notices.take() == []
+
+
+def test_what_several_runs_start_is_one_line(settings, notes):
+    notices = PromptMessages(settings)
+    for uid in ("1", "2"):
+        notes(uid, WORKFLOW, "b/x")
+    assert notices.take() == [f"2 runs start {WORKFLOW}, b/x: {runs_url('http://127.0.0.1:4200')}"]
+
+
+def test_that_flows_start_is_not_told_where_nobody_wants_it_nor_promised_in_an_outage(settings, notes, outbox, api):
+    silent = PromptMessages(settings.model_copy(update={"tell_of_started_flows": False}))
+    notices = PromptMessages(settings)
+    notices._clock = later
+    refused(outbox, "a")
+    notices.look(api)
+    notices.take()
+    notes("1", WORKFLOW)
+    assert notices.take() == [f"scan-1 will start {WORKFLOW} once what is away is back"]
+    assert silent.take() == []
 
 
 def test_the_next_outage_is_told_again(settings, outbox, api):

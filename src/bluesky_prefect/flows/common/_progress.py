@@ -5,9 +5,9 @@ from contextlib import suppress
 from typing import Self
 from uuid import UUID
 
-from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.artifacts import ProgressArtifact, aupdate_progress_artifact
 
-from bluesky_prefect.flows.common._artifacts import publish_artifact
+from bluesky_prefect.flows.common._artifacts import publish, publish_artifact
 
 AFTER_S = 2.0
 EVERY_S = 1.0
@@ -55,6 +55,6 @@ class Progress:
     async def _write(self) -> None:
         percent = min(max(self.percent, 0.0), 100.0)
         if self._artifact is None:
-            self._artifact = await publish_artifact(acreate_progress_artifact(percent, key=self._key), self._key)
+            self._artifact = await publish(ProgressArtifact(progress=percent, key=self._key))
         else:
             await publish_artifact(aupdate_progress_artifact(self._artifact, percent), self._key)

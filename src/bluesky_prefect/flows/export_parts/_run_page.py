@@ -13,23 +13,34 @@ if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import RunData
 
 _MAX_LISTED = 20
+_SIGN_IN = "A page that stays empty wants your browser signed in; on the local stack: `bluesky-prefect ui --tiled`"
+
+
+def run_title(run: "RunData", plot: str | None = None) -> str:
+    """Return the description of a run's artifacts, in Markdown, with its plot below.
+
+    A flow run's page shows descriptions, and opens the artifacts themselves only on a click. The plot is a ``data:``
+    address, and empty if there is none that is small enough.
+    """
+    title = markdown_literal(f"{run.label}, run {run.uid}")
+    if plot is None:
+        return title
+    picture = f"![the run, plotted]({plot})" if plot else "The plot is too large for this page; see its file."
+    return f"{title}\n\n{picture}"
 
 
 def run_page(
     run: "RunData",
     *,
-    plot: str,
     weather: Mapping[str, Any] | str | None,
     zone: ZoneInfo,
     files: Iterable[Path],
     tiled: str,
 ) -> str:
-    """Return the page, in Markdown.
+    """Return the page below that, in Markdown.
 
     Parameters
     ----------
-    plot : str
-        The run's plot as a ``data:`` address; empty if there is none that is small enough.
     weather : mapping, str or None
         See `open_meteo.parse`; text says why there is none; None if nobody asks for it.
     zone : zoneinfo.ZoneInfo
@@ -57,15 +68,13 @@ def run_page(
     title = (
         f"# Scan {markdown_literal(start.get('scan_id', '?'), 60)}: {markdown_literal(start.get('plan_name', '?'), 60)}"
     )
-    picture = f"![the run, plotted]({plot})" if plot else "The plot is too large for this page; see its file."
     sizes = [(markdown_literal(path.name), _size(path)) for path in paths[:_MAX_LISTED]]
     if more := len(paths) - len(sizes):
         sizes.append((f"and {more} more", ""))
     where = f"In {markdown_literal(str(paths[0].parent), 400)}:\n\n" if paths else ""
     parts = [
         title,
-        f"[Look at the data in Tiled]({tiled})",
-        picture,
+        f"[Look at the data in Tiled]({tiled}). {_SIGN_IN}",
         markdown_table((name, value) for name, value in about.items() if value),
         f"## Files\n\n{where}{markdown_table(sizes)}",
     ]

@@ -8,6 +8,7 @@ memory, or hangs in a commit for ever, with the catalog locked.
 """
 
 import operator
+import os
 import re
 import sqlite3
 from contextlib import closing
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import StackError
+from bluesky_prefect.stack._sign_in_pages import SignIn
+from bluesky_prefect.stack._tiled import KEY
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
@@ -32,11 +35,12 @@ _TURN_S = 20.0
 def app_factory() -> "ASGIApp":
     """Return Tiled's own application, which searches by time as the index is made, and uses its tables in turn.
 
-    Of the files of this machine it serves those of its UI alone.
+    Of the files of this machine it serves those of its UI alone. A page signs browsers in.
     """
     from tiled.catalog.adapter import CatalogNodeAdapter
     from tiled.queries import Comparison
     from tiled.server.app import app_factory as tiled_app_factory
+    from tiled.server.utils import API_KEY_COOKIE_NAME
     from tiled.storage import _STORAGE
 
     CatalogNodeAdapter.register_query(Comparison, compared)
@@ -44,7 +48,8 @@ def app_factory() -> "ASGIApp":
     for storage in _STORAGE.values():
         if getattr(storage, "dialect", "") == "duckdb":
             take_turns(storage)
-    return ConfinedUi(app)
+    key = os.environ[KEY]
+    return SignIn(ConfinedUi(app), f"Apikey {key}", home="/ui/", cookie=(API_KEY_COOKIE_NAME, key))
 
 
 class ConfinedUi:
