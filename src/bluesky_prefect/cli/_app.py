@@ -10,6 +10,7 @@ from bluesky_prefect import __version__
 from bluesky_prefect.cli import _courier as courier
 from bluesky_prefect.cli import _flows as flows
 from bluesky_prefect.cli import _outbox as outbox
+from bluesky_prefect.cli import _own_flow as own_flow
 from bluesky_prefect.cli import _render as render
 from bluesky_prefect.cli import _repair as repair
 from bluesky_prefect.cli import _terminal as terminal
@@ -24,7 +25,7 @@ from bluesky_prefect.cli._options import (
     settings_from,
     state_option,
 )
-from bluesky_prefect.core import BlueskyPrefectError, StackError
+from bluesky_prefect.core import BlueskyPrefectError, ConfigurationError, StackError
 from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
 
 _SHARED = (
@@ -67,6 +68,7 @@ def _version(asked: bool) -> None:
 
 app.command()(flows.flows)
 app.command()(courier.courier)
+app.command()(own_flow.new)
 app.command()(repair.reconcile)
 # A negative index is no option.
 app.command(context_settings={"ignore_unknown_options": True})(repair.submit)
@@ -211,7 +213,17 @@ def demo(
 
 @app.command("deploy")
 def deploy_(
-    work_pool: Annotated[str, typer.Option(help="Work pool of the Prefect server; it has to exist.")],
+    own: Annotated[
+        str | None,
+        typer.Argument(metavar="[FILE.py:FUNCTION]", help="A flow of your own, in a file.", show_default=False),
+    ] = None,
+    work_pool: Annotated[
+        str | None,
+        typer.Option(
+            help="Work pool of the Prefect server; it has to exist. Default for a flow in a file: the local stack's.",
+            show_default=False,
+        ),
+    ] = None,
     name: Annotated[str, typer.Option(help="Name of the deployment.")] = "local",
     reconcile_every: Annotated[
         float | None,
@@ -226,13 +238,31 @@ def deploy_(
         bool,
         typer.Option("--move", help="Move deployments to this work pool that are there on another one."),
     ] = False,
+    add: Annotated[
+        bool, typer.Option("--add", help="Put the flow on the list of workflows too: the next run starts it.")
+    ] = False,
 ) -> None:
-    """Deploy my-workflow, data-validation and find-peak to a Prefect server of your own.
+    """Deploy a flow from a file on this machine, or this package's flows.
 
-    The server is the one that PREFECT_API_URL or the active Prefect profile names. Its workers need this package
-    installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has these
-    deployments already.
+    A flow in a file goes to the Prefect server that the environment names, else to the running local stack. The line
+    that puts it on the list of workflows is shown.
+
+    Without one, my-workflow, data-validation and find-peak go to a server of your own, the one that PREFECT_API_URL or
+    the active Prefect profile names. Its workers need this package installed, and BLUESKY_PREFECT_TILED_URI and
+    TILED_API_KEY in their environment. The local stack has these deployments already.
     """
+    if own is not None:
+        if reconcile_every is not None:
+            raise ConfigurationError("--reconcile-every deploys this package's flows: say it without a file.")
+        if workflows:
+            os.environ["BLUESKY_PREFECT_WORKFLOWS"] = settings_from(workflows=workflows).workflows or ""
+        own_flow.deploy_file(own, work_pool=work_pool, name=name, move=move, add=add)
+        return
+    if work_pool is None or add:
+        raise ConfigurationError(
+            "Say what to deploy: a flow in a file (bluesky-prefect deploy my_flow.py:my_function), or this package's "
+            "flows, with --work-pool."
+        )
     listed = settings_from(workflows=workflows).workflows
     # Before anything is deployed.
     compared_with = "" if reconcile_every is None else require_list_source(listed)

@@ -89,8 +89,8 @@ def explain_missing(deployment: str) -> str:
     """Say how to make a deployment that Prefect does not know."""
     flow, _, name = deployment.partition("/")
     return (
-        f"Prefect at {current_api_url()} has no deployment {deployment!r}. Create it (flow {flow!r}: "
-        f"flow.deploy(name={name!r}, work_pool_name=...), or 'prefect deploy'); the submissions wait for it."
+        f"Prefect at {current_api_url()} has no deployment {deployment!r}. Create it: 'bluesky-prefect "
+        f"deploy FILE.py:FUNCTION --name {name}' deploys the flow {flow!r} from its file; the submissions wait for it."
     )
 
 
