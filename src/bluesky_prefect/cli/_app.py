@@ -1,16 +1,16 @@
 """The commands: each parses, calls and renders."""
 
 import os
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from bluesky_prefect import __version__
 from bluesky_prefect.cli import _courier as courier
+from bluesky_prefect.cli import _deploy as deploy
 from bluesky_prefect.cli import _flows as flows
+from bluesky_prefect.cli import _new as new
 from bluesky_prefect.cli import _outbox as outbox
-from bluesky_prefect.cli import _own_flow as own_flow
 from bluesky_prefect.cli import _render as render
 from bluesky_prefect.cli import _repair as repair
 from bluesky_prefect.cli import _terminal as terminal
@@ -21,17 +21,10 @@ from bluesky_prefect.cli._options import (
     StateDirectory,
     TiledPort,
     WorkerType,
-    Workflows,
     settings_from,
     state_option,
 )
-from bluesky_prefect.core import BlueskyPrefectError, ConfigurationError, StackError
-from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
-
-_SHARED = (
-    "It compares each run of the catalog with the list {}. Where beamlines share a catalog, the list has to say which "
-    "runs are its own: WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
-)
+from bluesky_prefect.core import BlueskyPrefectError, StackError
 
 app = typer.Typer(
     name="bluesky-prefect",
@@ -68,7 +61,8 @@ def _version(asked: bool) -> None:
 
 app.command()(flows.flows)
 app.command()(courier.courier)
-app.command()(own_flow.new)
+app.command()(new.new)
+app.command()(deploy.deploy)
 app.command()(repair.reconcile)
 # A negative index is no option.
 app.command(context_settings={"ignore_unknown_options": True})(repair.submit)
@@ -209,87 +203,6 @@ def demo(
     if keep or running:
         render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
     raise typer.Exit(1 if result.problems else 0)
-
-
-@app.command("deploy")
-def deploy_(
-    own: Annotated[
-        str | None,
-        typer.Argument(metavar="[FILE.py:FUNCTION]", help="A flow of your own, in a file.", show_default=False),
-    ] = None,
-    work_pool: Annotated[
-        str | None,
-        typer.Option(
-            help="Work pool of the Prefect server; it has to exist. Default for a flow in a file: the local stack's.",
-            show_default=False,
-        ),
-    ] = None,
-    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "local",
-    reconcile_every: Annotated[
-        float | None,
-        typer.Option(
-            min=10,
-            help="Deploy 'reconcile' too, to run every so many seconds: it starts again what crashed.",
-            show_default=False,
-        ),
-    ] = None,
-    workflows: Workflows = None,
-    move: Annotated[
-        bool,
-        typer.Option("--move", help="Move deployments to this work pool that are there on another one."),
-    ] = False,
-    add: Annotated[
-        bool, typer.Option("--add", help="Put the flow on the list of workflows too: the next run starts it.")
-    ] = False,
-) -> None:
-    """Deploy a flow from a file on this machine, or this package's flows.
-
-    A flow in a file goes to the Prefect server that the environment names, else to the running local stack. The line
-    that puts it on the list of workflows is shown.
-
-    Without one, my-workflow, data-validation and find-peak go to a server of your own, the one that PREFECT_API_URL or
-    the active Prefect profile names. Its workers need this package installed, and BLUESKY_PREFECT_TILED_URI and
-    TILED_API_KEY in their environment. The local stack has these deployments already.
-    """
-    if own is not None:
-        if reconcile_every is not None:
-            raise ConfigurationError("--reconcile-every deploys this package's flows: say it without a file.")
-        if workflows:
-            os.environ["BLUESKY_PREFECT_WORKFLOWS"] = settings_from(workflows=workflows).workflows or ""
-        own_flow.deploy_file(own, work_pool=work_pool, name=name, move=move, add=add)
-        return
-    if work_pool is None or add:
-        raise ConfigurationError(
-            "Say what to deploy: a flow in a file (bluesky-prefect deploy my_flow.py:my_function), or this package's "
-            "flows, with --work-pool."
-        )
-    listed = settings_from(workflows=workflows).workflows
-    # Before anything is deployed.
-    compared_with = "" if reconcile_every is None else require_list_source(listed)
-    import anyio
-
-    from bluesky_prefect.flows import data_validation, find_peak, my_workflow
-    from bluesky_prefect.prefect_api import deploy, list_problem, refuse_to_move, tiled_problem
-    from bluesky_prefect.reconciliation import reconcile
-
-    flows = [my_workflow, data_validation, find_peak, *([] if reconcile_every is None else [reconcile])]
-    with terminal.progress("Deploying") as report:
-        if not move:
-            anyio.run(refuse_to_move, [f"{flow.name}/{name}" for flow in flows], work_pool)
-        deployed = anyio.run(deploy, my_workflow, name, work_pool)
-        report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
-        for flow in (data_validation, find_peak):
-            report(f"Deployed {anyio.run(deploy, flow, name, work_pool)}, to be subscribed beside it if wanted.")
-        # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
-        os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
-        if problem := tiled_problem(settings_from()):
-            report(problem)
-        if reconcile_every is not None:
-            kept = {LIST_PARAMETER: compared_with}
-            deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept))
-            report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
-            if problem := list_problem(compared_with):
-                report(f"The workers need that list, and here it cannot be had. {problem}")
 
 
 @app.command()

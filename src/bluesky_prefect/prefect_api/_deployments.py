@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.orchestration import PrefectClient
 
+# Types of work pools whose flow runs see the files of their worker's machine.
+_OF_A_MACHINE = ("warm-process", "process")
+
 
 async def deploy(
     flow: "Flow[..., Any]",
@@ -62,7 +65,7 @@ async def deploy(
     Raises
     ------
     ConfigurationError
-        If Prefect has no such work pool, or no Prefect server is set.
+        If Prefect has no such work pool, or no Prefect server is set, or flow runs of the pool see no file.
     PrefectUnavailable
         If the server cannot be reached, or refuses.
     """
@@ -86,11 +89,22 @@ async def deploy(
     else:
         # The face of its room, whatever file of that it is in.
         deployment.entrypoint = ".".join([*flow.fn.__module__.split(".")[:2], flow.fn.__name__])
-    async with _client_for(work_pool):
+    async with _client_for(work_pool) as client:
+        if entrypoint:
+            await _require_this_machine(client, work_pool, entrypoint)
         if every_s is not None:
             await _forget_missed(f"{flow.name}/{name}")
         await deployment.aapply()
     return f"{flow.name}/{name}"
+
+
+async def _require_this_machine(client: "PrefectClient", work_pool: str, entrypoint: str) -> None:
+    kind = (await client.read_work_pool(work_pool)).type
+    if kind not in _OF_A_MACHINE:
+        raise ConfigurationError(
+            f"The work pool {work_pool!r} is of type {kind}: its flow runs do not see {entrypoint}. Name a pool of type"
+            f" {' or '.join(_OF_A_MACHINE)} with --work-pool, or put the file into an image (Prefect's flow.deploy)."
+        )
 
 
 async def refuse_to_move(deployments: Sequence[str], work_pool: str) -> None:
