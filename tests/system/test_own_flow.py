@@ -59,13 +59,12 @@ def results(stack, uid):
 
 
 def own_flow_run(stack, uid):
-    from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
 
     with temporary_settings(prefect_settings(stack)), get_client(sync_client=True) as client:
         [flow_run] = client.read_flow_runs(
             flow_run_filter=FlowRunFilter.model_validate({"tags": {"any_": [f"uid:{uid}"]}}),
-            deployment_filter=DeploymentFilter.model_validate({"name": {"any_": ["local"]}}),
-            flow_filter={"name": {"any_": ["my-analysis"]}},
+            flow_filter=FlowFilter.model_validate({"name": {"any_": ["my-analysis"]}}),
         )
         return flow_run
 
@@ -120,7 +119,7 @@ def docker_pool(stack):
     ("command", "said"),
     [
         ("deploy {file} --work-pool no-such-pool", "has no work pool 'no-such-pool'"),
-        ("deploy {file} --work-pool images", "'images' is of type docker: its flow runs do not see"),
+        ("deploy {file} --work-pool images --name images", "'images' is of type docker: its flow runs do not see"),
         ("deploy {file}:my_anlysis", "has no 'my_anlysis'. Its flows: my_analysis."),
         ("deploy {file}:analyse", "is a Task and no flow"),
         ("deploy {file}:my_analysis --workflows bluesky_prefect.stack:WORKFLOWS --add", "is not a file"),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.cli._options import Workflows, settings_from
+from bluesky_prefect.cli._options import StateDirectory, Workflows, settings_from
 from bluesky_prefect.core import ConfigurationError, StackError, file_of_list
 from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
 
@@ -47,6 +47,7 @@ def deploy(
     add: Annotated[
         bool, typer.Option("--add", help="Put the flow on the list of workflows too: the next run starts it.")
     ] = False,
+    state_directory: StateDirectory = None,
 ) -> None:
     """Deploy a flow from a file on this machine, or this package's flows.
 
@@ -60,8 +61,10 @@ def deploy(
     if own is not None:
         if reconcile_every is not None:
             raise ConfigurationError("--reconcile-every deploys this package's flows: say it without a file.")
+        given = settings_from(workflows=workflows, state_directory=state_directory)
+        os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(given.state_directory)
         if workflows:
-            os.environ["BLUESKY_PREFECT_WORKFLOWS"] = settings_from(workflows=workflows).workflows or ""
+            os.environ["BLUESKY_PREFECT_WORKFLOWS"] = given.workflows or ""
         _deploy_file(own, work_pool=work_pool, name=name, move=move, add=add)
         return
     if work_pool is None or add:
