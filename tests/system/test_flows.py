@@ -27,7 +27,7 @@ from bluesky_prefect.flows import export
 from bluesky_prefect.flows.common._outside import Patience
 from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather._weather import get_weather, write_temperatures
-from bluesky_prefect.tiled_api import Catalog
+from bluesky_prefect.tiled_api import Catalog, RunData
 from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for, settings_from
@@ -215,7 +215,7 @@ def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
         "source": "x", "hours": ["2026-05-01T00:00", "2026-05-01T01:00"], "temperatures": [1.5, None],
         "sunrise": None, "sunset": None, "name": "",
     }  # fmt: skip
-    run = {"uid": "0123abcd", "scan_id": 1, "plan_name": "x" * 10_000}
+    run = RunData({"uid": "0123abcd", "scan_id": 1, "plan_name": "x" * 10_000}, {}, [], "raw/0123abcd")
     # As a process leaves it that dies between making the table and filling it.
     catalog.processed().write_table({"other": [1]}, key="temperature-0123abcd", metadata={})
     failures = []

@@ -12,6 +12,7 @@ from event_model import DocumentRouter
 from bluesky_prefect.callback._decision import Decision, decide, ends_process
 from bluesky_prefect.callback._recent_runs import RecentRuns
 from bluesky_prefect.core import (
+    FollowedList,
     OutboxError,
     Run,
     Settings,
@@ -54,7 +55,7 @@ class PrefectCallback(DocumentRouter):
     workflows : str, Workflow or iterable of these, optional
         The deployments to start, for example ``"my-workflow/local"``. By default the list that the setting
         ``workflows`` names, which is the one that reconciliation compares with; ``"my-workflow/local"`` if it names
-        none. Where the two differ, a warning says how.
+        none. Where the two differ, a warning says how. If that list is a file, the next run follows a change of it.
     settings : Settings, optional
         Where the outbox lies, time-outs and waits; from the environment by default.
 
@@ -73,6 +74,7 @@ class PrefectCallback(DocumentRouter):
     ) -> None:
         super().__init__()
         settings = settings or get_settings()
+        self._listed = FollowedList(settings.workflows if workflows is None else None)
         self.workflows = workflows_of_session(workflows, settings.workflows)
         self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         self._memory = Outbox(None)
@@ -117,6 +119,7 @@ class PrefectCallback(DocumentRouter):
         # Converted now: what the document holds by reference may change while the run goes on.
         start = convert_document(doc)
         self._open_runs[uid_text(start["uid"])] = start, {}
+        self.workflows = self._listed.changed() or self.workflows
 
     def resource(self, doc: "Resource") -> None:
         """Remember a file that a run refers to."""

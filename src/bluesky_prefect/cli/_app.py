@@ -1,14 +1,15 @@
 """The commands: each parses, calls and renders."""
 
 import os
-from functools import partial
 from typing import Annotated
 
 import typer
 
 from bluesky_prefect import __version__
 from bluesky_prefect.cli import _courier as courier
+from bluesky_prefect.cli import _deploy as deploy
 from bluesky_prefect.cli import _flows as flows
+from bluesky_prefect.cli import _new as new
 from bluesky_prefect.cli import _outbox as outbox
 from bluesky_prefect.cli import _render as render
 from bluesky_prefect.cli import _repair as repair
@@ -20,18 +21,11 @@ from bluesky_prefect.cli._options import (
     StateDirectory,
     TiledPort,
     WorkerType,
-    Workflows,
     settings_from,
     state_option,
 )
 from bluesky_prefect.cli.check import check
 from bluesky_prefect.core import BlueskyPrefectError, StackError
-from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
-
-_SHARED = (
-    "It compares each run of the catalog with the list {}. Where beamlines share a catalog, the list has to say which "
-    "runs are its own: WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
-)
 
 app = typer.Typer(
     name="bluesky-prefect",
@@ -69,6 +63,8 @@ def _version(asked: bool) -> None:
 app.command()(check)
 app.command()(flows.flows)
 app.command()(courier.courier)
+app.command()(new.new)
+app.command()(deploy.deploy)
 app.command()(repair.reconcile)
 # A negative index is no option.
 app.command(context_settings={"ignore_unknown_options": True})(repair.submit)
@@ -212,61 +208,6 @@ def demo(
     if keep or running:
         render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
     raise typer.Exit(1 if result.problems else 0)
-
-
-@app.command("deploy")
-def deploy_(
-    work_pool: Annotated[str, typer.Option(help="Work pool of the Prefect server; it has to exist.")],
-    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "local",
-    reconcile_every: Annotated[
-        float | None,
-        typer.Option(
-            min=10,
-            help="Deploy 'reconcile' too, to run every so many seconds: it starts again what crashed.",
-            show_default=False,
-        ),
-    ] = None,
-    workflows: Workflows = None,
-    move: Annotated[
-        bool,
-        typer.Option("--move", help="Move deployments to this work pool that are there on another one."),
-    ] = False,
-) -> None:
-    """Deploy my-workflow, data-validation and find-peak to a Prefect server of your own.
-
-    The server is the one that PREFECT_API_URL or the active Prefect profile names. Its workers need this package
-    installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has these
-    deployments already.
-    """
-    settings = settings_from(workflows=workflows)
-    # Before anything is deployed.
-    compared_with = "" if reconcile_every is None else require_list_source(settings.workflows)
-    import anyio
-
-    from bluesky_prefect.flows import data_validation, find_peak, my_workflow
-    from bluesky_prefect.prefect_api import deploy, list_problem, refuse_to_move, tiled_problem
-    from bluesky_prefect.reconciliation import note_list, reconcile
-
-    flows = [my_workflow, data_validation, find_peak, *([] if reconcile_every is None else [reconcile])]
-    with terminal.progress("Deploying") as report:
-        if not move:
-            anyio.run(refuse_to_move, [f"{flow.name}/{name}" for flow in flows], work_pool)
-        deployed = anyio.run(deploy, my_workflow, name, work_pool)
-        report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
-        for flow in (data_validation, find_peak):
-            report(f"Deployed {anyio.run(deploy, flow, name, work_pool)}, to be subscribed beside it if wanted.")
-        # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
-        os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
-        if problem := tiled_problem(settings_from()):
-            report(problem)
-        if reconcile_every is not None:
-            kept = {LIST_PARAMETER: compared_with}
-            deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept))
-            report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
-            if problem := list_problem(compared_with):
-                report(f"The workers need that list, and here it cannot be had. {problem}")
-            else:
-                note_list(compared_with, settings.request_timeout_s)
 
 
 @app.command()

@@ -29,7 +29,8 @@ PrefectPort = Annotated[int | None, _port("Prefect", 4200)]
 Workflows = Annotated[
     str | None,
     typer.Option(
-        help="Where the beamline's list of workflows is, as module:attribute: what a run should have had. "
+        help="Where the beamline's list of workflows is, as module:attribute or /path/to/file.py:attribute: what a run "
+        "should have had. "
         "Default: BLUESKY_PREFECT_WORKFLOWS.",
         show_default=False,
     ),

@@ -51,6 +51,8 @@ from ._private_files import rights_in as rights_in
 from ._private_files import share_directory as share_directory
 from ._private_files import shared_with as shared_with
 from ._private_files import user_name as user_name
+from ._python_file import file_identity as file_identity
+from ._python_file import run_file as run_file
 from ._run import Run as Run
 from ._selection import MORE_KEYS as MORE_KEYS
 from ._selection import ROUTING_KEYS as ROUTING_KEYS
@@ -84,7 +86,9 @@ from ._workflow import Workflow as Workflow
 from ._workflow import always as always
 from ._workflow import succeeded as succeeded
 from ._workflow_list import DEFAULT_WORKFLOWS as DEFAULT_WORKFLOWS
+from ._workflow_list import FollowedList as FollowedList
 from ._workflow_list import WorkflowList as WorkflowList
 from ._workflow_list import as_workflows as as_workflows
+from ._workflow_list import file_of_list as file_of_list
 from ._workflow_list import load_workflows as load_workflows
 from ._workflow_list import workflows_of_session as workflows_of_session

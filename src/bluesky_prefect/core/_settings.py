@@ -18,6 +18,11 @@ def _whole(path: Path) -> Path:
         raise ValueError(f"nobody knows the home directory in it ({error})") from error
 
 
+def _whole_place(where: str) -> str:
+    path, _, attribute = where.rpartition(":")
+    return f"{_whole(Path(path))}:{attribute}" if path.endswith(".py") else where
+
+
 # Taken as it is meant where the settings are read: a session that changes its working directory keeps its files.
 AbsolutePath = Annotated[Path, AfterValidator(_whole)]
 
@@ -49,10 +54,11 @@ class Settings(BaseSettings):
     )
 
     # Not set by default: on the runs of a beamline with a list of its own, any other list starts everything again.
-    workflows: str | None = Field(
+    workflows: Annotated[str, AfterValidator(_whole_place)] | None = Field(
         default=None,
-        pattern=r"^[\w.]+:\w+$",
-        description="Where the beamline's list of workflows is, as 'module:attribute': what a run should have had.",
+        pattern=r"^([\w.]+|.+\.py):\w+$",
+        description="Where the beamline's list of workflows is, as 'module:attribute' or '/path/to/file.py:attribute': "
+        "what a run should have had. Sessions follow a file that changes.",
     )
 
     # The forwarder.

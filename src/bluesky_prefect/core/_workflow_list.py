@@ -3,9 +3,12 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
+from types import ModuleType
 from typing import Self
 
 from bluesky_prefect.core._exceptions import ConfigurationError
+from bluesky_prefect.core._python_file import file_identity, run_file
 from bluesky_prefect.core._run import Run
 from bluesky_prefect.core._text import error_line
 from bluesky_prefect.core._workflow import Workflow, always
@@ -81,24 +84,26 @@ def as_workflows(workflows: "str | Workflow | Iterable[str | Workflow]") -> Work
 
 
 def load_workflows(where: str) -> WorkflowList:
-    """Return the workflows that ``module:attribute`` names.
+    """Return the workflows that ``module:attribute``, or ``/path/to/file.py:attribute``, names.
 
-    A facility keeps its list in one importable place: its profile subscribes it, and reconciliation looks it up to
-    know which workflows a run should have had.
+    A facility keeps its list in one place: its profile subscribes it, and reconciliation looks it up to know which
+    workflows a run should have had. A file is read anew each time, and need not be importable.
 
     Raises
     ------
     ConfigurationError
-        If there is no such module or attribute, or it holds no workflows.
+        If there is no such module, file or attribute, or it holds no workflows.
     """
-    module_name, _, attribute = where.partition(":")
-    if not module_name or not attribute:
+    place, _, attribute = where.rpartition(":")
+    if not place or not attribute:
         raise ConfigurationError(
-            f"{where!r} does not say where the workflows are: write 'module:attribute', as in "
-            "BLUESKY_PREFECT_WORKFLOWS=my_beamline.workflows:workflows."
+            f"{where!r} does not say where the workflows are: write 'module:attribute' or '/path/to/file.py:attribute',"
+            " as in BLUESKY_PREFECT_WORKFLOWS=my_beamline.workflows:workflows."
         )
+    file = file_of_list(where)
     try:
-        return as_workflows(getattr(import_module(module_name), attribute))
+        module: ModuleType = run_file(file) if file else import_module(place)
+        return as_workflows(getattr(module, attribute))
     except ConfigurationError:
         raise
     except Exception as error:  # a facility's own module may raise anything
@@ -106,6 +111,43 @@ def load_workflows(where: str) -> WorkflowList:
             f"The workflows {where!r} cannot be imported ({error_line(error)}): check BLUESKY_PREFECT_WORKFLOWS, and "
             "that the module is installed where this runs."
         ) from error
+
+
+def file_of_list(where: str | None) -> Path | None:
+    """Return the file that holds a list of workflows, where one is named by its path."""
+    place = (where or "").rpartition(":")[0]
+    return Path(place).absolute() if place.endswith(".py") else None
+
+
+class FollowedList:
+    """A list of workflows in a file, which is read again once the file has changed.
+
+    Parameters
+    ----------
+    where : str or None
+        Where the list is; one that is not named by the path of a file never changes.
+    """
+
+    def __init__(self, where: str | None) -> None:
+        self._where = where or ""
+        self._file = file_of_list(where)
+        self._identity = self._file and file_identity(self._file)
+
+    def changed(self) -> WorkflowList | None:
+        """Return the list if its file has changed since it was last looked at, and the list can be used.
+
+        One that cannot is told of; the caller goes on with the one that it has.
+        """
+        if self._file is None or (identity := file_identity(self._file)) == self._identity:
+            return None
+        self._identity = identity
+        try:
+            listed = load_workflows(self._where)
+        except ConfigurationError as error:
+            logger.error("%s The workflows of before are started until it can be used.", error)
+            return None
+        logger.info("%s has changed. Runs start: %s", self._file, ", ".join(one.name for one in listed))
+        return listed
 
 
 def workflows_of_session(

@@ -6,14 +6,19 @@ from bluesky_prefect.flows._find_peak import find_peak
 from bluesky_prefect.flows._fun_fact import fun_fact
 from bluesky_prefect.flows._my_workflow import my_workflow
 from bluesky_prefect.flows.common._plain_flow import plain_flow
+from bluesky_prefect.flows.common._run_access import read_run, write_result
 from bluesky_prefect.flows.export_parts._claimed_folder import OWNER
+from bluesky_prefect.tiled_api import RunData
 
 __all__ = [
     "OWNER",
+    "RunData",
     "data_validation",
     "export",
     "find_peak",
     "fun_fact",
     "my_workflow",
     "plain_flow",
+    "read_run",
+    "write_result",
 ]

@@ -29,7 +29,7 @@ from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 from bluesky_prefect.flows.weather._weather import Question, format_weather, write_temperatures
-from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref, read_run
+from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
 MAX_PLOT_BYTES = 80_000
@@ -41,8 +41,7 @@ Weather = dict[str, Any] | str | None
 @task(name="get_tiled_data", cache_policy=NO_CACHE)
 async def get_tiled_data(ref: int | str, catalog: Catalog, timeout_s: float) -> RunData:
     """Wait until a run is finished, then read it from Tiled."""
-    node = await catalog.finished_run(ref, timeout_s=timeout_s)
-    return await asyncio.to_thread(read_run, node, catalog.name)
+    return await catalog.read_run(ref, timeout_s=timeout_s)
 
 
 @task(name="save_temp_plot", cache_policy=NO_CACHE)
@@ -54,7 +53,7 @@ async def save_temp_plot(weather: dict[str, Any], folder: RunFolder) -> None:
 
 
 @task(name="write_data_to_tiled", cache_policy=NO_CACHE)
-async def write_data_to_tiled(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
+async def write_data_to_tiled(catalog: Catalog, run: RunData, weather: dict[str, Any]) -> str:
     """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
     return await asyncio.to_thread(write_temperatures, catalog, run, weather)
 
@@ -200,5 +199,5 @@ async def _write_summary(
 
 async def _write_temperatures(catalog: Catalog, run: RunData, weather: Weather) -> None:
     if isinstance(weather, dict):
-        path = await write_data_to_tiled(catalog, run.identity, weather)
+        path = await write_data_to_tiled(catalog, run, weather)
         print(f"Wrote the temperatures to {one_line(path)} in Tiled")

@@ -7,9 +7,10 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from bluesky_prefect.core import get_settings, one_line
+from bluesky_prefect.core import one_line
 from bluesky_prefect.flows.common._plain_flow import plain_flow
-from bluesky_prefect.tiled_api import Catalog, RunData, Stream, checked_ref, read_run, write_peak
+from bluesky_prefect.flows.common._run_access import finished_run, write_result
+from bluesky_prefect.tiled_api import RunData, Stream
 
 
 @plain_flow(name="find-peak")
@@ -36,13 +37,9 @@ async def find_peak(ref: int | str) -> State[Any]:
     RunNotFound, RunIncomplete
         If Tiled has no such run, or not its end.
     """
-    settings = get_settings()
-    checked_ref(ref)
-    with await asyncio.to_thread(Catalog.connect, settings) as catalog:
-        node = await catalog.finished_run(ref, timeout_s=settings.stop_timeout_s)
-        run = await asyncio.to_thread(read_run, node, catalog.name)
-        found, table = _found(run)
-        path = await asyncio.to_thread(write_peak, catalog, run.identity, found, table)
+    run = await finished_run(ref)
+    found, table = _found(run)
+    path = await asyncio.to_thread(write_result, run, "peak", table, **found)
     what = f"{found['detector']} has its peak at {found['motor']} {found['center']:g}" if found["found"] else "no peak"
     why = f": {found['reason']}" if "reason" in found else f", {found['fwhm']:g} wide"
     return Completed(message=one_line(f"{run.label}: {what}{why}; {path} in Tiled"), data=found)

@@ -8,6 +8,8 @@ from ._deployments import refuse_to_move as refuse_to_move
 from ._deployments import tiled_problem as tiled_problem
 from ._exported_files import exported_files as exported_files
 from ._first_listed import first_listed as first_listed
+from ._flow_file import flow_in_file as flow_in_file
+from ._flow_file import unfilled_parameters as unfilled_parameters
 from ._flow_runs import PastFlowRun as PastFlowRun
 from ._flow_runs import SignsOfLife as SignsOfLife
 from ._flow_runs import Wanted as Wanted

@@ -90,9 +90,9 @@ def explain_missing(deployment: str, known: Iterable[str] = ()) -> str:
     """Say how to make a deployment that Prefect does not know, or which of those that it knows may be meant."""
     flow, _, name = deployment.partition("/")
     return (
-        f"Prefect at {current_api_url()} has no deployment {deployment!r}.{did_you_mean(deployment, known)} Create it "
-        f"(flow {flow!r}: "
-        f"flow.deploy(name={name!r}, work_pool_name=...), or 'prefect deploy'); the submissions wait for it."
+        f"Prefect at {current_api_url()} has no deployment {deployment!r}.{did_you_mean(deployment, known)} Create it: "
+        f"'bluesky-prefect deploy FILE.py:FUNCTION --name {name}' deploys the flow {flow!r} from its file; the "
+        "submissions wait for it."
     )
 
 

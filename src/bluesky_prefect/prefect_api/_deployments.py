@@ -1,4 +1,4 @@
-"""Deployments of this package's flows, on whichever Prefect server the process is set to."""
+"""Deployments of flows, on whichever Prefect server the process is set to."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -21,29 +21,34 @@ if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.orchestration import PrefectClient
 
+# Types of work pools whose flow runs see the files of their worker's machine.
+_OF_A_MACHINE = ("warm-process", "process")
+
 
 async def deploy(
     flow: "Flow[..., Any]",
     name: str,
     work_pool: str,
     *,
+    entrypoint: str = "",
     job_variables: dict[str, Any] | None = None,
     every_s: float | None = None,
     parameters: Mapping[str, Any] = MappingProxyType({}),
 ) -> str:
     """Make the deployment ``<flow>/<name>``, or bring the one that exists up to date.
 
-    Its entry point is the installed package, which has to be on the path of whatever executes its flow runs: nothing
-    is pulled or copied.
+    Nothing is copied: whatever executes its flow runs has to have this package on its path, or the file.
 
     Parameters
     ----------
     flow : Flow
-        A flow of this package.
+        A flow of this package, or of a file.
     name : str
         Name of the deployment.
     work_pool : str
         Name of the work pool; it has to exist.
+    entrypoint : str, optional
+        Where a flow of a file is, as ``/path/to/file.py:name``: it is read anew for each flow run.
     job_variables : dict, optional
         What to change of the work pool's job template.
     every_s : float, optional
@@ -60,11 +65,12 @@ async def deploy(
     Raises
     ------
     ConfigurationError
-        If Prefect has no such work pool, or no Prefect server is set.
+        If Prefect has no such work pool, or no Prefect server is set, or flow runs of the pool see no file.
     PrefectUnavailable
         If the server cannot be reached, or refuses.
     """
     from prefect.deployments.runner import RunnerDeployment
+    from prefect.runner.storage import LocalStorage
     from prefect.types.entrypoint import EntrypointType
 
     deployment = RunnerDeployment.from_flow(
@@ -77,13 +83,28 @@ async def deploy(
         parameters=dict(parameters),
         **({} if every_s is None else _schedule(every_s)),
     )
-    # The face of its room, whatever file of that it is in.
-    deployment.entrypoint = ".".join([*flow.fn.__module__.split(".")[:2], flow.fn.__name__])
-    async with _client_for(work_pool):
+    if entrypoint:
+        folder, _, deployment.entrypoint = entrypoint.rpartition("/")
+        deployment.storage = LocalStorage(folder)
+    else:
+        # The face of its room, whatever file of that it is in.
+        deployment.entrypoint = ".".join([*flow.fn.__module__.split(".")[:2], flow.fn.__name__])
+    async with _client_for(work_pool) as client:
+        if entrypoint:
+            await _require_this_machine(client, work_pool, entrypoint)
         if every_s is not None:
             await _forget_missed(f"{flow.name}/{name}")
         await deployment.aapply()
     return f"{flow.name}/{name}"
+
+
+async def _require_this_machine(client: "PrefectClient", work_pool: str, entrypoint: str) -> None:
+    kind = (await client.read_work_pool(work_pool)).type
+    if kind not in _OF_A_MACHINE:
+        raise ConfigurationError(
+            f"The work pool {work_pool!r} is of type {kind}: its flow runs do not see {entrypoint}. Name a pool of type"
+            f" {' or '.join(_OF_A_MACHINE)} with --work-pool, or put the file into an image (Prefect's flow.deploy)."
+        )
 
 
 async def refuse_to_move(deployments: Sequence[str], work_pool: str) -> None:

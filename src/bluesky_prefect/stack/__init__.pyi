@@ -15,5 +15,7 @@ from ._sign_in import tiled_sign_in_url as tiled_sign_in_url
 from ._stack import LocalStack as LocalStack
 from ._status import StackStatus as StackStatus
 from ._worker import DEPLOYMENT as DEPLOYMENT
+from ._workflow_file import add_to_list as add_to_list
+from ._workflow_file import line_for as line_for
 from ._workflows import WORKFLOWS as WORKFLOWS
 from .workarounds._sqlite import WriteTurns as WriteTurns

@@ -13,6 +13,7 @@ from bluesky_prefect.core import (
     comparable_url,
     decline_telemetry,
     get_settings,
+    is_trusted,
     prefect_authorization,
     prefect_url,
     private_directory,
@@ -22,7 +23,7 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.prefect_api import runs_url
 from bluesky_prefect.stack._http import probe
-from bluesky_prefect.stack._info import StackPaths, StackState
+from bluesky_prefect.stack._info import StackPaths, StackState, listed_in
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import hold_port
 from bluesky_prefect.stack._process import without_proxy
@@ -76,8 +77,8 @@ def use_services(environment: MutableMapping[str, str] = os.environ, *, make_key
         environment.setdefault(name, value)
     decline_telemetry(environment)
     settings = get_settings()
-    for name in ("state_directory", "output_directory"):
-        if name in settings.model_fields_set:
+    for name in ("state_directory", "output_directory", "workflows"):
+        if name in settings.model_fields_set and getattr(settings, name) is not None:
             # As it was meant at the start: the settings are read again later, here and in child processes.
             environment[f"BLUESKY_PREFECT_{name.upper()}"] = str(getattr(settings, name))
     stack = _stack_environment(settings)
@@ -167,6 +168,8 @@ def _next_stack_environment(settings: Settings, make_keys: bool) -> dict[str, st
     if _port_problem(port):
         return {}
     environment = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
+    if settings.workflows is None and is_trusted(paths.root) and (listed := listed_in(paths)):
+        environment["BLUESKY_PREFECT_WORKFLOWS"] = listed
     keys = StackKeys.load(paths)
     if keys is None and make_keys:
         # Where no file can be written, no stack can be started either.

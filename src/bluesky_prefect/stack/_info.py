@@ -135,6 +135,8 @@ class StackPaths:
         # ``PREFECT_HOME`` of the stack, with the database.
         self.prefect = root / "prefect"
         self.logs = root / "logs"
+        # The list of workflows, for people to edit.
+        self.workflows = root / "workflows.py"
         # Files that detectors write and the Tiled server reads.
         self.images = root / "images"
 
@@ -142,6 +144,11 @@ class StackPaths:
 def ports_of(processes: Mapping[str, ManagedProcess]) -> dict[str, int]:
     """Return the ports of processes that have one, by service name."""
     return {name: one.port for name, one in processes.items() if one.port}
+
+
+def listed_in(paths: StackPaths) -> str:
+    """Return where the stack's own list of workflows is; "" if it has no such file."""
+    return f"{paths.workflows}:workflows" if paths.workflows.exists() else ""
 
 
 def stack_info(settings: Settings, ports: Mapping[str, int], keys: StackKeys) -> StackInfo:
@@ -161,5 +168,5 @@ def stack_info(settings: Settings, ports: Mapping[str, int], keys: StackKeys) ->
         heartbeat_timeout_s=settings.heartbeat_timeout_s
         if "heartbeat_timeout_s" in settings.model_fields_set
         else _HEARTBEAT_TIMEOUT_S,
-        workflows=settings.workflows or STACK_WORKFLOWS,
+        workflows=settings.workflows or listed_in(paths) or STACK_WORKFLOWS,
     )

@@ -23,6 +23,7 @@ from bluesky_prefect.stack._startup import START_TIMEOUT_S, Report, Startup
 from bluesky_prefect.stack._status import StackStatus, read_status
 from bluesky_prefect.stack._tiled import TiledServer, make_containers
 from bluesky_prefect.stack._worker import Worker
+from bluesky_prefect.stack._workflow_file import make_workflow_file
 from bluesky_prefect.stack.workarounds._tiled_app import index_times
 
 STOP_TIMEOUT_S = 10.0
@@ -155,6 +156,7 @@ class LocalStack:
     def _up(self, report: Report, any_port: bool) -> StackInfo:
         for directory in (self._paths.logs, self._paths.images):
             make_private_directory(directory)
+        make_workflow_file(self._paths.workflows)
         known = self._known()
         running = {name: one for name, one in known.items() if one.ready and one.is_alive()}
         database = choose_database(self._settings.prefect_database_url, self._paths, running.get("prefect"), report)

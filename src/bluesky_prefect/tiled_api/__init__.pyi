@@ -12,17 +12,14 @@ from ._raw_catalog import RAW_SPEC as RAW_SPEC
 from ._raw_catalog import has_raw_spec as has_raw_spec
 from ._raw_catalog import spec_problem as spec_problem
 from ._raw_catalog import without_raw_spec as without_raw_spec
-from ._results import origin_of as origin_of
 from ._results import results_of as results_of
-from ._results import write_peak as write_peak
-from ._results import write_table as write_table
+from ._results import write_result as write_result
 from ._run_data import BOOKKEEPING as BOOKKEEPING
 from ._run_data import ExternalArray as ExternalArray
 from ._run_data import RunData as RunData
 from ._run_data import Stream as Stream
 from ._run_data import external_arrays as external_arrays
 from ._run_data import read_one_value as read_one_value
-from ._run_data import read_run as read_run
 from ._run_data import read_stream as read_stream
 from ._run_data import run_without_streams as run_without_streams
 from ._run_data import stream_nodes as stream_nodes
@@ -34,3 +31,4 @@ from ._run_writer import answers as answers
 from ._run_writer import is_outage as is_outage
 from ._stored_runs import runs_between as runs_between
 from ._stored_runs import runs_named as runs_named
+from ._temporary_server import temporary_catalog as temporary_catalog

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from bluesky_prefect.core import ConfigurationError, RunIncomplete, RunNotFound, one_line, without_secrets
 from bluesky_prefect.tiled_api._connect import configured_key, connect, container_at, plain_clients, tiled_errors
 from bluesky_prefect.tiled_api._raw_catalog import make_container, make_raw_catalog
+from bluesky_prefect.tiled_api._run_data import RunData, read_run
 from bluesky_prefect.tiled_api._run_lookup import Ref, checked_ref, find_run, is_full_uid
 
 if TYPE_CHECKING:
@@ -69,6 +70,10 @@ class Catalog:
     def raw(self) -> "Container":
         """The container of Bluesky runs."""
         return self._container(self._raw_path)
+
+    def at(self, path: str) -> Any:
+        """Return what is at a path."""
+        return self._container(path)
 
     def page_of(self, path: str) -> str:
         """Return the address of what is at a path, in Tiled's own web UI; without any key."""
@@ -139,6 +144,10 @@ class Catalog:
     def no_run(self, ref: Ref) -> RunNotFound:
         """Return the error that says that no run has such a name."""
         return RunNotFound(f"T{self._place[1:]} holds no run {ref!r}.")
+
+    async def read_run(self, ref: Ref, *, timeout_s: float) -> RunData:
+        """Wait until a run is finished, and read it; parameters and errors are those of `finished_run`."""
+        return await asyncio.to_thread(read_run, await self.finished_run(ref, timeout_s=timeout_s), self.name)
 
     async def finished_run(
         self,

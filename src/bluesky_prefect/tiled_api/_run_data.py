@@ -1,17 +1,23 @@
 """A run's streams as tables: values in columns, external arrays as references."""
 
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import as_json
+from bluesky_prefect.core import FlowInputError, as_json, get_settings, one_line
 from bluesky_prefect.tiled_api._connect import tiled_errors
 
 if TYPE_CHECKING:
+    import numpy
+    import pandas
     import pyarrow
     from event_model import DataKey, EventDescriptor, RunStart, RunStop
     from tiled.client.container import Container
+
+    from bluesky_prefect.tiled_api._catalog import Catalog
 
 # A waveform of up to this many values per event goes into the table; anything longer is referred to.
 MAX_VALUES_IN_A_CELL = 4096
@@ -22,6 +28,8 @@ BOOKKEEPING = {"seq_num", "time"}
 @dataclass(frozen=True)
 class ExternalArray:
     """An array that a detector wrote to files of its own (or that is too long for a table).
+
+    It is read when it is used: ``array[3]`` reads one frame, ``array.read()`` and ``numpy.asarray(array)`` all of it.
 
     Parameters
     ----------
@@ -42,6 +50,38 @@ class ExternalArray:
     shape: tuple[int, ...]
     dtype: str
     files: list[str]
+
+    def read(self) -> "numpy.ndarray":
+        """Read all of it from Tiled; shape and dtype are the array's."""
+        return self[...]
+
+    def __getitem__(self, part: Any) -> "numpy.ndarray":
+        node, server = self._node
+        with tiled_errors(server):
+            return node[part]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def read_over(self, catalog: "Catalog") -> None:
+        """Have it read over a connection that is there, for as long as that is open."""
+        self.__dict__["_node"] = catalog.at(self.path), catalog.name
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> "numpy.ndarray":
+        return self.read().astype(dtype or self.dtype, copy=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Into another process goes no connection; it is made anew there.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @cached_property
+    def _node(self) -> tuple[Any, str]:
+        """The array in Tiled, over a connection that lasts as long as this object, and the server's name."""
+        from bluesky_prefect.tiled_api._catalog import Catalog
+
+        catalog = Catalog.connect(get_settings())
+        weakref.finalize(self, catalog.close)
+        return catalog.at(self.path), catalog.name
 
     def cells(self, rows: int) -> list[str]:
         """Return for each of so many events the part of the array that belongs to it."""
@@ -109,15 +149,36 @@ class Stream:
 class RunData:
     """A finished run, read from Tiled.
 
+    Parameters
+    ----------
+    start, stop : dict
+        The run's documents.
+    streams : list of Stream
+        What was measured.
+    path : str
+        The run's path in Tiled.
+    access_tags : sequence of str, optional
+        Who may see it, as Tiled has it; None where Tiled has no such tags.
+
+    Notes
+    -----
     Not a `Run`, nor any dataclass: Prefect walks through those, and through all rows of the tables in them, to see
     whether a task's result hides in an argument.
     """
 
-    def __init__(self, start: "RunStart", stop: "RunStop", streams: list[Stream], path: str) -> None:
+    def __init__(
+        self,
+        start: "RunStart",
+        stop: "RunStop",
+        streams: list[Stream],
+        path: str,
+        access_tags: Sequence[str] | None = None,
+    ) -> None:
         self.start = start
         self.stop = stop
         self.streams = streams
         self.path = path
+        self.access_tags = access_tags
 
     @property
     def uid(self) -> str:
@@ -136,10 +197,40 @@ class RunData:
         """The run's name for people."""
         return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"
 
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The run's uid, scan id and plan name, for what is made from it."""
-        return {"uid": self.uid, "scan_id": self.start.get("scan_id"), "plan_name": self.start.get("plan_name", "")}
+    def stream(self, name: str = "primary") -> Stream:
+        """Return a stream; raises `FlowInputError` if the run has none of that name."""
+        for stream in self.streams:
+            if stream.name == name:
+                return stream
+        names = ", ".join(one_line(stream.name, 60) for stream in self.streams) or "none"
+        raise FlowInputError(f"{one_line(self.label)} has no stream {name!r}. Its streams: {names}.")
+
+    def table(self, stream: str = "primary") -> "pandas.DataFrame":
+        """Return a stream as a table: a row for each event, a column for each value, and ``time`` in seconds.
+
+        Raises
+        ------
+        FlowInputError
+            If the run has no such stream.
+        """
+        return self.stream(stream).table.to_pandas()
+
+    def array(self, key: str, stream: str = "primary") -> ExternalArray:
+        """Return an array that is not in the table, such as a detector's images, to be read when it is used.
+
+        Raises
+        ------
+        FlowInputError
+            If the run has no such stream, or the stream has no such array.
+        """
+        arrays = {array.key: array for array in self.stream(stream).arrays}
+        if key not in arrays:
+            names = ", ".join(one_line(name, 60) for name in arrays) or "none"
+            raise FlowInputError(
+                f"{one_line(self.label)} has no array {key!r} in its stream {stream!r}. Its arrays: {names}. "
+                "What is short is in its table."
+            )
+        return arrays[key]
 
     def scanned(self) -> tuple[Stream | None, list[str]]:
         """Return the stream of the scan, and one motor for each of its dimensions, two at most (none: against time)."""
@@ -173,7 +264,10 @@ def read_run(node: "Container", server: str) -> RunData:
 def run_without_streams(node: "Container") -> RunData:
     """Return a run, its streams left to be read."""
     metadata = plain(node.metadata)
-    return RunData(metadata["start"], metadata["stop"], [], "/".join(node.path_parts))
+    tags = getattr(node, "access_tags", None)  # raises AttributeError where the server has none
+    return RunData(
+        metadata["start"], metadata["stop"], [], "/".join(node.path_parts), None if tags is None else list(tags)
+    )
 
 
 def plain(value: Any) -> Any:

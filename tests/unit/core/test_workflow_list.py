@@ -110,3 +110,53 @@ def test_the_documents_examples_run_as_they_are_written(snippet):
     names = {}
     exec(compile(snippet, "how-to", "exec"), names)
     assert "workflows" not in names or WorkflowList(names["workflows"])
+
+
+def logged(caplog):
+    return [one.message for one in caplog.records if one.name == "bluesky_prefect.core._workflow_list"]
+
+
+def test_a_list_is_named_by_the_path_of_its_file_too(tmp_path, monkeypatch):
+    (tmp_path / "hutch.py").write_text("workflows = ['a/b']\n")
+    monkeypatch.chdir(tmp_path)
+    where = Settings(workflows="hutch.py:workflows").workflows
+    assert where == f"{tmp_path / 'hutch.py'}:workflows", "as it is meant here"
+    assert [one.name for one in load_workflows(where)] == ["a/b"]
+    with pytest.raises(ConfigurationError, match=r"hutch\.py:nothing"):
+        load_workflows("hutch.py:nothing")
+
+
+def test_a_session_follows_the_file_of_its_list(tmp_path, caplog):
+    file = tmp_path / "hutch.py"
+    file.write_text("workflows = ['a/b']\n")
+    settings = Settings(state_directory=tmp_path / "state", workflows=f"{file}:workflows")
+    callback = PrefectCallback(settings=settings)
+
+    def started(uid):
+        callback("start", {"uid": uid})
+        callback("stop", {"run_start": uid, "exit_status": "success"})
+        return {entry.submission.workflow for entry in callback.outbox.entries(run_uid=uid)}
+
+    assert started("first") == {"a/b"}
+    file.write_text("workflows = ['a/b', 'mine/local']\n")
+    assert started("second") == {"a/b", "mine/local"}
+    file.write_text("workflows = ['a/b'\n")
+    assert started("third") == {"a/b", "mine/local"}, "no run is without its workflows"
+    assert started("fourth") == {"a/b", "mine/local"}
+    [said] = logged(caplog)
+    assert "hutch.py cannot be run: SyntaxError" in said
+    file.unlink()
+    assert started("fifth") == {"a/b", "mine/local"}
+    file.write_text("workflows = ['new/local']\n")
+    assert started("sixth") == {"new/local"}
+    callback.close(0)
+
+
+def test_a_session_with_workflows_of_its_own_keeps_them(tmp_path):
+    file = tmp_path / "hutch.py"
+    file.write_text("workflows = ['a/b']\n")
+    callback = PrefectCallback("c/d", settings=Settings(state_directory=tmp_path, workflows=f"{file}:workflows"))
+    file.write_text("workflows = ['a/b', 'mine/local']\n")
+    callback("start", {"uid": "u"})
+    assert [one.name for one in callback.workflows] == ["c/d"]
+    callback.close(0)

@@ -150,7 +150,7 @@ def test_no_answer_of_a_server_adds_a_line_to_what_is_told(create, status):
 
 
 def test_an_unknown_deployment_is_named_with_the_way_to_make_it(create):
-    with pytest.raises(DeploymentMissing, match=r"flow/one.*flow\.deploy\(name='one'"):
+    with pytest.raises(DeploymentMissing, match=r"flow/one.*bluesky-prefect deploy FILE.py:FUNCTION --name one"):
         create(404)
 
 

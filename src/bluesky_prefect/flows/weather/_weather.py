@@ -15,7 +15,7 @@ from bluesky_prefect.core import ServiceUnavailable, Settings, one_line, without
 from bluesky_prefect.flows.common._outside import Patience, get_json, is_unavailable, unavailable
 from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
-from bluesky_prefect.tiled_api import Catalog, origin_of, write_table
+from bluesky_prefect.tiled_api import Catalog, RunData, write_result
 
 # Belongs to the shape of the data: to be raised when that changes, so that old entries are left alone.
 _CACHE_VERSION = 1
@@ -126,13 +126,12 @@ class Question:
         return state.message or "the weather service failed"
 
 
-def write_temperatures(catalog: Catalog, run: dict[str, Any], weather: dict[str, Any]) -> str:
+def write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any]) -> str:
     """Write the temperatures of a run's day to Tiled beside the run, in place of earlier ones; return their path there.
 
-    The metadata hold what a person (or a search) wants to know about them. For `run` see `origin_of`.
+    The metadata hold what a person (or a search) wants to know about them.
     """
     metadata = {
-        **origin_of(run),
         "quantity": "temperature_2m",
         "place": {name: weather[name] for name in ("name", "latitude", "longitude", "timezone") if weather[name] != ""},
         "date": weather["date"],
@@ -143,4 +142,4 @@ def write_temperatures(catalog: Catalog, run: dict[str, Any], weather: dict[str,
         "source_url": weather["source"],
     }
     table = {"time": weather["hours"], "temperature_2m": weather["temperatures"]}
-    return write_table(catalog, f"temperature-{run['uid']}", table, metadata)
+    return write_result(catalog, run, "temperature", table, metadata)

@@ -1,0 +1,41 @@
+"""The command that writes a flow to begin with."""
+
+import keyword
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.core import ConfigurationError
+
+_TEMPLATES = Path(__file__).with_name("templates")
+_TEMPLATE = "my-analysis"
+
+
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the flow, such as my-analysis.")],
+    directory: Annotated[Path, typer.Option(help="Where the files go.")] = Path(),
+) -> None:
+    """Write a flow of your own, and a test of it, to begin with.
+
+    The flow reads a run from Tiled and writes a result beside it. Files that are there are never overwritten.
+    """
+    function = name.replace("-", "_")
+    if not function.isidentifier() or keyword.iskeyword(function) or not name.isascii():
+        raise ConfigurationError(f"{name!r} cannot be the name of a flow: use letters, digits and '-', as my-analysis.")
+    files = {directory / f"{prefix}{function}.py": f"{prefix}my_analysis.py" for prefix in ("", "test_")}
+    if there := [str(path) for path in files if path.exists()]:
+        raise ConfigurationError(f"Nothing was written: {' and '.join(there)} exists. Choose another name.")
+    directory.mkdir(parents=True, exist_ok=True)
+    for path, template in files.items():
+        text = (_TEMPLATES / template).read_text()
+        with path.open("x") as file:
+            file.write(text.replace(_TEMPLATE, name.replace("_", "-")).replace("my_analysis", function))
+        terminal.note(f"Wrote {path}")
+    [flow, test] = map(shlex.quote, map(str, files))
+    terminal.note(f"Test it:    python -m pytest {test}")
+    terminal.note(f"At the prompt: %run -i {flow}, then {function}(-1)")
+    terminal.note("Have it started when a run ends:")
+    terminal.show(terminal.out(), f"bluesky-prefect deploy {flow}:{function} --add")

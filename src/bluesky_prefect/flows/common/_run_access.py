@@ -1,0 +1,124 @@
+"""Runs as flows read them, and the results that flows write beside them."""
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect import tiled_api
+from bluesky_prefect.core import RunIncomplete, Settings, get_settings
+from bluesky_prefect.journal import JournalDirectory
+from bluesky_prefect.outbox import stopped_runs
+from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref
+
+if TYPE_CHECKING:
+    import pandas
+    import pyarrow
+    from numpy.typing import ArrayLike
+
+    Result = ArrayLike | pandas.DataFrame | pyarrow.Table | Mapping[str, Sequence[Any]] | Path
+
+_POLL_S = 0.05
+
+
+def read_run(ref: int | str) -> RunData:
+    """Wait until a run has stopped, and read it from Tiled.
+
+    The wait takes as long as the setting ``stop_timeout_s`` says, at most. An asynchronous flow calls it in a thread:
+    ``await asyncio.to_thread(read_run, ref)``.
+
+    Parameters
+    ----------
+    ref : int or str
+        The run: scan id, negative index (-1 is the newest run), full or partial uid.
+
+    Returns
+    -------
+    RunData
+        The documents ``start`` and ``stop``; ``table()`` is a stream as a pandas table, ``array(key)`` an array that
+        is read when it is used.
+
+    Raises
+    ------
+    FlowInputError
+        If `ref` cannot name a run.
+    RunNotFound, RunIncomplete
+        If Tiled has no such run, or not its end.
+    TiledUnavailable, ConfigurationError
+        If Tiled cannot be asked.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _read(ref)
+    # This thread's loop cannot run it while it waits for it.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, _read, ref).result()
+
+
+def write_result(run: RunData, name: str, value: "Result", **metadata: Any) -> str:
+    """Write a result to Tiled, beside the run that it was made from.
+
+    An earlier result of this name for this run is replaced, so a flow can run again. The metadata say which run it is
+    from (``raw_uid``, ``scan_id``, ``plan_name``), and ``quantity`` is the name unless it is given. Who may see the
+    run may see the result: it gets the access tags of the run.
+
+    Parameters
+    ----------
+    run : RunData
+        The run, from `read_run`.
+    name : str
+        Name of the result: letters, digits, ``-``, ``_`` and ``.``.
+    value : array, table, or Path
+        An array of numbers; a table (`pandas.DataFrame`, `pyarrow.Table`, or a dictionary of columns); or the path of
+        a file, whose content becomes an array of bytes, with its name as ``file`` in the metadata.
+    **metadata
+        What else is to be known of it, as JSON holds it.
+
+    Returns
+    -------
+    str
+        Its path in Tiled.
+
+    Raises
+    ------
+    FlowInputError
+        If the name or the value cannot be used.
+    TiledUnavailable, ConfigurationError
+        If Tiled cannot be asked, or refuses.
+    """
+    with Catalog.connect(get_settings()) as catalog:
+        return tiled_api.write_result(catalog, run, name, value, metadata)
+
+
+async def finished_run(ref: int | str) -> RunData:
+    """Wait until a run has stopped, and read it from Tiled; see `read_run`."""
+    checked_ref(ref)
+    settings = get_settings()
+    await _last_run_delivered(settings)
+    with await asyncio.to_thread(Catalog.connect, settings) as catalog:
+        return await catalog.read_run(ref, timeout_s=settings.stop_timeout_s)
+
+
+def _read(ref: int | str) -> RunData:
+    # Not asyncio.run, which leaves the thread without the event loop that it had.
+    with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+        return runner.run(finished_run(ref))
+
+
+async def _last_run_delivered(settings: Settings) -> None:
+    """Wait until Tiled has the run that stopped last in this process: else -1 would be the one before."""
+    last = stopped_runs.last()
+    if last is None:
+        return
+    journals, deadline = JournalDirectory(settings.journals_path), time.monotonic() + settings.stop_timeout_s
+    while journals.is_waiting(last.uid):
+        if time.monotonic() >= deadline:
+            raise RunIncomplete(
+                f"Run {last.uid[:8]}, the last one of this session, is not in Tiled after "
+                f"{settings.stop_timeout_s:g} s. See: bluesky-prefect journal list"
+            )
+        await asyncio.sleep(_POLL_S)

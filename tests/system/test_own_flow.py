@@ -1,0 +1,141 @@
+"""From a fresh clone to an analysis of one's own that a scan starts, as the how-to says."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.settings import temporary_settings
+
+from bluesky_prefect.core import Settings
+from bluesky_prefect.tiled_api import Catalog, results_of
+from tests.services.prefect_process import ask, prefect_settings
+from tests.system.test_ipython import Terminal
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "how-to" / "write-your-own-analysis.md").read_text()
+BEGIN = PAGE[: PAGE.index("## Make it yours")]
+COMMANDS = re.findall(r"^\$ (.*)", BEGIN, re.MULTILINE)
+PLANS = re.findall(r"^RE\((.*)\)$", BEGIN, re.MULTILINE)
+BIN = Path(sys.executable).parent
+DONE_TIMEOUT_S = 170
+
+
+@pytest.fixture
+def environment(stack, tmp_path):
+    """The local stack's own state directory, with its list of workflows as it was afterwards."""
+    listed = stack.state_directory / "workflows.py"
+    before = listed.read_bytes()
+    yield {**os.environ, "BLUESKY_PREFECT_STATE_DIRECTORY": str(stack.state_directory), "HOME": str(tmp_path)}
+    listed.write_bytes(before)
+
+
+@pytest.fixture
+def shell(environment):
+    def run(command, code=0):
+        command = command.replace(".venv/bin/", f"{BIN}/")
+        done = subprocess.run(command, shell=True, cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == code, done.stdout + done.stderr
+        return " ".join((done.stdout + done.stderr).split())
+
+    return run
+
+
+@pytest.fixture
+def prompt(environment):
+    """`make ipython`, in a tree that is installed."""
+    terminal = Terminal([str(BIN / "bluesky-prefect"), "ipython", "--simple-prompt", "--colors=NoColor"], environment)
+    yield terminal
+    terminal.kill()
+
+
+def results(stack, uid):
+    with Catalog.connect(Settings(tiled_uri=stack.tiled_uri, tiled_api_key=stack.tiled_api_key)) as catalog:
+        return results_of(catalog, uid)
+
+
+def own_flow_run(stack, uid):
+    from prefect.client.schemas.filters import FlowFilter, FlowRunFilter
+
+    with temporary_settings(prefect_settings(stack)), get_client(sync_client=True) as client:
+        [flow_run] = client.read_flow_runs(
+            flow_run_filter=FlowRunFilter.model_validate({"tags": {"any_": [f"uid:{uid}"]}}),
+            flow_filter=FlowFilter.model_validate({"name": {"any_": ["my-analysis"]}}),
+        )
+        return flow_run
+
+
+def test_there_are_at_most_five_commands():
+    assert len(COMMANDS) + len(PLANS) == 4
+    assert COMMANDS[0] == "make ipython"
+
+
+@pytest.mark.timeout(600)
+def test_a_scan_starts_an_analysis_of_ones_own_after_these_commands(stack, shell, prompt, tmp_path):
+    _, *commands = COMMANDS
+    for command in commands:
+        said = shell(command)
+    assert "starts when the next run ends" in said
+    assert "was already on the list" in shell(commands[-1])
+
+    [plan] = PLANS
+    uid = prompt.run(plan)  # the session was open before
+    prompt.type("%wait_flows", timeout_s=DONE_TIMEOUT_S)
+    metadata = results(stack, uid)[f"processed/my-analysis-{uid}"]
+    assert (metadata["points"], metadata["raw_uid"]) == (11, uid)
+    assert own_flow_run(stack, uid).state_name == "Completed"
+
+    file = tmp_path / "analysis" / "my_analysis.py"
+    file.write_text(file.read_text().replace('"points":', '"edited":'))
+    second = prompt.run("count([det], 2)")
+    prompt.type("%wait_flows", timeout_s=DONE_TIMEOUT_S)
+    assert results(stack, second)[f"processed/my-analysis-{second}"]["edited"] == 2, "edits count at once"
+
+    prompt.type(f"%run -i {file}")
+    third = prompt.run("count([det], 3, md={'prefect': False})")
+    assert f"processed/my-analysis-{third}" in prompt.type("my_analysis(-1)")
+    assert results(stack, third)[f"processed/my-analysis-{third}"]["edited"] == 3
+
+
+def test_the_test_that_new_writes_passes_without_a_server(tmp_path):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TILED_"))}
+    subprocess.run([BIN / "bluesky-prefect", "new", "my-analysis"], cwd=tmp_path, env=environment, check=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_analysis.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def docker_pool(stack):
+    ask(stack, "POST", "/work_pools/", json={"name": "images", "type": "docker"})
+
+
+@pytest.mark.usefixtures("docker_pool")
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("deploy {file} --work-pool no-such-pool", "has no work pool 'no-such-pool'"),
+        ("deploy {file} --work-pool images --name images", "'images' is of type docker: its flow runs do not see"),
+        ("deploy {file}:my_anlysis", "has no 'my_anlysis'. Its flows: my_analysis."),
+        ("deploy {file}:analyse", "is a Task and no flow"),
+        ("deploy {file}:my_analysis --workflows bluesky_prefect.stack:WORKFLOWS --add", "is not a file"),
+    ],
+)
+def test_what_cannot_be_deployed_is_said_in_a_line(shell, tmp_path, command, said):
+    shutil.copy(ROOT / "src/bluesky_prefect/cli/templates/my_analysis.py", file := tmp_path / "my_analysis.py")
+    assert said in shell(f".venv/bin/bluesky-prefect {command.format(file=file)}", code=1)
+
+
+def test_where_no_stack_runs_deploy_says_how_to_start_it(tmp_path):
+    shutil.copy(ROOT / "src/bluesky_prefect/cli/templates/my_analysis.py", file := tmp_path / "my_analysis.py")
+    environment = {**os.environ, "BLUESKY_PREFECT_STATE_DIRECTORY": str(tmp_path / "state")}
+    environment["BLUESKY_PREFECT_PREFECT_PORT"] = "9"
+    command = [BIN / "bluesky-prefect", "deploy", file]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "bluesky-prefect up" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,55 @@
+"""The file of workflows: made once, added to, and never broken by that."""
+
+import stat
+
+import pytest
+
+from bluesky_prefect.core import ConfigurationError, load_workflows
+from bluesky_prefect.stack import WORKFLOWS, add_to_list
+from bluesky_prefect.stack._workflow_file import make_workflow_file
+
+SHIPPED = [workflow.name for workflow in WORKFLOWS]
+
+
+@pytest.fixture
+def listed(tmp_path):
+    make_workflow_file(tmp_path / "workflows.py")
+    return f"{tmp_path / 'workflows.py'}:workflows"
+
+
+def names(listed):
+    return [workflow.name for workflow in load_workflows(listed)]
+
+
+def test_it_holds_the_stack_s_workflows_and_is_never_written_again(listed, tmp_path):
+    assert names(listed) == SHIPPED
+    (tmp_path / "workflows.py").write_text("workflows = ['mine/local']\n")
+    make_workflow_file(tmp_path / "workflows.py")
+    assert names(listed) == ["mine/local"]
+
+
+def test_a_deployment_is_added_once(listed, tmp_path):
+    before = stat.S_IMODE((tmp_path / "workflows.py").stat().st_mode)
+    assert add_to_list(listed, "mine/local")
+    assert not add_to_list(listed, "mine/local")
+    assert names(listed) == [*SHIPPED, "mine/local"]
+    assert stat.S_IMODE((tmp_path / "workflows.py").stat().st_mode) == before == 0o600
+
+
+def test_what_people_wrote_into_it_stays(listed, tmp_path):
+    path = tmp_path / "workflows.py"
+    path.write_text("from bluesky_prefect import Workflow\nworkflows = ['a/b']  # ours")
+    assert add_to_list(listed, "mine/local")
+    assert path.read_text().startswith("from bluesky_prefect import Workflow\nworkflows = ['a/b']  # ours\n")
+    assert names(listed) == ["a/b", "mine/local"]
+
+
+@pytest.mark.parametrize("content", ["workflows = ('a/b',)\n", "workflows = ['a/b']\n"])
+def test_a_list_that_cannot_be_added_to_is_left_as_it_was(listed, tmp_path, content):
+    path = tmp_path / "workflows.py"
+    path.write_text(content)  # a tuple; and a file that does not know Workflow
+    with pytest.raises(
+        ConfigurationError, match=r"Nothing was added .*workflows\.append\(Workflow\(\"mine/local\"\)\)"
+    ):
+        add_to_list(listed, "mine/local")
+    assert path.read_text() == content
