@@ -105,4 +105,5 @@ def _probe(url: str, timeout_s: float, authorization: str) -> Answer:
 
 
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", error))
+    reason = getattr(error, "reason", error)
+    return getattr(reason, "strerror", None) or str(reason)
