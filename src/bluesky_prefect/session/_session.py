@@ -8,6 +8,7 @@ from bluesky_prefect.core import BlueskyPrefectError, is_anothers, share_directo
 from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.session._courier import CourierKeeper, wait_until_delivered
 from bluesky_prefect.session._metadata import PersistentMetadata
+from bluesky_prefect.session._shortcomings import drop_unusable_settings, has_usable_directory, subscribed_callback
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
 from bluesky_prefect.stack import Service, describe, prefect_service, start_or_check, use_services
 
@@ -49,7 +50,9 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
     Runs are recorded on disk. A courier, another process, takes them to Tiled, and what they start to Prefect: those
     that the environment names, else those of the running local stack. Where no courier is at work, this starts one.
-    If Tiled or Prefect is not there the session starts all the same, a second later at most, and scans run.
+    If Tiled or Prefect is not there the session starts all the same, a second later at most, and scans run. So it does
+    with settings or a list of workflows that cannot be used: one line says what is wrong, and without a list runs are
+    recorded and start nothing.
 
     Parameters
     ----------
@@ -58,32 +61,42 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     tell : callable
         Is told in one line what is there and what is not.
     """
+    without_list = drop_unusable_settings(tell)
     settings = use_services(make_keys=True)
+    if without_list is not None:
+        workflows = without_list if workflows is None else workflows
+        settings = settings.model_copy(update={"workflows": None})
     share_directory(settings.state_directory, settings.journals_path)
     tiled = TiledConnection(settings)
     tell(describe([_tiled_service(tiled, tell), prefect_service()]))
+    usable = has_usable_directory(settings, tell)
     if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
         tell(f"{settings.state_directory} is shared with {others}: they can read and change what this session keeps.")
 
     from bluesky import RunEngine
 
-    from bluesky_prefect.callback import PrefectCallback
-
     best_effort = _best_effort_callback()
-    prefect_callback = PrefectCallback(workflows, settings=settings)
+    prefect_callback = subscribed_callback(workflows, settings, tell)
     metadata = PersistentMetadata(settings.state_directory / "metadata.sqlite")
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)
     run_engine.subscribe(RunRecorder(settings.journals_path))
     run_engine.subscribe(prefect_callback)
-    CourierKeeper(settings, tell).start()
+    if usable:
+        CourierKeeper(settings, tell).start()
     _extend_prompt()
 
     def delivered_raw() -> "CatalogOfBlueskyRuns":
         wait_until_delivered(settings, tell)
         return tiled.raw()
 
-    return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(delivered_raw))
+    return Session(
+        run_engine,
+        best_effort,
+        prefect_callback,
+        LazyClient(tiled.root, tiled.require),
+        LazyClient(delivered_raw, tiled.require),
+    )
 
 
 def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:

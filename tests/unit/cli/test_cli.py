@@ -46,7 +46,7 @@ def test_a_setting_that_cannot_be_used_is_one_line_that_names_it():
     done = cli("status", BLUESKY_PREFECT_TILED_PORT="many")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith("Error: A setting cannot be used: tiled_port:")
+    assert done.stderr.startswith("Error: A setting cannot be used: BLUESKY_PREFECT_TILED_PORT:")
     assert len(done.stderr.splitlines()) == 1
 
 
