@@ -92,7 +92,7 @@ def up(
     """Start the local stack: Tiled server, Prefect server and worker.
 
     They run in the background on this machine only (127.0.0.1), and go on after this terminal is closed.
-    What runs already is left as it is.
+    What runs already is left as it is. Ends with 1 if that is on another port than the one that is asked for here.
     """
     from bluesky_prefect.stack import LocalStack, sign_in_url
 
@@ -106,6 +106,8 @@ def up(
     with terminal.progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
     render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
+    asked = ((tiled_port, info.tiled_uri), (prefect_port, info.prefect_ui_url))
+    raise typer.Exit(1 if any(port and not url.endswith(f":{port}") for port, url in asked) else 0)
 
 
 @app.command()
@@ -133,7 +135,8 @@ def status(
 ) -> None:
     """Show the parts of the local stack, the outbox, and the last flow runs.
 
-    Ends with 0 if every part is up, with 1 otherwise.
+    Where the settings name servers of your own, and no local stack runs, it shows those: where they are, what names
+    them, and whether they answer. Ends with 0 if every part is up, with 1 otherwise.
     """
     from bluesky_prefect.stack import LocalStack, sign_in_url
 

@@ -1,13 +1,12 @@
 """The command that shows what became of runs."""
 
-import os
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from bluesky_prefect.cli import _render_flows as render_flows
-from bluesky_prefect.cli._options import AsJson, StateDirectory, settings_from
+from bluesky_prefect.cli._options import AsJson, StateDirectory, services_of, state_option
 
 # What 'flows' lists at most.
 MOST = 200
@@ -27,15 +26,13 @@ def flows(
 
     Ends with 1 if Prefect or the outbox cannot be asked.
     """
-    from bluesky_prefect.stack import use_services
-
-    path = settings_from(state_directory=state_directory).state_directory
-    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(path.absolute())
-    settings = use_services()
+    settings = services_of(state_directory)
     # Prefect reads the environment when it is imported.
+    from bluesky_prefect.stack import prefect_absence
     from bluesky_prefect.watch import look_up
 
-    look_again = partial(look_up, count, failed=failed, scan_id=scan, settings=settings)
+    explain = partial(prefect_absence, settings, options=state_option(state_directory))
+    look_again = partial(look_up, count, failed=failed, scan_id=scan, settings=settings, explain=explain)
     if watch:
         render_flows.watch(look_again)
         return

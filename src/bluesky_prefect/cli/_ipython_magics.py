@@ -41,9 +41,11 @@ class FlowMagics(Magics):
         given = parse_argstring(self.flows, line)
         count, scan_id = count_and_scan(given.number, given.count, given.scan)
         from bluesky_prefect.cli import _render_flows as render_flows
+        from bluesky_prefect.stack import prefect_absence
         from bluesky_prefect.watch import look_up
 
-        look_again = partial(look_up, count, failed=given.failed, scan_id=scan_id)
+        explain = partial(prefect_absence, get_settings())
+        look_again = partial(look_up, count, failed=given.failed, scan_id=scan_id, explain=explain)
         if given.watch:
             render_flows.watch(look_again)
         else:
@@ -56,9 +58,11 @@ class FlowMagics(Magics):
         """Wait until all that was sent to Prefect from here is done; Ctrl-C stops the waiting, not the flow runs."""
         timeout_s = parse_argstring(self.wait_flows, line).timeout
         from bluesky_prefect.cli import _render_flows as render_flows
+        from bluesky_prefect.stack import prefect_absence
         from bluesky_prefect.watch import wait_for_flow_runs
 
-        _without_traceback(lambda: render_flows.waiting(lambda report: wait_for_flow_runs(timeout_s, report=report)))
+        wait = partial(wait_for_flow_runs, timeout_s, explain=partial(prefect_absence, get_settings()))
+        _without_traceback(lambda: render_flows.waiting(lambda report: wait(report=report)))
 
     def tell(self, *_: Any) -> None:
         """Print what is to be told; asks nobody, so that no prompt waits for it."""

@@ -1,7 +1,6 @@
 """The commands that compare Tiled with Prefect, and start what is missing."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ import typer
 
 from bluesky_prefect.cli import _render_repair as render_repair
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.cli._options import AsJson, StateDirectory, Workflows, settings_from
+from bluesky_prefect.cli._options import AsJson, StateDirectory, Workflows, services_of, state_option
 from bluesky_prefect.core import ConfigurationError, Settings
 from bluesky_prefect.reconciliation import TimeWindow, parse_moment
 
@@ -32,13 +31,10 @@ class _Places(NamedTuple):
 @contextmanager
 def _places(state_directory: Path | None, workflows: str | None) -> Iterator[_Places]:
     """Open Tiled, Prefect and the outbox: those that the environment names, or those of the running local stack."""
-    from bluesky_prefect.stack import use_services
+    from bluesky_prefect.stack import require_services
 
-    given = settings_from(state_directory=state_directory, workflows=workflows)
-    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(given.state_directory.absolute())
-    if workflows:
-        os.environ["BLUESKY_PREFECT_WORKFLOWS"] = workflows
-    settings = use_services()
+    settings = services_of(state_directory, workflows)
+    require_services(settings, options=state_option(state_directory))
     # Prefect and Tiled read the environment when they are imported.
     from bluesky_prefect.outbox import existing_outbox
     from bluesky_prefect.prefect_api import PrefectApi

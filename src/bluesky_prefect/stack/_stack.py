@@ -115,6 +115,9 @@ class LocalStack:
                 for name in (name for name in names if name in alive):
                     report(f"{_TITLES[name]}: stopped")
             self._save({})
+            if alive.keys() & set(_SERVERS):
+                state = StackState.load(self._paths.state)
+                state.model_copy(update={"stopped_s": time.time()}).save(self._paths.state)
         return bool(alive)
 
     def start_courier(self) -> ManagedProcess | None:
@@ -256,9 +259,15 @@ class LocalStack:
         return ""
 
     def _port(self, name: str, running: dict[str, ManagedProcess], any_port: bool, report: Report) -> int:
-        if name in running:
-            return running[name].port or 0
         wanted = self._settings.tiled_port if name == "tiled" else self._settings.prefect_port
+        if name in running:
+            port = running[name].port or 0
+            if f"{name}_port" in self._settings.model_fields_set and wanted not in (0, port):
+                report(
+                    f"{_TITLES[name]}: runs on port {port}, not on {wanted}. To change it: bluesky-prefect down, then "
+                    f"up --{name}-port {wanted}"
+                )
+            return port
         state = StackState.load(self._paths.state)
         last = state.last_ports.get(name)
 

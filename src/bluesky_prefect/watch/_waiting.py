@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 
-from bluesky_prefect.core import FlowTimeout, PrefectUnavailable, Settings, get_settings
+from bluesky_prefect.core import FlowTimeout, PrefectUnavailable, Settings, counted, get_settings
 from bluesky_prefect.outbox import Outbox, existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi, Wanted
 from bluesky_prefect.watch._status_lookup import lookup_statuses
@@ -23,6 +23,7 @@ def wait_for_flow_runs(
     *,
     settings: Settings | None = None,
     report: Report = lambda ended, total, problem: None,
+    explain: Callable[[PrefectUnavailable], str] = str,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[WorkflowStatus]:
     """Wait until no submission of this machine's outbox waits, and no flow run of the last day is under way.
@@ -37,6 +38,8 @@ def wait_for_flow_runs(
         Where the outbox is; from the environment by default.
     report : callable
         Told at each look which have ended, how many there are, and why Prefect cannot be asked (empty if it can).
+    explain : callable
+        Says why Prefect cannot be asked.
     clock : callable
         Gives a time in seconds that never jumps.
 
@@ -58,23 +61,29 @@ def wait_for_flow_runs(
         outbox = opened.enter_context(existing_outbox(settings.outbox_path))
         if outbox is None:
             return []
-        waited = _Waited(opened.enter_context(PrefectApi(settings.request_timeout_s)), outbox)
+        waited = _Waited(opened.enter_context(PrefectApi(settings.request_timeout_s)), outbox, explain)
         while True:
             problem = waited.look()
             report(waited.ended, waited.total, problem)
             if not waited.left and not problem:
                 return waited.ended
             if deadline is not None and clock() >= deadline:
-                what = f"Not known how {waited.left} are doing" if problem else f"{waited.left} not done"
-                raise FlowTimeout(f"{what} after {timeout_s:g} s. {problem or 'They go on.'}")
+                raise FlowTimeout(_timed_out(waited.left, f"after {timeout_s:g} s", problem))
             time.sleep(POLL_S)
+
+
+def _timed_out(left: int, after: str, problem: str) -> str:
+    flow_runs, go_on = counted(left, "flow run"), "it continues" if left == 1 else "they continue"
+    if problem:
+        return f"The state of {flow_runs} is unknown {after}. {problem}"
+    return f"{flow_runs} still running {after}; {go_on}."
 
 
 class _Waited:
     """Workflows to wait for, and how many have ended."""
 
-    def __init__(self, api: PrefectApi, outbox: Outbox) -> None:
-        self._api, self._outbox = api, outbox
+    def __init__(self, api: PrefectApi, outbox: Outbox, explain: Callable[[PrefectUnavailable], str]) -> None:
+        self._api, self._outbox, self._explain = api, outbox, explain
         self._since_s = time.time() - _RECENT_S
         self._left = dict.fromkeys(_recent(outbox, self._since_s, api.api_url))
         self._first = True
@@ -93,7 +102,7 @@ class _Waited:
         try:
             found = lookup_statuses(self._api, [self._outbox], list(self._left), self._since_s)
         except PrefectUnavailable as error:
-            return str(error)
+            return self._explain(error)
         for one, status in found.items():
             if status is None or status.ended:
                 del self._left[one]
