@@ -276,19 +276,19 @@ def test_with_no_service_the_profile_loads_and_scans_run(open_terminal, plain_ip
     assert courier.startswith("Started a courier (pid ")
     uid = terminal.run("count([det], 3)")
     listed = terminal.type("%flows")
-    assert "Waits to be sent" in listed
+    assert "Waiting to be sent" in listed
     assert "On the way to Tiled: 1 run" in listed
     absent = "does not answer (Connection refused): check PREFECT_API_URL, or start a local stack with"
     assert absent in listed
     assert absent in terminal.type("%wait_flows 0")
-    told = wait_until(lambda: _told(terminal, "waits on disk"))
-    assert told.count("1 run waits on disk for Tiled") == 1
-    assert "waits" not in terminal.type("0")
+    told = wait_until(lambda: _told(terminal, "waiting on disk"))
+    assert told.count("1 run is waiting on disk") == 1
+    assert "waiting" not in terminal.type("0")
     assert uid in terminal.type("[entry.run_uid for entry in session.prefect_callback.outbox.entries()]")
     assert "start a local stack with: bluesky-prefect up" in terminal.type("tiled_client")
     last_words = terminal.leave()
     assert "Traceback" not in last_words
-    assert "Still on the way to Tiled: 1 run; the courier" in last_words
+    assert "Still on the way to Tiled: 1 run. The courier" in last_words
     assert took_s < 30  # seconds on an idle machine; importing bluesky, ophyd and matplotlib is most of it
 
 
@@ -313,7 +313,7 @@ def test_a_failure_is_told_before_the_next_prompt_once(stack: StackInfo, open_te
         assert f"Scan 1 (count): flow run {flow_run['name']} crashed: killed  {link}" in told
         assert "crashed" not in terminal.type("0")
         assert link in terminal.type("%flows --failed")
-        assert "Nothing is under way." in terminal.type("%wait_flows 30")
+        assert "No flow runs are running." in terminal.type("%wait_flows 30")
 
 
 _PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "see-what-became-of-a-run.md"

@@ -47,7 +47,7 @@ def test_what_nobody_started_is_processed_and_what_cannot_be_is_an_alarm(info):
     outbox.close()
     wait_until(lambda: flow_runs(info, "reconcile")[0]["state_type"] == "FAILED")
     [alarm, *_] = flow_runs(info, "reconcile")
-    assert alarm["state"]["message"].endswith("1 to be looked at. Somebody has to look: bluesky-prefect reconcile")
+    assert alarm["state"]["message"].endswith("1 needs attention. See: bluesky-prefect reconcile")
     assert len(flow_runs(info, "my-workflow")) == 1
 
     status = LocalStack(Settings(state_directory=info.state_directory)).status()

@@ -148,7 +148,7 @@ def test_a_rename_without_was_starts_nothing_and_says_so_with_the_remedy(hutch):
     uids = processed(hutch, 3, "old")
     report = hutch.reconcile(submit=True, workflows=[Workflow(DEPLOYMENT, name="new")])
     assert found(report) == {(uid, "new", RunState.OTHER_NAME) for uid in uids}
-    assert "begun as 'old'" in report.findings[0].reason
+    assert "started as 'old'" in report.findings[0].reason
     assert "was=" in report.findings[0].remedy
     assert not report.all_processed
     assert len(flow_runs_of(uids)) == 3

@@ -28,7 +28,7 @@ from bluesky_prefect.core import BlueskyPrefectError, StackError
 from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
 
 _SHARED = (
-    "It compares each run of the catalog with the list {}. Where beamlines share a catalog, the list has to say which "
+    "It compares each run of the catalog with the list {}. If beamlines share a catalog, the list has to say which "
     "runs are its own: WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
 )
 
@@ -91,8 +91,9 @@ def up(
 ) -> None:
     """Start the local stack: Tiled server, Prefect server and worker.
 
-    They run in the background on this machine only (127.0.0.1), and go on after this terminal is closed.
-    What runs already is left as it is. Ends with 1 if that is on another port than the one that is asked for here.
+    They run in the background on this machine only (127.0.0.1), and keep running after this terminal is closed.
+    Parts that are running are left as they are. Ends with 1 if one of them uses another port than the
+    one given here.
     """
     from bluesky_prefect.stack import LocalStack, sign_in_url
 
@@ -113,13 +114,13 @@ def up(
 @app.command()
 def down(
     wait: Annotated[
-        float, typer.Option(min=0, help="Seconds that flow runs under way get to finish, before they are stopped.")
+        float, typer.Option(min=0, help="Seconds that running flow runs get to finish before they are stopped.")
     ] = 15,
     state_directory: StateDirectory = None,
 ) -> None:
     """Stop the local stack.
 
-    Data, flow runs and the outbox are kept; flow runs that wait for a worker are taken up after the next 'up'.
+    Data, flow runs and the outbox are kept; flow runs that are waiting for a worker start after the next 'up'.
     """
     from bluesky_prefect.stack import LocalStack
 
@@ -168,7 +169,7 @@ def ui(state_directory: StateDirectory = None) -> None:
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the local stack up at the end.")] = False,
     plans: Annotated[
-        int | None, typer.Option(min=1, help="Take the first so many plans only. Default: all.", show_default=False)
+        int | None, typer.Option(min=1, help="Take only this many plans. Default: all.", show_default=False)
     ] = None,
     tiled_port: TiledPort = None,
     prefect_port: PrefectPort = None,
@@ -227,7 +228,7 @@ def deploy_(
     workflows: Workflows = None,
     move: Annotated[
         bool,
-        typer.Option("--move", help="Move deployments to this work pool that are there on another one."),
+        typer.Option("--move", help="Move deployments that are on another work pool to this one."),
     ] = False,
 ) -> None:
     """Deploy my-workflow, data-validation and find-peak to a Prefect server of your own.
@@ -252,7 +253,7 @@ def deploy_(
         deployed = anyio.run(deploy, my_workflow, name, work_pool)
         report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
         for flow in (data_validation, find_peak):
-            report(f"Deployed {anyio.run(deploy, flow, name, work_pool)}, to be subscribed beside it if wanted.")
+            report(f"Deployed {anyio.run(deploy, flow, name, work_pool)}. Subscribe it too if you want it.")
         # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
         os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
         if problem := tiled_problem(settings_from()):
@@ -262,7 +263,7 @@ def deploy_(
             deployed = anyio.run(partial(deploy, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept))
             report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
             if problem := list_problem(compared_with):
-                report(f"The workers need that list, and here it cannot be had. {problem}")
+                report(f"The workers need that list, and it cannot be loaded here. {problem}")
 
 
 @app.command()
@@ -277,7 +278,7 @@ def make_catalog() -> None:
     settings = settings_from()
     with terminal.progress("Looking at Tiled"), Catalog.connect(settings) as catalog:
         changed = catalog.make_raw()
-    terminal.note(f"The catalog {settings.raw_container!r} {'is made' if changed else 'has all that it needs'}.")
+    terminal.note(f"The catalog {settings.raw_container!r} {'is ready now' if changed else 'was ready already'}.")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -34,11 +34,11 @@ def flows(
     explain = partial(prefect_absence, settings, options=state_option(state_directory))
     look_again = partial(look_up, count, failed=failed, scan_id=scan, settings=settings, explain=explain)
     if watch:
-        render_flows.watch(look_again)
+        render_flows.watch(look_again, failed=failed)
         return
     listing = look_again()
     if as_json:
         render_flows.listing_as_json(listing)
     else:
-        render_flows.listing(listing)
+        render_flows.listing(listing, failed=failed)
     raise typer.Exit(1 if listing.problems else 0)

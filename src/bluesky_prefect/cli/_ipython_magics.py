@@ -47,9 +47,9 @@ class FlowMagics(Magics):
         explain = partial(prefect_absence, get_settings())
         look_again = partial(look_up, count, failed=given.failed, scan_id=scan_id, explain=explain)
         if given.watch:
-            render_flows.watch(look_again)
+            render_flows.watch(look_again, failed=given.failed)
         else:
-            _without_traceback(lambda: render_flows.listing(look_again()))
+            _without_traceback(lambda: render_flows.listing(look_again(), failed=given.failed))
 
     @magic_arguments()
     @argument("timeout", nargs="?", type=float, help="how long at most, in seconds; for ever if not given")
@@ -99,7 +99,7 @@ def count_and_scan(number: int | None, count: int | None, scan: int | None) -> t
     elif number is not None:
         count = number
     if count is not None and not 0 < count <= MOST:
-        raise UsageError(f"How many? 1 to {MOST}, not {count}.")
+        raise UsageError(f"The number of flow runs must be 1 to {MOST}.")
     return (MOST if scan is not None else _COUNT) if count is None else count, scan
 
 

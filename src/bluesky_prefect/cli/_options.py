@@ -29,8 +29,7 @@ PrefectPort = Annotated[int | None, _port("Prefect", 4200)]
 Workflows = Annotated[
     str | None,
     typer.Option(
-        help="Where the beamline's list of workflows is, as module:attribute: what a run should have had. "
-        "Default: BLUESKY_PREFECT_WORKFLOWS.",
+        help="Where the beamline's list of workflows is, as module:attribute. Default: BLUESKY_PREFECT_WORKFLOWS.",
         show_default=False,
     ),
 ]

@@ -54,7 +54,9 @@ def _workflows(places: _Places, named: Sequence[str] = ()) -> "WorkflowList":
 
     where = places.settings.workflows
     if not where and named:
-        terminal.note("The list of workflows is not known here, nor what it says of these: --workflows names it.")
+        terminal.note(
+            "The list of workflows is unknown here, and so is what it says about these: name it with --workflows."
+        )
         return as_workflows(named)
     return load_workflows(where or require_list_source(None, lists_in_prefect(places.api)))
 
@@ -65,7 +67,7 @@ def reconcile(
     ] = "24h",
     until: Annotated[
         str | None,
-        typer.Option(help="Runs that stopped before then, written alike. Default: no end.", show_default=False),
+        typer.Option(help="Runs that stopped before then, written the same way. Default: no end.", show_default=False),
     ] = None,
     plan: Annotated[str | None, typer.Option(help="Runs of this plan only.", show_default=False)] = None,
     scan_id: Annotated[int | None, typer.Option(help="Runs with this scan id only.", show_default=False)] = None,
@@ -86,7 +88,7 @@ def reconcile(
     now = time.time()
     begin, end = parse_moment(since, now), None if until is None else parse_moment(until, now)
     if begin >= (now if end is None else end):
-        raise ConfigurationError(f"--since {since} is not before --until {until or 'now'}.")
+        raise ConfigurationError(f"--since {since} must be earlier than --until {until or 'now'}.")
     window = TimeWindow(begin, end, plan=plan, scan_id=scan_id)
     with terminal.progress("Comparing Tiled with Prefect") as tell, _places(state_directory, workflows) as places:
         from bluesky_prefect.reconciliation import Reconciler
@@ -118,8 +120,10 @@ def submit(
             show_default=False,
         ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also where the run has been processed already.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also start it where the run has been processed already.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     parameters: Annotated[
         str | None,
         typer.Option(
@@ -138,7 +142,7 @@ def submit(
     """
     for ref in refs:
         if ref.startswith("-") and not ref[1:2].isdigit():
-            raise typer.BadParameter(f"There is no option {ref}.")
+            raise typer.BadParameter(f"No such option: {ref}")
     overrides = _overrides(parameters)
     with _places(state_directory, workflows) as places:
         from bluesky_prefect.reconciliation import FlowRunStarter, ResubmissionRequest, choose_workflows, resubmit

@@ -95,7 +95,7 @@ class StackState(BaseModel):
     last_ports: dict[str, int] = Field(default_factory=dict)
     last_users: dict[str, int] = Field(default_factory=dict)
     stopped_s: float | None = None
-    """When ``down`` stopped it, in seconds since the epoch; None while it is up, and if nobody stopped it so."""
+    """Time of the last ``down``, in seconds since the epoch; None while it is up, and if it never was."""
 
     @property
     def was_used(self) -> bool:

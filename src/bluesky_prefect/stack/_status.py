@@ -28,7 +28,7 @@ class PartStatus:
     url: str | None
     detail: str
     named_by: str = ""
-    """What names the server, if it is not the local stack's."""
+    """The setting that names the server, if it is not the local stack's."""
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def _recorded(settings: Settings) -> Iterator[str]:
     directory = JournalDirectory(settings.journals_path)
     if waiting := directory.waiting():
         oldest_s = max(0.0, time.time() - waiting[-1].written)
-        late = f", the oldest written to last {oldest_s:.0f} s ago" if oldest_s > _LATE_S else ""
+        late = f", the oldest last written {oldest_s:.0f} s ago" if oldest_s > _LATE_S else ""
         yield f"On the way to Tiled: {counted(len(waiting), 'run')}{late}."
     if refused := directory.refused():
         yield f"Refused by Tiled: {counted(len(refused), 'run')}; see 'bluesky-prefect journal list'."
