@@ -110,17 +110,18 @@ def _has_running_loop() -> bool:
 
 def _run(run: Coroutine[Any, Any, R]) -> R:
     interrupted: list[str] = []
-    context = contextvars.copy_context()
-    context.run(_INTERRUPTED.set, interrupted)
-    # Not asyncio.run, which leaves the thread without the event loop that it had.
-    with (
-        # Prefect's asynchronous engine takes a synchronous client too, which it would leave open.
-        SyncClientContext.get_or_create(),
-        asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,
-    ):
-        try:
-            return runner.run(run, context=context)
-        except (CancelledRun, KeyboardInterrupt):
-            if not interrupted:
-                raise
-            raise Interrupted(f"flow run {interrupted[-1]!r} is cancelled") from None
+    before = _INTERRUPTED.set(interrupted)
+    try:
+        # Not asyncio.run, which leaves the thread without the event loop that it had.
+        with (
+            # Prefect's asynchronous engine takes a synchronous client too, which it would leave open.
+            SyncClientContext.get_or_create(),
+            asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,
+        ):
+            return runner.run(run)
+    except (CancelledRun, KeyboardInterrupt):
+        if not interrupted:
+            raise
+        raise Interrupted(f"flow run {interrupted[-1]!r} is cancelled") from None
+    finally:
+        _INTERRUPTED.reset(before)
