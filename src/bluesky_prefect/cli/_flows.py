@@ -1,4 +1,4 @@
-"""The command that shows what became of runs."""
+"""The command that shows the flow runs of runs."""
 
 from functools import partial
 from typing import Annotated
@@ -15,16 +15,16 @@ MOST = 200
 def flows(
     count: Annotated[int, typer.Option("-n", min=1, max=MOST, help="How many to list.")] = 10,
     scan: Annotated[
-        int | None, typer.Option(metavar="ID", help="Those of runs with this scan id only.", show_default=False)
+        int | None, typer.Option(metavar="ID", help="Only runs with this scan id.", show_default=False)
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed or crashed, and dead letters.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep up with them until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep the list up to date until Ctrl-C.")] = False,
     as_json: AsJson = False,
     state_directory: StateDirectory = None,
 ) -> None:
-    """Show the last flow runs that came of runs, and what waits in this machine's outbox.
+    """Show the last flow runs that runs started, and what is waiting in this machine's outbox.
 
-    Ends with 1 if Prefect or the outbox cannot be asked.
+    Ends with 1 if Prefect does not answer or the outbox cannot be read.
     """
     settings = services_of(state_directory)
     # Prefect reads the environment when it is imported.

@@ -32,12 +32,12 @@ class FlowMagics(Magics):
         help=f"up to {MOST}: list so many; above: the flow runs of that scan. -n and --scan say it outright",
     )
     @argument("-n", dest="count", metavar="COUNT", type=int, help=f"list so many (default: {_COUNT})")
-    @argument("--scan", metavar="ID", type=int, help="only those of runs with this scan id")
+    @argument("--scan", metavar="ID", type=int, help="only runs with this scan id")
     @argument("--failed", action="store_true", help="only what failed or crashed, and dead letters")
-    @argument("--watch", action="store_true", help="keep up with them until Ctrl-C")
+    @argument("--watch", action="store_true", help="keep the list up to date until Ctrl-C")
     @line_magic
     def flows(self, line: str) -> None:
-        """Show the last flow runs that came of runs, and what waits to be sent to Prefect."""
+        """Show the last flow runs that runs started, and what is waiting to be sent to Prefect."""
         given = parse_argstring(self.flows, line)
         count, scan_id = count_and_scan(given.number, given.count, given.scan)
         from bluesky_prefect.cli import _render_flows as render_flows
@@ -52,10 +52,10 @@ class FlowMagics(Magics):
             _without_traceback(lambda: render_flows.listing(look_again(), failed=given.failed))
 
     @magic_arguments()
-    @argument("timeout", nargs="?", type=float, help="how long at most, in seconds; for ever if not given")
+    @argument("timeout", nargs="?", type=float, help="the longest wait, in seconds; no limit if not given")
     @line_magic
     def wait_flows(self, line: str) -> None:
-        """Wait until all that was sent to Prefect from here is done; Ctrl-C stops the waiting, not the flow runs."""
+        """Wait until everything sent to Prefect from here is done; Ctrl-C stops the waiting, not the flow runs."""
         timeout_s = parse_argstring(self.wait_flows, line).timeout
         from bluesky_prefect.cli import _render_flows as render_flows
         from bluesky_prefect.stack import prefect_absence

@@ -72,7 +72,7 @@ def reconcile(
     plan: Annotated[str | None, typer.Option(help="Runs of this plan only.", show_default=False)] = None,
     scan_id: Annotated[int | None, typer.Option(help="Runs with this scan id only.", show_default=False)] = None,
     submit: Annotated[
-        bool, typer.Option("--submit", help="Start what is missing, and again what crashed or failed.")
+        bool, typer.Option("--submit", help="Start what is missing, and start again what crashed or failed.")
     ] = False,
     as_json: AsJson = False,
     workflows: Workflows = None,
@@ -81,9 +81,9 @@ def reconcile(
     """Compare what Tiled holds with what Prefect did, and show each run that was not processed.
 
     Looks for runs without a flow run, flow runs that crashed, failed, gave no sign of life or were never started,
-    dead letters, and runs whose stop never came. Changes nothing, unless --submit is given; doing it twice, or two
-    people doing it at once, starts nothing twice. Where nobody names the list of workflows, nothing is compared. Ends
-    with 0 if nothing is left to be done, with 1 otherwise.
+    dead letters, and runs without a stop document. Changes nothing, unless --submit is given; doing it twice, or two
+    people doing it at once, starts nothing twice. Without a list of workflows, nothing is compared. Ends with 0 if
+    nothing is left to do, with 1 otherwise.
     """
     now = time.time()
     begin, end = parse_moment(since, now), None if until is None else parse_moment(until, now)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from bluesky_prefect.core import BlueskyPrefectError, PrefectUnavailable, get_settings
+from bluesky_prefect.core import BlueskyPrefectError, PrefectUnavailable, RunNotFound, get_settings
 from bluesky_prefect.session._one_line import ctrl_c_held_back, in_one_line
 from bluesky_prefect.session._tiled import TiledConnection
 
@@ -73,6 +73,10 @@ def _require_run(ref: int | str) -> None:
     from bluesky_prefect.tiled_api import Catalog
 
     settings = TiledConnection(get_settings()).require()
-    wait_until_delivered(settings)
+    is_there = wait_until_delivered(settings)
+    if not is_there and str(ref).strip().startswith("-"):
+        raise RunNotFound(
+            f"{ref} would be an older run: Tiled does not have the one just taken. Name the run you mean."
+        )
     with Catalog.connect(settings) as catalog:
         catalog.find(ref)

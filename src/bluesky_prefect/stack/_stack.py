@@ -165,7 +165,7 @@ class LocalStack:
         were_at = {name: known[name].port for name in _SERVERS if name in known}
 
         def drop(name: str, why: str) -> None:
-            report(f"{_TITLES[name]}: starting anew, since {why}")
+            report(f"{_TITLES[name]}: restarting, since {why}")
             del running[name]
             # Whatever is left of it must free the port before that is looked at.
             self._stop([known.pop(name)])
@@ -233,7 +233,9 @@ class LocalStack:
             report(f"{_TITLES[name]}: already running (pid {process.pid})")
         for service in missing:
             if service.name in known:
-                report(f"{service.title}: was gone or half-started (pid {known[service.name].pid}), starting it anew")
+                report(
+                    f"{service.title}: had ended or never finished starting (pid {known[service.name].pid}), restarting"
+                )
                 self._stop([known[service.name]])
         startup = Startup(self._paths, running, report)
         with self._undone_on_failure(running):
@@ -312,7 +314,7 @@ class LocalStack:
                 report=report,
             )
         except StackError as error:
-            report(f"Flow runs under way are not waited for: {error}")
+            report(f"Not waiting for running flow runs: {error}")
 
 
 def _require_extra() -> None:
