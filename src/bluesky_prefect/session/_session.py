@@ -100,7 +100,10 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
 
 def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:
-    problem, remedy = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
+    try:
+        problem, remedy = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
+    except BlueskyPrefectError as error:  # an unknown profile: the message has the remedy
+        return Service("Tiled", "", str(error), consequence="runs wait on disk", remedy="")
     if not problem:
         # Said now, though the courier is the first to be refused: a wrong key, a catalog that is not there.
         try:

@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 from bluesky_prefect.core import Settings, WorkflowList, get_settings
+from bluesky_prefect.session._session import _tiled_service
 from bluesky_prefect.session._shortcomings import drop_unusable_settings, has_usable_directory, subscribed_callback
+from bluesky_prefect.session._tiled import TiledConnection
+from bluesky_prefect.stack import describe
 
 _MODULES = {
     "raising_list": "1 / 0",
@@ -95,3 +98,9 @@ def test_a_state_directory_that_cannot_be_written_is_a_line(tmp_path: Path):
 def read_anew():
     yield
     get_settings.cache_clear()
+
+
+def test_an_unknown_profile_of_tiled_is_a_line_as_a_server_that_is_away():
+    service = _tiled_service(TiledConnection(Settings(tiled_profile="unheard-of")), print)
+    assert service.problem == "There is no Tiled profile 'unheard-of': check BLUESKY_PREFECT_TILED_PROFILE."
+    assert "Scans run all the same: runs wait on disk" in describe([service])
