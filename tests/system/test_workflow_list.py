@@ -101,7 +101,7 @@ def test_a_scheduled_reconcile_has_its_list_from_its_deployment(hutch):
     processed(hutch)
     assert "6 runs" in (state := scheduled(without_list(hutch), f"workflows={LIST}"))
     assert state.startswith("COMPLETED")
-    assert "6 processed" in state
+    assert "6 flow runs expected: all processed" in state
 
 
 @pytest.mark.usefixtures("_deployment")
