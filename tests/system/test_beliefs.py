@@ -169,7 +169,7 @@ def test_what_replaces_a_flow_run_is_like_it_and_holds_its_key(room):
     first, second = room.flow_runs(uid)
     assert (first.name, first.parameters, first.generation) == (before.name, before.parameters, 0)
     assert set(first.tags) == set(before.tags)
-    assert "its worker took it, and is gone" in first.message
+    assert "its worker took it and is gone" in first.message
     assert second.parameters == before.parameters
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 
 import pytest
 
@@ -27,6 +28,22 @@ def test_up_ends_with_addresses_and_how_to_go_on(stack):
         assert line in done.stdout.splitlines()
     for secret in (stack.tiled_api_key, stack.prefect_auth_string):
         assert secret.get_secret_value() not in done.stdout + done.stderr
+
+
+def test_up_on_another_port_than_asked_for_says_how_to_change_it(stack):
+    done = cli("up", "--state-directory", str(stack.state_directory), "--prefect-port", "1")
+    assert done.returncode == 1
+    port = stack.prefect_ui_url.rpartition(":")[2]
+    assert f"Prefect server: runs on port {port}, not on 1. To change it: bluesky-prefect down, then up" in done.stderr
+    assert stack.prefect_ui_url in done.stdout
+
+
+def test_flows_of_a_state_directory_are_those_of_its_stack(stack):
+    other = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_API_AUTH_STRING": "an:other's"}
+    # Not forked: where the servers are is what Prefect must not have read before.
+    command = [sys.executable, "-m", "bluesky_prefect", "flows", "--state-directory", str(stack.state_directory)]
+    done = subprocess.run(command, env={**os.environ, **other}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_printed_commands_open_tiled_and_prefect(stack):

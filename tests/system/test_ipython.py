@@ -63,6 +63,13 @@ class Terminal:
         self._child.close()
         return self._child.signalstatus
 
+    def interrupt(self, line: str, *, after: str) -> str:
+        """Type a line, and Ctrl-C once it has said something; return what appears after that."""
+        self._child.sendline(line)
+        self._child.expect(after)
+        self._child.sendintr()
+        return self._until_prompt(_RUN_TIMEOUT_S)
+
     def run(self, plan: str) -> str:
         """Run a plan; return the uid of its run."""
         return re.search(r"Persistent Unique Scan ID: '([^']+)'", self.type(f"RE({plan})"))[1]
@@ -286,18 +293,19 @@ def test_with_no_service_the_profile_loads_and_scans_run(open_terminal, plain_ip
     assert courier.startswith("Started a courier (pid ")
     uid = terminal.run("count([det], 3)")
     listed = terminal.type("%flows")
-    assert "Waits to be sent" in listed
+    assert "Waiting to be sent" in listed
     assert "On the way to Tiled: 1 run" in listed
-    assert "cannot be reached" in listed
-    assert "cannot be reached" in terminal.type("%wait_flows 0")
-    told = wait_until(lambda: _told(terminal, "waits on disk"))
-    assert told.count("1 run waits on disk for Tiled") == 1
-    assert "waits" not in terminal.type("0")
+    absent = "does not answer (Connection refused): check PREFECT_API_URL, or start a local stack with"
+    assert absent in listed
+    assert absent in terminal.type("%wait_flows 0")
+    told = wait_until(lambda: _told(terminal, "waiting on disk"))
+    assert told.count("1 run is waiting on disk") == 1
+    assert "waiting" not in terminal.type("0")
     assert uid in terminal.type("[entry.run_uid for entry in session.prefect_callback.outbox.entries()]")
-    assert "Start a local one with: bluesky-prefect up" in terminal.type("tiled_client")
+    assert "start a local stack with: bluesky-prefect up" in terminal.type("tiled_client")
     last_words = terminal.leave()
     assert "Traceback" not in last_words
-    assert "Still on the way to Tiled: 1 run; the courier" in last_words
+    assert "Still on the way to Tiled: 1 run. The courier" in last_words
     assert took_s < 30  # seconds on an idle machine; importing bluesky, ophyd and matplotlib is most of it
 
 
@@ -324,7 +332,7 @@ def test_a_failure_is_told_before_the_next_prompt_once(stack: StackInfo, open_te
         assert "crashed" not in terminal.type("0")
         assert link in terminal.type("%flows --failed")
         assert "1 flow run: 1 crashed." in terminal.type("%wait_flows 30")
-        assert "Nothing is under way." in terminal.type("%wait_flows 30")
+        assert "No flow runs are running." in terminal.type("%wait_flows 30")
 
 
 _PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "see-what-became-of-a-run.md"
@@ -352,6 +360,58 @@ def test_the_magics_say_what_they_take(terminal: Terminal):
     assert "Traceback" not in said
     assert "Error" not in terminal.type("%reload_ext bluesky_prefect")
     assert "No flow runs." in terminal.type("%flows 987654321")
+
+
+_MISTAKES = {
+    "export(ref=99999)": "RunNotFound: ",
+    "export(-99)": "RunNotFound: ",
+    'export("zzz")': "FlowInputError: 'zzz' is too short",
+    'export(-1, date="tomorrow")': "FlowInputError: 'tomorrow' is not a date",
+    "export(-1, dat=1)": "FlowInputError: export: got an unexpected keyword argument 'dat'",
+    "my_workflow()": "FlowInputError: my_workflow: missing a required argument: 'ref'",
+    "raw[-99999]": "LookupFailed: Tiled has no -99999 there",
+    "raw['zzzzzz']": "LookupFailed: Tiled has no 'zzzzzz' there",
+}
+
+
+def test_a_mistake_at_the_prompt_is_a_line_and_no_flow_run(stack: StackInfo, terminal: Terminal):
+    terminal.run("count([det], 1), prefect=False")
+    before = _all_flow_runs(stack)
+    for line, said in _MISTAKES.items():
+        shown = [one for one in terminal.type(line).splitlines()[1:] if one.strip()]
+        assert len(shown) == 1, shown
+        assert shown[0].startswith(said)
+    assert _all_flow_runs(stack) == before
+
+
+def test_ctrl_c_at_the_prompt_is_a_line_and_cancels_the_flow_run(stack: StackInfo, terminal: Terminal):
+    terminal.run("count([det], 1), prefect=False")
+    terminal.type("export(-1)")  # Prefect is imported
+
+    output = terminal.interrupt("export(-1)", after="Beginning flow run")
+
+    assert "Traceback" not in output
+    name = re.search(r"Interrupted: flow run '(\S+)' is cancelled", output)[1]
+    assert f"Flow run '{name}' - Finished in state Cancelled" in output
+
+
+def _all_flow_runs(stack: StackInfo) -> set[str]:
+    # Not those of reconciliation, which come by themselves.
+    found = stack.ask_prefect("flow_runs/filter", body={"flows": {"name": {"any_": ["export", "my-workflow"]}}})
+    return {one["id"] for one in found}
+
+
+def test_with_a_wrong_list_the_profile_loads_and_runs_are_kept(open_terminal, plain_ipython, no_services):
+    terminal = open_terminal(plain_ipython, {**no_services, "BLUESKY_PREFECT_WORKFLOWS": "no.such:list"})
+
+    [line] = [line for line in terminal.greeting.splitlines() if "no.such:list" in line]
+    assert "No module named 'no'" in line
+    assert "this session starts no flows" in line
+    assert "Traceback" not in terminal.greeting
+    uid = terminal.run("count([det], 1)")
+    listed = terminal.type("%flows")
+    assert "On the way to Tiled: 1 run" in listed
+    assert uid[:8] not in listed, "nobody knows what it was to start"
 
 
 def test_scan_ids_go_on_in_the_next_session(open_terminal, plain_ipython, no_services):

@@ -359,7 +359,7 @@ def test_a_server_without_a_password_is_started_anew_by_up_which_says_so(own_sta
     said = []
     new = local.up(said.append)
     assert next(line for line in said if line.startswith("Prefect server:")) == (
-        "Prefect server: starting anew, since an older version has started it, open to other users of this machine"
+        "Prefect server: restarting, since an older version has started it, open to other users of this machine"
         " (takes up to a minute)"
     )
     assert httpx.get(f"{new.prefect_api_url}/admin/version").status_code == 401

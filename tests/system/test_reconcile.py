@@ -206,7 +206,7 @@ def test_a_run_on_its_way_to_tiled_is_told_of_where_no_courier_takes_it_there(hu
     report = hutch.reconcile(submit=True)
     assert found(report) == {(uid, RunState.NOT_IN_TILED)}
     assert report.findings[0].scan_id == 1
-    assert "no courier is at work" in report.findings[0].reason
+    assert "no courier is running" in report.findings[0].reason
     with only_courier(hutch.settings, prefect=None, tiled=""):
         assert hutch.reconcile().findings == []
     assert path.exists()
@@ -314,7 +314,7 @@ def test_submit_takes_ranges_each_run_once_and_a_dry_run_changes_nothing(hutch):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["submit", "1", "98765432"], "holds no run '98765432'"),
+        (["submit", "1", "98765432"], "has no run with scan id 98765432"),
         (["submit", "1", "--workflow", "nonsense"], "Workflows of this beamline: reconcile-test/idle"),
         (["submit", "1", "--parameters", '{"nonsense": 1}'], "has no parameter 'nonsense'; it takes ref, date"),
     ],

@@ -39,7 +39,7 @@ def test_what_nobody_started_is_processed_and_what_cannot_be_is_an_alarm(info):
     comparison = Comparison()
     compare_run(root["raw"][uid], folder, comparison)
     assert (comparison.files, comparison.differences) == (1, [])
-    wait_until(lambda: "1 processed" in (flow_runs(info, "reconcile")[0]["state"]["message"] or ""))
+    wait_until(lambda: "all processed" in (flow_runs(info, "reconcile")[0]["state"]["message"] or ""))
     root.context.close()
 
     outbox = Outbox(Settings(state_directory=info.state_directory).outbox_path)
@@ -47,7 +47,7 @@ def test_what_nobody_started_is_processed_and_what_cannot_be_is_an_alarm(info):
     outbox.close()
     wait_until(lambda: flow_runs(info, "reconcile")[0]["state_type"] == "FAILED")
     [alarm, *_] = flow_runs(info, "reconcile")
-    assert alarm["state"]["message"].endswith("1 to be looked at. Somebody has to look: bluesky-prefect reconcile")
+    assert alarm["state"]["message"].endswith("1 needs attention. See: bluesky-prefect reconcile")
     assert len(flow_runs(info, "my-workflow")) == 1
 
     status = LocalStack(Settings(state_directory=info.state_directory)).status()

@@ -73,7 +73,7 @@ def test_the_last_flow_runs_are_listed_newest_first_with_what_waits(desk, stack)
     listed = desk.listed()
 
     assert [(one.run_uid, one.state, one.plan_name) for one in listed] == [
-        (waits, "Waits to be sent", "count"),
+        (waits, "Waiting to be sent", "count"),
         (second, "Failed", "scan"),
         (first, "Completed", "count"),
     ]
@@ -165,7 +165,7 @@ def test_somebody_who_waits_twice_is_told_of_a_failure_between_and_once(desk):
 
 def test_waiting_gives_up_after_its_time(desk):
     desk.send()
-    with pytest.raises(FlowTimeout, match="1 not done after 0 s"):
+    with pytest.raises(FlowTimeout, match="1 flow run still running after 0 s; it continues"):
         wait_for_flow_runs(0, settings=desk.settings)
 
 

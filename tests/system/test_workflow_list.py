@@ -105,7 +105,7 @@ def test_a_scheduled_reconcile_has_its_list_from_its_deployment(hutch):
     processed(hutch)
     assert "6 runs" in (state := scheduled(without_list(hutch), f"workflows={LIST}"))
     assert state.startswith("COMPLETED")
-    assert "6 processed" in state
+    assert "6 flow runs expected: all processed" in state
 
 
 @pytest.mark.usefixtures("_deployment")
@@ -152,7 +152,7 @@ def test_a_rename_without_was_starts_nothing_and_says_so_with_the_remedy(hutch):
     uids = processed(hutch, 3, "old")
     report = hutch.reconcile(submit=True, workflows=[Workflow(DEPLOYMENT, name="new")])
     assert found(report) == {(uid, "new", RunState.OTHER_NAME) for uid in uids}
-    assert "begun as 'old'" in report.findings[0].reason
+    assert "started as 'old'" in report.findings[0].reason
     assert "was=" in report.findings[0].remedy
     assert not report.all_processed
     assert len(flow_runs_of(uids)) == 3

@@ -1,6 +1,8 @@
 """The documents are true: their examples run, and the tests and files that they name exist."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,11 @@ def test_the_first_line_of_a_docstring_is_a_verb_or_a_noun():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text()) <= 6_000
+
+
+def test_the_profile_can_be_linked_into_a_fresh_home(tmp_path):
+    page = (ROOT / "profile_collection" / "README.md").read_text()
+    command = re.search(r"`(mkdir -p [^`]*ln -s[^`]*)`", page)[1]
+    for _ in range(2):
+        subprocess.run(["sh", "-c", command], cwd=ROOT, env={**os.environ, "HOME": str(tmp_path)}, check=True)
+    assert (tmp_path / ".ipython" / "profile_beamline" / "startup" / "00-run-engine.py").exists()

@@ -89,8 +89,9 @@ def up(
 ) -> None:
     """Start the local stack: Tiled server, Prefect server and worker.
 
-    They run in the background on this machine only (127.0.0.1), and go on after this terminal is closed.
-    What runs already is left as it is.
+    They run in the background on this machine only (127.0.0.1), and keep running after this terminal is closed.
+    Parts that are running are left as they are. Ends with 1 if one of them uses another port than the
+    one given here.
     """
     from bluesky_prefect.stack import LocalStack, sign_in_url
 
@@ -104,18 +105,20 @@ def up(
     with terminal.progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
     render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
+    asked = ((tiled_port, info.tiled_uri), (prefect_port, info.prefect_ui_url))
+    raise typer.Exit(1 if any(port and not url.endswith(f":{port}") for port, url in asked) else 0)
 
 
 @app.command()
 def down(
     wait: Annotated[
-        float, typer.Option(min=0, help="Seconds that flow runs under way get to finish, before they are stopped.")
+        float, typer.Option(min=0, help="Seconds that running flow runs get to finish before they are stopped.")
     ] = 15,
     state_directory: StateDirectory = None,
 ) -> None:
     """Stop the local stack.
 
-    Data, flow runs and the outbox are kept; flow runs that wait for a worker are taken up after the next 'up'.
+    Data, flow runs and the outbox are kept; flow runs that are waiting for a worker start after the next 'up'.
     """
     from bluesky_prefect.stack import LocalStack
 
@@ -131,7 +134,8 @@ def status(
 ) -> None:
     """Show the parts of the local stack, the outbox, and the last flow runs.
 
-    Ends with 0 if every part is up, with 1 otherwise.
+    Where the settings name servers of your own, and no local stack runs, it shows those: where they are, what names
+    them, and whether they answer. Ends with 0 if every part is up, with 1 otherwise.
     """
     from bluesky_prefect.stack import LocalStack, sign_in_url
 
@@ -166,7 +170,7 @@ def ui(
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the local stack up at the end.")] = False,
     plans: Annotated[
-        int | None, typer.Option(min=1, help="Take the first so many plans only. Default: all.", show_default=False)
+        int | None, typer.Option(min=1, help="Take only this many plans. Default: all.", show_default=False)
     ] = None,
     tiled_port: TiledPort = None,
     prefect_port: PrefectPort = None,
@@ -222,7 +226,7 @@ def make_catalog() -> None:
     settings = settings_from()
     with terminal.progress("Looking at Tiled"), Catalog.connect(settings) as catalog:
         changed = catalog.make_raw()
-    terminal.note(f"The catalog {settings.raw_container!r} {'is made' if changed else 'has all that it needs'}.")
+    terminal.note(f"The catalog {settings.raw_container!r} {'is ready now' if changed else 'was ready already'}.")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

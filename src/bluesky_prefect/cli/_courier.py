@@ -14,9 +14,9 @@ from bluesky_prefect.cli._options import AsJson, StateDirectory, settings_from
 from bluesky_prefect.core import counted, get_settings
 
 app = typer.Typer(
-    help="Show and repair the journals of runs that are on their way to Tiled, or that it refuses.\n\n"
-    "Each run that is recorded has a journal on disk until Tiled has the run. What waits is delivered by itself. What "
-    "Tiled does not take as it is stays aside, until somebody has fixed the cause and retries it, or discards it.",
+    help="Show and repair the journals of runs that are on their way to Tiled, or that Tiled refuses.\n\n"
+    "Each run that is recorded has a journal on disk until Tiled has the run. Waiting runs are delivered "
+    "automatically. A run that Tiled refuses is set aside, until you have fixed the cause and retry it, or discard it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -84,7 +84,7 @@ def list_journals(as_json: AsJson = False, state_directory: StateDirectory = Non
         )
         return
     out = terminal.out()
-    who = f"The courier ({at_work.process}) delivers them." if at_work else "No courier is at work."
+    who = f"The courier ({at_work.process}) delivers them." if at_work else "No courier is running."
     terminal.show(out, f"On their way to Tiled: {counted(len(waiting), 'run')}. {who}")
     for one in waiting[:_MOST]:
         terminal.show(out, f"  {one.run_uid}  last written to {time.time() - one.written:.0f} s ago")
@@ -103,7 +103,7 @@ def retry(
 ) -> None:
     """Have the courier try again what Tiled has refused."""
     retried = _directory(state_directory).retry(name)
-    terminal.note(f"{counted(len(retried), 'run')} to be tried again.")
+    terminal.note(f"{counted(len(retried), 'run')} will be tried again.")
 
 
 @app.command()
@@ -112,10 +112,10 @@ def discard(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     state_directory: StateDirectory = None,
 ) -> None:
-    """Delete the journal of a run that Tiled has refused: its documents are lost then.
+    """Delete the journal of a run that Tiled has refused: this loses its documents.
 
-    Workflows of the run that wait in the outbox are started then, and find no run: discard them first, with
-    'bluesky-prefect outbox discard'.
+    It also releases the workflows of the run that are waiting in the outbox, which then find no run: discard them
+    first, with 'bluesky-prefect outbox discard'.
     """
     directory = _directory(state_directory)
     uid = directory.find(name)

@@ -1,13 +1,12 @@
-"""The command that shows what became of runs."""
+"""The command that shows the flow runs of runs."""
 
-import os
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from bluesky_prefect.cli import _render_flows as render_flows
-from bluesky_prefect.cli._options import AsJson, StateDirectory, settings_from
+from bluesky_prefect.cli._options import AsJson, StateDirectory, services_of, state_option
 
 # What 'flows' lists at most.
 MOST = 200
@@ -16,32 +15,30 @@ MOST = 200
 def flows(
     count: Annotated[int, typer.Option("-n", min=1, max=MOST, help="How many to list.")] = 10,
     scan: Annotated[
-        int | None, typer.Option(metavar="ID", help="Those of runs with this scan id only.", show_default=False)
+        int | None, typer.Option(metavar="ID", help="Only runs with this scan id.", show_default=False)
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed or crashed, and dead letters.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Keep up with them until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Keep the list up to date until Ctrl-C.")] = False,
     as_json: AsJson = False,
     state_directory: StateDirectory = None,
 ) -> None:
-    """Show the last flow runs that came of runs, and what waits in this machine's outbox.
+    """Show the last flow runs that runs started, and what is waiting in this machine's outbox.
 
-    Ends with 1 if Prefect or the outbox cannot be asked.
+    Ends with 1 if Prefect does not answer or the outbox cannot be read.
     """
-    from bluesky_prefect.stack import use_services
-
-    path = settings_from(state_directory=state_directory).state_directory
-    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(path.absolute())
-    settings = use_services()
+    settings = services_of(state_directory)
     # Prefect reads the environment when it is imported.
+    from bluesky_prefect.stack import prefect_absence
     from bluesky_prefect.watch import look_up
 
-    look_again = partial(look_up, count, failed=failed, scan_id=scan, settings=settings)
+    explain = partial(prefect_absence, settings, options=state_option(state_directory))
+    look_again = partial(look_up, count, failed=failed, scan_id=scan, settings=settings, explain=explain)
     if watch:
-        render_flows.watch(look_again)
+        render_flows.watch(look_again, failed=failed)
         return
     listing = look_again()
     if as_json:
         render_flows.listing_as_json(listing)
     else:
-        render_flows.listing(listing)
+        render_flows.listing(listing, failed=failed)
     raise typer.Exit(1 if listing.problems else 0)

@@ -38,37 +38,40 @@ class FlowMagics(Magics):
         help=f"up to {MOST}: list so many; above: the flow runs of that scan. -n and --scan say it outright",
     )
     @argument("-n", dest="count", metavar="COUNT", type=int, help=f"list so many (default: {_COUNT})")
-    @argument("--scan", metavar="ID", type=int, help="only those of runs with this scan id")
+    @argument("--scan", metavar="ID", type=int, help="only runs with this scan id")
     @argument("--failed", action="store_true", help="only what failed or crashed, and dead letters")
-    @argument("--watch", action="store_true", help="keep up with them until Ctrl-C")
+    @argument("--watch", action="store_true", help="keep the list up to date until Ctrl-C")
     @line_magic
     def flows(self, line: str) -> None:
-        """Show the last flow runs that came of runs, and what waits to be sent to Prefect."""
+        """Show the last flow runs that runs started, and what is waiting to be sent to Prefect."""
         given = parse_argstring(self.flows, line)
         count, scan_id = count_and_scan(given.number, given.count, given.scan)
         from bluesky_prefect.cli import _render_flows as render_flows
+        from bluesky_prefect.stack import prefect_absence
         from bluesky_prefect.watch import look_up
 
-        look_again = partial(look_up, count, failed=given.failed, scan_id=scan_id)
+        explain = partial(prefect_absence, get_settings())
+        look_again = partial(look_up, count, failed=given.failed, scan_id=scan_id, explain=explain)
         if given.watch:
-            render_flows.watch(look_again)
+            render_flows.watch(look_again, failed=given.failed)
         else:
-            _without_traceback(lambda: render_flows.listing(look_again()))
+            _without_traceback(lambda: render_flows.listing(look_again(), failed=given.failed))
 
     @magic_arguments()
-    @argument("timeout", nargs="?", type=float, help="how long at most, in seconds; for ever if not given")
+    @argument("timeout", nargs="?", type=float, help="the longest wait, in seconds; no limit if not given")
     @line_magic
     def wait_flows(self, line: str) -> None:
-        """Wait until all that was sent to Prefect from here is done; Ctrl-C stops the waiting, not the flow runs.
+        """Wait until everything sent to Prefect from here is done; Ctrl-C stops the waiting, not the flow runs.
 
         Of flow runs of this session that ended meanwhile, or before, it says so too, once.
         """
         timeout_s = parse_argstring(self.wait_flows, line).timeout
         from bluesky_prefect.cli import _render_flows as render_flows
+        from bluesky_prefect.stack import prefect_absence
         from bluesky_prefect.watch import AlreadyTold, wait_for_flow_runs
 
         told = self._told = self._told or AlreadyTold(self._began)
-        wait = partial(wait_for_flow_runs, timeout_s, told=told)
+        wait = partial(wait_for_flow_runs, timeout_s, told=told, explain=partial(prefect_absence, get_settings()))
         _without_traceback(lambda: render_flows.waiting(lambda report: wait(report=report)))
 
     def tell(self, *_: Any) -> None:
@@ -106,7 +109,7 @@ def count_and_scan(number: int | None, count: int | None, scan: int | None) -> t
     elif number is not None:
         count = number
     if count is not None and not 0 < count <= MOST:
-        raise UsageError(f"How many? 1 to {MOST}, not {count}.")
+        raise UsageError(f"The number of flow runs must be 1 to {MOST}.")
     return (MOST if scan is not None else _COUNT) if count is None else count, scan
 
 

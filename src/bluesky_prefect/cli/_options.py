@@ -1,13 +1,13 @@
 """Options that several commands take."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from pydantic import ValidationError
 
-from bluesky_prefect.core import ConfigurationError, Settings
+from bluesky_prefect.core import Settings, checked_settings
 
 
 def _port(server: str, default: int) -> Any:
@@ -29,8 +29,7 @@ PrefectPort = Annotated[int | None, _port("Prefect", 4200)]
 Workflows = Annotated[
     str | None,
     typer.Option(
-        help="Where the beamline's list of workflows is, as module:attribute or /path/to/file.py:attribute: what a run "
-        "should have had. "
+        help="Where the beamline's list of workflows is, as module:attribute or /path/to/file.py:attribute. "
         "Default: BLUESKY_PREFECT_WORKFLOWS.",
         show_default=False,
     ),
@@ -60,13 +59,24 @@ def settings_from(**options: Any) -> Settings:
 
     Raises `ConfigurationError` if one cannot be used.
     """
-    given = {name: value for name, value in options.items() if value is not None}
-    try:
-        return Settings(**given)
-    except ValidationError as error:
-        # Not the error's own text: it would show the value, which may be a secret.
-        causes = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise ConfigurationError(f"A setting cannot be used: {causes}. See the BLUESKY_PREFECT_* variables.") from error
+    return checked_settings(**{name: value for name, value in options.items() if value is not None})
+
+
+def services_of(state_directory: Path | None, workflows: str | None = None) -> Settings:
+    """Point this process to its servers, before Prefect and Tiled are imported, and return the settings.
+
+    They are those that the environment names, or those of the running local stack. Where a state directory is given
+    that has had a local stack, they are that stack's: the environment may name another one's.
+    """
+    from bluesky_prefect.stack import stack_addresses, use_services
+
+    given = settings_from(state_directory=state_directory, workflows=workflows)
+    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(given.state_directory.absolute())
+    if state_directory is not None:
+        os.environ.update(stack_addresses(given))
+    if workflows:
+        os.environ["BLUESKY_PREFECT_WORKFLOWS"] = workflows
+    return use_services()
 
 
 def state_option(state_directory: Path | None) -> str:

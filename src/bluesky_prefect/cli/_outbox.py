@@ -15,10 +15,11 @@ from bluesky_prefect.core import ConfigurationError, Settings, StackError, api_a
 from bluesky_prefect.outbox import SHORTEST_UID, Entry, Outbox, OutboxCounts, State, existing_outbox
 
 app = typer.Typer(
-    help="Show and repair what waits in the outbox, or is dead.\n\n"
-    "Each run that stops is put in the outbox, once for each of its workflows, and sent to Prefect from there. What "
-    "waits is sent by itself while a session is open. What Prefect will not start, or whose workflow failed to say "
-    "what to start, is a dead letter: it stays until somebody has fixed the cause and retries it, or discards it.",
+    help="Show and repair submissions that are waiting in the outbox, or cannot be sent.\n\n"
+    "Each run that stops is put in the outbox, once for each of its workflows, and sent to Prefect from there. "
+    "Waiting submissions are sent automatically by the courier or an open session. What Prefect refuses to start, or "
+    "whose workflow failed to say what to start, is a dead letter: it stays until you have fixed the cause and retry "
+    "it, or discard it.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -45,13 +46,13 @@ class Shown(StrEnum):
 @app.command("list")
 def list_entries(
     state: Annotated[
-        Shown | None, typer.Option(help="Which ones. Default: those that wait and those that are dead.")
+        Shown | None, typer.Option(help="Which ones. Default: those that are waiting and dead letters.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="How many at most; the newest are listed.")] = 50,
     as_json: AsJson = False,
     state_directory: StateDirectory = None,
 ) -> None:
-    """List what waits and what is dead, newest first, with the reason.
+    """List what is waiting and what cannot be sent, newest first, with the reason.
 
     Ends with 0, also if there is nothing to list.
     """
@@ -78,7 +79,7 @@ def list_entries(
 
 @app.command()
 def show(name: Name, as_json: AsJson = False, state_directory: StateDirectory = None) -> None:
-    """Show all that is known of one submission, and what to do about it.
+    """Show everything known about one submission, and what to do about it.
 
     The run's start and stop documents are in what --json prints.
     """
@@ -98,11 +99,11 @@ def retry(
     all_dead: Annotated[bool, typer.Option("--all-dead", help="Retry every dead letter that can be sent.")] = False,
     state_directory: StateDirectory = None,
 ) -> None:
-    """Send again, now, what is dead or waits for its next attempt.
+    """Send again, now, what cannot be sent or is waiting for its next attempt.
 
-    A session that is open sends it within seconds; otherwise the next one does. A dead letter whose workflow failed
-    to say whether or with which parameters to start is not sent: fix the workflow, then use 'submit'. Ends with 1 if
-    such a one is left.
+    The courier or an open session sends it within seconds; otherwise the next one does. A dead letter whose workflow
+    failed to say whether or with which parameters to start is not sent: fix the workflow, then use 'submit'. Ends with
+    1 if one of those is left.
     """
     if bool(names) == all_dead:
         raise typer.BadParameter("give the NAMEs of submissions, or --all-dead")
@@ -125,7 +126,7 @@ def discard(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     state_directory: StateDirectory = None,
 ) -> None:
-    """Delete submissions that are not to be sent, for ever.
+    """Delete submissions permanently, so that they are not sent.
 
     The runs themselves stay in Tiled. If their workflow is on the list of workflows, 'bluesky-prefect reconcile' finds
     them as runs without a flow run, and 'reconcile --submit' starts them after all: what shall never be started, the
@@ -135,11 +136,11 @@ def discard(
         entries = _unsent(outbox, names)
         if not yes:
             render.to_be_discarded(entries)
-            typer.confirm("Discard for ever?", abort=True, err=True)
+            typer.confirm("Delete permanently?", abort=True, err=True)
         for entry in entries:
             if not outbox.discard(entry.key):
                 raise ConfigurationError(
-                    f"{one_line(entry.key)} is not discarded: somebody is sending it at this moment, or it is gone. "
+                    f"{one_line(entry.key)} is not discarded: it is being sent at this moment, or is gone. "
                     "Look again with 'bluesky-prefect outbox list --state all'."
                 )
             render.done("Discarded", entry)
@@ -156,7 +157,7 @@ def move(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     state_directory: StateDirectory = None,
 ) -> None:
-    """Have what waits or is dead sent to another Prefect server than the one it was put in for.
+    """Send what is waiting or cannot be sent to another Prefect server than the one it was meant for.
 
     Each submission is for the server that the session was set to that took the run; 'outbox list' shows the address
     where it is another one than this shell's. What that server has accepted, and could not say so, is started a second
@@ -167,7 +168,7 @@ def move(
         found = {url: many for url, many in outbox.unsent_by_address().items() if url not in (None, target)}
         chosen = {url: many for url, many in found.items() if origin in (None, url)}
         if not chosen:
-            raise ConfigurationError(f"Nothing is to be moved: {render.by_address(outbox.unsent_by_address())}.")
+            raise ConfigurationError(f"There is nothing to move: {render.by_address(outbox.unsent_by_address())}.")
         if not yes:
             render.to_be_moved(chosen, target)
             typer.confirm("Move?", abort=True, err=True)
@@ -223,7 +224,7 @@ def _only(found: list[Entry], name: str, outbox: Outbox) -> Entry:
     called = repr(one_line(name, 100))
     if not found:
         raise ConfigurationError(
-            f"The outbox {outbox.path} holds no submission of {called}. Give a run's scan id, its uid or the first "
+            f"The outbox {outbox.path} has no submission of {called}. Give a run's scan id, its uid or the first "
             f"{SHORTEST_UID} or more characters of it: 'bluesky-prefect outbox list --state all' shows them."
         )
     if len(found) > 1:
@@ -245,7 +246,7 @@ def _unsent(outbox: Outbox, names: Sequence[str]) -> list[Entry]:
             )
         if present:
             raise ConfigurationError(
-                f"Nothing of {one_line(name, 100)!r} is left to be sent: Prefect has it.\n"
+                f"{one_line(name, 100)!r} has been sent: Prefect has it.\n"
                 f"{render.candidates(present)}\nTo process a run again: bluesky-prefect submit --again UID"
             )
         entry = _only(unsent, name, outbox)

@@ -50,12 +50,15 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
     out = terminal.out()
     parts = terminal.table("Part", "State", "Pid", "Where")
     for part in status.parts:
-        state = "up" if part.up else f"down: {part.detail}"
-        parts.add_row(part.title, state, str(part.pid or ""), part.url or "", style=None if part.up else "red")
+        state = part.detail or "up" if part.up else f"down: {part.detail}"
+        where = f"{part.url or ''}{f'  ({part.named_by})' if part.named_by else ''}"
+        parts.add_row(part.title, state, str(part.pid or ""), where, style=None if part.up else "red")
     out.print(parts)
     if sign_in:
         terminal.show(out, f"\nTo sign a browser in to Prefect's UI, once, within ten minutes: {sign_in}")
-    terminal.show(out, f"\nPrefect's database: {status.prefect_database}")
+    out.print()
+    if status.prefect_database:
+        terminal.show(out, f"Prefect's database: {status.prefect_database}")
     if status.shared:
         terminal.show(out, f"State directory: shared with {status.shared}")
     refused = f", {status.journals_refused} refused (see 'journal list')" if status.journals_refused else ""
@@ -66,7 +69,7 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
     else:
         terminal.show(out, f"Outbox: {counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead")
     if status.flow_runs_problem:
-        terminal.show(out, f"\nFlow runs: Prefect does not tell: {status.flow_runs_problem}")
+        terminal.show(out, f"\nFlow runs: unknown, {status.flow_runs_problem}")
         return
     runs = terminal.table("Flow run", "State", "Created", "Ran for")
     for run in status.flow_runs:

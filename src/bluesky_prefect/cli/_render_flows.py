@@ -24,12 +24,12 @@ _REFRESH_S = 2.0
 _BY_HAND = "by hand"
 
 
-def listing(listing: "Listing") -> None:
-    """Show flow runs for people."""
+def listing(listing: "Listing", *, failed: bool = False) -> None:
+    """Show flow runs for people; `failed` says that only those that failed were asked for."""
     out = terminal.out()
     if listing.workflows:
         out.print(_table(listing.workflows, out))
-    for line in _below(listing, out):
+    for line in _below(listing, out, failed):
         terminal.show(out, line)
 
 
@@ -46,17 +46,17 @@ def listing_as_json(listing: "Listing") -> None:
     )
 
 
-def watch(look: "Callable[[], Listing]") -> None:
+def watch(look: "Callable[[], Listing]", *, failed: bool = False) -> None:
     """Show flow runs, and keep up with them, until Ctrl-C."""
     out = terminal.out()
-    hint = Text("Ctrl-C ends this.", style="dim")
+    hint = Text("Press Ctrl-C to end.", style="dim")
     try:
         # Not the alternate screen: what was seen last stays there.
         with Live(console=out, auto_refresh=False, vertical_overflow="visible") as live:
             while True:
                 found = look()
                 table = [_table(found.workflows, out)] if found.workflows else []
-                live.update(Group(*table, *map(Text, _below(found, out)), hint), refresh=True)
+                live.update(Group(*table, *map(Text, _below(found, out, failed)), hint), refresh=True)
                 time.sleep(_REFRESH_S)
     except KeyboardInterrupt:
         pass
@@ -74,7 +74,7 @@ def waiting(wait: "Callable[[Report], list[WorkflowStatus]]") -> None:
 
         def report(ended: "Sequence[WorkflowStatus]", total: int, problem: str) -> None:
             failed = sum(one.failed for one in ended)
-            what = "Prefect is away" if problem else f"{failed} failed" if failed else "Flow runs"
+            what = "Prefect does not answer" if problem else f"{failed} failed" if failed else "Flow runs"
             progress.update(bar, description=what, completed=len(ended), total=total)
 
         ended = wait(report)
@@ -87,16 +87,16 @@ def waiting(wait: "Callable[[Report], list[WorkflowStatus]]") -> None:
 def summary(ended: "Sequence[WorkflowStatus]") -> str:
     """Return in a line how they ended."""
     if not ended:
-        return "Nothing is under way."
+        return "No flow runs are running."
     states = Counter(one.state for one in ended)
     how = ", ".join(f"{many} {state.lower()}" for state, many in sorted(states.items()))
     return f"{counted(len(ended), 'flow run')}: {how}."
 
 
-def _below(listing: "Listing", out: Console) -> list[str]:
+def _below(listing: "Listing", out: Console, failed: bool) -> list[str]:
     """Return what stands below the table: links, unbroken, and what went wrong, each once."""
     if not listing.workflows and not listing.problems:
-        return ["No flow runs.", *listing.recorded]
+        return ["None failed." if failed else "No flow runs.", *listing.recorded]
     unsent = (one for one in listing.workflows if one.flow_run_id is None and one.message)
     said = (f"{one.state}: {one_line(one.message, 300)}" for one in unsent)
     # Why something waits and why the table is short may be the same.

@@ -53,9 +53,9 @@ def listing(listed: Listing, now: float, options: str) -> None:
     declined = f", {counts.declined} declined" if counts.declined else ""
     terminal.show(out, f"{counts.waiting} waiting, {counts.sent} sent, {counts.dead} dead{declined} in {listed.path}")
     if listed.more:
-        terminal.show(out, f"Listed are the newest {len(listed.entries)}; --limit lists more.")
+        terminal.show(out, f"These are the newest {len(listed.entries)}; --limit lists more.")
     if listed.entries:
-        terminal.show(out, f"All about one, and what to do:  bluesky-prefect outbox show{options} NAME")
+        terminal.show(out, f"For one in full, and what to do:  bluesky-prefect outbox show{options} NAME")
     if elsewhere:
         terminal.show(out, f"To send to this Prefect what is for another:  {_move(options, listed.here)}")
 
@@ -118,9 +118,9 @@ def remedy(one: Entry, options: str) -> str:
             f"anew:  {submit}\nand then:  {discard}"
         )
     if one.state == "waiting" and not one.attempts:
-        return "Nothing has to be done: it is sent as soon as a session on this outbox is open."
+        return "Nothing has to be done: a courier, or a session on this outbox, sends it."
     if one.state == "waiting":
-        by_itself = "It is tried again by itself while a session on this outbox is open."
+        by_itself = "It is then sent automatically by a courier, or by a session on this outbox."
         return f"Fix what the reason names. {by_itself}\nTo try it at once:  {retry}"
     if one.is_sendable:
         steps = [
@@ -158,13 +158,15 @@ def not_retried(one: Entry, options: str) -> None:
 
 def to_be_discarded(entries: Sequence[Entry]) -> None:
     """Say what is about to be deleted."""
-    terminal.show(terminal.err(), f"To be discarded:\n{candidates(entries)}")
+    terminal.show(terminal.err(), f"To be deleted:\n{candidates(entries)}")
 
 
 def by_address(counts: Mapping[str | None, int]) -> str:
     """Return how many submissions are for which address."""
     parts = [f"{many} for {'any address' if url is None else one_line(url, 200)}" for url, many in counts.items()]
-    return f"what waits or is dead is {', '.join(parts)}" if parts else "nothing waits, and nothing is dead"
+    return (
+        f"the submissions left are {', '.join(parts)}" if parts else "nothing is waiting, and there are no dead letters"
+    )
 
 
 def to_be_moved(counts: Mapping[str, int], target: str) -> None:

@@ -20,14 +20,14 @@ def report(report: "Report") -> None:
     """Show what reconciliation found, for people."""
     out = terminal.out()
     if report.findings:
-        table = terminal.table("Scan", "Plan", "Run", "Workflow", "What", "For", "Why", "What is done")
+        table = terminal.table("Scan", "Plan", "Run", "Workflow", "State", "For", "Reason", "What to do")
         for finding in report.findings:
             table.add_row(*_cells(finding), style=None if finding.solved else "red")
         out.print(table)
         out.print()
-    terminal.show(out, f"{counted(report.runs, 'run')}: {report.summary}.")
+    terminal.show(out, f"{counted(report.runs, 'run')}, {report.summary}.")
     if report.all_processed:
-        terminal.show(out, "Nothing is left to be done.")
+        terminal.show(out, "Nothing is left to do.")
 
 
 def _cells(finding: "Finding") -> list[str]:
@@ -72,7 +72,7 @@ def with_bar(outcomes: "Iterable[Outcome]", total: int) -> "Iterator[Outcome]":
 def outcomes(outcomes: "Sequence[Outcome]", *, dry_run: bool) -> None:
     """Show what was done about each run, for people."""
     out = terminal.out()
-    table = terminal.table("Scan", "Plan", "Run", "Workflow", "What was done")
+    table = terminal.table("Scan", "Plan", "Run", "Workflow", "What would be done" if dry_run else "What was done")
     for outcome in outcomes:
         cells = [str(outcome.scan_id or ""), one_line(outcome.plan_name or "", 40), outcome.run_uid[:8]]
         table.add_row(*cells, outcome.workflow, one_line(outcome.text, _CELL), style="red" if outcome.refused else None)

@@ -1,7 +1,6 @@
 """The commands that compare Tiled with Prefect, and start what is missing."""
 
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +11,7 @@ import typer
 
 from bluesky_prefect.cli import _render_repair as render_repair
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.cli._options import AsJson, StateDirectory, Workflows, settings_from
+from bluesky_prefect.cli._options import AsJson, StateDirectory, Workflows, services_of, state_option
 from bluesky_prefect.core import ConfigurationError, Settings
 from bluesky_prefect.reconciliation import TimeWindow, parse_moment
 
@@ -32,13 +31,10 @@ class _Places(NamedTuple):
 @contextmanager
 def _places(state_directory: Path | None, workflows: str | None) -> Iterator[_Places]:
     """Open Tiled, Prefect and the outbox: those that the environment names, or those of the running local stack."""
-    from bluesky_prefect.stack import use_services
+    from bluesky_prefect.stack import require_services
 
-    given = settings_from(state_directory=state_directory, workflows=workflows)
-    os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(given.state_directory.absolute())
-    if workflows:
-        os.environ["BLUESKY_PREFECT_WORKFLOWS"] = workflows
-    settings = use_services()
+    settings = services_of(state_directory, workflows)
+    require_services(settings, options=state_option(state_directory))
     # Prefect and Tiled read the environment when they are imported.
     from bluesky_prefect.outbox import existing_outbox
     from bluesky_prefect.prefect_api import PrefectApi
@@ -58,7 +54,9 @@ def _workflows(places: _Places, named: Sequence[str] = ()) -> "WorkflowList":
 
     where = places.settings.workflows
     if not where and named:
-        terminal.note("The list of workflows is not known here, nor what it says of these: --workflows names it.")
+        terminal.note(
+            "The list of workflows is unknown here, and so is what it says about these: name it with --workflows."
+        )
         return as_workflows(named)
     return load_workflows(where or require_list_source(None, lists_in_prefect(places.api)))
 
@@ -69,12 +67,12 @@ def reconcile(
     ] = "24h",
     until: Annotated[
         str | None,
-        typer.Option(help="Runs that stopped before then, written alike. Default: no end.", show_default=False),
+        typer.Option(help="Runs that stopped before then, written the same way. Default: no end.", show_default=False),
     ] = None,
     plan: Annotated[str | None, typer.Option(help="Runs of this plan only.", show_default=False)] = None,
     scan_id: Annotated[int | None, typer.Option(help="Runs with this scan id only.", show_default=False)] = None,
     submit: Annotated[
-        bool, typer.Option("--submit", help="Start what is missing, and again what crashed or failed.")
+        bool, typer.Option("--submit", help="Start what is missing, and start again what crashed or failed.")
     ] = False,
     as_json: AsJson = False,
     workflows: Workflows = None,
@@ -83,14 +81,14 @@ def reconcile(
     """Compare what Tiled holds with what Prefect did, and show each run that was not processed.
 
     Looks for runs without a flow run, flow runs that crashed, failed, gave no sign of life or were never started,
-    dead letters, and runs whose stop never came. Changes nothing, unless --submit is given; doing it twice, or two
-    people doing it at once, starts nothing twice. Where nobody names the list of workflows, nothing is compared. Ends
-    with 0 if nothing is left to be done, with 1 otherwise.
+    dead letters, and runs without a stop document. Changes nothing, unless --submit is given; doing it twice, or two
+    people doing it at once, starts nothing twice. Without a list of workflows, nothing is compared. Ends with 0 if
+    nothing is left to do, with 1 otherwise.
     """
     now = time.time()
     begin, end = parse_moment(since, now), None if until is None else parse_moment(until, now)
     if begin >= (now if end is None else end):
-        raise ConfigurationError(f"--since {since} is not before --until {until or 'now'}.")
+        raise ConfigurationError(f"--since {since} must be earlier than --until {until or 'now'}.")
     window = TimeWindow(begin, end, plan=plan, scan_id=scan_id)
     with terminal.progress("Comparing Tiled with Prefect") as tell, _places(state_directory, workflows) as places:
         from bluesky_prefect.reconciliation import Reconciler
@@ -122,11 +120,13 @@ def submit(
             show_default=False,
         ),
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Also where the run has been processed already.")] = False,
-    regardless: Annotated[
-        bool, typer.Option("--regardless", help="Also where the workflow's when= refuses the run.")
+    again: Annotated[
+        bool, typer.Option("--again", help="Also start it where the run has been processed already.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    regardless: Annotated[
+        bool, typer.Option("--regardless", help="Also start it where the workflow's when= refuses the run.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     parameters: Annotated[
         str | None,
         typer.Option(
@@ -145,7 +145,7 @@ def submit(
     """
     for ref in refs:
         if ref.startswith("-") and not ref[1:2].isdigit():
-            raise typer.BadParameter(f"There is no option {ref}.")
+            raise typer.BadParameter(f"No such option: {ref}")
     overrides = _overrides(parameters)
     with _places(state_directory, workflows) as places:
         from bluesky_prefect.reconciliation import FlowRunStarter, ResubmissionRequest, choose_workflows, resubmit

@@ -20,6 +20,7 @@ from ._exceptions import DoNotRerun as DoNotRerun
 from ._exceptions import FlowFailed as FlowFailed
 from ._exceptions import FlowInputError as FlowInputError
 from ._exceptions import FlowTimeout as FlowTimeout
+from ._exceptions import Interrupted as Interrupted
 from ._exceptions import OutboxError as OutboxError
 from ._exceptions import PrefectUnavailable as PrefectUnavailable
 from ._exceptions import RunIncomplete as RunIncomplete
@@ -57,8 +58,10 @@ from ._run import Run as Run
 from ._selection import MORE_KEYS as MORE_KEYS
 from ._selection import ROUTING_KEYS as ROUTING_KEYS
 from ._settings import Settings as Settings
+from ._settings import checked_settings as checked_settings
 from ._settings import default_state_directory as default_state_directory
 from ._settings import get_settings as get_settings
+from ._settings import setting_problems as setting_problems
 from ._submission import Submission as Submission
 from ._submission import Written as Written
 from ._submission import key_parts as key_parts

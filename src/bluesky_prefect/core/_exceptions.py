@@ -5,7 +5,21 @@ from typing import Any
 
 
 class BlueskyPrefectError(Exception):
-    """Base of every error raised by bluesky-prefect."""
+    """Base of every error raised by bluesky-prefect.
+
+    IPython shows it as one line without a traceback: the message names the remedy.
+    """
+
+    def _render_traceback_(self) -> list[str]:
+        # IPython's documented hook for errors that show themselves.
+        return [f"{type(self).__name__}: {self}"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a call at the prompt; IPython shows it as one line."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"Interrupted{f': {self}' if self.args else ''}."]
 
 
 class ConfigurationError(BlueskyPrefectError):

@@ -1,12 +1,15 @@
 """All settings."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import platformdirs
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from bluesky_prefect.core._exceptions import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
@@ -251,7 +254,40 @@ class Settings(BaseSettings):
         return self.output_directory or self.state_directory / "exports"
 
 
+def checked_settings(**given: Any) -> Settings:
+    """Return the settings, with those that are given in place of the environment's.
+
+    Raises
+    ------
+    ConfigurationError
+        If one cannot be used, in a line.
+    """
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        # Not the error's own text: it would show the value, which may be a secret.
+        causes = "; ".join(f"{name}: {message}" for name, message in setting_problems(error).items())
+        raise ConfigurationError(f"A setting cannot be used: {causes}.") from None
+
+
+def setting_problems(error: ValidationError) -> dict[str, str]:
+    """Return what is wrong with which settings, by the names of their environment variables; without their values."""
+    return {f"BLUESKY_PREFECT_{one['loc'][0]}".upper(): _explained(one) for one in error.errors() if one["loc"]}
+
+
+def _explained(problem: Mapping[str, Any]) -> str:
+    if problem["loc"][0] == "workflows" and problem["type"] == "string_pattern_mismatch":
+        return "it has to be written as module:attribute, such as my_beamline.workflows:workflows"
+    return str(problem["msg"])
+
+
 @lru_cache(maxsize=1)
 def get_settings() -> Settings:
-    """Return the settings of this process, read from the environment on first use."""
-    return Settings()
+    """Return the settings of this process, read from the environment on first use.
+
+    Raises
+    ------
+    ConfigurationError
+        If one cannot be used.
+    """
+    return checked_settings()

@@ -56,6 +56,13 @@ class WorkflowList(tuple[Workflow, ...]):
         made.ours = ours
         return made
 
+    @classmethod
+    def of_none(cls) -> Self:
+        """Return the list of a session that starts nothing, since its own list cannot be had."""
+        made = super().__new__(cls)
+        made.ours = always
+        return made
+
 
 def _tell_apart(workflows: Iterable[Workflow]) -> None:
     of_name: dict[str, Workflow] = {}
@@ -106,7 +113,7 @@ def load_workflows(where: str) -> WorkflowList:
         return as_workflows(getattr(module, attribute))
     except ConfigurationError:
         raise
-    except Exception as error:  # a facility's own module may raise anything
+    except (Exception, SystemExit) as error:  # a facility's own module may raise anything
         raise ConfigurationError(
             f"The workflows {where!r} cannot be imported ({error_line(error)}): check BLUESKY_PREFECT_WORKFLOWS, and "
             "that the module is installed where this runs."

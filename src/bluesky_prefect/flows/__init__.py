@@ -1,5 +1,6 @@
 """The Prefect flows: what happens to a run after it stopped."""
 
+from bluesky_prefect.flows._arguments import checked_arguments
 from bluesky_prefect.flows._data_validation import data_validation
 from bluesky_prefect.flows._export import export
 from bluesky_prefect.flows._find_peak import find_peak
@@ -13,6 +14,7 @@ from bluesky_prefect.tiled_api import RunData
 __all__ = [
     "OWNER",
     "RunData",
+    "checked_arguments",
     "data_validation",
     "export",
     "find_peak",

@@ -80,7 +80,7 @@ class FlowWatcher:
     def timed_out(self) -> FlowTimeout:
         """Return the error for a time that is over, with the reason as far as it is known."""
         left = ", ".join(one_line(uid, 40) for uid in self._uids if uid not in self._results)
-        return FlowTimeout(f"After {self._timeout_s:g} s the flow run of run {left} has not ended: {self._problem}")
+        return FlowTimeout(f"The flow run of run {left} has not ended after {self._timeout_s:g} s: {self._problem}")
 
     def _run(self) -> None:
         try:
@@ -93,7 +93,7 @@ class FlowWatcher:
         except BlueskyPrefectError as error:
             self.outcome.set_exception(error)
         except Exception as error:  # noqa: BLE001 - the plan would wait for a thread that is no more
-            logger.error("Waiting for flow runs met an error it does not know: %s", error_and_place(error))
+            logger.error("Waiting for flow runs failed with an unexpected error: %s", error_and_place(error))
             self.outcome.set_exception(error)
 
     def _look(self, api: PrefectApi) -> bool:
@@ -115,11 +115,15 @@ class FlowWatcher:
             return ended
         statuses = self._statuses(uid, stopped, api)
         if not statuses:
-            self._problem = "neither this session, nor the outbox, nor Prefect knows of one"
+            self._problem = "it is unknown to this session, the outbox and Prefect"
             return None
         if len(statuses) > 1:
             names = ", ".join(repr(one.workflow) for one in statuses)
-            raise ConfigurationError(f"Run {one_line(uid, 40)} has several workflows ({names}): workflow= says which.")
+            first = one_line(statuses[0].workflow, 100)
+            raise ConfigurationError(
+                f"Run {one_line(uid, 40)} started {len(statuses)} workflows ({names}). Say which: "
+                f'wait_for_flow(workflow="{first}")'
+            )
         [status] = statuses
         if status.state_type == DECLINED:
             return not_started(uid, _NOT_WANTED, self._workflow)
@@ -134,7 +138,9 @@ class FlowWatcher:
     def _not_started(self, stopped: StoppedRun) -> FlowResult | None:
         if self._workflow is not None and self._workflow not in stopped.known:
             names = ", ".join(map(repr, stopped.known))
-            raise ConfigurationError(f"There is no workflow {self._workflow!r} here, but {names}.")
+            raise ConfigurationError(
+                f"There is no workflow {self._workflow!r} here. This session's workflows: {names}."
+            )
         if stopped.opted_out:
             return not_started(stopped.uid, "the run opted out of workflows (prefect=False)", self._workflow)
         if not stopped.started or (self._workflow is not None and self._workflow not in stopped.started):

@@ -1,4 +1,4 @@
-"""When a workflow came onto a list, kept where whoever reconciles finds it: in a variable of the Prefect server."""
+"""The date since which a workflow is on a list, kept where whoever reconciles finds it: in a variable of Prefect."""
 
 import re
 from collections.abc import Sequence

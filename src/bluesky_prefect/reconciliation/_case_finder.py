@@ -122,8 +122,8 @@ class CaseFinder:
             reason = f"{there} Prefect at {entry.api_url}"
             return replace(diagnosis, state=RunState.ELSEWHERE, reason=reason, next_generation=None)
         if entry.state == "waiting":
-            return replace(diagnosis, state=RunState.WAITING, reason=entry.reason or "nobody has sent it yet")
-        return replace(diagnosis, reason=f"Prefect had {entry.flow_run_name}, and knows it no more")
+            return replace(diagnosis, state=RunState.WAITING, reason=entry.reason or "not sent yet")
+        return replace(diagnosis, reason=f"Prefect had {entry.flow_run_name}, which has been deleted there")
 
     def _not_begun_otherwise(self, cases: Sequence[Case], since_s: float) -> Iterator[Case]:
         """Yield the cases; what was begun under a name that is not on the list is left to a person."""
@@ -135,7 +135,7 @@ class CaseFinder:
             if other is None:
                 yield one
                 continue
-            reason = f"Prefect has {other[1]} of its flow, begun as {other[0]!r}, which is not on the list"
+            reason = f"Prefect has {other[1]} of its flow, started as {other[0]!r}, which is not on the list"
             diagnosis = replace(one.diagnosis, state=RunState.OTHER_NAME, reason=reason, next_generation=None)
             yield replace(one, diagnosis=diagnosis)
 
@@ -143,7 +143,7 @@ class CaseFinder:
         since = run.time_s
         lost = self._clock() - since > self._settings.open_after_s
         lost = lost and not JournalDirectory(self._settings.journals_path).is_recorded(run.uid)
-        reason = f"started {moment(since)}, and Tiled holds no stop document"
+        reason = f"started {moment(since)}, and Tiled has no stop document"
         return finding_of(run, None, RunState.NO_STOP if lost else RunState.OPEN, since, reason)
 
 

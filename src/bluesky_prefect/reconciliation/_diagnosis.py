@@ -23,13 +23,13 @@ class RunState(StrEnum):
     SETTLING = "just stopped"
     OPEN = "not stopped yet"
     MISSING = "no flow run"
-    WAITING = "waits in the outbox"
+    WAITING = "waiting in the outbox"
     ELSEWHERE = "at another server"
     DEAD = "dead letter"
     UNDECIDED = "undecided"
     NOT_WANTED = "not wanted"
     BEFORE_LISTED = "before it was listed"
-    OTHER_NAME = "begun under another name"
+    OTHER_NAME = "started under another name"
     CRASHED = "crashed"
     FAILED = "failed"
     SILENT = "no sign of life"
@@ -37,7 +37,7 @@ class RunState(StrEnum):
     STUCK = "pending too long"
     LATE = "late"
     GIVEN_UP = "given up"
-    NO_STOP = "stop never came"
+    NO_STOP = "no stop document"
     NOT_IN_TILED = "not in Tiled"
 
     @property
@@ -136,10 +136,10 @@ def diagnose(
 def _pending(flow_runs: Sequence[PastFlowRun], settings: Settings, worker_is_gone: bool) -> Diagnosis:
     last = flow_runs[-1]
     if worker_is_gone:
-        reason = "its worker took it, and is gone"
+        reason = "its worker took it and is gone"
         return _again(RunState.ABANDONED, flow_runs, settings, ended=last, reason=reason)
     # It may only be late: an image is being pulled, a queue is long. Another one would be late as well.
-    return Diagnosis(RunState.STUCK, last.changed, "its worker took it, and its process has not come up yet")
+    return Diagnosis(RunState.STUCK, last.changed, "its worker took it, but its process has not started yet")
 
 
 def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, signs: SignsOfLife) -> Diagnosis:
@@ -148,7 +148,7 @@ def _running(flow_runs: Sequence[PastFlowRun], now: float, settings: Settings, s
     patience_s = settings.heartbeat_timeout_s * (1.0 if signs.heartbeats else _WITHOUT_HEARTBEATS)
     if now - heard <= patience_s:
         return Diagnosis(RunState.UNDER_WAY, last.changed, last.state)
-    reason = f"it says it is running, and was last heard of {(now - heard) / 60:.0f} min ago"
+    reason = f"its state is running, but its last sign of life was {(now - heard) / 60:.0f} min ago"
     return replace(_again(RunState.SILENT, flow_runs, settings, since=heard, ended=last, reason=reason), signs=signs)
 
 

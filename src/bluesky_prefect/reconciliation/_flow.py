@@ -8,7 +8,7 @@ from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from bluesky_prefect.core import get_settings, load_workflows, one_line
+from bluesky_prefect.core import counted, get_settings, load_workflows, one_line
 from bluesky_prefect.flows import plain_flow
 from bluesky_prefect.outbox import existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi
@@ -41,7 +41,7 @@ async def reconcile(since: str = "24h", submit: bool = True, workflows: str | No
 def _compare(since: str, submit: bool, where: str | None) -> Report:
     settings, logger = get_settings(), get_run_logger()
     if where and settings.workflows not in (None, where):
-        logger.warning("Compared with %s, as the deployment says; this worker's own list is not.", where)
+        logger.warning("Comparing with %s, which the deployment names, and not with this worker's own list.", where)
     workflows = load_workflows(require_list_source(where or settings.workflows))
     window = TimeWindow(parse_moment(since, time.time()))
     with (
@@ -59,7 +59,7 @@ def _state(report: Report) -> State[Any]:
         text = f"Run {finding.run_uid}, {finding.workflow or 'the run'}: {finding.state}"
         parts = (text, finding.reason, finding.action or finding.remedy)
         (logger.info if finding.solved else logger.error)(one_line(". ".join(filter(None, parts)), 1000))
-    message = f"{report.runs} runs since {moment(report.since)}: {report.summary}"
+    message = f"{counted(report.runs, 'run')} since {moment(report.since)}, {report.summary}"
     if report.all_processed:
         return Completed(message=message)
-    return Failed(message=f"{message}. Somebody has to look: bluesky-prefect reconcile")
+    return Failed(message=f"{message}. See: bluesky-prefect reconcile")

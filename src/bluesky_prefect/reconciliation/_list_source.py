@@ -20,7 +20,7 @@ def require_list_source(where: str | None, hint: str = "") -> str:
     if where:
         return where
     raise ConfigurationError(
-        "Which workflows a run should have had is not known here, and nothing was started. Name the list that your "
+        "The list of workflows is not known here, so nothing was started. Name the list that your "
         "sessions subscribe, as module:attribute: with --workflows, or in BLUESKY_PREFECT_WORKFLOWS "
         f"(bluesky_prefect.core:DEFAULT_WORKFLOWS is just my-workflow/local).{hint}"
     )

@@ -169,12 +169,12 @@ class Reconciler:
                 else:
                     yield one
             so_far = f"{tally.runs} runs, back to {moment(batch[-1].time_s)}"
-            report(f"{so_far}: {len(tally.findings)} not as they should be")
+            report(f"{so_far}: {counted(len(tally.findings), 'problem')}")
         # What is silent may bring to light another that is, if that was overlooked.
         while silent := tally.silent:
             tally.silent = []
             wait_s = self._settings.heartbeat_timeout_s * _LISTENING
-            report(f"{counted(len(silent), 'flow run')} without a sign of life: listening for {wait_s:.0f} s")
+            report(f"{counted(len(silent), 'flow run')} without a sign of life: waiting {wait_s:.0f} s for one")
             self._sleep(wait_s)
             yield from finder.again(silent)
 
@@ -198,7 +198,7 @@ class Reconciler:
                     return one
             if not one.state.is_problem:
                 return one
-        return replace(one.finding, action="Prefect refuses to end it: to be looked at again next time")
+        return replace(one.finding, action="Prefect refuses to end it: the next reconciliation tries again")
 
     def _has_ended(self, diagnosis: Diagnosis) -> bool:
         """Have no flow run go on beside the next one; return False if the last has changed meanwhile."""
@@ -214,7 +214,7 @@ class Reconciler:
         if diagnosis.next_generation is None:
             return case.finding
         if patient and diagnosis.not_before > self._clock():
-            action = f"to be started again after {moment(diagnosis.not_before)}"
+            action = f"will be started again after {moment(diagnosis.not_before)}"
             return replace(case.finding, action=action, solved=True)
         return self._start(case, diagnosis.next_generation)
 

@@ -53,7 +53,7 @@ class Remarks:
             if name not in self._known and missing and states.keys() <= _NOT_THERE:
                 self._tell(
                     f"Workflow {name!r} has no flow run in Prefect on any of {counted(states.total(), 'run')}: "
-                    f"{missing} {'are about to' if self._submit else 'would'} be started. If it was renamed, say so in "
+                    f"{missing} {'will' if self._submit else 'would'} be started. If it was renamed, say so in "
                     "the list of workflows: was='...'."
                 )
         self._known |= by_name.keys()

@@ -4,25 +4,29 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from bluesky_prefect.core import counted
 from bluesky_prefect.reconciliation._diagnosis import RunState
+
+# States of a run itself, for which no flow run is expected yet.
+_OF_A_RUN = {RunState.OPEN, RunState.NO_STOP, RunState.NOT_IN_TILED}
 
 REMEDIES = {
     RunState.MISSING: "--submit starts it",
-    RunState.WAITING: "sent when Prefect answers, by the courier or an open session; --submit starts it now",
+    RunState.WAITING: "the courier or an open session sends it when Prefect answers; --submit starts it now",
     RunState.ELSEWHERE: "if that server is gone: bluesky-prefect outbox move --from ... --to ..., "
     "or bluesky-prefect submit {uid}",
     RunState.DEAD: "see: bluesky-prefect outbox show {uid}",
-    RunState.UNDECIDED: "fix it in the list of workflows",
+    RunState.UNDECIDED: "fix when= in the list of workflows",
     RunState.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid}",
     RunState.CRASHED: "--submit starts it again",
     RunState.FAILED: "--submit starts it again",
     RunState.SILENT: "--submit marks it as crashed and starts it again",
-    RunState.ABANDONED: "--submit puts a crashed one in its place and starts it again",
-    RunState.STUCK: "see what its infrastructure waits for; if it will never come up, delete the flow run in Prefect, "
+    RunState.ABANDONED: "--submit replaces it by a crashed one and starts it again",
+    RunState.STUCK: "check what its infrastructure is waiting for; if it never starts, delete the flow run in Prefect, "
     "then --submit",
-    RunState.LATE: "see that a worker of its work pool is up (bluesky-prefect status)",
+    RunState.LATE: "check that a worker of its work pool is running (bluesky-prefect status)",
     RunState.GIVEN_UP: "fix the cause, then: bluesky-prefect submit {uid} --again",
-    RunState.NO_STOP: "nobody knows how it ended: see whether its session died",
+    RunState.NO_STOP: "its end is unknown: check whether its session died",
     RunState.NOT_IN_TILED: "if Tiled refuses it, fix the cause, then: bluesky-prefect journal retry {uid}",
 }
 
@@ -112,9 +116,14 @@ class Report:
 
     @property
     def summary(self) -> str:
-        """The findings in a line: how many of each state, and how many are left."""
+        """The findings in a line: how many flow runs there should be, how many of each state, and what is left."""
+        of_runs = Counter({state: many for state, many in self.states.items() if state in _OF_A_RUN})
+        expected = self.states.total() - of_runs.total()
         counts = ", ".join(f"{many} {state}" for state, many in self.states.most_common())
+        if self.states and self.states.total() == self.states[RunState.PROCESSED]:
+            counts = "all processed"
         solved = len(self.findings) - len(self.unsolved)
-        parts = [counts or "nothing to process", f"{solved} started again or about to be" if solved else ""]
-        left = f"{len(self.unsolved)} to be looked at" if self.unsolved else ""
-        return "; ".join(filter(None, [*parts, left]))
+        done = f"{solved} started, or will be" if solved else ""
+        left = f"{len(self.unsolved)} need{'s' * (len(self.unsolved) == 1)} attention" if self.unsolved else ""
+        told = "; ".join(filter(None, [counts, done, left]))
+        return f"{counted(expected, 'flow run')} expected{f': {told}' if told else ''}"

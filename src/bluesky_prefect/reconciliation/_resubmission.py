@@ -143,7 +143,7 @@ def _submit(
         )
 
     if not run.stop:
-        return outcome("left alone: Tiled holds no stop document of it", refused=True)
+        return outcome("left alone: Tiled has no stop document of it", refused=True)
     if last is not None and not request.again and (why := _why_left_alone(last)):
         return outcome(f"left alone: {why} ({last.name}); --again makes a new flow run")
     if not request.regardless and (why := _why_refused(workflow, run)):

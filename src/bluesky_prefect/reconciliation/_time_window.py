@@ -67,8 +67,14 @@ def parse_moment(text: str, now: float) -> float:
         return datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError) as error:
         raise ConfigurationError(
-            f"{text!r} is no time: write how long ago (90m, 24h, 7d), or a date or time (2026-01-31, 2026-01-31T14:00)."
+            f"{text!r} is not a time: write {_suggested(text)}7d, or 2026-01-31 (a time too: 2026-01-31T14:00)."
         ) from error
+
+
+def _suggested(text: str) -> str:
+    """Return a number that lacks its unit in hours, and else the usual example."""
+    number = text.strip()
+    return f"{number if number.isdecimal() else 24}h, "
 
 
 def moment(time_s: float) -> str:

@@ -20,7 +20,7 @@ def undelivered_runs(window: TimeWindow, settings: Settings) -> Iterator[Finding
     directory = JournalDirectory(settings.journals_path)
     found = [(one.path, one.since, f"Tiled refuses it: {one.reason}") for one in directory.refused()]
     if running_courier(settings) is None:
-        reason = "it is in a journal, and no courier is at work: start one with 'bluesky-prefect courier'"
+        reason = "it is in a journal, and no courier is running: start one with 'bluesky-prefect courier'"
         left = (one for one in directory.waiting() if not directory.is_written(one.path))
         found += [(one.path, one.written, reason) for one in left]
     for path, since, reason in found:

@@ -46,8 +46,9 @@ class CourierKeeper:
         """Tell which runs Tiled does not have yet, and who takes them there."""
         if waiting := len(self._directory.waiting()):
             courier = running_courier(self._settings)
-            who = f"the courier ({courier.process})" if courier else "the next courier"
-            self._tell(f"Still on the way to Tiled: {counted(waiting, 'run')}; {who} takes them there.")
+            who = f"The courier ({courier.process})" if courier else "The next courier"
+            them = "it" if waiting == 1 else "them"
+            self._tell(f"Still on the way to Tiled: {counted(waiting, 'run')}. {who} will deliver {them}.")
 
     def _look(self) -> None:
         while True:
@@ -61,26 +62,26 @@ class CourierKeeper:
 
     def _start_courier(self) -> None:
         if not self._settings.start_courier:
-            self._tell_once("No courier is at work, and this session starts none: runs are recorded, and wait on disk")
+            self._tell_once("No courier is running, and this session starts none: runs are recorded and wait on disk")
             return
         try:
             process = LocalStack(self._settings).start_courier()
         except (BlueskyPrefectError, OSError) as error:
             logger.debug("No courier was started: %s", error)
-            self._tell_once(f"No courier can be started ({error}): runs are recorded, and wait on disk for one")
+            self._tell_once(f"No courier can be started ({error}): runs are recorded and wait on disk for one")
         else:
             if process is not None:
                 self._tell(
                     f"Started a courier (pid {process.pid}, log: {process.log}): it takes runs to Tiled and starts "
-                    "their workflows, also after this session, until 'bluesky-prefect down'"
+                    "their workflows, until 'bluesky-prefect down', even when this session is closed"
                 )
 
     def _tell_of_another_tiled(self) -> None:
         courier, here = running_courier(self._settings), server_name(self._settings)
         if courier and courier.tiled and here and _server(courier.tiled) != _server(here):
             self._tell(
-                f"Runs go to Tiled at {courier.tiled}, where the courier ({courier.process}) takes them; this session "
-                f"reads from {here}. To have them there: 'bluesky-prefect down', or another state directory"
+                f"The courier ({courier.process}) takes runs to Tiled at {courier.tiled}, but this session reads from "
+                f"{here}. To send them there, run 'bluesky-prefect down' first, or use another state directory"
             )
 
     def _tell_once(self, line: str) -> None:
@@ -114,7 +115,7 @@ def wait_until_delivered(
     while directory.is_waiting(last.uid):
         waited_s = time.monotonic() - began
         if waited_s > _SILENT_S and running_courier(settings) is None:
-            tell(f"Run {last.uid[:8]} is not in Tiled yet: no courier is at work ('bluesky-prefect courier')")
+            tell(f"Run {last.uid[:8]} is not in Tiled yet: no courier is running (start one: bluesky-prefect courier)")
             return False
         if waited_s > timeout_s:
             tell(f"Run {last.uid[:8]} is not in Tiled yet, after {timeout_s:g} s: see 'bluesky-prefect journal list'")
@@ -124,5 +125,5 @@ def wait_until_delivered(
             tell(f"Waiting until Tiled has run {last.uid[:8]} ...")
         time.sleep(_POLL_S)
     if reason := directory.why_refused(last.uid):
-        tell(f"Run {last.uid[:8]} is not in Tiled, which refuses it: {reason}")
+        tell(f"Tiled refuses run {last.uid[:8]}: {reason}")
     return reason is None

@@ -2,23 +2,26 @@
 
 from typing import Any
 
-from bluesky_prefect.core import BlueskyPrefectError
+from bluesky_prefect.core import BlueskyPrefectError, PrefectUnavailable, RunNotFound, get_settings
+from bluesky_prefect.session._one_line import ctrl_c_held_back, in_one_line
+from bluesky_prefect.session._tiled import TiledConnection
 
 
-def my_workflow(ref: int | str) -> Any:
+@in_one_line
+def my_workflow(ref: int | str, **options: Any) -> Any:
     """Get a fun fact, then export a run.
 
     Parameters
     ----------
     ref : int or str
         Scan id, uid (whole or its beginning), or -1 for the last run, -2 for the one before, and so on.
+    **options
+        Further parameters of the flow: ``date``.
     """
-    from bluesky_prefect.flows import my_workflow as flow
-
-    _wait()
-    return _call(flow, ref)
+    return _call("my_workflow", ref, **options)
 
 
+@in_one_line
 def export(ref: int | str, **options: Any) -> Any:
     """Export a run to files, with the weather of its day.
 
@@ -30,33 +33,50 @@ def export(ref: int | str, **options: Any) -> Any:
         Further parameters of the flow: ``lat``, ``lon``, ``date``, ``timezone`` and others, see
         `bluesky_prefect.flows._export`.
     """
-    from bluesky_prefect.flows import export as flow
-
-    _wait()
-    return _call(flow, ref, **options)
+    return _call("export", ref, **options)
 
 
+@in_one_line
 def fun_fact() -> Any:
     """Ask for a fact about cats."""
-    from bluesky_prefect.flows import fun_fact as flow
-
-    return _call(flow)
+    return _call("fun_fact")
 
 
-def _wait() -> None:
-    """Wait until Tiled has the run just taken."""
-    from bluesky_prefect.session._courier import wait_until_delivered
+def _call(name: str, *arguments: Any, **options: Any) -> Any:
+    """Call a flow on a run that Tiled has; what is wrong with the call is said before there is a flow run."""
+    with ctrl_c_held_back():
+        from prefect.exceptions import FailedRun
 
-    wait_until_delivered()
-
-
-def _call(flow: Any, *arguments: Any, **options: Any) -> Any:
-    """Call a flow; its failures come without the hundred lines of Prefect's own traceback."""
-    from prefect.exceptions import FailedRun
-
+        from bluesky_prefect import flows
+    flow = getattr(flows, name)
+    given = flows.checked_arguments(flow, *arguments, **options)
+    _require_prefect()
+    if "ref" in given:
+        _require_run(given["ref"])
     try:
-        return flow(*arguments, **options)
-    except BlueskyPrefectError as error:
-        raise error.with_traceback(None) from None
+        return flow(**given)
     except FailedRun as error:
         raise BlueskyPrefectError(str(error)) from None
+
+
+def _require_prefect() -> None:
+    from bluesky_prefect.stack import explain_absence, prefect_service
+
+    service = prefect_service()
+    if service.problem:
+        raise PrefectUnavailable(explain_absence(service, get_settings()))
+
+
+def _require_run(ref: int | str) -> None:
+    """Wait until Tiled has the run just taken, then look whether it has the one that is meant."""
+    from bluesky_prefect.session._courier import wait_until_delivered
+    from bluesky_prefect.tiled_api import Catalog
+
+    settings = TiledConnection(get_settings()).require()
+    is_there = wait_until_delivered(settings)
+    if not is_there and str(ref).strip().startswith("-"):
+        raise RunNotFound(
+            f"{ref} would be an older run: Tiled does not have the one just taken. Name the run you mean."
+        )
+    with Catalog.connect(settings) as catalog:
+        catalog.find(ref)

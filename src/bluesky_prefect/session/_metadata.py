@@ -123,7 +123,7 @@ class PersistentMetadata(MutableMapping[str, Any]):
             if known:
                 return
             logger.error(
-                "The metadata file %s cannot be %s (%s): metadata, the scan id too, is lost with this session. "
+                "The metadata file %s cannot be %s (%s): metadata and the scan id are lost when this session ends. "
                 "Repair or remove the file and start again.",
                 self._path,
                 verb,

@@ -9,6 +9,7 @@ from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.session._courier import CourierKeeper, wait_until_delivered
 from bluesky_prefect.session._deployments import missing_deployments
 from bluesky_prefect.session._metadata import PersistentMetadata
+from bluesky_prefect.session._shortcomings import drop_unusable_settings, has_usable_directory, subscribed_callback
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
 from bluesky_prefect.stack import Service, describe, prefect_service, start_or_check, use_services
 
@@ -50,7 +51,9 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
     Runs are recorded on disk. A courier, another process, takes them to Tiled, and what they start to Prefect: those
     that the environment names, else those of the running local stack. Where no courier is at work, this starts one.
-    If Tiled or Prefect is not there the session starts all the same, a second later at most, and scans run.
+    If Tiled or Prefect is not there the session starts all the same, a second later at most, and scans run. So it does
+    with settings or a list of workflows that cannot be used: one line says what is wrong, and without a list runs are
+    recorded and start nothing.
 
     Parameters
     ----------
@@ -59,20 +62,23 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     tell : callable
         Is told in one line what is there and what is not.
     """
+    without_list = drop_unusable_settings(tell)
     settings = use_services(make_keys=True)
+    if without_list is not None:
+        workflows = without_list if workflows is None else workflows
+        settings = settings.model_copy(update={"workflows": None})
     share_directory(settings.state_directory, settings.journals_path)
     tiled = TiledConnection(settings)
     tiled_service, prefect = _tiled_service(tiled, tell), prefect_service()
     tell(describe([tiled_service, prefect]))
+    usable = has_usable_directory(settings, tell)
     if is_anothers(settings.state_directory) and (others := shared_with(settings.state_directory)):
         tell(f"{settings.state_directory} is shared with {others}: they can read and change what this session keeps.")
 
     from bluesky import RunEngine
 
-    from bluesky_prefect.callback import PrefectCallback
-
     best_effort = _best_effort_callback()
-    prefect_callback = PrefectCallback(workflows, settings=settings)
+    prefect_callback = subscribed_callback(workflows, settings, tell)
     for line in missing_deployments(prefect_callback.workflows) if not prefect.problem else ():
         tell(line)
     metadata = persistent_metadata(settings, None if tiled_service.problem else tiled)
@@ -80,14 +86,21 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     run_engine.subscribe(best_effort)
     run_engine.subscribe(RunRecorder(settings.journals_path))
     run_engine.subscribe(prefect_callback)
-    CourierKeeper(settings, tell).start()
+    if usable:
+        CourierKeeper(settings, tell).start()
     _extend_prompt()
 
     def delivered_raw() -> "CatalogOfBlueskyRuns":
         wait_until_delivered(settings, tell)
         return tiled.raw()
 
-    return Session(run_engine, best_effort, prefect_callback, LazyClient(tiled.root), LazyClient(delivered_raw))
+    return Session(
+        run_engine,
+        best_effort,
+        prefect_callback,
+        LazyClient(tiled.root, tiled.require),
+        LazyClient(delivered_raw, tiled.require),
+    )
 
 
 def persistent_metadata(settings: Settings, tiled: TiledConnection | None) -> PersistentMetadata:
@@ -99,7 +112,10 @@ def persistent_metadata(settings: Settings, tiled: TiledConnection | None) -> Pe
 
 
 def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:
-    problem, remedy = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
+    try:
+        problem, remedy = tiled.problem(), start_or_check(tiled.url, "BLUESKY_PREFECT_TILED_URI")
+    except BlueskyPrefectError as error:  # an unknown profile: the message has the remedy
+        return Service("Tiled", "", str(error), consequence="runs wait on disk", remedy="")
     if not problem:
         # Said now, though the courier is the first to be refused: a wrong key, a catalog that is not there.
         try:

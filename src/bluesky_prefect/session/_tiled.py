@@ -9,12 +9,15 @@ from bluesky_prefect.core import (
     REFUSED_STATUSES,
     BlueskyPrefectError,
     ConfigurationError,
+    Interrupted,
     Settings,
     StackError,
     TiledUnavailable,
+    error_line,
+    one_line,
     without_secrets,
 )
-from bluesky_prefect.stack import START_COMMAND, probe, request_json, use_services
+from bluesky_prefect.stack import Service, explain_absence, probe, request_json, use_services
 from bluesky_prefect.tiled_api import (
     address_and_key,
     connect,
@@ -59,6 +62,19 @@ class TiledConnection:
         uri = server_address(self._settings)
         return probe(uri).problem if uri else ""  # a profile without an address is a server inside this process
 
+    def require(self) -> Settings:
+        """Return the settings that name the server, which answers.
+
+        Raises
+        ------
+        TiledUnavailable
+            If it does not.
+        """
+        if problem := self.problem():
+            absent = Service("Tiled", self.url, problem, consequence="", remedy="")
+            raise TiledUnavailable(explain_absence(absent, self._settings))
+        return self._settings
+
     def root(self) -> "Container":
         """Return the client of the server's root.
 
@@ -70,11 +86,7 @@ class TiledConnection:
             If the server wants an API key and has none, or the profile is unknown.
         """
         if self._root is None:
-            if problem := self.problem():
-                raise TiledUnavailable(
-                    f"Tiled {f'at {self.url} ' if self.url else ''}is not there ({problem}). "
-                    f"Start a local one with: {START_COMMAND}"
-                )
+            self.require()
             with self._key_explained():
                 self._root = self._connect()
         return self._root
@@ -165,39 +177,86 @@ class TiledConnection:
         return connect(self._settings, key, setting="TILED_API_KEY", timeout=timeout)
 
 
+class LookupFailed(BlueskyPrefectError, KeyError, IndexError, ValueError):
+    """Tiled has nothing under a key, or several; an error of those kinds, as its own clients raise them."""
+
+    def __str__(self) -> str:
+        """Return the message, which a `KeyError` would quote."""
+        return str(self.args[0])
+
+
+class ClientMissing(TiledUnavailable, AttributeError):
+    """There is no client to ask for an attribute.
+
+    An `AttributeError`, so that what asks an object for its kind by looking for attributes is not stopped.
+    """
+
+
 class LazyClient:
     """A Tiled client that connects when it is used, and says what is missing while it cannot.
 
-    `connect` returns the real client or raises a `BlueskyPrefectError`.
+    What goes wrong is an error of this package, which IPython shows as a line.
+
+    Parameters
+    ----------
+    connect : callable
+        Returns the real client or raises a `BlueskyPrefectError`.
+    require : callable
+        Raises a `TiledUnavailable` that says what to do, if the server does not answer.
     """
 
-    def __init__(self, connect: Callable[[], Any]):
+    def __init__(self, connect: Callable[[], Any], require: Callable[[], Any] = lambda: None):
         self._connect = connect
+        self._require = require
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # IPython and copy look for such names on everything
             raise AttributeError(name)
         try:
-            client = self._connect()
+            with self._explained():
+                client = self._connect()
         except BlueskyPrefectError as error:
-            # What asks an object for its kind by looking for attributes must not be stopped by a missing server.
-            raise AttributeError(str(error)) from error
+            raise ClientMissing(str(error)) from None
         return getattr(client, name)
 
     def __getitem__(self, key: Any) -> Any:
-        return self._connect()[key]
+        with self._explained():
+            client = self._connect()
+            try:
+                return client[key]
+            except (KeyError, IndexError, ValueError) as error:
+                reason = error.args[0] if error.args else type(error).__name__
+                raise LookupFailed(f"Tiled has no {one_line(repr(key), 60)} there: {reason}") from None
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._connect())
+        with self._explained():
+            return iter(self._connect())
 
     def __len__(self) -> int:
-        return len(self._connect())
+        with self._explained():
+            return len(self._connect())
 
     def __contains__(self, key: object) -> bool:
-        return key in self._connect()
+        with self._explained():
+            return key in self._connect()
 
     def __repr__(self) -> str:
         try:
-            return repr(self._connect())
+            with self._explained():
+                return repr(self._connect())
         except BlueskyPrefectError as error:
             return f"<no Tiled client: {error}>"
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        import httpx
+
+        try:
+            yield
+        except httpx.TransportError as error:
+            self._require()
+            raise TiledUnavailable(f"Tiled did not answer ({error_line(error)}). Try again.") from None
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted from None

@@ -1,8 +1,12 @@
+from ._absence import explain_absence as explain_absence
+from ._absence import prefect_absence as prefect_absence
+from ._absence import require_services as require_services
 from ._discovery import START_COMMAND as START_COMMAND
 from ._discovery import Service as Service
 from ._discovery import describe as describe
 from ._discovery import hold_ports as hold_ports
 from ._discovery import prefect_service as prefect_service
+from ._discovery import stack_addresses as stack_addresses
 from ._discovery import start_or_check as start_or_check
 from ._discovery import use_services as use_services
 from ._files import make_private_directory as make_private_directory

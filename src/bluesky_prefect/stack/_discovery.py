@@ -23,7 +23,7 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.prefect_api import runs_url
 from bluesky_prefect.stack._http import probe
-from bluesky_prefect.stack._info import StackPaths, StackState, listed_in
+from bluesky_prefect.stack._info import StackPaths, StackState, listed_in, stack_info
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import hold_port
 from bluesky_prefect.stack._process import without_proxy
@@ -117,7 +117,7 @@ def hold_ports(settings: Settings) -> None:
     for name, url in (("prefect", prefect_url()), ("tiled", settings.tiled_uri or "")):
         # Those of another operator's stack are that operator's to hold.
         is_ours = state.last_users.get(name) == os.geteuid() and _port(url) == state.last_ports.get(name)
-        if is_ours and _is_this_machine(url):
+        if is_ours and is_this_machine(url):
             hold_port(_port(url))
 
 
@@ -156,6 +156,17 @@ def _stack_environment(settings: Settings) -> dict[str, str]:
     except (StackError, OSError):
         return {}
     return info.environment() if info else {}
+
+
+def stack_addresses(settings: Settings) -> dict[str, str]:
+    """Return the variables that make a process use the state directory's stack, up or down; none without one.
+
+    Of one that is down they hold its addresses and no secret: anybody may listen there.
+    """
+    state = StackState.load(StackPaths(settings.state_directory).state)
+    if environment := _stack_environment(settings):
+        return environment
+    return stack_info(settings, state.last_ports, StackKeys.none()).environment() if state.was_used else {}
 
 
 def _next_stack_environment(settings: Settings, make_keys: bool) -> dict[str, str]:
@@ -214,7 +225,7 @@ def prefect_service() -> Service:
 
 def _open_door(url: str, name: str) -> str:
     """Return a warning if a server that other machines may reach lets everybody in, else ""."""
-    if _is_this_machine(url):
+    if is_this_machine(url):
         return ""
     answer = probe(f"{without_user(url)}/admin/version")
     if answer.problem or answer.refused:
@@ -225,13 +236,14 @@ def _open_door(url: str, name: str) -> str:
     )
 
 
-def _is_this_machine(url: str) -> bool:
+def is_this_machine(url: str) -> bool:
+    """Tell whether an address is one of this machine's own."""
     return urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
 
 
 def start_or_check(url: str, variable: str) -> str:
     """Return what helps where no server answers at `url`, which the environment variable names."""
-    if not url or _is_this_machine(url):
+    if not url or is_this_machine(url):
         return f"start with: {START_COMMAND}"
     return f"check {variable}"
 

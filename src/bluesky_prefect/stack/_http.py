@@ -119,4 +119,5 @@ def _time_in(headers: Message) -> float | None:
 
 
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", error))
+    reason = getattr(error, "reason", error)
+    return getattr(reason, "strerror", None) or str(reason)

@@ -96,6 +96,13 @@ class StackState(BaseModel):
     processes: dict[str, ManagedProcess] = Field(default_factory=dict)
     last_ports: dict[str, int] = Field(default_factory=dict)
     last_users: dict[str, int] = Field(default_factory=dict)
+    stopped_s: float | None = None
+    """Time of the last ``down``, in seconds since the epoch; None while it is up, and if it never was."""
+
+    @property
+    def was_used(self) -> bool:
+        """True if there has been a local stack in this state directory."""
+        return bool(self.last_ports)
 
     @classmethod
     def load(cls, path: Path) -> "StackState":
@@ -111,7 +118,10 @@ class StackState(BaseModel):
         ports = ports_of(present)
         users = {name: one.uid for name, one in present.items() if one.uid is not None}
         return StackState(
-            processes=processes, last_ports={**self.last_ports, **ports}, last_users={**self.last_users, **users}
+            processes=processes,
+            last_ports={**self.last_ports, **ports},
+            last_users={**self.last_users, **users},
+            stopped_s=None if ports_of(processes) else self.stopped_s,
         )
 
     def save(self, path: Path) -> None:

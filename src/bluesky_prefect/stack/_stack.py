@@ -116,6 +116,9 @@ class LocalStack:
                 for name in (name for name in names if name in alive):
                     report(f"{_TITLES[name]}: stopped")
             self._save({})
+            if alive.keys() & set(_SERVERS):
+                state = StackState.load(self._paths.state)
+                state.model_copy(update={"stopped_s": time.time()}).save(self._paths.state)
         return bool(alive)
 
     def start_courier(self) -> ManagedProcess | None:
@@ -164,7 +167,7 @@ class LocalStack:
         were_at = {name: known[name].port for name in _SERVERS if name in known}
 
         def drop(name: str, why: str) -> None:
-            report(f"{_TITLES[name]}: starting anew, since {why}")
+            report(f"{_TITLES[name]}: restarting, since {why}")
             del running[name]
             # Whatever is left of it must free the port before that is looked at.
             self._stop([known.pop(name)])
@@ -232,7 +235,9 @@ class LocalStack:
             report(f"{_TITLES[name]}: already running (pid {process.pid})")
         for service in missing:
             if service.name in known:
-                report(f"{service.title}: was gone or half-started (pid {known[service.name].pid}), starting it anew")
+                report(
+                    f"{service.title}: had ended or never finished starting (pid {known[service.name].pid}), restarting"
+                )
                 self._stop([known[service.name]])
         startup = Startup(self._paths, running, report)
         with self._undone_on_failure(running):
@@ -258,9 +263,15 @@ class LocalStack:
         return ""
 
     def _port(self, name: str, running: dict[str, ManagedProcess], any_port: bool, report: Report) -> int:
-        if name in running:
-            return running[name].port or 0
         wanted = self._settings.tiled_port if name == "tiled" else self._settings.prefect_port
+        if name in running:
+            port = running[name].port or 0
+            if f"{name}_port" in self._settings.model_fields_set and wanted not in (0, port):
+                report(
+                    f"{_TITLES[name]}: runs on port {port}, not on {wanted}. To change it: bluesky-prefect down, then "
+                    f"up --{name}-port {wanted}"
+                )
+            return port
         state = StackState.load(self._paths.state)
         last = state.last_ports.get(name)
 
@@ -305,7 +316,7 @@ class LocalStack:
                 report=report,
             )
         except StackError as error:
-            report(f"Flow runs under way are not waited for: {error}")
+            report(f"Not waiting for running flow runs: {error}")
 
 
 def _require_extra() -> None:

@@ -1,7 +1,10 @@
 """Status of the local stack."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
+from typing import Any
 
 from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shared_with
 from bluesky_prefect.courier import running_courier
@@ -9,8 +12,9 @@ from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
 from bluesky_prefect.prefect_api import FAILED_STATES, flow_run_url, is_of_run
 from bluesky_prefect.stack._http import answers
-from bluesky_prefect.stack._info import StackInfo, StackPaths, ports_of, stack_info
+from bluesky_prefect.stack._info import StackPaths, StackState, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
+from bluesky_prefect.stack._own_servers import OwnServer, ask_own_prefect, own_servers
 from bluesky_prefect.stack._process import ManagedProcess
 
 # So many flow runs that came of no run may stand between those that are shown.
@@ -29,6 +33,8 @@ class PartStatus:
     pid: int | None
     url: str | None
     detail: str
+    named_by: str = ""
+    """The setting that names the server, if it is not the local stack's."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class StackStatus:
     Attributes
     ----------
     prefect_database : str
-        What Prefect's server keeps its flow runs in, in words.
+        What the local stack's Prefect server keeps its flow runs in, in words; empty for a server of one's own.
     outbox, outbox_problem : OutboxCounts or None, str or None
         What waits, was sent, or is dead; or why the outbox cannot be read.
     flow_runs, flow_runs_problem : tuple of FlowRunStatus, str or None
@@ -89,22 +95,28 @@ def read_status(
     info = stack_info(settings, ports_of(known), StackKeys.load(paths) or StackKeys.none())
     urls = {"tiled": info.tiled_uri, "prefect": info.prefect_ui_url}
     checks = {"tiled": f"{info.tiled_uri}/healthz", "prefect": f"{info.prefect_api_url}/health"}
-    parts = tuple(
-        _part(name, title, known.get(name), url=urls.get(name), check=checks.get(name))
-        for name, title in titles.items()
-    )
+    state = StackState.load(paths.state)
+    own = own_servers(settings, state)
+    if own:
+        parts = _own_parts(own, titles, settings)
+    else:
+        parts = tuple(
+            _part(name, title, known.get(name), state, url=urls.get(name), check=checks.get(name))
+            for name, title in titles.items()
+        )
     if courier := running_courier(settings):
         pid = int(courier.process.rpartition(":")[2] or 0)
         mine = PartStatus("courier", titles["courier"], up=True, pid=pid, url=None, detail="")
         parts = tuple(mine if part.name == "courier" else part for part in parts)
     outbox, outbox_problem = _outbox(settings)
     journals = JournalDirectory(settings.journals_path)
-    prefect_up = any(part.name == "prefect" and part.up for part in parts)
-    runs, runs_problem = _flow_runs(info, flow_runs) if prefect_up else ((), None)
-    runs_problem = runs_problem or (None if prefect_up else "not running")
+    [prefect] = (part for part in parts if part.name == "prefect")
+    ask, ui_url = (ask_own_prefect, prefect.url or "") if own else (info.ask_prefect, info.prefect_ui_url)
+    silent = f"Prefect {'does not answer' if own else 'is not running'}"
+    runs, runs_problem = _flow_runs(ask, ui_url, flow_runs) if prefect.up else ((), silent)
     return StackStatus(
         parts,
-        database,
+        "" if own else database,
         outbox,
         outbox_problem,
         runs,
@@ -115,9 +127,28 @@ def read_status(
     )
 
 
-def _part(name: str, title: str, process: ManagedProcess | None, *, url: str | None, check: str | None) -> PartStatus:
+def _own_parts(own: dict[str, OwnServer], titles: dict[str, str], settings: Settings) -> tuple[PartStatus, ...]:
+    def part(name: str) -> PartStatus:
+        service, setting = own[name].service, own[name].setting
+        problem = f"{service.problem}: check {setting}" if service.url else f"not named: set {setting}"
+        detail = problem if service.problem else ""
+        url, named_by = service.url or None, setting if service.url else ""
+        return PartStatus(name, titles[name], up=not detail, pid=None, url=url, detail=detail, named_by=named_by)
+
+    # Without runs on their way nobody misses it: the next session starts one.
+    waits = bool(JournalDirectory(settings.journals_path).waiting())
+    detail = "not at work, a session starts one"
+    courier = PartStatus("courier", titles["courier"], up=not waits, pid=None, url=None, detail=detail)
+    return (part("tiled"), part("prefect"), courier)
+
+
+def _part(
+    name: str, title: str, process: ManagedProcess | None, state: StackState, *, url: str | None, check: str | None
+) -> PartStatus:
     if process is None:
-        return PartStatus(name, title, up=False, pid=None, url=None, detail="not started")
+        when = f" {datetime.fromtimestamp(state.stopped_s):%Y-%m-%d %H:%M}" if state.stopped_s else ""
+        detail = f"stopped{when}" if state.was_used else "not started"
+        return PartStatus(name, title, up=False, pid=None, url=None, detail=detail)
     alive, problem = process.is_alive(), ""
     if not alive:
         problem = f"gone, see {process.log}"
@@ -136,7 +167,7 @@ def _outbox(settings: Settings) -> tuple[OutboxCounts | None, str | None]:
         return None, str(error)
 
 
-def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
+def _flow_runs(ask: Callable[..., Any], ui_url: str, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
     body = {
         "sort": "EXPECTED_START_TIME_DESC",
         "limit": min(2 * limit + _NOT_OF_RUNS, _PAGE),
@@ -144,7 +175,7 @@ def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], 
         "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
     }
     try:
-        found = info.ask_prefect("flow_runs/filter", body=body)
+        found = ask("flow_runs/filter", body=body)
     except StackError as error:
         return (), str(error)
     flow_runs = (
@@ -153,7 +184,7 @@ def _flow_runs(info: StackInfo, limit: int) -> tuple[tuple[FlowRunStatus, ...], 
             state=one["state_name"] or "Unknown",
             created=one["created"],
             run_s=one["estimated_run_time"],
-            url=flow_run_url(info.prefect_ui_url, one["id"], failed=one["state_type"] in FAILED_STATES),
+            url=flow_run_url(ui_url, one["id"], failed=one["state_type"] in FAILED_STATES),
         )
         for one in found
         if is_of_run(one["tags"], one["parameters"])

@@ -10,7 +10,7 @@ from bluesky_prefect.core import ConfigurationError, RunIncomplete, RunNotFound,
 from bluesky_prefect.tiled_api._connect import configured_key, connect, container_at, plain_clients, tiled_errors
 from bluesky_prefect.tiled_api._raw_catalog import make_container, make_raw_catalog
 from bluesky_prefect.tiled_api._run_data import RunData, read_run
-from bluesky_prefect.tiled_api._run_lookup import Ref, checked_ref, find_run, is_full_uid
+from bluesky_prefect.tiled_api._run_lookup import Ref, checked_ref, described_absence, find_run, is_full_uid
 
 if TYPE_CHECKING:
     from tiled.client.container import Container
@@ -143,7 +143,7 @@ class Catalog:
 
     def no_run(self, ref: Ref) -> RunNotFound:
         """Return the error that says that no run has such a name."""
-        return RunNotFound(f"T{self._place[1:]} holds no run {ref!r}.")
+        return RunNotFound(f"T{self._place[1:]} has {described_absence(ref)}.")
 
     async def read_run(self, ref: Ref, *, timeout_s: float) -> RunData:
         """Wait until a run is finished, and read it; parameters and errors are those of `finished_run`."""
@@ -199,7 +199,8 @@ class Catalog:
     def _gave_up(self, ref: Ref, run: "Container | None", timeout_s: float) -> RunNotFound | RunIncomplete:
         if run is None:
             return RunNotFound(
-                f"T{self._place[1:]} holds no run {ref!r}, after {timeout_s:g} s of waiting. Was it written there?"
+                f"T{self._place[1:]} has {described_absence(ref)}, after {timeout_s:g} s of waiting. Was it written "
+                "there?"
             )
         return RunIncomplete(
             f"Run {one_line(run.item['id'])} has no stop document in {self._place} after {timeout_s:g} s: it is still "

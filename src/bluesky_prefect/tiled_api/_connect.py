@@ -99,11 +99,11 @@ def container_at(root: "Container", path: str, name: str) -> "Container":
     path = path.strip("/")
     try:
         return root[tuple(path.split("/"))] if path else root
-    except KeyError as error:
+    except KeyError:
         raise ConfigurationError(
             f"Tiled at {name} has no container {path!r} that this API key may see: create it, or set "
             "BLUESKY_PREFECT_RAW_CONTAINER and BLUESKY_PREFECT_PROCESSED_CONTAINER."
-        ) from error
+        ) from None
 
 
 @contextmanager
@@ -130,10 +130,11 @@ def tiled_errors(name: str) -> Iterator[None]:
     except httpx.InvalidURL:  # it repeats a part of the address, which may belong to a password
         raise ConfigurationError(f"Tiled is set to {UNREADABLE_URL}: {URL_SPELLING}.") from None
     except httpx.TransportError as error:
+        # Without its chain: a flow run's log would show two hundred lines of it.
         raise TiledUnavailable(
             f"Tiled at {name} cannot be reached ({one_line(str(error) or type(error).__name__, 200)}): is it "
             "running, and is BLUESKY_PREFECT_TILED_URI right?"
-        ) from error
+        ) from None
 
 
 def configured_key(settings: "Settings") -> str | None:
@@ -194,5 +195,5 @@ def _profile(name: str) -> dict[str, Any]:
 
     try:
         return load_profiles()[name][1]
-    except KeyError as error:
-        raise ConfigurationError(f"There is no Tiled profile {name!r}: check BLUESKY_PREFECT_TILED_PROFILE.") from error
+    except KeyError:
+        raise ConfigurationError(f"There is no Tiled profile {name!r}: check BLUESKY_PREFECT_TILED_PROFILE.") from None

@@ -91,6 +91,19 @@ def _by_scan_id(raw: "Container", scan_id: int) -> "Container | None":
     return found[0] if found else None
 
 
+def described_absence(ref: Ref) -> str:
+    """Return what there is not, in words: a reference as in `find_run`, or a range of such numbers."""
+    text = str(ref).strip()
+    first, _, last = text.partition("..")
+    if last:
+        kind = "runs with scan ids" if not first.startswith("-") else "runs with the indexes"
+        return f"no {kind} {first} to {last}"
+    if not text.lstrip("-").isdecimal():
+        return f"no run with a uid that {'is' if is_full_uid(ref) else 'begins with'} {one_line(text, 60)!r}"
+    number = int(text)
+    return f"no run with scan id {number}" if number > 0 else f"no run at index {number}: it has fewer runs"
+
+
 def _by_index(raw: "Container", index: int) -> "Container | None":
     values: Any = raw.values()
     try:

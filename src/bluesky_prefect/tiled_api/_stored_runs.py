@@ -117,7 +117,7 @@ def _named(catalog: Catalog, ref: str) -> Sequence[Run]:
     first, last = int(ends[1]), int(ends[2])
     if first > last or first <= 0 <= last:
         raise FlowInputError(
-            f"{ref!r} is no range of runs: write 1200..1250 for scan ids, or -10..-1 for the ten newest runs."
+            f"{ref!r} is not a range of runs: write 1200..1250 for scan ids, or -10..-1 for the ten newest runs."
         )
     runs = _with_scan_ids(catalog, first, last) if first > 0 else _at_indexes(catalog, first, last)
     if not runs:

@@ -64,9 +64,17 @@ def list_flow_runs(
 
 
 def look_up(
-    count: int = 10, *, failed: bool = False, scan_id: int | None = None, settings: Settings | None = None
+    count: int = 10,
+    *,
+    failed: bool = False,
+    scan_id: int | None = None,
+    settings: Settings | None = None,
+    explain: Callable[[PrefectUnavailable], str] = str,
 ) -> Listing:
-    """Do what `list_flow_runs` does, with what can be asked: what is away is told of, never an error."""
+    """Do what `list_flow_runs` does, with what can be asked: what is away is told of, never an error.
+
+    `explain` says why Prefect cannot be asked.
+    """
     settings = settings or get_settings()
     found: list[WorkflowStatus] = []
     problems: list[str] = []
@@ -74,8 +82,10 @@ def look_up(
     def tolerated(ask: Callable[[], list[WorkflowStatus]]) -> None:
         try:
             found.extend(ask())
-        except (OutboxError, PrefectUnavailable) as error:
+        except OutboxError as error:
             problems.append(str(error))
+        except PrefectUnavailable as error:
+            problems.append(explain(error))
 
     def of_prefect() -> list[WorkflowStatus]:
         with PrefectApi(settings.request_timeout_s) as api:
@@ -128,7 +138,7 @@ def _recorded(settings: Settings) -> Iterator[str]:
     directory = JournalDirectory(settings.journals_path)
     if waiting := directory.waiting():
         oldest_s = max(0.0, time.time() - waiting[-1].written)
-        late = f", the oldest written to last {oldest_s:.0f} s ago" if oldest_s > _LATE_S else ""
+        late = f", the oldest last written {oldest_s:.0f} s ago" if oldest_s > _LATE_S else ""
         yield f"On the way to Tiled: {counted(len(waiting), 'run')}{late}."
     if refused := directory.refused():
         yield f"Refused by Tiled: {counted(len(refused), 'run')}; see 'bluesky-prefect journal list'."

@@ -106,15 +106,18 @@ class PromptMessages:
                 self._undelivered, self._told_of_undelivered = "", False
             elif not self._told_of_undelivered:
                 self._told_of_undelivered = True
-                what = "1 run waits" if many == 1 else f"{many} runs wait"
-                self._undelivered = f"{what} on disk for Tiled, to get there by itself ('bluesky-prefect journal list')"
+                what = "1 run is" if many == 1 else f"{many} runs are"
+                self._undelivered = (
+                    f"{what} waiting on disk and will be delivered to Tiled automatically "
+                    "(see 'bluesky-prefect journal list')"
+                )
         for one in self._journals.refused():
             if one.since >= self._began and one.path not in self._known_refused:
                 self._known_refused.add(one.path)
                 reason = one_line(one.reason, _REASON_LENGTH)
                 with self._lock:
                     self._refused.append(
-                        f"Run {one.run_uid[:8]}: Tiled refuses it ('journal list' says more): {reason}"
+                        f"Tiled refuses run {one.run_uid[:8]} (see 'bluesky-prefect journal list'): {reason}"
                     )
 
     def look(self, api: PrefectApi | None) -> None:
@@ -168,10 +171,10 @@ class PromptMessages:
         reasons = [one.reason for one in entries if one.reason and one.created <= late]
         if reasons:
             self._told_of_waiting = True
-            what = "1 submission waits" if many == 1 else f"{many} submissions wait"
+            what = "1 submission is" if many == 1 else f"{many} submissions are"
             reason = one_line(reasons[0], 2 * _REASON_LENGTH)
             with self._lock:
-                self._waiting = f"{what} to be sent, and will be by themselves once this is over: {reason}"
+                self._waiting = f"{what} waiting and will be sent automatically once this is resolved: {reason}"
 
     def _look_for_failures(self, outbox: Outbox, found: Sequence[tuple[WorkflowStatus, float]]) -> None:
         if self._seen is None:

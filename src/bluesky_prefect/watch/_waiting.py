@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from bluesky_prefect.core import FlowTimeout, PrefectUnavailable, Settings, get_settings
+from bluesky_prefect.core import FlowTimeout, PrefectUnavailable, Settings, counted, get_settings
 from bluesky_prefect.outbox import Outbox, existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi, Wanted
 from bluesky_prefect.watch._status_lookup import lookup_statuses
@@ -42,6 +42,7 @@ def wait_for_flow_runs(
     settings: Settings | None = None,
     report: Report = lambda ended, total, problem: None,
     told: AlreadyTold | None = None,
+    explain: Callable[[PrefectUnavailable], str] = str,
     clock: Callable[[], float] = time.monotonic,
 ) -> list[WorkflowStatus]:
     """Wait until no submission of this machine's outbox waits, and no flow run of the last day is under way.
@@ -58,6 +59,8 @@ def wait_for_flow_runs(
         Told at each look which have ended, how many there are, and why Prefect cannot be asked (empty if it can).
     told : AlreadyTold, optional
         What is known already; by default all that has ended.
+    explain : callable
+        Says why Prefect cannot be asked.
     clock : callable
         Gives a time in seconds that never jumps.
 
@@ -79,7 +82,8 @@ def wait_for_flow_runs(
         outbox = opened.enter_context(existing_outbox(settings.outbox_path))
         if outbox is None:
             return []
-        waited = _Waited(opened.enter_context(PrefectApi(settings.request_timeout_s)), outbox, told or AlreadyTold())
+        api = opened.enter_context(PrefectApi(settings.request_timeout_s))
+        waited = _Waited(api, outbox, told or AlreadyTold(), explain)
         while True:
             problem = waited.look()
             report(waited.ended, waited.total, problem)
@@ -87,16 +91,24 @@ def wait_for_flow_runs(
                 waited.tell()
                 return waited.ended
             if deadline is not None and clock() >= deadline:
-                what = f"Not known how {waited.left} are doing" if problem else f"{waited.left} not done"
-                raise FlowTimeout(f"{what} after {timeout_s:g} s. {problem or 'They go on.'}")
+                raise FlowTimeout(_timed_out(waited.left, f"after {timeout_s:g} s", problem))
             time.sleep(POLL_S)
+
+
+def _timed_out(left: int, after: str, problem: str) -> str:
+    flow_runs, go_on = counted(left, "flow run"), "it continues" if left == 1 else "they continue"
+    if problem:
+        return f"The state of {flow_runs} is unknown {after}. {problem}"
+    return f"{flow_runs} still running {after}; {go_on}."
 
 
 class _Waited:
     """Workflows to wait for, and how many have ended."""
 
-    def __init__(self, api: PrefectApi, outbox: Outbox, told: AlreadyTold) -> None:
-        self._api, self._outbox, self._told = api, outbox, told
+    def __init__(
+        self, api: PrefectApi, outbox: Outbox, told: AlreadyTold, explain: Callable[[PrefectUnavailable], str]
+    ) -> None:
+        self._api, self._outbox, self._told, self._explain = api, outbox, told, explain
         self._since_s = time.time() - _RECENT_S
         put_in = dict(_recent(outbox, self._since_s, api.api_url))
         self._left = dict.fromkeys(put_in)
@@ -117,7 +129,7 @@ class _Waited:
         try:
             found = lookup_statuses(self._api, [self._outbox], list(self._left), self._since_s)
         except PrefectUnavailable as error:
-            return str(error)
+            return self._explain(error)
         for one, status in found.items():
             if status is None or status.ended:
                 del self._left[one]

@@ -16,7 +16,7 @@ DECLINED = "DECLINED"
 
 _WITHOUT_FLOW_RUN: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "waiting": (WAITING, "Waits to be sent"),
+        "waiting": (WAITING, "Waiting to be sent"),
         "dead": (DEAD, "Dead letter"),
         "sent": (GONE, "Deleted in Prefect"),
         "declined": (DECLINED, "Not wanted"),

@@ -2,12 +2,27 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import closing
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
+from bluesky_prefect.stack._info import StackState
 from tests.services.forked import run_command
+from tests.services.loopback import Loopback
+
+
+class Welcoming(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
 
 
 def cli(*arguments, **environment):
@@ -46,7 +61,7 @@ def test_a_setting_that_cannot_be_used_is_one_line_that_names_it():
     done = cli("status", BLUESKY_PREFECT_TILED_PORT="many")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr.startswith("Error: A setting cannot be used: tiled_port:")
+    assert done.stderr.startswith("Error: A setting cannot be used: BLUESKY_PREFECT_TILED_PORT:")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -62,6 +77,54 @@ def test_status_without_a_stack_shows_every_part_as_down_and_ends_with_1(tmp_pat
     assert done.stdout.count("down: not started") == 4
     assert "Outbox: 0 waiting, 0 sent, 0 dead" in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+def test_status_says_when_the_stack_was_stopped(tmp_path):
+    StackState(last_ports={"tiled": 1, "prefect": 2}, stopped_s=1e9).save(tmp_path / "stack.json")
+    done = cli("status", "--state-directory", str(tmp_path))
+    assert done.stdout.count(f"down: stopped {datetime.fromtimestamp(1e9):%Y-%m-%d %H:%M}") == 4
+    assert "Flow runs: unknown, Prefect is not running" in done.stdout
+
+
+def test_status_shows_servers_of_ones_own_and_what_names_them(tmp_path):
+    with closing(Loopback(Welcoming)) as server:
+        tiled = f"http://{server.address}"
+        named = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "BLUESKY_PREFECT_TILED_URI": tiled}
+        done = cli("status", "--state-directory", str(tmp_path), **named)
+    assert done.returncode == 1
+    [tiled_line] = [line for line in done.stdout.splitlines() if line.startswith("Tiled server")]
+    assert re.search(rf"^Tiled server +up +{tiled}  \(BLUESKY_PREFECT_TILED_URI\)", tiled_line)
+    assert "down: Connection refused: check PREFECT_API_URL" in done.stdout
+    assert "SQLite" not in done.stdout
+    assert "worker" not in done.stdout
+
+
+@pytest.mark.parametrize("command", [["reconcile"], ["submit", "-1"], ["flows"]])
+def test_a_command_says_that_the_local_stack_is_down(tmp_path, command):
+    StackState(last_ports={"tiled": 1, "prefect": 2}).save(tmp_path / "stack.json")
+    elsewhere = {"PREFECT_API_URL": "http://127.0.0.1:9/api"}  # another stack's, as its 'up' shows it
+    done = cli(*command, "--state-directory", str(tmp_path), **elsewhere)
+    assert done.returncode == 1
+    [line] = (done.stdout + done.stderr).splitlines()
+    remedy = f"Start it with: bluesky-prefect up --state-directory {tmp_path}"
+    assert line.removeprefix("Error: ") == f"The local stack is down (state directory {tmp_path}). {remedy}"
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({}, "No Tiled server is named: set BLUESKY_PREFECT_TILED_URI, or start a local stack"),
+        (
+            {"BLUESKY_PREFECT_TILED_URI": "http://tiled.invalid"},
+            "Tiled at http://tiled.invalid does not answer (Name or service not known): check BLUESKY_PREFECT_",
+        ),
+    ],
+)
+def test_a_command_names_the_address_and_its_setting(tmp_path, named, said):
+    done = cli("reconcile", "--state-directory", str(tmp_path), **named)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: {said}")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_status_is_there_for_programs(tmp_path):
@@ -101,8 +164,8 @@ def test_help_imports_neither_prefect_nor_tiled():
     [
         (["submit", "1", "--parameters", "{x"], "--parameters is not JSON"),
         (["submit", "1", "--parameters", "[1]"], "not a JSON object"),
-        (["reconcile", "--since", "yesterday"], "'yesterday' is no time: write how long ago (90m, 24h, 7d)"),
-        (["reconcile", "--since", "1h", "--until", "2h"], "--since 1h is not before --until 2h"),
+        (["reconcile", "--since", "yesterday"], "'yesterday' is not a time: write 24h, 7d, or 2026-01-31"),
+        (["reconcile", "--since", "1h", "--until", "2h"], "--since 1h must be earlier than --until 2h"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_told_before_anything_is_asked(arguments, said):
@@ -121,7 +184,7 @@ def test_a_negative_index_is_a_run_and_no_option(tmp_path, ref):
 def test_an_option_that_submit_does_not_have_is_no_run(tmp_path):
     done = cli("submit", "1", "--agian", "--state-directory", str(tmp_path))
     assert done.returncode == 2
-    assert "There is no option --agian" in done.stderr
+    assert "No such option: --agian" in done.stderr
 
 
 def test_reconcile_without_servers_says_which_one_is_not_there(tmp_path):

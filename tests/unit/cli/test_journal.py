@@ -20,10 +20,10 @@ def test_what_tiled_refuses_is_listed_retried_and_discarded(tmp_path: Path):
         return run_command("journal", *arguments, "--state-directory", str(tmp_path), env=os.environ)
 
     listed = journal_command("list")
-    assert "On their way to Tiled: 0 runs. No courier is at work." in listed.stdout
+    assert "On their way to Tiled: 0 runs. No courier is running." in listed.stdout
     assert "Refused by Tiled: 2 runs" in listed.stdout
     assert "no such format" in listed.stdout
-    assert "1 run to be tried again." in journal_command("retry", "abc").stderr
+    assert "1 run will be tried again." in journal_command("retry", "abc").stderr
     assert "The journal of run xyz is deleted." in journal_command("discard", "xyz", "--yes").stderr
     found = json.loads(journal_command("list", "--json").stdout)
     assert [one["run"] for one in found["waiting"]] == ["abc"]

@@ -112,7 +112,7 @@ def test_a_limit_lists_the_newest_and_says_that_there_are_more(outbox_command, o
     for uid in (FIRST, SECOND, THIRD):
         outbox.put(submission(uid), dead=None if uid == SECOND else "why")
     result = outbox_command("list", "--limit", "2")
-    assert "Listed are the newest 2; --limit lists more." in result.stdout
+    assert "These are the newest 2; --limit lists more." in result.stdout
     assert THIRD[:8] in result.stdout
     assert len([line for line in result.stdout.splitlines() if WORKFLOW in line]) == 2
 
@@ -252,7 +252,10 @@ def test_discard_says_where_the_run_is_found_from_now_on(outbox_command, outbox)
     result = outbox_command("discard", "12", "12", FIRST, "--yes")
     assert result.exit_code == 0
     assert result.stdout == f"Discarded: {FIRST}:{WORKFLOW} (scan 12)\n"
-    assert "'bluesky-prefect reconcile' lists these runs from now on as runs without a flow run" in result.stderr
+    assert (
+        "As long as their workflow is on the list of workflows, 'bluesky-prefect reconcile' shows these"
+        in result.stderr
+    )
 
 
 def test_nothing_is_done_if_one_of_several_names_is_wrong(outbox_command, outbox):
@@ -265,7 +268,7 @@ def test_nothing_is_done_if_one_of_several_names_is_wrong(outbox_command, outbox
 def test_what_is_being_sent_is_not_discarded(outbox_command, outbox):
     outbox.put(submission(FIRST, 12))
     outbox.take()
-    assert "somebody is sending it at this moment" in error_of(outbox_command("discard", "12", "--yes"))
+    assert "it is being sent at this moment" in error_of(outbox_command("discard", "12", "--yes"))
     assert outbox.counts() == OutboxCounts(waiting=1)
 
 

@@ -80,6 +80,11 @@ def test_an_empty_list_says_so(capsys):
     assert capsys.readouterr().out == "No flow runs.\n"
 
 
+def test_that_none_failed_is_said_so(capsys):
+    render_flows.listing(Listing(()), failed=True)
+    assert capsys.readouterr().out == "None failed.\n"
+
+
 def test_metadata_cannot_forge_a_line(capsys):
     render_flows.listing(Listing((status(plan_name := 1, flow_run_name=f"x\n{plan_name} forged[red]"),)))
     out = capsys.readouterr().out
@@ -111,7 +116,7 @@ def test_a_wait_ends_with_what_came_out_and_the_links_of_failures(capsys):
 
 def test_a_wait_for_nothing_says_so(capsys):
     render_flows.waiting(lambda report: [])
-    assert capsys.readouterr().out == "Nothing is under way.\n"
+    assert capsys.readouterr().out == "No flow runs are running.\n"
 
 
 def test_a_wait_that_takes_too_long_raises():

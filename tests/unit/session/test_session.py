@@ -66,7 +66,7 @@ def test_with_no_service_scans_run_and_their_submissions_wait(facts):
 
 def test_with_no_service_and_no_courier_the_run_is_recorded_and_the_session_says_that_it_waits(facts):
     assert facts["journals"] == [facts["uid"]]
-    assert facts["told"][1].startswith("No courier is at work, and this session starts none: runs are recorded")
+    assert facts["told"][1].startswith("No courier is running, and this session starts none: runs are recorded")
 
 
 def test_a_table_is_shown_and_no_plot_without_a_window(facts, output):

@@ -53,7 +53,7 @@ def test_that_submissions_wait_is_told_once_on_one_line_with_the_address(setting
     notices = PromptMessages(settings, clock=later)
     notices.look(api)
     [line] = notices.take()
-    assert line.startswith("1 submission waits to be sent")
+    assert line.startswith("1 submission is waiting and will be sent automatically once this is resolved: ")
     assert "http://127.0.0.1:4200/api" in line
     assert "\n" not in line
     refused(outbox, "b")
@@ -164,7 +164,7 @@ def test_a_run_that_tiled_refuses_is_told_of_once(settings):
     directory.refuse(journal.path, "no such format")
     for _ in range(2):
         notices.look_at_journals()
-    assert notices.take() == ["Run 01234567: Tiled refuses it ('journal list' says more): no such format"]
+    assert notices.take() == ["Tiled refuses run 01234567 (see 'bluesky-prefect journal list'): no such format"]
     notices.look_at_journals()
     assert notices.take() == []
 
@@ -207,7 +207,7 @@ def test_that_runs_wait_for_tiled_is_told_once_and_of_one_that_goes_on_nothing(s
     for _ in range(2):
         notices.look_at_journals()
     [line] = notices.take()
-    assert line.startswith("1 run waits on disk for Tiled")
+    assert line.startswith("1 run is waiting on disk and will be delivered to Tiled automatically")
     JournalDirectory(settings.journals_path).deliver(goes_on.path)
     notices.look_at_journals()
     assert notices.take() == []

@@ -5,17 +5,23 @@ import contextvars
 import copy
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from contextvars import ContextVar
+from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from prefect import Flow
 from prefect.context import FlowRunContext, SyncClientContext, TaskRunContext, get_run_context
-from prefect.exceptions import MissingContextError
+from prefect.exceptions import CancelledRun, MissingContextError
+from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
-from bluesky_prefect.core import one_line
+from bluesky_prefect.core import Interrupted, one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+# Names of the flow runs that Ctrl-C has ended; None where that is nobody's business, as in a worker.
+_INTERRUPTED: ContextVar[list[str] | None] = ContextVar("interrupted", default=None)
 
 
 class PlainFlow(Flow[P, R]):
@@ -28,6 +34,10 @@ class PlainFlow(Flow[P, R]):
 
     Within an asynchronous flow or task the call is to be awaited, as that of any asynchronous flow.
     """
+
+    def __init__(self, fn: Callable[P, R], **options: Any) -> None:
+        super().__init__(fn, **options)
+        self.fn = _ends_cancelled_by_ctrl_c(fn)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the flow; return its result, or its state with ``return_state=True``."""
@@ -60,7 +70,7 @@ class PlainFlow(Flow[P, R]):
 
 def plain_flow(**options: Any) -> Callable[[Callable[P, R]], PlainFlow[P, R]]:
     """Make a `PlainFlow` of a coroutine function, with the options of `prefect.flow`."""
-    return partial(PlainFlow, **options)
+    return lambda fn: PlainFlow(fn, **options)
 
 
 async def gather_all(*work: Awaitable[Any]) -> list[Any]:
@@ -83,21 +93,53 @@ def _is_awaited() -> bool:
     return caller is not None and caller.isasync
 
 
+def _ends_cancelled_by_ctrl_c(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a coroutine function whose flow run ends as cancelled, not as crashed, if Ctrl-C at its call ends it."""
+
+    @wraps(fn)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await fn(*args, **kwargs)
+        except asyncio.CancelledError:
+            if (interrupted := _INTERRUPTED.get()) is None:
+                raise
+            # The outermost flow run comes last.
+            interrupted.append(flow_run.get_name() or "")
+            return Cancelled(message="Interrupted by Ctrl-C")
+
+    return run
+
+
 def _outcome(run: Coroutine[Any, Any, R]) -> R:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _has_running_loop():
         return _run(run)
     # This thread's loop cannot run it while it waits for it.
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(contextvars.copy_context().run, _run, run).result()
 
 
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def _run(run: Coroutine[Any, Any, R]) -> R:
-    # Not asyncio.run, which leaves the thread without the event loop that it had.
-    with (
-        # Prefect's asynchronous engine takes a synchronous client too, which it would leave open.
-        SyncClientContext.get_or_create(),
-        asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,
-    ):
-        return runner.run(run)
+    interrupted: list[str] = []
+    before = _INTERRUPTED.set(interrupted)
+    try:
+        # Not asyncio.run, which leaves the thread without the event loop that it had.
+        with (
+            # Prefect's asynchronous engine takes a synchronous client too, which it would leave open.
+            SyncClientContext.get_or_create(),
+            asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner,
+        ):
+            return runner.run(run)
+    except (CancelledRun, KeyboardInterrupt):
+        if not interrupted:
+            raise
+        raise Interrupted(f"flow run {interrupted[-1]!r} is cancelled") from None
+    finally:
+        _INTERRUPTED.reset(before)

@@ -39,10 +39,10 @@ def checked_place(lat: float, lon: float, timezone: str, unit: str, name: str = 
             raise FlowInputError(f"{angle} must be a number of degrees from -{most} to {most}, not {value!r}.")
     try:
         ZoneInfo(timezone)
-    except (KeyError, ValueError, TypeError, OSError) as error:
+    except (KeyError, ValueError, TypeError, OSError):
         raise FlowInputError(
             f"There is no time zone {one_line(timezone, 60)!r}: give a name such as 'America/New_York' or 'UTC'."
-        ) from error
+        ) from None
     if unit not in _SYMBOLS:
         raise FlowInputError(f"temperature_unit must be 'fahrenheit' or 'celsius', not {one_line(unit, 60)!r}.")
     return Place(float(lat), float(lon), timezone, unit, name)  # pyright: ignore[reportArgumentType]  (checked above)
@@ -52,10 +52,10 @@ def checked_date(date: Any) -> datetime.date:
     """Return a date given as ``YYYY-MM-DD``; raise `FlowInputError` if it is not."""
     try:
         return datetime.datetime.strptime(date.strip(), "%Y-%m-%d").date()
-    except (ValueError, AttributeError) as error:
+    except (ValueError, AttributeError):
         raise FlowInputError(
             f"{one_line(str(date), 60)!r} is not a date: write it as YYYY-MM-DD, for instance 2026-05-01."
-        ) from error
+        ) from None
 
 
 def is_archived(day: datetime.date, today: datetime.date) -> bool:

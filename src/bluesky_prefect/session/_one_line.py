@@ -1,0 +1,53 @@
+"""Calls at the prompt: what goes wrong with one is a line."""
+
+import inspect
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+from bluesky_prefect.core import BlueskyPrefectError, FlowInputError, Interrupted
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def in_one_line(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function with arguments that do not fit, its failures and Ctrl-C told in a line each."""
+    signature = inspect.signature(function)
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            takes = ", ".join(signature.parameters) or "no arguments"
+            raise FlowInputError(f"{function.__name__}: {error}. It takes: {takes}.") from None
+        try:
+            return function(*args, **kwargs)
+        except BlueskyPrefectError as error:
+            raise error.with_traceback(None) from None
+        except Interrupted:
+            raise
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+    return call
+
+
+@contextmanager
+def ctrl_c_held_back() -> Iterator[None]:
+    """Raise what Ctrl-C does at the end of the block: in the middle of an import it would leave half a package."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are raised in the main thread
+        return
+    pressed: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt

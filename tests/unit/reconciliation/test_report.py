@@ -1,0 +1,27 @@
+"""What reconciliation found, in a line."""
+
+from collections import Counter
+
+import pytest
+
+from bluesky_prefect.reconciliation._diagnosis import RunState
+from bluesky_prefect.reconciliation._report import Finding, Report
+
+_CRASHED = Finding("u", 1, "count", "w", RunState.CRASHED, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("states", "findings", "said"),
+    [
+        ({}, [], "0 flow runs expected"),
+        ({RunState.PROCESSED: 20}, [], "20 flow runs expected: all processed"),
+        ({RunState.OPEN: 1}, [], "0 flow runs expected: 1 not stopped yet"),
+        (
+            {RunState.PROCESSED: 2, RunState.CRASHED: 1, RunState.OPEN: 1},
+            [_CRASHED],
+            "3 flow runs expected: 2 processed, 1 crashed, 1 not stopped yet; 1 needs attention",
+        ),
+    ],
+)
+def test_a_summary_says_how_many_flow_runs_there_should_be(states, findings, said):
+    assert Report(0.0, None, 1, Counter(states), findings).summary == said
