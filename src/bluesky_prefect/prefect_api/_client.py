@@ -1,7 +1,7 @@
 """Flow runs, asked of Prefect's API."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +30,7 @@ from bluesky_prefect.prefect_api._api_errors import (
     require_readable,
     said,
 )
-from bluesky_prefect.prefect_api._deployment_names import deployment_names
+from bluesky_prefect.prefect_api._inventory import ask_with, named_deployments
 from bluesky_prefect.prefect_api._notifications import Notifications, notification_tags
 from bluesky_prefect.prefect_api._parameter_size import explained_size
 from bluesky_prefect.prefect_api._parameters import parameters_for
@@ -173,12 +173,9 @@ class PrefectApi:
             raise self._missing(deployment) from error
 
     def _missing(self, deployment: str) -> DeploymentMissing:
-        def ask(path: Any, body: dict[str, Any]) -> Any:
-            return self.client.request("POST", path, json=body).json()
-
-        known: list[str] = []
+        known: Iterable[str] = ()
         with suppress(Exception):  # it only helps to say more
-            known = deployment_names(ask)
+            known = named_deployments(ask_with(self.client))
         return DeploymentMissing(explain_missing(deployment, known))
 
     def _is_well_otherwise(self, deployment: str, error: PrefectUnavailable, began: float) -> bool:

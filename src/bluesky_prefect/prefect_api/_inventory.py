@@ -1,14 +1,19 @@
 """Deployments and work pools as Prefect has them, and the version of its server."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.prefect_api._api_errors import prefect_errors
 
 if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
     from bluesky_prefect.prefect_api._client import PrefectApi
 
+Ask = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
+
+# Prefect's own limit for one answer.
 _PAGE = 200
 
 
@@ -61,24 +66,34 @@ def server_version(api: "PrefectApi") -> str:
         return api.client.api_version()
 
 
+def named_deployments(ask: Ask) -> dict[str, dict[str, Any]]:
+    """Return all deployments, as the API describes them, by their full names: ``flow-name/deployment-name``.
+
+    For a session as well, which does not import Prefect for it. The errors of `ask` are those of this function.
+
+    Parameters
+    ----------
+    ask : callable
+        Posts a body to a path of the API (``/flows/filter``) and returns what the JSON answer holds.
+    """
+    flows = {flow["id"]: flow["name"] for flow in _all(ask, "/flows/filter")}
+    return {f"{flows.get(one['flow_id'], '?')}/{one['name']}": one for one in _all(ask, "/deployments/filter")}
+
+
+def ask_with(client: "SyncPrefectClient") -> Ask:
+    """Return what asks through Prefect's client, for `named_deployments`."""
+
+    def ask(path: Any, body: dict[str, Any]) -> Any:
+        return client.request("POST", path, json=body).json()
+
+    return ask
+
+
 def known_deployments(api: "PrefectApi") -> dict[str, KnownDeployment]:
     """Return all deployments by their full names."""
-    from prefect.client.schemas.filters import FlowFilter, FlowFilterId
-
-    client, found = api.client, []
     with prefect_errors():
-        while not found or len(found) % _PAGE == 0:
-            page = client.read_deployments(limit=_PAGE, offset=len(found))
-            found += page
-            if not page:
-                break
-        flows: dict[object, str] = {}
-        ids = list({one.flow_id for one in found})
-        for begin in range(0, len(ids), _PAGE):
-            wanted = FlowFilter(id=FlowFilterId(any_=ids[begin : begin + _PAGE]))
-            flows |= {flow.id: flow.name for flow in client.read_flows(flow_filter=wanted, limit=_PAGE)}
-    named = ((f"{flows.get(one.flow_id, '?')}/{one.name}", one) for one in found)
-    return {name: KnownDeployment(name, one.work_pool_name, bool(one.paused)) for name, one in named}
+        found = named_deployments(ask_with(api.client))
+    return {name: KnownDeployment(name, one["work_pool_name"], bool(one["paused"])) for name, one in found.items()}
 
 
 def known_pools(api: "PrefectApi", names: Iterable[str]) -> dict[str, KnownPool | None]:
@@ -98,3 +113,10 @@ def _pool(api: "PrefectApi", name: str) -> KnownPool | None:
     lives = {worker.name: worker.status.value == "ONLINE" for worker in workers}
     online, silent = (tuple(name for name, is_online in lives.items() if is_online is state) for state in (True, False))
     return KnownPool(pool.name, pool.type, pool.is_paused, online, silent)
+
+
+def _all(ask: Ask, path: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    while len(page := ask(path, {"limit": _PAGE, "offset": len(found)})) == _PAGE:
+        found += page
+    return found + page

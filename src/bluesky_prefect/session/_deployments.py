@@ -13,7 +13,7 @@ from bluesky_prefect.core import (
     prefect_url,
     without_user,
 )
-from bluesky_prefect.prefect_api import deployment_names
+from bluesky_prefect.prefect_api import named_deployments
 from bluesky_prefect.stack import request_json
 
 logger = logging.getLogger(__name__)
@@ -40,4 +40,4 @@ def _known() -> list[str]:
     def ask(path: str, body: dict[str, Any]) -> Any:
         return request_json(without_user(url) + path, body=body, headers=headers, timeout_s=_TIMEOUT_S)
 
-    return deployment_names(ask)
+    return list(named_deployments(ask))
