@@ -18,17 +18,16 @@ def test_an_outage_is_a_line_when_it_begins_and_one_when_it_ends(worker, proxy, 
         return worker.log.read_text()[begun:]
 
     flow_run, _ = start_waiting(worker, deployments["waits"], tmp_path / "waits")
-    begun = len(worker.log.read_text())
+    begun, where = len(worker.log.read_text()), f"Prefect at {proxy.url}/api"
     proxy.mode = "refuse"
-    wait_until(lambda: " cannot be reached: " in said())
+    wait_until(lambda: f"{where} cannot be reached: " in said())
     # Whoever listens for the flow run has met it by now, and says so when it is back.
     proxy.mode = "pass"
-    wait_until(lambda: " answers again" in said())
+    wait_until(lambda: f"{where} answers again" in said())
     (tmp_path / "waits").unlink()
     assert worker.wait(flow_run)["state_type"] == "COMPLETED"
     assert "Traceback" not in said()
     told = [line for line in said().splitlines() if "Prefect at" in line]
-    where = f"Prefect at {proxy.url}/api"
     assert [line.split(" - ")[1][: len(where) + 7] for line in told] == [f"{where} cannot", f"{where} answer"]
 
 
