@@ -71,6 +71,8 @@ def sign_in(page: Page, link: str) -> None:
     """Open the link that the local stack has printed for a browser, and wait for the flow runs."""
     page.goto(link)
     page.wait_for_url(re.compile("/runs([?]|$)"))
+    # The newer UI forgets the password if it is left while it tries it.
+    page.get_by_text("Event Feed").first.wait_for()
 
 
 class PrefectUi:
