@@ -27,7 +27,9 @@ def new(
         raise ConfigurationError(f"{name!r} cannot be the name of a flow: use letters, digits and '-', as my-analysis.")
     files = {directory / f"{prefix}{function}.py": f"{prefix}my_analysis.py" for prefix in ("", "test_")}
     if there := [str(path) for path in files if path.exists()]:
-        raise ConfigurationError(f"Nothing was written: {' and '.join(there)} exists. Choose another name.")
+        raise ConfigurationError(
+            f"Nothing was written, so as not to overwrite {' and '.join(there)}. Choose another name, or a --directory."
+        )
     directory.mkdir(parents=True, exist_ok=True)
     for path, template in files.items():
         text = (_TEMPLATES / template).read_text()
