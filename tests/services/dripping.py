@@ -1,5 +1,6 @@
 """A server on loopback that answers a byte now and then, or not at all, on bare sockets."""
 
+import re
 import socket
 import ssl
 import threading
@@ -53,7 +54,7 @@ class DrippingServer:
             suppress(OSError),
             self._tls.wrap_socket(accepted, server_side=True) if self._tls else accepted as connection,
         ):
-            while self.mode == "silent" or connection.recv(65536):
+            while self.mode == "silent" or _request(connection):
                 if self.mode == "whole":
                     connection.sendall(_WHOLE)
                     continue
@@ -65,3 +66,17 @@ class DrippingServer:
                     # A client that has hung up makes the second of these fail.
                     connection.sendall(b"x" if self.mode != "silent" else b"")
                 return
+
+
+def _request(connection: socket.socket) -> bytes:
+    """Return a whole request, with its body; nothing if the client has hung up."""
+    request = b""
+    while b"\r\n\r\n" not in request:
+        if not (piece := connection.recv(65536)):
+            return b""
+        request += piece
+    head, _, body = request.partition(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: *(\d+)", head)
+    while length and len(body) < int(length[1]) and (piece := connection.recv(65536)):
+        body += piece
+    return head + body

@@ -3,8 +3,9 @@
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import FlowInputError, one_line
-from bluesky_prefect.flows.weather._open_meteo import checked_date, checked_place
+from bluesky_prefect.core import FlowInputError, get_settings, one_line
+from bluesky_prefect.flows.weather._open_meteo import checked_date
+from bluesky_prefect.flows.weather._weather import place_of
 from bluesky_prefect.tiled_api import checked_ref
 
 if TYPE_CHECKING:
@@ -52,6 +53,5 @@ def _check_values(given: dict[str, Any]) -> None:
         checked_ref(given["ref"])
     if given.get("date") is not None:
         checked_date(given["date"])
-    if all(given.get(name) is not None for name in _PLACE):
-        lat, lon, timezone, unit = (given[name] for name in _PLACE)
-        checked_place(lat, lon, timezone, unit)
+    if given.keys() >= set(_PLACE):
+        place_of(get_settings(), *(given[name] for name in _PLACE))

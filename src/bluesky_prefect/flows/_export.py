@@ -28,7 +28,7 @@ from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
-from bluesky_prefect.flows.weather._weather import Question, format_weather, write_temperatures
+from bluesky_prefect.flows.weather._weather import Question, format_weather, place_of, write_temperatures
 from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
@@ -98,7 +98,7 @@ async def export(
         If Tiled has no such run, or not its end.
     """
     settings = get_settings()
-    place = _place(settings, lat, lon, timezone, temperature_unit)
+    place = place_of(settings, lat, lon, timezone, temperature_unit)
     day = None if date is None else open_meteo.checked_date(date)
     checked_ref(ref)
 
@@ -120,17 +120,6 @@ async def export(
     message = f"scan {run.start.get('scan_id', '?')} {run.start.get('plan_name', '?')}: {counted(run.points, 'point')}"
     message = f"{one_line(message, 200)}, {counted(len(folder.files), 'file')}"
     return Completed(message=message, data=str(folder.path))
-
-
-def _place(
-    settings: Settings, lat: float | None, lon: float | None, timezone: str | None, unit: str
-) -> open_meteo.Place:
-    """Return the place of the settings, but for what is given."""
-    latitude = settings.weather_latitude if lat is None else lat
-    longitude = settings.weather_longitude if lon is None else lon
-    name = settings.weather_place if lat is None and lon is None else ""
-    zone = settings.timezone if timezone is None else timezone
-    return open_meteo.checked_place(latitude, longitude, zone, unit, name)
 
 
 async def _write_data(run: RunData, folder: RunFolder, progress: Progress, question: Question) -> bytes:

@@ -41,7 +41,9 @@ def run(uid, **start):
 
 def assessed(runs, workflow, outbox=None):
     api = EmptyPrefect()
-    return list(CaseFinder(api, as_workflows(workflow), Settings(), MachineOutbox(outbox), lambda: NOW).of(runs))
+    listed = as_workflows(workflow)
+    always = {one.name: 0.0 for one in listed}
+    return list(CaseFinder(api, listed, Settings(), MachineOutbox(outbox), lambda: NOW, always).of(runs))
 
 
 def test_a_when_that_answers_neither_yes_nor_no_leaves_that_run_to_a_person():
@@ -122,6 +124,8 @@ def test_the_flow_run_of_a_run_that_stopped_days_ahead_is_found():
     now = time.time()
     api = DatedPrefect({"ahead": now - 2 * DAY_S, "recent": now - 100})
     runs = [Run(uid, {"uid": uid}, {"time": now + s}) for uid, s in {"ahead": 3 * DAY_S, "recent": -200}.items()]
-    finder = CaseFinder(api, as_workflows(WORKFLOW), Settings(), MachineOutbox(None), lambda: now)
+    listed = as_workflows(WORKFLOW)
+    always = {one.name: 0.0 for one in listed}
+    finder = CaseFinder(api, listed, Settings(), MachineOutbox(None), lambda: now, always)
     found = {case.run.uid: case.state for case in finder.of(runs)}
     assert found == {"ahead": RunState.PROCESSED, "recent": RunState.PROCESSED}

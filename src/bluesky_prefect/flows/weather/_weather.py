@@ -69,6 +69,17 @@ async def get_weather(
         return unavailable(str(error))
 
 
+def place_of(
+    settings: Settings, lat: float | None, lon: float | None, timezone: str | None, unit: str
+) -> open_meteo.Place:
+    """Return the place of the settings, but for what is given; raises `FlowInputError` if that cannot be used."""
+    latitude = settings.weather_latitude if lat is None else lat
+    longitude = settings.weather_longitude if lon is None else lon
+    name = settings.weather_place if lat is None and lon is None else ""
+    zone = settings.timezone if timezone is None else timezone
+    return open_meteo.checked_place(latitude, longitude, zone, unit, name)
+
+
 @task(name="format_weather", cache_policy=NO_CACHE)
 async def format_weather(weather: dict[str, Any]) -> str:
     """Return the weather as the lines of a summary."""
