@@ -9,8 +9,9 @@ from urllib.parse import quote
 from bluesky_prefect.core import ConfigurationError, RunIncomplete, RunNotFound, one_line, without_secrets
 from bluesky_prefect.tiled_api._connect import configured_key, connect, container_at, plain_clients, tiled_errors
 from bluesky_prefect.tiled_api._raw_catalog import make_container, make_raw_catalog
-from bluesky_prefect.tiled_api._run_data import RunData, read_run
+from bluesky_prefect.tiled_api._run_data import RunData
 from bluesky_prefect.tiled_api._run_lookup import Ref, checked_ref, described_absence, find_run, is_full_uid
+from bluesky_prefect.tiled_api._run_reader import read_run
 
 if TYPE_CHECKING:
     from tiled.client.container import Container

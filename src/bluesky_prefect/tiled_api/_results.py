@@ -13,7 +13,8 @@ from bluesky_prefect._version import __version__
 from bluesky_prefect.core import FlowInputError, error_line, jsonable, one_line
 from bluesky_prefect.tiled_api._catalog import Catalog
 from bluesky_prefect.tiled_api._connect import tiled_errors
-from bluesky_prefect.tiled_api._run_data import RunData, plain
+from bluesky_prefect.tiled_api._run_data import RunData
+from bluesky_prefect.tiled_api._run_reader import plain
 
 if TYPE_CHECKING:
     from tiled.client.container import Container

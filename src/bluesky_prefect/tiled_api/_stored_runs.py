@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 from bluesky_prefect.core import FlowInputError, Run, uid_text
 from bluesky_prefect.tiled_api._catalog import Catalog
 from bluesky_prefect.tiled_api._connect import tiled_errors
-from bluesky_prefect.tiled_api._run_data import external_files, family
+from bluesky_prefect.tiled_api._external_array import external_files, family
 from bluesky_prefect.tiled_api._run_lookup import require_one
 
 if TYPE_CHECKING:
