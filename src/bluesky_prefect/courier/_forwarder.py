@@ -28,11 +28,12 @@ from bluesky_prefect.courier._backlog import Backlog
 from bluesky_prefect.courier._backoff import Backoff
 from bluesky_prefect.courier._courier_lock import RunningCourier, running_courier
 from bluesky_prefect.courier._outbox_upkeep import OutboxUpkeep
+from bluesky_prefect.courier._preparation import Preparation
 from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.courier._submission_backoff import MOMENT_S, SubmissionBackoff
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Entry, Outbox
-from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi, first_listed
+from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +99,6 @@ class Forwarder(ToldOfForks):
         self._poll_s = poll_s
         self._journals = JournalDirectory(settings.journals_path)
         self._outboxes = outboxes
-        self._unchecked = list(dict.fromkeys(deployments))
-        # When workflows were first seen on a session's list; None once Prefect knows.
-        self._seen_listed: dict[str, float | None] = {}
-        self._notices = notices
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
         self._clock = clock
@@ -112,6 +109,7 @@ class Forwarder(ToldOfForks):
         self._api: PrefectApi | None = None
         self.api_url: str | None = None
         self._reminders = Reminders(logger, clock)
+        self._preparation = Preparation(self._connected, deployments, notices, self._reminders)
         self._backlog = Backlog(outboxes, self._reminders, clock)
         self._deadline = 0.0
         self._wake = threading.Event()
@@ -206,11 +204,10 @@ class Forwarder(ToldOfForks):
             self._wake.wait(wait_s)
             if self._courier() is not None:
                 continue
-            if (self._api is None or self._unchecked) and self._clock() - idle_since > _WARM_UP_S:
-                self._warm_up()
+            if (self._api is None or not self._preparation.is_done) and self._clock() - idle_since > _WARM_UP_S:
+                self._preparation.begin()
             elif self._api is not None:
-                self._api.prepare_notifications(self._notices)
-                self._note_listed(self._api)
+                self._preparation.go_on(self._api)
         self._drain()
         self._resources.close()
 
@@ -227,41 +224,12 @@ class Forwarder(ToldOfForks):
                 return
             time.sleep(min(wait_s, 0.5))
         if self._api is not None and not self._outage.under_way:
-            self._note_listed(self._api)
+            self._preparation.note_listed(self._api)
 
     def _is_worth_waiting(self) -> bool:
         if self._outage.under_way:
             return self._outage.busy
         return self._backoff.busy or self._backoff.next_s() <= MOMENT_S
-
-    def _warm_up(self) -> None:
-        """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""
-        deployments, self._unchecked = self._unchecked, []
-        try:
-            api = self._connected()
-            for deployment in deployments:
-                try:
-                    api.check(deployment)
-                except DeploymentMissing as error:
-                    self._reminders.tell(deployment, logging.WARNING, "Runs will wait: %s", error)
-            api.prepare_notifications(self._notices)
-        except PrefectUnavailable as error:
-            level = logging.INFO if error.transient else logging.ERROR
-            self._reminders.tell("start", level, "Runs will wait in the outbox: %s", error)
-        except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
-            self._reminders.tell(
-                "start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error)
-            )
-
-    def _note_listed(self, api: PrefectApi) -> None:
-        """Let Prefect know since when workflows are on a list, for reconciliation, on whichever machine."""
-        for name, at in self._seen_listed.items():
-            if at is not None:
-                try:
-                    first_listed(api, [name], at, note=True)
-                    self._seen_listed[name] = None
-                except Exception as error:  # noqa: BLE001 - the next idle moment will do
-                    logger.debug("Prefect was not told since when %s is listed: %s", name, error_and_place(error))
 
     def _connected(self) -> PrefectApi:
         if self._api is None:
@@ -344,6 +312,6 @@ class Forwarder(ToldOfForks):
         outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
         self._reminders.forget(entry.deployment)
         self._backoff.succeeded(entry)
-        self._seen_listed.setdefault(entry.workflow, entry.created)
+        self._preparation.saw(entry)
         made = flow_run.name, flow_run.id, entry.deployment
         logger.info("Run %s: flow run %s (%s) of %s created", entry.run_uid, *made)

@@ -1,0 +1,80 @@
+"""What is seen to while there is nothing to send: the first run finds all of it ready."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+from bluesky_prefect.core import DeploymentMissing, PrefectUnavailable, error_and_place
+from bluesky_prefect.courier._reminders import Reminders
+from bluesky_prefect.outbox import Entry
+from bluesky_prefect.prefect_api import PrefectApi, first_listed
+
+logger = logging.getLogger(__name__)
+
+
+class Preparation:
+    """Prefect imported, deployments looked up, notifications there, and the dates of workflows noted.
+
+    Parameters
+    ----------
+    connected : callable
+        Returns the API; raises `PrefectUnavailable`.
+    deployments, notices : sequence of str
+        See `Forwarder`.
+    """
+
+    def __init__(
+        self,
+        connected: Callable[[], PrefectApi],
+        deployments: Sequence[str],
+        notices: Sequence[str],
+        reminders: Reminders,
+    ) -> None:
+        self._connected = connected
+        self._unchecked = list(dict.fromkeys(deployments))
+        self._notices = notices
+        self._reminders = reminders
+        # When workflows were first seen on a session's list; None once Prefect knows.
+        self._seen_listed: dict[str, float | None] = {}
+
+    @property
+    def is_done(self) -> bool:
+        """True once the deployments were looked up."""
+        return not self._unchecked
+
+    def saw(self, entry: Entry) -> None:
+        """Take note of a submission that was sent: its workflow is on a list."""
+        self._seen_listed.setdefault(entry.workflow, entry.created)
+
+    def begin(self) -> None:
+        """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""
+        deployments, self._unchecked = self._unchecked, []
+        try:
+            api = self._connected()
+            for deployment in deployments:
+                try:
+                    api.check(deployment)
+                except DeploymentMissing as error:
+                    self._reminders.tell(deployment, logging.WARNING, "Runs will wait: %s", error)
+            api.prepare_notifications(self._notices)
+        except PrefectUnavailable as error:
+            level = logging.INFO if error.transient else logging.ERROR
+            self._reminders.tell("start", level, "Runs will wait in the outbox: %s", error)
+        except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
+            self._reminders.tell(
+                "start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error)
+            )
+
+    def go_on(self, api: PrefectApi) -> None:
+        """See to what may have changed since."""
+        api.prepare_notifications(self._notices)
+        self.note_listed(api)
+
+    def note_listed(self, api: PrefectApi) -> None:
+        """Let Prefect know since when workflows are on a list, for reconciliation, on whichever machine."""
+        for name, at in self._seen_listed.items():
+            if at is not None:
+                try:
+                    first_listed(api, [name], at, note=True)
+                    self._seen_listed[name] = None
+                except Exception as error:  # noqa: BLE001 - the next idle moment will do
+                    logger.debug("Prefect was not told since when %s is listed: %s", name, error_and_place(error))
