@@ -11,7 +11,7 @@ from playwright.sync_api import Locator, Page, expect, sync_playwright
 BROWSER = "/usr/bin/chromium"
 _OPTIONS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 _SIZE = {"width": 1280, "height": 1000}
-_STATE = re.compile("^(Completed|Failed|Crashed|Running|Pending|Scheduled|Late)$")
+_STATE = re.compile("^(Completed|Unavailable|Failed|Crashed|Running|Pending|Scheduled|Late)$")
 # A machine with other things to do.
 _PATIENCE_MS = 60_000
 # The chart above the list of runs is drawn with an animation.

@@ -328,7 +328,7 @@ def test_all_that_is_silent_is_listened_to_at_once_and_then_started_again(hutch,
     waited, told = [], []
     report = hutch.reconcile(submit=True, clock=much_later, sleep=waited.append, report=told.append)
     assert waited == [hutch.settings.heartbeat_timeout_s / 3]
-    assert "3 flow runs without a sign of life: listening for 200 s" in told
+    assert "3 flow runs without a sign of life: waiting 200 s for one" in told
     assert report.states == {RunState.SILENT: 3}
     assert [states(hutch.flow_runs(uid)) for uid in uids] == [["CRASHED", "SCHEDULED"]] * 3
 

@@ -391,7 +391,7 @@ def test_ctrl_c_at_the_prompt_is_a_line_and_cancels_the_flow_run(stack: StackInf
     output = terminal.interrupt("export(-1)", after="Beginning flow run")
 
     assert "Traceback" not in output
-    name = re.search(r"Interrupted: flow run '(\S+)' is cancelled", output)[1]
+    name = re.search(r"Interrupted: flow run '(.+?)' is cancelled", output)[1]
     assert f"Flow run '{name}' - Finished in state Cancelled" in output
 
 

@@ -234,7 +234,7 @@ def test_a_missing_deployment_is_waited_for_and_told_once(acquire, prefect):
     wait_until(lambda: _attempts(acquisition, uids[0]) >= 2)
     prefect.deploy("my-workflow/not-yet", "ref", ref={})
     wait_until(lambda: acquisition.outbox_counts() == (0, 2, 0))
-    assert acquisition.end().count("has no deployment 'my-workflow/not-yet'. Create it") == 1
+    assert acquisition.end().count("has no deployment 'my-workflow/not-yet'.") == 1
 
 
 def test_a_required_parameter_that_nothing_fills_is_a_dead_letter_that_says_so(acquire, prefect, tmp_path):

@@ -270,7 +270,7 @@ def test_a_workflow_that_refused_a_run_of_another_session_is_not_waited_for(beam
 
 
 def test_a_run_that_nobody_knows_of_is_not_waited_for_for_ever(beamline):
-    with pytest.raises(FlowTimeout, match="nor Prefect knows of one"):
+    with pytest.raises(FlowTimeout, match="it is unknown to this session, the outbox and Prefect"):
         beamline.run(wait_for_flow(str(uuid4()), timeout_s=1))
 
 

@@ -154,10 +154,13 @@ class PrefectCallback(DocumentRouter):
             self._keep(kept, written)
             self._forwarder.wake()
         started = [decision.draft.submission.workflow for decision in decisions if decision.is_wanted]
+        sent = [decision.draft.submission.workflow for decision in decisions if decision.draft.state == "waiting"]
         known = [workflow.name for workflow in self.workflows]
         outboxes = [self.outbox, self._memory]
         name = run_name(start.get("scan_id"), start.get("plan_name"), uid)
-        stopped_runs.note(uid, name=name, opted_out=opted_out, started=started, known=known, outboxes=outboxes)
+        stopped_runs.note(
+            uid, name=name, opted_out=opted_out, started=started, sent=sent, known=known, outboxes=outboxes
+        )
         for interrupt in filter(None, (decision.interrupt for decision in decisions)):
             raise interrupt
 

@@ -2,6 +2,7 @@
 
 import keyword
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,8 @@ from bluesky_prefect.core import ConfigurationError
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _TEMPLATE = "my-analysis"
+# What the template itself uses.
+_TAKEN = {"analyse", "conclude", "flow", "read_run", "task", "write_result"}
 
 
 def new(
@@ -25,6 +28,8 @@ def new(
     function = name.replace("-", "_")
     if not function.isidentifier() or keyword.iskeyword(function) or not name.isascii():
         raise ConfigurationError(f"{name!r} cannot be the name of a flow: use letters, digits and '-', as my-analysis.")
+    if function in _TAKEN or find_spec(function) is not None:
+        raise ConfigurationError(f"{name!r} is the name of a module, or of a part of the flow. Choose another one.")
     files = {directory / f"{prefix}{function}.py": f"{prefix}my_analysis.py" for prefix in ("", "test_")}
     if there := [str(path) for path in files if path.exists()]:
         raise ConfigurationError(

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
 
 import platformdirs
 from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
@@ -33,6 +34,14 @@ AbsolutePath = Annotated[Path, AfterValidator(_whole)]
 def default_state_directory() -> Path:
     """Return the user's own state directory, where none is set."""
     return platformdirs.user_state_path("bluesky-prefect")
+
+
+def _zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError("there is no such time zone: write it as Europe/Berlin") from error
+    return name
 
 
 class Settings(BaseSettings):
@@ -169,7 +178,7 @@ class Settings(BaseSettings):
     file_template: str = Field(
         default="scan_{scan_id}_{plan_name}", description="Stem of a run's file names, over the same fields."
     )
-    timezone: str = Field(
+    timezone: Annotated[str, AfterValidator(_zone)] = Field(
         default="America/New_York", description="Time zone of all times in exported files and their names."
     )
     weather: bool = Field(

@@ -2,11 +2,13 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Self
 
+from bluesky_prefect.core._daemon_thread import on_daemon_thread
 from bluesky_prefect.core._exceptions import ConfigurationError
 from bluesky_prefect.core._python_file import file_identity, run_file
 from bluesky_prefect.core._run import Run
@@ -14,6 +16,9 @@ from bluesky_prefect.core._text import error_line
 from bluesky_prefect.core._workflow import Workflow, always
 
 logger = logging.getLogger(__name__)
+
+# The RunEngine waits no longer for a list that has changed.
+_PATIENCE_S = 0.5
 
 
 class WorkflowList(tuple[Workflow, ...]):
@@ -139,12 +144,31 @@ class FollowedList:
         self._where = where or ""
         self._file = file_of_list(where)
         self._identity = self._file and file_identity(self._file)
+        self._looking: Future[WorkflowList | None] | None = None
 
     def changed(self) -> WorkflowList | None:
         """Return the list if its file has changed since it was last looked at, and the list can be used.
 
-        One that cannot is told of; the caller goes on with the one that it has.
+        One that cannot is told of; the caller goes on with the one that it has. So it does if the file takes longer
+        than half a second, as on a disk that hangs: then a later call returns what came of it.
         """
+        if self._file is None:
+            return None
+        looking = self._looking
+        try:
+            looking = looking or on_daemon_thread(self._look)
+            listed = looking.result(0.0 if self._looking else _PATIENCE_S)
+        except RuntimeError:  # no thread can be started now
+            return None
+        except TimeoutError:
+            if self._looking is None:
+                logger.warning("%s is not read yet; the workflows of before are started until it is.", self._file)
+            self._looking = looking
+            return None
+        self._looking = None
+        return listed
+
+    def _look(self) -> WorkflowList | None:
         if self._file is None or (identity := file_identity(self._file)) == self._identity:
             return None
         self._identity = identity

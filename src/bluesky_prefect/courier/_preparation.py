@@ -1,4 +1,4 @@
-"""What is seen to while there is nothing to send: the first run finds all of it ready."""
+"""Preparation of the first run, while there is nothing to send."""
 
 import logging
 from collections.abc import Callable, Sequence

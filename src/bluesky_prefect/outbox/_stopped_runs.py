@@ -1,5 +1,6 @@
 """Runs that stopped in this process, and which workflows each of them started."""
 
+import itertools
 import threading
 import time
 from collections.abc import Sequence
@@ -32,10 +33,14 @@ class StoppedRun:
         Whether it asked for no workflow at all.
     started : tuple of str
         Names of the workflows that were started on it.
+    sent : tuple of str
+        Of these, the ones that were put in an outbox to be sent: no dead letters.
     known : tuple of str
         Names of all the workflows that there are.
     outboxes : tuple of Outbox
         Where their submissions are.
+    number : int
+        The runs that stopped before it in this process.
     stopped : float
         When that was, in seconds since the epoch.
     """
@@ -44,8 +49,10 @@ class StoppedRun:
     name: str
     opted_out: bool
     started: tuple[str, ...]
+    sent: tuple[str, ...]
     known: tuple[str, ...]
     outboxes: tuple[Outbox, ...]
+    number: int
     stopped: float = field(default_factory=time.time)
 
 
@@ -54,6 +61,7 @@ class StoppedRuns:
 
     def __init__(self) -> None:
         self._runs: dict[str, StoppedRun] = {}
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._fork = HeldLock(self._lock)
         tell_of_forks(self._fork)
@@ -65,6 +73,7 @@ class StoppedRuns:
         name: str = "",
         opted_out: bool,
         started: Sequence[str],
+        sent: Sequence[str] | None = None,
         known: Sequence[str],
         outboxes: Sequence[Outbox],
     ) -> None:
@@ -76,8 +85,10 @@ class StoppedRuns:
                 name=name or uid,
                 opted_out=opted_out,
                 started=_merged(before.started if before else (), started),
+                sent=_merged(before.sent if before else (), started if sent is None else sent),
                 known=_merged(before.known if before else (), known),
                 outboxes=_merged(before.outboxes if before else (), outboxes),
+                number=next(self._numbers),
             )
             if len(self._runs) > _MOST:
                 del self._runs[next(iter(self._runs))]
@@ -87,10 +98,10 @@ class StoppedRuns:
         with self._lock:
             return self._runs.get(uid)
 
-    def since(self, time_s: float) -> list[StoppedRun]:
-        """Return the runs that stopped later than that, in seconds since the epoch, the first one first."""
+    def after(self, number: int) -> list[StoppedRun]:
+        """Return the runs that stopped after the one with that number, the first one first."""
         with self._lock:
-            newest_first = takewhile(lambda run: run.stopped > time_s, reversed(self._runs.values()))
+            newest_first = takewhile(lambda run: run.number > number, reversed(self._runs.values()))
             return list(newest_first)[::-1]
 
     def last(self) -> StoppedRun | None:

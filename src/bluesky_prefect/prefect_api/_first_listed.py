@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
+from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from bluesky_prefect.core import printable
@@ -55,6 +56,7 @@ def _read(api: "PrefectApi", name: str) -> float | None:
 
 
 def _write(api: "PrefectApi", name: str, since: float, *, is_new: bool) -> None:
+    import httpx
     from prefect.client.schemas.actions import VariableCreate, VariableUpdate
     from prefect.exceptions import ObjectAlreadyExists
 
@@ -62,8 +64,13 @@ def _write(api: "PrefectApi", name: str, since: float, *, is_new: bool) -> None:
     if not is_new:
         api.client.update_variable(VariableUpdate(name=_variable(name), value=value))
         return
-    with suppress(ObjectAlreadyExists):  # another process has noted it at this moment
+    try:
         api.client.create_variable(VariableCreate(name=_variable(name), value=value, tags=[_TAG, printable(name)]))
+    except ObjectAlreadyExists:  # another process has noted it at this moment
+        pass
+    except httpx.HTTPStatusError as error:  # as older clients say so
+        if error.response.status_code != HTTPStatus.CONFLICT:
+            raise
 
 
 def _variable(name: str) -> str:

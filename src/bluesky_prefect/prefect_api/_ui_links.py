@@ -4,6 +4,7 @@ The newer one opens a flow run's artifacts at once, shows a plot among them, and
 Each function takes the address of the server's UI.
 """
 
+import os
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from urllib.parse import quote, urlsplit
@@ -48,6 +49,8 @@ def ui_url() -> str:
 
 def probable_ui_url() -> str:
     """Return what `ui_url` does as far as it is known without importing Prefect, else an empty string."""
+    if ui := os.environ.get("PREFECT_UI_URL"):
+        return without_secrets(ui).rstrip("/").removesuffix(_NEWER)
     api_url = api_address() or ""
     return "" if _is_cloud(api_url) else api_url.removesuffix("/api")
 

@@ -111,7 +111,7 @@ class Reconciler:
         Parameters
         ----------
         submit : bool
-            Start what can be started; else nothing is changed anywhere.
+            Start what can be started; else nothing is changed but since when a workflow is listed, if nobody knew.
         patient : bool
             Leave time between the reruns of a workflow that does not succeed.
         report, warn : callable
@@ -122,7 +122,7 @@ class Reconciler:
         TiledUnavailable, PrefectUnavailable
             If one of them cannot be asked. What was started until then is started.
         """
-        since = {one.name: self._since(one, note=submit) for one in self._workflows}
+        since = {one.name: self._since(one) for one in self._workflows}
         finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock, since)
         remarks = Remarks(warn, submit=submit)
         remarks.on_catalog(self._catalog)
@@ -144,10 +144,11 @@ class Reconciler:
                 tally.note(dead)
         return Report(window.since, window.until, tally.runs, tally.states, tally.findings, remarks.told)
 
-    def _since(self, workflow: Workflow, *, note: bool) -> float:
+    def _since(self, workflow: Workflow) -> float:
         if workflow.since_s is not None:
             return workflow.since_s
-        return first_listed(self._api, workflow.names, self._clock(), note=note)
+        # Noted by whoever only looks, too: else it would be now each time, and nothing would ever be missing.
+        return first_listed(self._api, workflow.names, self._clock(), note=True)
 
     def _found(
         self,

@@ -48,6 +48,6 @@ def ctrl_c_held_back() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
     if pressed:
         raise KeyboardInterrupt

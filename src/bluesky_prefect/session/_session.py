@@ -104,9 +104,9 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
 
 def persistent_metadata(settings: Settings, tiled: TiledConnection | None) -> PersistentMetadata:
-    """Return the metadata kept in the state directory; without Tiled, scan ids go on as far as that knows them."""
+    """Return the metadata kept in the state directory; a new directory's scan ids go on from the newest in Tiled."""
     metadata = PersistentMetadata(settings.metadata_path)
-    if tiled is not None:
+    if tiled is not None and "scan_id" not in metadata:
         metadata.skip_scan_ids(tiled.newest_scan_id())
     return metadata
 

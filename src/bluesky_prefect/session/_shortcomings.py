@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bluesky_prefect.callback import PrefectCallback
 
 _WORKFLOWS = "BLUESKY_PREFECT_WORKFLOWS"
+_NO_LIST = "BLUESKY_PREFECT_WORKFLOWS_cannot_be_used:workflows"
 _NO_FLOWS = (
     "Scans run and are recorded, but this session starts no flows. Correct it and restart the session; what was missed "
     "is started with: bluesky-prefect reconcile --submit"
@@ -30,6 +31,8 @@ def drop_unusable_settings(
     tell: Callable[[str], None], environment: MutableMapping[str, str] = os.environ
 ) -> WorkflowList | None:
     """Take settings that cannot be used out of the environment: their defaults hold here and in child processes.
+
+    There is no default for the list of workflows: without it nothing is started, nor by child processes.
 
     Returns an empty list of workflows if the setting of that is among them: its default would start flows that nobody
     has asked for.
@@ -43,7 +46,11 @@ def drop_unusable_settings(
         return None
     for name, problem in problems.items():
         for variable in [one for one in environment if one.upper() == name]:
-            del environment[variable]
+            if name == _WORKFLOWS:
+                # Child processes refuse it, too: no other list takes its place.
+                environment[variable] = _NO_LIST
+            else:
+                del environment[variable]
         consequence = _NO_FLOWS if name == _WORKFLOWS else "The default is used instead."
         tell(f"{name} cannot be used: {problem}. {consequence}")
     return WorkflowList.of_none() if _WORKFLOWS in problems else None

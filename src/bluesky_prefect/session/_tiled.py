@@ -115,11 +115,19 @@ class TiledConnection:
             raise ConfigurationError(f"Tiled at {self.url} {wants} TILED_API_KEY")
         try:
             found = request_json(page, headers=headers, timeout_s=2.0)
+            specs = found["data"]["attributes"].get("specs") or ()
+            if has_raw_spec((spec["name"], spec["version"]) for spec in specs):
+                return ""
         except StackError as error:
             raise ConfigurationError(f"Tiled at {self.url} shows no container {path!r}: {error}") from error
-        specs = found["data"]["attributes"].get("specs") or ()
-        if has_raw_spec((spec["name"], spec["version"]) for spec in specs):
-            return ""
+        except ValueError:  # it repeats the header, and the key in it
+            raise ConfigurationError(
+                f"Tiled at {self.url} cannot be asked: check TILED_API_KEY for line ends and special characters"
+            ) from None
+        except (LookupError, TypeError, AttributeError):
+            raise ConfigurationError(
+                f"What answers at {self.url} is not Tiled: check BLUESKY_PREFECT_TILED_URI"
+            ) from None
         return without_raw_spec(path, self.url)
 
     def newest_scan_id(self) -> int:

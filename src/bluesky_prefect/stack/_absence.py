@@ -45,6 +45,8 @@ def explain_absence(service: Service, settings: Settings, *, options: str = "") 
     """Return why a server does not answer and what helps, in a line."""
     start, state = f"{START_COMMAND}{options}", StackState.load(StackPaths(settings.state_directory).state)
     name, setting = service.name.lower(), SETTINGS[service.name]
+    if name == "tiled" and settings.tiled_profile and not settings.tiled_uri:
+        setting = "BLUESKY_PREFECT_TILED_PROFILE"
     # Where it will be next may be another place than where it was.
     ports = {"prefect": settings.prefect_port, "tiled": settings.tiled_port}
     if state.was_used and (not service.url or is_of_stack(name, service.url, state) or is_at(service.url, ports[name])):
@@ -55,7 +57,7 @@ def explain_absence(service: Service, settings: Settings, *, options: str = "") 
             else "The local stack is down"
         )
         return f"{what} (state directory {settings.state_directory}). Start it with: {start}"
-    if not service.url:
+    if not service.url or (not state.was_used and is_at(service.url, ports[name])):
         return f"No {service.name} server is named: set {setting}, or start a local stack with: {start}"
     if service.remedy.startswith("check") and service.remedy != f"check {setting}":  # it answers, and lets nobody in
         return f"{service.name} at {service.url} {service.problem}: {service.remedy}"

@@ -161,12 +161,16 @@ def _stack_environment(settings: Settings) -> dict[str, str]:
 def stack_addresses(settings: Settings) -> dict[str, str]:
     """Return the variables that make a process use the state directory's stack, up or down; none without one.
 
-    Of one that is down they hold its addresses and no secret: anybody may listen there.
+    Of one that is down they hold its addresses and no secret. Raises `StackError` if somebody else listens there.
     """
     state = StackState.load(StackPaths(settings.state_directory).state)
     if environment := _stack_environment(settings):
         return environment
-    return stack_info(settings, state.last_ports, StackKeys.none()).environment() if state.was_used else {}
+    if not state.was_used:
+        return {}
+    for port in state.last_ports.values():
+        hold_port(port)  # whatever key this process has for other servers is not for whoever might listen there
+    return stack_info(settings, state.last_ports, StackKeys.none()).environment()
 
 
 def _next_stack_environment(settings: Settings, make_keys: bool) -> dict[str, str]:

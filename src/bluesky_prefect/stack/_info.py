@@ -2,6 +2,7 @@
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError
 
-from bluesky_prefect.core import Settings, basic_auth, write_whole
+from bluesky_prefect.core import Settings, basic_auth, shared_with, write_whole
 from bluesky_prefect.prefect_api import ui_root
 from bluesky_prefect.stack._http import request_json
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
@@ -157,8 +158,18 @@ def ports_of(processes: Mapping[str, ManagedProcess]) -> dict[str, int]:
 
 
 def listed_in(paths: StackPaths) -> str:
-    """Return where the stack's own list of workflows is; "" if it has no such file."""
-    return f"{paths.workflows}:workflows" if paths.workflows.exists() else ""
+    """Return where the stack's own list of workflows is; "" if it has no such file, or others may write to it.
+
+    It is code that runs with this user's rights: of others only those count who share the directory.
+    """
+    try:
+        file, folder = paths.workflows.stat(), paths.root.stat()
+    except OSError:
+        return ""
+    is_shared = bool(shared_with(paths.root))
+    is_others = file.st_uid not in (os.geteuid(), 0) and not is_shared
+    writable = stat.S_IWOTH if is_shared else stat.S_IWOTH | stat.S_IWGRP
+    return "" if is_others or (file.st_mode | folder.st_mode) & writable else f"{paths.workflows}:workflows"
 
 
 def stack_info(settings: Settings, ports: Mapping[str, int], keys: StackKeys) -> StackInfo:

@@ -14,7 +14,7 @@ from bluesky_prefect.core import (
     without_secrets,
     without_user,
 )
-from bluesky_prefect.stack._absence import SETTINGS, is_of_stack, tiled_service
+from bluesky_prefect.stack._absence import SETTINGS, is_at, is_of_stack, tiled_service
 from bluesky_prefect.stack._discovery import Service, prefect_service
 from bluesky_prefect.stack._http import request_json
 from bluesky_prefect.stack._info import StackState
@@ -37,7 +37,10 @@ def own_servers(settings: Settings, state: StackState) -> dict[str, OwnServer]:
         return {}
     url, tiled = prefect_url(), without_secrets(settings.tiled_uri) if settings.tiled_uri else ""
     is_own = (
-        bool(url) and not is_of_stack("prefect", url, state),
+        # What a session takes for the address of a stack that was never started is nobody's server.
+        bool(url)
+        and not is_of_stack("prefect", url, state)
+        and (state.was_used or not is_at(url, settings.prefect_port) or not prefect_service().problem),
         bool(tiled or settings.tiled_profile) and not is_of_stack("tiled", tiled, state),
     )
     if not any(is_own):

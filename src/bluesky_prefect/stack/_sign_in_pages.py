@@ -1,8 +1,8 @@
 """A page that signs a browser in to a server's UI, beside the server's own application.
 
 Prefect's UI asks for user and password once, and keeps them in the browser's local storage. Tiled's asks for nothing,
-and shows nothing to a browser without a cookie that holds its key. This page puts them there for whoever has a link
-with a token, which works once and for ten minutes.
+and shows nothing to a browser that has no key. This page has them let in whoever has a link with a token, which works
+once and for ten minutes.
 """
 
 import hmac
@@ -71,17 +71,18 @@ class SignIn:
         Path of the page that a browser is led to.
     kept : str, optional
         What the browser is to keep in its local storage.
-    cookie : (str, str), optional
-        Name and value of the cookie that it is to send.
+    reads_by_cookie : bool, optional
+        Whether the browser gets a cookie with which it may read as whoever makes links. It holds no key, since a
+        browser sends it to each port of this machine; it lasts until the server ends.
     """
 
     def __init__(
-        self, app: "ASGIApp", authorization: str, *, home: str, kept: str = "", cookie: tuple[str, str] | None = None
+        self, app: "ASGIApp", authorization: str, *, home: str, kept: str = "", reads_by_cookie: bool = False
     ) -> None:
         self._app = app
         self._authorization = authorization
         self._kept = kept
-        self._cookie = cookie
+        self._sessions: set[str] | None = set() if reads_by_cookie else None
         self._tokens = OneTimeTokens()
         self._pages = Starlette(
             routes=[
@@ -101,6 +102,7 @@ class SignIn:
             app = redirection
         else:
             app = self._pages if scope["path"] in _PATHS else self._app
+            scope = scope if app is self._pages else self._as_signed_in(scope)
         await app(scope, receive, send)
 
     async def _exchange(self, request: "Request") -> Response:
@@ -112,15 +114,37 @@ class SignIn:
         if not self._tokens.take(token.decode("latin-1")):
             return Response(status_code=403, headers=_HEADERS)
         answer = JSONResponse({"password": self._kept}, headers=_HEADERS)
-        if self._cookie:
-            answer.set_cookie(*self._cookie, httponly=True, samesite="lax")  # as Tiled itself does
+        if self._sessions is not None:
+            session = secrets.token_urlsafe(24)
+            self._sessions.add(session)
+            # By its port, since another stack of this machine has a cookie of its own.
+            answer.set_cookie(_cookie_of(request.scope), session, httponly=True, samesite="strict")
         return answer
+
+    def _as_signed_in(self, scope: "Scope") -> "Scope":
+        """Return a request as that of whoever makes links, if it only reads and its cookie says so."""
+        from starlette.requests import cookie_parser
+
+        headers = dict(scope["headers"])
+        if not self._sessions or scope["method"] not in {"GET", "HEAD"} or b"authorization" in headers:
+            return scope
+        cookies = cookie_parser(headers.get(b"cookie", b"").decode("latin-1"))
+        if cookies.get(_cookie_of(scope)) not in self._sessions:
+            return scope
+        own = (b"authorization", self._authorization.encode())
+        return {**scope, "headers": [*scope["headers"], own]}
 
     async def _make_link(self, request: "Request") -> Response:
         given = request.headers.get("authorization", "")
         if not hmac.compare_digest(given.encode(), self._authorization.encode()):
             return Response(status_code=401, headers=_HEADERS)
         return JSONResponse({"token": self._tokens.make()}, headers=_HEADERS)
+
+
+def _cookie_of(scope: "Scope") -> str:
+    """Return the cookie's name, with the port that the browser asks at: that of a tunnel, perhaps."""
+    port = dict(scope["headers"]).get(b"host", b"").decode("latin-1").rpartition(":")[2]
+    return f"bluesky-prefect-{port if port.isdecimal() else 80}"
 
 
 def _at_127_0_0_1(scope: "Scope") -> Response | None:

@@ -10,7 +10,7 @@ from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shar
 from bluesky_prefect.courier import running_courier
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
-from bluesky_prefect.prefect_api import FAILED_STATES, flow_run_url, is_of_run
+from bluesky_prefect.prefect_api import FAILED_STATES, flow_run_url, is_of_run, probable_ui_url
 from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackPaths, StackState, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
@@ -111,7 +111,7 @@ def read_status(
     outbox, outbox_problem = _outbox(settings)
     journals = JournalDirectory(settings.journals_path)
     [prefect] = (part for part in parts if part.name == "prefect")
-    ask, ui_url = (ask_own_prefect, prefect.url or "") if own else (info.ask_prefect, info.prefect_ui_url)
+    ask, ui_url = (ask_own_prefect, probable_ui_url()) if own else (info.ask_prefect, info.prefect_ui_url)
     silent = f"Prefect {'does not answer' if own else 'is not running'}"
     runs, runs_problem = _flow_runs(ask, ui_url, flow_runs) if prefect.up else ((), silent)
     return StackStatus(
@@ -168,14 +168,16 @@ def _outbox(settings: Settings) -> tuple[OutboxCounts | None, str | None]:
 
 
 def _flow_runs(ask: Callable[..., Any], ui_url: str, limit: int) -> tuple[tuple[FlowRunStatus, ...], str | None]:
-    body = {
-        "sort": "EXPECTED_START_TIME_DESC",
-        "limit": min(2 * limit + _NOT_OF_RUNS, _PAGE),
-        # Flow runs within flow runs are shown by their parents; those that a schedule made are no runs'.
-        "flow_runs": {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}},
-    }
+    # Flow runs within flow runs are shown by their parents; those that a schedule made are no runs'.
+    by_nobody: dict[str, Any] = {"parent_task_run_id": {"is_null_": True}, "created_by": {"is_null_": True}}
+    body = {"sort": "EXPECTED_START_TIME_DESC", "limit": min(2 * limit + _NOT_OF_RUNS, _PAGE)}
     try:
-        found = ask("flow_runs/filter", body=body)
+        try:
+            found = ask("flow_runs/filter", body={**body, "flow_runs": by_nobody})
+        except StackError:
+            # A server before 3.7 does not know who created a flow run.
+            del by_nobody["created_by"]
+            found = ask("flow_runs/filter", body={**body, "flow_runs": by_nobody})
     except StackError as error:
         return (), str(error)
     flow_runs = (

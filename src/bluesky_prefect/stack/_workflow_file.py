@@ -1,11 +1,12 @@
 """The file of workflows that people edit, and that 'bluesky-prefect deploy --add' adds to."""
 
 import os
+import secrets
 import stat
 from contextlib import suppress
 from pathlib import Path
 
-from bluesky_prefect.core import ConfigurationError, load_workflows, whole_file, write_first
+from bluesky_prefect.core import ConfigurationError, load_workflows, lock_file, whole_file, write_first
 
 _CONTENT = '''\
 """The workflows that a run starts. Edit it as you like: the next run follows it; nothing has to be restarted."""
@@ -36,23 +37,29 @@ def add_to_list(listed_at: str, deployment: str) -> bool:
     Raises
     ------
     ConfigurationError
-        If the list cannot be used, before or afterwards; the file is then as it was.
+        If the list cannot be used, before or afterwards; nothing was written then.
     """
-    if any(workflow.deployment == deployment for workflow in load_workflows(listed_at)):
-        return False
-    file, line = Path(listed_at.rpartition(":")[0]), line_for(listed_at, deployment)
-    before = file.read_bytes()
-    _write(file, before.rstrip() + f"\n{line}\n".encode())
-    try:
-        load_workflows(listed_at)
-    except ConfigurationError as error:
-        _write(file, before)
-        raise ConfigurationError(f"Nothing was added to {file}: with the line {line}, {error}") from error
+    # Not the link to it that somebody has made.
+    file, line = Path(listed_at.rpartition(":")[0]).resolve(), line_for(listed_at, deployment)
+    with file.open("r+b") as locked:
+        lock_file(locked, wait=True)
+        if any(workflow.deployment == deployment for workflow in load_workflows(listed_at)):
+            return False
+        content = file.read_bytes().rstrip() + f"\n{line}\n".encode()
+        # Beside it, where what it imports lies.
+        trial = file.with_name(f".{file.stem}-{secrets.token_hex(4)}.py")
+        try:
+            _write(trial, content, file.stat().st_mode)
+            load_workflows(f"{trial}:{listed_at.rpartition(':')[2]}")
+        except ConfigurationError as error:
+            raise ConfigurationError(f"Nothing was added to {file}: with the line {line}, {error}") from error
+        finally:
+            trial.unlink(missing_ok=True)
+        _write(file, content, file.stat().st_mode)
     return True
 
 
-def _write(file: Path, content: bytes) -> None:
-    mode = file.stat().st_mode
+def _write(file: Path, content: bytes, mode: int) -> None:
     with whole_file(file) as stream:
         stream.write(content)
         os.fchmod(stream.fileno(), stat.S_IMODE(mode))

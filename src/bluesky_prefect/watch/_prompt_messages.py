@@ -60,13 +60,17 @@ class PromptMessages:
     def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._clock = clock
-        self._began = self._told_until = clock()
+        self._began = clock()
+        last = stopped_runs.last()
+        self._told_until = last.number if last else -1
         self._seen: set[str] | None = None  # the failures known already; None before Prefect was first asked
         self._oldest = 0.0
         self._taken = time.monotonic()
         self._failures: list[WorkflowStatus] = []
         self._waiting = ""
         self._told_of_waiting = False
+        # Workflows of which a submission cannot be sent now.
+        self._held_up: set[str] = set()
         self._log = FailureLog(settings)
         self._journals = JournalDirectory(settings.journals_path)
         self._undelivered = ""
@@ -134,11 +138,12 @@ class PromptMessages:
             logger.debug("Not looked, and going on: %s", error_and_place(error))
 
     def _started(self) -> Iterator[str]:
-        stopped = [run for run in stopped_runs.since(self._told_until) if run.started]
+        stopped = [run for run in stopped_runs.after(self._told_until) if run.sent]
         if stopped:
-            self._told_until = stopped[-1].stopped
+            self._told_until = stopped[-1].number
             if self._settings.tell_of_started_flows:
-                yield _starting(stopped, waits=self._told_of_waiting or self._told_of_undelivered)
+                held_up = {name for run in stopped for name in run.sent} <= self._held_up
+                yield _starting(stopped, waits=held_up or self._told_of_undelivered)
 
     def _run(self) -> None:
         wait_s = _FIRST_LOOK_S
@@ -161,15 +166,17 @@ class PromptMessages:
     def _look_at_what_waits(self, outbox: Outbox) -> None:
         if not (many := outbox.counts().waiting):
             self._told_of_waiting = False
+            self._held_up = set()
             with self._lock:
                 self._waiting = ""  # it is over before anybody was told
             return
-        if self._told_of_waiting:
-            return
         late = self._clock() - _WAITS_AFTER_S
         entries = outbox.entries(state="waiting", limit=_LOOKED_THROUGH)
-        reasons = [one.reason for one in entries if one.reason and one.created <= late]
-        if reasons:
+        stuck = [one for one in entries if one.reason and one.created <= late]
+        # What waits for another server holds up nothing of this session.
+        self._held_up = {one.workflow for one in stuck if one.api_url in (None, api_address())}
+        reasons = [one.reason for one in stuck if one.reason]
+        if reasons and not self._told_of_waiting:
             self._told_of_waiting = True
             what = "1 submission is" if many == 1 else f"{many} submissions are"
             reason = one_line(reasons[0], 2 * _REASON_LENGTH)
@@ -191,7 +198,7 @@ class PromptMessages:
 
 def _starting(runs: Sequence[StoppedRun], *, waits: bool) -> str:
     """Return one line, whatever the number; `waits` if they will have to wait for Tiled or Prefect."""
-    workflows = one_line(", ".join(dict.fromkeys(name for run in runs for name in run.started)), _REASON_LENGTH)
+    workflows = one_line(", ".join(dict.fromkeys(name for run in runs for name in run.sent)), _REASON_LENGTH)
     name = runs[0].name if len(runs) == 1 else ""
     which, starts = (one_line(name, _REASON_LENGTH), "starts") if name else (f"{len(runs)} runs", "start")
     if waits:

@@ -2,6 +2,8 @@
 
 import logging
 
+import httpx
+
 from bluesky_prefect.core import one_line, without_secrets
 
 logger = logging.getLogger(f"prefect.{__name__}")
@@ -19,9 +21,9 @@ class OutageLog:
         self._away = False
 
     def failed(self, error: Exception | None) -> None:
-        """Take note that Prefect could not be reached."""
-        # Whoever answers, and refuses web sockets, is there.
-        if isinstance(error, OSError) and not self._away:
+        """Take note that Prefect could not be reached, or could not answer a request."""
+        # Whoever answers, and refuses web sockets alone, is there.
+        if isinstance(error, OSError | httpx.HTTPError) and not self._away:
             self._away = True
             told = "Prefect at %s cannot be reached: %s. Flow runs under way go on; others start when it answers again."
             logger.warning(told, self._where, one_line(str(error), 200))

@@ -54,7 +54,11 @@ class Readiness:
             # Servers that were started together with the worker have a moment to be there.
             if before and problem != told:
                 told = problem
-                logger.warning("No flow run is taken, since it could only fail. %s Looking again by and by.", problem)
+                logger.warning(
+                    "No flow run is taken, since it could only fail. %s Looking again by and by. If that does not hold "
+                    "for this pool's flows, empty the variable 'check' of the pool.",
+                    problem,
+                )
             before = problem
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)

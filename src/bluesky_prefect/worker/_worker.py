@@ -130,7 +130,9 @@ class WarmProcessWorker(BaseWorker[WarmJobConfiguration, WarmVariables, BaseWork
             # The base class would write tracebacks, and end the worker after some of them.
             if self._preloaded is None or not is_transient(error):
                 raise
+            self._outage_log.failed(error)
             return
+        self._outage_log.answered()
         with contextlib.suppress(RuntimeError):  # it knows of no work pool yet
             modules = preload_of(self.work_pool.base_job_template)
             if modules != self._preloaded:

@@ -29,12 +29,12 @@ def test_what_several_callbacks_say_of_a_run_is_put_together():
     assert found.outboxes == tuple(outboxes)
 
 
-def test_runs_that_stopped_since_a_time_come_in_their_order():
+def test_runs_that_stopped_after_another_come_in_their_order():
     runs = StoppedRuns()
     for uid in ("one", "two", "three"):
         note(runs, uid)
-    assert [run.uid for run in runs.since(runs.find("one").stopped)] == ["two", "three"]
-    assert runs.since(runs.last().stopped) == []
+    assert [run.uid for run in runs.after(runs.find("one").number)] == ["two", "three"]
+    assert runs.after(runs.last().number) == []
 
 
 def test_old_runs_are_forgotten():

@@ -30,13 +30,28 @@ async def client():
         yield client
 
 
-async def test_a_token_is_exchanged_for_the_cookie_of_a_server_that_takes_one():
-    app = Door(SignIn(server, "Apikey s3cret", home="/ui/", cookie=("tiled_api_key", "s3cret")))
+async def authorization(scope, receive, send):
+    """Answer with the Authorization that it was asked with."""
+    given = dict(scope["headers"]).get(b"authorization", b"none")
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": given})
+
+
+async def test_a_token_is_exchanged_for_a_cookie_that_reads_and_holds_no_key():
+    app = Door(SignIn(authorization, "Apikey s3cret", home="/ui/", reads_by_cookie=True))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=URL) as client:
         made = (await client.post(LINKS, headers={"Authorization": "Apikey s3cret"})).json()["token"]
         answer = await client.post(SIGN_IN, content=made)
-        assert answer.headers["set-cookie"] == "tiled_api_key=s3cret; HttpOnly; Path=/; SameSite=lax"
-        assert "s3cret" not in answer.text
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith("bluesky-prefect-4200=")
+        assert cookie.endswith("; HttpOnly; Path=/; SameSite=strict")
+        assert "s3cret" not in cookie + answer.text
+        assert (await client.get("/api/v1/")).text == "Apikey s3cret"
+        assert (await client.post("/api/v1/")).text == "none"
+        assert (await client.get("/api/v1/", headers={"Authorization": "Apikey other"})).text == "Apikey other"
+        client.cookies.set("bluesky-prefect-4200", "guessed")
+        assert (await client.get("/api/v1/")).text == "none"
+        client.cookies.clear()
         assert (await client.get(SIGNED_IN)).headers["location"] == "/ui/"
         assert "set-cookie" not in (await client.post(SIGN_IN, content=made)).headers
 

@@ -59,7 +59,7 @@ def read_run(ref: int | str) -> RunData:
         return thread.submit(contextvars.copy_context().run, _read, ref).result()
 
 
-def write_result(run: RunData, name: str, value: "Result", **metadata: Any) -> str:
+def write_result(run: RunData, name: str, value: "Result", /, **metadata: Any) -> str:
     """Write a result to Tiled, beside the run that it was made from.
 
     An earlier result of this name for this run is replaced, so a flow can run again. The metadata say which run it is
@@ -98,7 +98,7 @@ async def finished_run(ref: int | str) -> RunData:
     """Wait until a run has stopped, and read it from Tiled; see `read_run`."""
     checked_ref(ref)
     settings = get_settings()
-    await _last_run_delivered(settings)
+    await _last_run_delivered(ref, settings)
     with await asyncio.to_thread(Catalog.connect, settings) as catalog:
         return await catalog.read_run(ref, timeout_s=settings.stop_timeout_s)
 
@@ -109,10 +109,10 @@ def _read(ref: int | str) -> RunData:
         return runner.run(finished_run(ref))
 
 
-async def _last_run_delivered(settings: Settings) -> None:
-    """Wait until Tiled has the run that stopped last in this process: else -1 would be the one before."""
-    last = stopped_runs.last()
-    if last is None:
+async def _last_run_delivered(ref: int | str, settings: Settings) -> None:
+    """Wait until Tiled has the run that stopped last in this process, if it may be meant: else -1 is the one before."""
+    last, text = stopped_runs.last(), str(ref).strip()
+    if last is None or not (text.startswith("-") or last.uid.startswith(text) or last.name.startswith(f"scan-{text}-")):
         return
     journals, deadline = JournalDirectory(settings.journals_path), time.monotonic() + settings.stop_timeout_s
     while journals.is_waiting(last.uid):

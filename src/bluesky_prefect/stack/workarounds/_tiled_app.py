@@ -40,7 +40,6 @@ def app_factory() -> "ASGIApp":
     from tiled.catalog.adapter import CatalogNodeAdapter
     from tiled.queries import Comparison
     from tiled.server.app import app_factory as tiled_app_factory
-    from tiled.server.utils import API_KEY_COOKIE_NAME
     from tiled.storage import _STORAGE
 
     CatalogNodeAdapter.register_query(Comparison, compared)
@@ -49,7 +48,7 @@ def app_factory() -> "ASGIApp":
         if getattr(storage, "dialect", "") == "duckdb":
             take_turns(storage)
     key = os.environ[KEY]
-    return SignIn(ConfinedUi(app), f"Apikey {key}", home="/ui/", cookie=(API_KEY_COOKIE_NAME, key))
+    return SignIn(ConfinedUi(app), f"Apikey {key}", home="/ui/", reads_by_cookie=True)
 
 
 class ConfinedUi:
