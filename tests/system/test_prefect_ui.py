@@ -160,7 +160,7 @@ def table_url(stack, recorder):
     [made] = post(
         stack.prefect_api_url, "/artifacts/filter", user=user_of(stack), artifacts={"key": {"any_": ["typed-cells"]}}
     )
-    return typed, f"{stack.prefect_ui_url}/artifacts/artifact/{made['id']}"
+    return typed, f"{stack.prefect_ui_url}/v2/artifacts/artifact/{made['id']}"
 
 
 def test_cells_of_tables_show_what_was_typed_without_links_and_load_nothing(ui, table_url, recorder):

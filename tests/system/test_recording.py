@@ -166,7 +166,9 @@ def test_a_session_that_finds_no_courier_starts_one_that_outlives_it_and_is_repl
 
     said = session.end()
 
-    assert f"Still on the way to Tiled: 1 run; the courier ({running_courier(settings).process}) takes them" in said
+    assert (
+        f"Still on the way to Tiled: 1 run. The courier ({running_courier(settings).process}) will deliver it." in said
+    )
     status = run_command("status", "--state-directory", str(settings.state_directory), env=os.environ)
     assert "1 run on the way to Tiled" in status.stdout
     assert re.search(rf"Courier +up +{second}\b", status.stdout)
