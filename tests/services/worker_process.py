@@ -60,10 +60,12 @@ class WorkerProcess:
         assert created.returncode == 0, created.stdout + created.stderr
         self.preload(*preload)
 
-    def preload(self, *modules: str) -> None:
-        """Have the worker import these as well."""
+    def preload(self, *modules: str, checked: bool = True) -> None:
+        """Have the worker import these as well, and on request not look whether flow runs can do their work."""
         template = self.ask("GET", f"/work_pools/{self.pool}")["base_job_template"]
         template["variables"]["properties"]["preload"]["default"] += modules
+        if not checked:
+            template["variables"]["properties"]["check"]["default"] = ""
         self.ask("PATCH", f"/work_pools/{self.pool}", base_job_template=template)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess:

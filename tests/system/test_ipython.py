@@ -295,7 +295,7 @@ def test_with_no_service_the_profile_loads_and_scans_run(open_terminal, plain_ip
     listed = terminal.type("%flows")
     assert "Waiting to be sent" in listed
     assert "On the way to Tiled: 1 run" in listed
-    absent = "does not answer (Connection refused): check PREFECT_API_URL, or start a local stack with"
+    absent = "No Prefect server is named: set PREFECT_API_URL, or start a local stack with: bluesky-prefect up"
     assert absent in listed
     assert absent in terminal.type("%wait_flows 0")
     told = wait_until(lambda: _told(terminal, "waiting on disk"))

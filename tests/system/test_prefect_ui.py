@@ -87,7 +87,8 @@ def test_the_page_that_the_demo_links_to_shows_the_plot_of_the_scan(ui, printed)
 def just_processed(stack, printed):
     """The demo's scan is the last that was processed, as for somebody who has just run the demo."""
     deployment = ask(stack, "GET", "/deployments/name/my-workflow/local").raise_for_status().json()["id"]
-    wanted = {"parameters": {"ref": printed.flow_run.rpartition("-")[2]}, "state": {"type": "SCHEDULED"}}
+    uid = printed.flow_run.rpartition("-")[2]
+    wanted = {"name": printed.flow_run, "parameters": {"ref": uid}, "state": {"type": "SCHEDULED"}}
     made = post(stack.prefect_api_url, f"/deployments/{deployment}/create_flow_run", user=user_of(stack), **wanted)
     wait_until(lambda: ask(stack, "GET", f"/flow_runs/{made['id']}").json()["state_type"] == "COMPLETED")
 

@@ -365,7 +365,7 @@ def test_a_worker_stopped_during_a_cancellation_leaves_the_flow_run_cancelled(an
 
 def test_a_worker_stopped_while_a_fork_server_imports_leaves_flow_runs_scheduled(another_worker, tmp_path):
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(3600)\n")
-    another_worker.preload("hangs")
+    another_worker.preload("hangs", checked=False)  # else it takes none before that is imported
     another_worker.start(ready=False, PYTHONPATH=str(tmp_path))
     flow_run = another_worker.submit(another_worker.deploy(f"{FLOWS.name}:lines", FLOWS.parent), count=1)
     another_worker.wait(flow_run, "PENDING")
