@@ -86,7 +86,7 @@ def test_deploying_reconcile_needs_the_list_and_keeps_it_in_the_deployment(facil
     assert code == 0, said
     assert facility.deployment("reconcile/listed")["parameters"] == {"workflows": LIST}
     assert f"with the list {LIST}" in said
-    assert "Where beamlines share a catalog" in said
+    assert "If beamlines share a catalog" in said
 
     code, said = facility.deploy(
         "srx", "--name", "listed", "--reconcile-every", "86400", "--workflows", "no_such.module:workflows"

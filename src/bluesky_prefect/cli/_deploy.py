@@ -13,7 +13,7 @@ from bluesky_prefect.core import ConfigurationError, StackError, file_of_list
 from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
 
 _SHARED = (
-    "It compares each run of the catalog with the list {}. Where beamlines share a catalog, the list has to say which "
+    "It compares each run of the catalog with the list {}. If beamlines share a catalog, the list has to say which "
     "runs are its own: WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
 )
 
@@ -42,7 +42,7 @@ def deploy(
     workflows: Workflows = None,
     move: Annotated[
         bool,
-        typer.Option("--move", help="Move deployments to this work pool that are there on another one."),
+        typer.Option("--move", help="Move deployments that are on another work pool to this one."),
     ] = False,
     add: Annotated[
         bool, typer.Option("--add", help="Put the flow on the list of workflows too: the next run starts it.")
@@ -96,7 +96,7 @@ def _deploy_shipped(
         deployed = anyio.run(deploy_flow, my_workflow, name, work_pool)
         report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
         for flow in (data_validation, find_peak):
-            report(f"Deployed {anyio.run(deploy_flow, flow, name, work_pool)}, to be subscribed beside it if wanted.")
+            report(f"Deployed {anyio.run(deploy_flow, flow, name, work_pool)}. Subscribe it too if you want it.")
         # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
         os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
         if problem := tiled_problem(settings_from()):
@@ -108,7 +108,7 @@ def _deploy_shipped(
             )
             report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
             if problem := list_problem(compared_with):
-                report(f"The workers need that list, and here it cannot be had. {problem}")
+                report(f"The workers need that list, and it cannot be loaded here. {problem}")
             else:
                 note_list(compared_with, settings.request_timeout_s)
 

@@ -81,9 +81,9 @@ def reconcile(
     """Compare what Tiled holds with what Prefect did, and show each run that was not processed.
 
     Looks for runs without a flow run, flow runs that crashed, failed, gave no sign of life or were never started,
-    dead letters, and runs without a stop document. Changes nothing, unless --submit is given; doing it twice, or two
-    people doing it at once, starts nothing twice. Without a list of workflows, nothing is compared. Ends with 0 if
-    nothing is left to do, with 1 otherwise.
+    dead letters, and runs without a stop document. Starts nothing, unless --submit is given, and only notes in Prefect
+    since when a new workflow is on the list; doing it twice, or two people doing it at once, starts nothing twice.
+    Without a list of workflows, nothing is compared. Ends with 0 if nothing is left to do, with 1 otherwise.
     """
     now = time.time()
     begin, end = parse_moment(since, now), None if until is None else parse_moment(until, now)

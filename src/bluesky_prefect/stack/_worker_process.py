@@ -17,7 +17,7 @@ from prefect.settings import get_current_settings
 from prefect.workers.base import BaseWorker
 from prefect.workers.process import ProcessWorker
 
-from bluesky_prefect.core import ConfigurationError, Settings, StackError, get_settings
+from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, get_settings
 from bluesky_prefect.flows import data_validation, find_peak, my_workflow
 from bluesky_prefect.prefect_api import deploy
 from bluesky_prefect.reconciliation import LIST_PARAMETER, note_list, reconcile
@@ -55,7 +55,7 @@ async def set_up(settings: Settings) -> None:
     listed_at = settings.workflows or STACK_WORKFLOWS
     options = {"job_variables": job_variables, "every_s": every_s, "parameters": {LIST_PARAMETER: listed_at}}
     await deploy(reconcile, name, settings.work_pool, **options)
-    with suppress(ConfigurationError):  # told by the first reconcile
+    with suppress(BlueskyPrefectError):  # told by the first reconcile, which notes it too
         await anyio.to_thread.run_sync(note_list, listed_at, settings.request_timeout_s)
 
 

@@ -41,8 +41,12 @@ def add_to_list(listed_at: str, deployment: str) -> bool:
     """
     # Not the link to it that somebody has made.
     file, line = Path(listed_at.rpartition(":")[0]).resolve(), line_for(listed_at, deployment)
-    with file.open("r+b") as locked:
-        lock_file(locked, wait=True)
+    if not file.is_file():
+        load_workflows(listed_at)  # says so
+    # The folder, since the file makes way for another one.
+    folder = os.open(file.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lock_file(folder, wait=True)
         if any(workflow.deployment == deployment for workflow in load_workflows(listed_at)):
             return False
         content = file.read_bytes().rstrip() + f"\n{line}\n".encode()
@@ -56,6 +60,8 @@ def add_to_list(listed_at: str, deployment: str) -> bool:
         finally:
             trial.unlink(missing_ok=True)
         _write(file, content, file.stat().st_mode)
+    finally:
+        os.close(folder)
     return True
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from bluesky_prefect import PrefectCallback, Run, Settings, Workflow, WorkflowList, succeeded
-from bluesky_prefect.core import DEFAULT_WORKFLOWS, ConfigurationError, load_workflows, workflows_of_session
+from bluesky_prefect.core import (
+    DEFAULT_WORKFLOWS,
+    ConfigurationError,
+    FollowedList,
+    load_workflows,
+    workflows_of_session,
+)
+from tests.services.prefect_process import wait_until
 
 LIST = """
 from bluesky_prefect import Workflow, WorkflowList
@@ -160,3 +167,17 @@ def test_a_session_with_workflows_of_its_own_keeps_them(tmp_path):
     callback("start", {"uid": "u"})
     assert [one.name for one in callback.workflows] == ["c/d"]
     callback.close(0)
+
+
+def test_a_list_that_hangs_holds_up_one_run_only_and_is_followed_later(tmp_path, caplog):
+    file, go_on = tmp_path / "workflows.py", tmp_path / "go-on"
+    file.write_text("workflows = ['a/b']\n")
+    followed = FollowedList(f"{file}:workflows")
+    waits = f"import time\nfrom pathlib import Path\nwhile not Path({str(go_on)!r}).exists():\n    time.sleep(0.01)\n"
+    file.write_text(f"{waits}workflows = ['c/d']\n")
+    assert followed.changed() is None
+    assert followed.changed() is None
+    assert caplog.text.count("is not read yet") == 1
+    go_on.touch()
+    wait_until(lambda: (listed := followed.changed()) and [one.name for one in listed] == ["c/d"])
+    assert followed.changed() is None

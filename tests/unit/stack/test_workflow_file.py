@@ -1,11 +1,15 @@
 """The file of workflows: made once, added to, and never broken by that."""
 
 import stat
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 
 import pytest
 
 from bluesky_prefect.core import ConfigurationError, load_workflows
 from bluesky_prefect.stack import WORKFLOWS, add_to_list
+from bluesky_prefect.stack._info import StackPaths, listed_in
 from bluesky_prefect.stack._workflow_file import make_workflow_file
 
 SHIPPED = [workflow.name for workflow in WORKFLOWS]
@@ -53,3 +57,30 @@ def test_a_list_that_cannot_be_added_to_is_left_as_it_was(listed, tmp_path, cont
     ):
         add_to_list(listed, "mine/local")
     assert path.read_text() == content
+
+
+def test_two_who_add_at_once_are_both_on_the_list(listed):
+    added = [f"flow-{number}/local" for number in range(8)]
+    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+        assert list(pool.map(partial(add_to_list, listed), added)) == [True] * 8
+    assert sorted(names(listed)) == sorted([*SHIPPED, *added])
+
+
+def test_a_link_to_the_list_stays_a_link(listed, tmp_path):
+    link = tmp_path / "elsewhere" / "list.py"
+    link.parent.mkdir()
+    link.symlink_to(tmp_path / "workflows.py")
+    assert add_to_list(f"{link}:workflows", "my-analysis/local")
+    assert link.is_symlink()
+    assert names(listed) == [*SHIPPED, "my-analysis/local"]
+
+
+@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o666, 0o700), (0o600, 0o777), (0o620, 0o700)])
+def test_a_list_that_others_may_write_to_is_not_run(tmp_path, file_mode, folder_mode):
+    paths = StackPaths(tmp_path / "state")
+    paths.root.mkdir(mode=0o700)
+    make_workflow_file(paths.workflows)
+    assert listed_in(paths) == f"{paths.workflows}:workflows"
+    paths.workflows.chmod(file_mode)
+    paths.root.chmod(folder_mode)
+    assert listed_in(paths) == ""
