@@ -92,7 +92,7 @@ def test_deploying_reconcile_needs_the_list_and_keeps_it_in_the_deployment(facil
         "srx", "--name", "listed", "--reconcile-every", "86400", "--workflows", "no_such.module:workflows"
     )
     assert code == 0, "the workers may have it"
-    assert "here it cannot be had" in said
+    assert "it cannot be loaded here" in said
 
 
 @pytest.fixture
