@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import socket
 import threading
 from collections import Counter
 from typing import Literal
@@ -54,7 +55,7 @@ class FaultProxy:
         self._mode: Mode = "pass"
         self._tasks: set[asyncio.Task] = set()
         self._loop = asyncio.new_event_loop()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
         self.port = 0
         self.struck = 0
         self.passed: Counter[str] = Counter()
@@ -88,27 +89,38 @@ class FaultProxy:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=30)
 
     async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        # Not an asyncio.Server: closed while it accepts, that of Python 3.11 forgets connections without closing them.
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
+        self._listener.setblocking(False)
+        self.port = self._listener.getsockname()[1]
+        self._loop.add_reader(self._listener, self._accept, self._listener)
 
     async def _change(self, mode: Mode) -> None:
         self._mode = mode
-        if mode == "refuse" and self._server is not None:
-            self._server.close()
-            self._server = None
+        if mode == "refuse" and self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
         if mode != "black-hole":
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-        if mode != "refuse" and self._server is None:
+        if mode != "refuse" and self._listener is None:
             await self._listen()
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = self._loop.create_task(self._serve(reader, writer))
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            connection, _ = listener.accept()
+        except OSError:
+            return  # whoever asked has hung up
+        task = self._loop.create_task(self._serve(connection))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Not in the task itself: one that is cancelled before its first step does nothing.
+        task.add_done_callback(lambda _: connection.close())
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, connection: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         try:
             if self._mode == "black-hole":
                 self.struck += 1
