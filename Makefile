@@ -27,7 +27,7 @@ WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py tes
   test_prefect_internals.py) $(addprefix tests/system/worker/,test_worker.py test_wake.py)
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
-.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-recording bench-worker chaos ipython constraints clean
+.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -128,6 +128,9 @@ bench-recording: $(STAMP)  ## What recording costs a scan, and how soon Tiled an
 
 ipython: $(STAMP)  ## IPython with the beamline profile on the local stack (started if need be)
 	$(BIN)/bluesky-prefect ipython
+
+first-hour: $(STAMP)  ## Record the tutorial of the first hour again, pictures too; needs Chromium
+	$(BIN)/python -m docs.first_hour
 
 constraints: $(STAMP)  ## Write the installed versions to .ci/constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | grep -v '@' | sort -f > .venv/frozen

@@ -1,4 +1,4 @@
-"""What a person does in Prefect's UI, in a real browser: for the README's pictures, and for the tests."""
+"""What a person does in Prefect's UI, in a real browser: for the pictures of the documents, and for the tests."""
 
 import re
 from collections.abc import Iterator
@@ -91,13 +91,15 @@ class PrefectUi:
 
     Attributes
     ----------
+    url : str
+        Where it is.
     clicks : int
         How often something was clicked.
     """
 
     def __init__(self, page: Page, url: str, pictures: Path, *, version: int = 2) -> None:
         self._page = page
-        self._first = url
+        self.url = url
         self._root = url if version == 1 else f"{url}/v{version}"
         self._pictures = pictures
         self.version = version
@@ -107,9 +109,13 @@ class PrefectUi:
         """Open an address that somebody was told."""
         self._page.goto(url)
 
+    def see(self, text: str) -> None:
+        """Wait until the page shows a text."""
+        self._page.get_by_text(text).first.wait_for()
+
     def open_page(self, url: str) -> None:
         """Open an address of the newer UI in this one."""
-        self.open(url.replace(f"{self._first}/v2", self._root, 1))
+        self.open(url.replace(f"{self.url}/v2", self._root, 1))
 
     def open_runs(self) -> None:
         """Show the list of flow runs."""

@@ -5,9 +5,11 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from prefect.client.orchestration import get_client
@@ -19,6 +21,7 @@ from bluesky_prefect.journal import Journal
 from bluesky_prefect.prefect_api import PrefectApi, first_listed
 from bluesky_prefect.reconciliation import FlowRunStarter, ResubmissionRequest, resubmit
 from bluesky_prefect.reconciliation._diagnosis import RunState
+from tests.services.fault_proxy import FaultProxy
 from tests.services.forked import run_code
 from tests.system.hutch import DEPLOYMENT, WORKFLOWS, decline
 
@@ -267,23 +270,60 @@ def test_submit_asks_when_unless_a_person_says_regardless(hutch, new_workflow, w
     assert len(flow_runs_of([uid])) == 1
 
 
-CHECKED = """
-from bluesky_prefect import Workflow
-from bluesky_prefect.session._deployments import missing_deployments
+BESIDE_A_COURIER = """
+import logging, sys, time
+from bluesky_prefect import PrefectCallback, Settings
+from bluesky_prefect.core import api_address
+from bluesky_prefect.courier._courier_lock import only_courier
 
-for line in missing_deployments(map(Workflow, ["my-workflow/local", "my-workflow/lokal", "my-workflow/lokal", "x/y"])):
-    print(line)
+said = []
+tell = logging.Handler("WARNING")
+tell.emit = lambda record: said.append(record.getMessage())
+logging.getLogger().addHandler(tell)
+with only_courier(Settings(), prefect=api_address(), tiled=""):
+    callback = PrefectCallback(["my-workflow/local", "my-workflow/lokal", "x/y"])
+    deadline = time.monotonic() + 60
+    while len(said) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)  # nor is it said again
+    assert callback.close()
+assert "prefect" not in sys.modules
+print(*said, sep="\\n")
 """
+NAMES_TOLD = [
+    "Prefect has no deployment 'my-workflow/lokal': runs wait for it. Did you mean 'my-workflow/local'?",
+    "Prefect has no deployment 'x/y': runs wait for it.",
+]
 
 
-def test_a_name_that_prefect_does_not_know_is_told_once_at_the_start_with_the_nearest(hutch):
-    done = run_code(CHECKED, env={**os.environ, **hutch.environment})
-    assert done.stdout.splitlines() == [
-        "Prefect has no deployment 'my-workflow/lokal': runs wait for it. Did you mean 'my-workflow/local'?",
-        "Prefect has no deployment 'x/y': runs wait for it.",
-    ]
-    nowhere = {"PREFECT_API_URL": "http://127.0.0.1:1/api"}
-    assert run_code(CHECKED, env={**os.environ, **hutch.environment, **nowhere}).stdout == ""
+@pytest.fixture
+def alone(hutch, tmp_path):
+    """The environment of a session with its own state directory, and no list to compare with."""
+    environment = {**os.environ, **hutch.environment, "BLUESKY_PREFECT_STATE_DIRECTORY": str(tmp_path)}
+    del environment["BLUESKY_PREFECT_WORKFLOWS"]
+    return environment
+
+
+def beside_a_courier(environment):
+    """Run a session in a new interpreter, in which nobody has imported Prefect; return what it logs."""
+    done = subprocess.run([sys.executable, "-c", BESIDE_A_COURIER], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_names_that_prefect_does_not_know_are_told_before_the_first_scan_with_the_nearest(alone):
+    assert beside_a_courier(alone) == NAMES_TOLD
+
+
+def test_a_session_that_starts_before_prefect_is_told_of_unknown_names_once_it_answers(alone, stack):
+    proxy = FaultProxy(urlsplit(stack.prefect_api_url).port)
+    try:
+        proxy.mode = "refuse"
+        threading.Timer(4, setattr, (proxy, "mode", "pass")).start()
+        there = {"PREFECT_API_URL": f"{proxy.url}/api"}
+        assert beside_a_courier({**alone, **there}) == NAMES_TOLD
+    finally:
+        proxy.close()
 
 
 @pytest.mark.usefixtures("_deployment")

@@ -108,6 +108,8 @@ def _table(workflows: "Sequence[WorkflowStatus]", out: Console) -> "Table":
     # Flow runs of several workflows on one run have one name.
     several = len({one.workflow for one in workflows}) > 1
     table = terminal.table("Time", "Scan", "Plan", *(["Workflow"] if several else []), "Flow run", "State", "Seconds")
+    # Eighty columns hold it then, and no name is broken.
+    table.collapse_padding = several
     for one in workflows:
         scan = "" if one.scan_id is None else str(one.scan_id)
         run = [terminal.local(one.created), scan, one_line(one.plan_name or "", 40)]

@@ -201,9 +201,11 @@ class Forwarder(ToldOfForks):
             if self._outage.under_way:
                 self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
                 continue  # and the warm-up would tell once more what the attempt has told
-            self._wake.wait(wait_s)
             if self._courier() is not None:
+                self._preparation.look_up()
+                self._wake.wait(wait_s)
                 continue
+            self._wake.wait(wait_s)
             if (self._api is None or not self._preparation.is_done) and self._clock() - idle_since > _WARM_UP_S:
                 self._preparation.begin()
             elif self._api is not None:

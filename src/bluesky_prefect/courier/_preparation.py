@@ -3,12 +3,16 @@
 import logging
 from collections.abc import Callable, Sequence
 
-from bluesky_prefect.core import DeploymentMissing, PrefectUnavailable, error_and_place
+from bluesky_prefect.core import DeploymentMissing, PrefectUnavailable, error_and_place, error_line
 from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.outbox import Entry
-from bluesky_prefect.prefect_api import PrefectApi, first_listed
+from bluesky_prefect.prefect_api import PrefectApi, first_listed, missing_deployments
 
 logger = logging.getLogger(__name__)
+
+_LOOK_UP_TIMEOUT_S = 2.0
+# A Prefect that is away is asked so many steps later at most.
+_MAX_PAUSE = 32
 
 
 class Preparation:
@@ -33,6 +37,8 @@ class Preparation:
         self._unchecked = list(dict.fromkeys(deployments))
         self._notices = notices
         self._reminders = reminders
+        # How many steps pass before deployments are looked up the next time, and after that.
+        self._pause = self._next_pause = 0
         # When workflows were first seen on a session's list; None once Prefect knows.
         self._seen_listed: dict[str, float | None] = {}
 
@@ -44,6 +50,23 @@ class Preparation:
     def saw(self, entry: Entry) -> None:
         """Take note of a submission that was sent: its workflow is on a list."""
         self._seen_listed.setdefault(entry.workflow, entry.created)
+
+    def look_up(self) -> None:
+        """Look the deployments up without importing Prefect, once it answers: a wrong name is told before the scan."""
+        if self.is_done:
+            return
+        if self._pause:
+            self._pause -= 1
+            return
+        try:
+            missing = missing_deployments(self._unchecked, _LOOK_UP_TIMEOUT_S)
+        except Exception as error:  # noqa: BLE001 - the courier tells of an outage
+            logger.debug("The names of deployments were not looked up: %s", error_line(error))
+            self._next_pause = self._pause = min(2 * self._next_pause + 1, _MAX_PAUSE)
+            return
+        self._unchecked = []
+        for deployment, message in missing.items():
+            self._reminders.tell(deployment, logging.WARNING, "%s", message)
 
     def begin(self) -> None:
         """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""

@@ -1,6 +1,7 @@
 from ._api_errors import prefect_errors as prefect_errors
 from ._client import FlowRunRef as FlowRunRef
 from ._client import PrefectApi as PrefectApi
+from ._deployment_names import missing_deployments as missing_deployments
 from ._deployments import deploy as deploy
 from ._deployments import list_problem as list_problem
 from ._deployments import refuse_to_move as refuse_to_move
@@ -23,7 +24,6 @@ from ._inventory import KnownDeployment as KnownDeployment
 from ._inventory import KnownPool as KnownPool
 from ._inventory import known_deployments as known_deployments
 from ._inventory import known_pools as known_pools
-from ._inventory import named_deployments as named_deployments
 from ._inventory import server_version as server_version
 from ._parameters import given_parameters as given_parameters
 from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs

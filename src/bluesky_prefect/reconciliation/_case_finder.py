@@ -100,11 +100,11 @@ class CaseFinder:
             signs_of_life=lambda one: signs_of_life(self._api, one.id),
             worker_is_gone=self._workers.have_lost,
         )
-        if diagnosis.state is not RunState.MISSING:
+        if diagnosis.state not in {RunState.MISSING, RunState.SETTLING}:
             return permitted(diagnosis, flow_runs, workflow)
         entry = self._outbox.entry(run.uid, workflow)
         if entry is not None:
-            return self._with_entry(diagnosis, entry)
+            return diagnosis if diagnosis.state is RunState.SETTLING else self._with_entry(diagnosis, entry)
         if run.time_s < (since := self._since[workflow.name]):
             reason = f"the workflow is on the list since {moment(since)}"
             return replace(diagnosis, state=RunState.BEFORE_LISTED, reason=reason, next_generation=None)

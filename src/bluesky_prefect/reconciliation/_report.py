@@ -7,8 +7,14 @@ from dataclasses import dataclass, field
 from bluesky_prefect.core import counted
 from bluesky_prefect.reconciliation._diagnosis import RunState
 
-# States of a run itself, for which no flow run is expected yet.
-_OF_A_RUN = {RunState.OPEN, RunState.NO_STOP, RunState.NOT_IN_TILED}
+# For these no flow run is expected, or not yet.
+_UNEXPECTED = {
+    RunState.OPEN,
+    RunState.NO_STOP,
+    RunState.NOT_IN_TILED,
+    RunState.NOT_WANTED,
+    RunState.BEFORE_LISTED,
+}
 
 REMEDIES = {
     RunState.MISSING: "--submit starts it",
@@ -117,11 +123,11 @@ class Report:
     @property
     def summary(self) -> str:
         """The findings in a line: how many flow runs there should be, how many of each state, and what is left."""
-        of_runs = Counter({state: many for state, many in self.states.items() if state in _OF_A_RUN})
-        expected = self.states.total() - of_runs.total()
+        others = {state: many for state, many in self.states.items() if state in _UNEXPECTED}
+        expected = self.states.total() - sum(others.values())
         counts = ", ".join(f"{many} {state}" for state, many in self.states.most_common())
-        if self.states and self.states.total() == self.states[RunState.PROCESSED]:
-            counts = "all processed"
+        if expected and expected == self.states[RunState.PROCESSED]:
+            counts = ", ".join(["all processed", *(f"{many} {state}" for state, many in others.items())])
         solved = len(self.findings) - len(self.unsolved)
         done = f"{solved} started, or will be" if solved else ""
         left = f"{len(self.unsolved)} need{'s' * (len(self.unsolved) == 1)} attention" if self.unsolved else ""

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from bluesky_prefect.core import BlueskyPrefectError, Settings, is_anothers, share_directory, shared_with
 from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.session._courier import CourierKeeper, wait_until_delivered
-from bluesky_prefect.session._deployments import missing_deployments
 from bluesky_prefect.session._metadata import PersistentMetadata
 from bluesky_prefect.session._shortcomings import drop_unusable_settings, has_usable_directory, subscribed_callback
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
@@ -79,8 +78,6 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
     best_effort = _best_effort_callback()
     prefect_callback = subscribed_callback(workflows, settings, tell)
-    for line in missing_deployments(prefect_callback.workflows) if not prefect.problem else ():
-        tell(line)
     metadata = persistent_metadata(settings, None if tiled_service.problem else tiled)
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)

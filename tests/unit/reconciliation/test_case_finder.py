@@ -39,11 +39,11 @@ def run(uid, **start):
     return Run(uid, {"uid": uid, **start}, {"run_start": uid, "time": NOW - 5000})
 
 
-def assessed(runs, workflow, outbox=None):
+def assessed(runs, workflow, outbox=None, since=0.0):
     api = EmptyPrefect()
     listed = as_workflows(workflow)
-    always = {one.name: 0.0 for one in listed}
-    return list(CaseFinder(api, listed, Settings(), MachineOutbox(outbox), lambda: NOW, always).of(runs))
+    dates = {one.name: since for one in listed}
+    return list(CaseFinder(api, listed, Settings(), MachineOutbox(outbox), lambda: NOW, dates).of(runs))
 
 
 def test_a_when_that_answers_neither_yes_nor_no_leaves_that_run_to_a_person():
@@ -85,6 +85,15 @@ def test_what_waits_for_this_server_or_any_is_started_here(outbox, api_url):
     put(outbox, "one", api_url)
     [case] = assessed([run("one")], WORKFLOW, outbox)
     assert (case.state, case.diagnosis.next_generation) == (RunState.WAITING, 0)
+
+
+def test_a_run_that_stopped_just_before_its_workflow_was_listed_waits_for_nothing(outbox):
+    just = Run("one", {"uid": "one"}, {"run_start": "one", "time": NOW - 2})
+    [case] = assessed([just], WORKFLOW, outbox, since=NOW - 1)
+    assert case.state is RunState.BEFORE_LISTED
+    put(outbox, "one", HERE)
+    [case] = assessed([just], WORKFLOW, outbox, since=NOW - 1)
+    assert case.state is RunState.SETTLING
 
 
 def test_a_dead_letter_stays_one_whatever_server_it_was_for(outbox):

@@ -15,6 +15,11 @@ _CRASHED = Finding("u", 1, "count", "w", RunState.CRASHED, 0.0)
     [
         ({}, [], "0 flow runs expected"),
         ({RunState.PROCESSED: 20}, [], "20 flow runs expected: all processed"),
+        (
+            {RunState.PROCESSED: 3, RunState.BEFORE_LISTED: 1},
+            [],
+            "3 flow runs expected: all processed, 1 before it was listed",
+        ),
         ({RunState.OPEN: 1}, [], "0 flow runs expected: 1 not stopped yet"),
         (
             {RunState.PROCESSED: 2, RunState.CRASHED: 1, RunState.OPEN: 1},

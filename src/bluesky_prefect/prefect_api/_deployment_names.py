@@ -1,0 +1,32 @@
+"""The names of deployments, looked up without Prefect's client, whose import would hold a session up."""
+
+import json
+import urllib.request
+from collections.abc import Iterable
+from typing import Any
+
+from bluesky_prefect.core import did_you_mean, prefect_authorization, prefect_url, without_user
+from bluesky_prefect.prefect_api._inventory import named_deployments
+
+
+def missing_deployments(deployments: Iterable[str], timeout_s: float) -> dict[str, str]:
+    """Return what is to be said about each deployment that Prefect does not know, by its name.
+
+    Raises
+    ------
+    OSError, ValueError
+        If Prefect cannot be asked within `timeout_s` for a request, or answers with an error or no JSON.
+    """
+    url, authorization = without_user(prefect_url()), prefect_authorization()
+    headers = {"Content-Type": "application/json", **({"Authorization": authorization} if authorization else {})}
+
+    def ask(path: str, body: dict[str, Any]) -> Any:
+        request = urllib.request.Request(url + path, json.dumps(body).encode(), headers)  # noqa: S310 - Prefect's own
+        with urllib.request.urlopen(request, timeout=timeout_s) as answer:  # noqa: S310
+            return json.load(answer)
+
+    known = list(named_deployments(ask))
+    missing = dict.fromkeys(name for name in deployments if name not in known)
+    return {
+        name: f"Prefect has no deployment {name!r}: runs wait for it.{did_you_mean(name, known)}" for name in missing
+    }
