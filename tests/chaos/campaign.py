@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
+import psutil
+
 from tests.chaos.accounts import Verdict, audit
 from tests.chaos.beamline import Beamline
 from tests.chaos.fault import FAULTS, Fault
@@ -113,7 +115,8 @@ class Campaign:
         injection = Injection(one, began=time.time())
         try:
             one.inject(self._beamline, chance, scans)
-        except AssertionError as error:  # something that the fault waits for did not come; the others go on
+        # What the fault waits for did not come, or what it strikes has ended by itself; the others go on.
+        except (AssertionError, psutil.NoSuchProcess) as error:
             injection.trouble = f"{error}"
             self._report(f"{one.title}: not injected as it should be: {error}")
         self._beamline.repair()
