@@ -109,6 +109,21 @@ def test_the_test_that_new_writes_passes_without_a_server(tmp_path):
     assert done.returncode == 0, done.stdout
 
 
+def test_the_deployment_of_another_file_is_not_taken_over_unasked(shell, tmp_path):
+    files = [tmp_path / who / "my_analysis.py" for who in ("colleague", "mine")]
+    for file in files:
+        file.parent.mkdir()
+        shutil.copy(ROOT / "src/bluesky_prefect/cli/templates/my_analysis.py", file)
+    theirs, mine = (f".venv/bin/bluesky-prefect deploy {file}:my_analysis --name shared" for file in files)
+    shell(theirs)
+    said = shell(mine, code=1)
+    assert f"Prefect has my-analysis/shared, which runs {files[0]}:my_analysis" in said
+    assert "--name" in said
+    shell(theirs)
+    shell(f"{mine} --move")
+    assert f"which runs {files[1]}:my_analysis" in shell(theirs, code=1)
+
+
 @pytest.fixture
 def docker_pool(stack):
     ask(stack, "POST", "/work_pools/", json={"name": "images", "type": "docker"})
@@ -122,7 +137,7 @@ def docker_pool(stack):
         ("deploy {file} --work-pool images --name images", "'images' is of type docker: its flow runs do not see"),
         ("deploy {file}:my_anlysis", "has no 'my_anlysis'. Its flows: my_analysis."),
         ("deploy {file}:analyse", "is a Task and no flow"),
-        ("deploy {file}:my_analysis --workflows bluesky_prefect.stack:WORKFLOWS --add", "is not a file"),
+        ("deploy {file} --name own --workflows bluesky_prefect.stack:WORKFLOWS --add", "is not a file"),
     ],
 )
 def test_what_cannot_be_deployed_is_said_in_a_line(shell, tmp_path, command, said):

@@ -163,6 +163,17 @@ def test_somebody_who_waits_twice_is_told_of_a_failure_between_and_once(desk):
     assert wait_for_flow_runs(60, settings=desk.settings, told=told) == []
 
 
+def test_somebody_who_waits_again_is_told_of_a_run_that_was_started_again_between_and_failed(desk):
+    uid, first = desk.send()
+    told = AlreadyTold(time.time())
+    desk.end(first, Running(), Failed())
+    assert wait_for_flow_runs(60, settings=desk.settings, told=told) == []
+    _, again = desk.send(generation=1, uid=uid)
+    desk.end(again, Running(), Failed())
+    assert [one.flow_run_id for one in wait_for_flow_runs(60, settings=desk.settings, told=told)] == [again]
+    assert wait_for_flow_runs(60, settings=desk.settings, told=told) == []
+
+
 def test_waiting_gives_up_after_its_time(desk):
     desk.send()
     with pytest.raises(FlowTimeout, match="1 flow run still running after 0 s; it continues"):

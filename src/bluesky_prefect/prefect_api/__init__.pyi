@@ -4,7 +4,7 @@ from ._client import PrefectApi as PrefectApi
 from ._deployment_names import missing_deployments as missing_deployments
 from ._deployments import deploy as deploy
 from ._deployments import list_problem as list_problem
-from ._deployments import refuse_to_move as refuse_to_move
+from ._deployments import refuse_to_take_over as refuse_to_take_over
 from ._deployments import tiled_problem as tiled_problem
 from ._exported_files import exported_files as exported_files
 from ._first_listed import first_listed as first_listed

@@ -20,7 +20,10 @@ from bluesky_prefect.tiled_api import spec_problem
 if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.orchestration import PrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
 
+# What Prefect's `LocalStorage` has a worker do first.
+_GO_TO = "prefect.deployments.steps.set_working_directory"
 # Types of work pools whose flow runs see the files of their worker's machine.
 _OF_A_MACHINE = ("warm-process", "process")
 
@@ -107,13 +110,15 @@ async def _require_this_machine(client: "PrefectClient", work_pool: str, entrypo
         )
 
 
-async def refuse_to_move(deployments: Sequence[str], work_pool: str) -> None:
-    """Raise an error if one of the deployments exists, and is on another work pool: it may be somebody else's.
+async def refuse_to_take_over(deployments: Sequence[str], work_pool: str, *, entrypoint: str = "") -> None:
+    """Raise an error if one of the deployments exists and looks like somebody else's.
+
+    It is on another work pool, or is that of another file than `entrypoint`, which `deploy` takes too.
 
     Raises
     ------
     ConfigurationError
-        If one is on another pool, or Prefect has no pool of that name, or no Prefect server is set.
+        If one does, or Prefect has no pool of that name, or no Prefect server is set.
     PrefectUnavailable
         If the server cannot be reached, or refuses.
     """
@@ -123,14 +128,23 @@ async def refuse_to_move(deployments: Sequence[str], work_pool: str) -> None:
     async with _client_for(work_pool) as client:
         for name in deployments:
             with suppress(ObjectNotFound):
-                pool = (await client.read_deployment_by_name(name)).work_pool_name
-                if pool not in (None, work_pool):
-                    elsewhere.append(f"{name} on work pool {pool!r}")
+                found = await client.read_deployment_by_name(name)
+                if found.work_pool_name not in (None, work_pool):
+                    elsewhere.append(f"{name} on work pool {found.work_pool_name!r}")
+                elif entrypoint not in ("", what := _what_it_runs(found)):
+                    elsewhere.append(f"{name}, which runs {what}")
     if elsewhere:
         raise ConfigurationError(
-            f"Prefect has {', '.join(elsewhere)}: another beamline's, perhaps, whose flow runs the workers of "
-            f"{work_pool!r} would then take. Nothing was changed. Choose a name of your own with --name, or say --move."
+            f"Prefect has {', '.join(elsewhere)}: somebody else's, perhaps, whose flow runs would be other ones then. "
+            "Nothing was changed. Choose a name of your own with --name, or say --move."
         )
+
+
+def _what_it_runs(deployment: "DeploymentResponse") -> str:
+    """Return the entrypoint of a deployment as `deploy` takes it: with the folder that its pull step goes to."""
+    steps = deployment.pull_steps or []
+    folders = [step[_GO_TO]["directory"] for step in steps if isinstance(step, dict) and _GO_TO in step]
+    return "/".join([*folders[-1:], deployment.entrypoint or "?"])
 
 
 @asynccontextmanager

@@ -28,12 +28,13 @@ class AlreadyTold:
     ----------
     before_s : float
         They were not there when runs stopped before that, in seconds since the epoch.
-    workflows : set of (str, str)
-        The uids and workflows of runs whose end they were told. Kept by `wait_for_flow_runs`.
+    flow_runs : dict
+        By uid and workflow, the flow run whose end they know; one that was made after it is news. Kept by
+        `wait_for_flow_runs`.
     """
 
     before_s: float = math.inf
-    workflows: set[Wanted] = field(default_factory=set)
+    flow_runs: dict[Wanted, str | None] = field(default_factory=dict)
 
 
 def wait_for_flow_runs(
@@ -112,8 +113,10 @@ class _Waited:
         self._since_s = time.time() - _RECENT_S
         put_in = dict(_recent(outbox, self._since_s, api.api_url))
         self._left = dict.fromkeys(put_in)
-        # If they have ended, that was before the wait began, and is known.
-        self._known = {one for one, at in put_in.items() if at < told.before_s} | told.workflows
+        self._before = {one for one, at in put_in.items() if at < told.before_s}
+        # What was under way at some look.
+        self._waited_for: set[Wanted] = set()
+        self._found: dict[Wanted, str | None] = {}
         self.ended: list[WorkflowStatus] = []
 
     @property
@@ -133,14 +136,23 @@ class _Waited:
         for one, status in found.items():
             if status is None or status.ended:
                 del self._left[one]
-                if status is not None and one not in self._known:
-                    self.ended.append(status)
-        self._known -= set(self._left)  # these are waited for
+                if status is not None:
+                    self._found[one] = status.flow_run_id
+                    if not self._is_known(one, status):
+                        self.ended.append(status)
+        self._waited_for |= set(self._left)
         return ""
 
     def tell(self) -> None:
         """Note that all of it is known now."""
-        self._told.workflows |= {(one.run_uid, one.workflow) for one in self.ended}
+        self._told.flow_runs |= self._found
+
+    def _is_known(self, one: Wanted, status: WorkflowStatus) -> bool:
+        if one in self._waited_for:
+            return False
+        if one in self._told.flow_runs:
+            return self._told.flow_runs[one] == status.flow_run_id
+        return one in self._before
 
 
 def _recent(outbox: Outbox, since_s: float, api_url: str | None) -> Iterator[tuple[Wanted, float]]:
