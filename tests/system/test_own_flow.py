@@ -79,7 +79,7 @@ def test_a_scan_starts_an_analysis_of_ones_own_after_these_commands(stack, shell
     _, *commands = COMMANDS
     for command in commands:
         said = shell(command)
-    assert "starts when the next run ends" in said
+    assert "starts with the next run that begins" in said
     assert "was already on the list" in shell(commands[-1])
 
     [plan] = PLANS

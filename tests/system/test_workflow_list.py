@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import VariableUpdate
 from prefect.states import Completed, Crashed
 
 from bluesky_prefect import Outbox, Workflow, WorkflowList
 from bluesky_prefect.core import DeploymentMissing, Run, Submission, submission_key
 from bluesky_prefect.journal import Journal
 from bluesky_prefect.prefect_api import PrefectApi, first_listed
+from bluesky_prefect.prefect_api._first_listed import _variable
 from bluesky_prefect.reconciliation import FlowRunStarter, ResubmissionRequest, resubmit
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from tests.services.fault_proxy import FaultProxy
@@ -219,6 +221,18 @@ def test_the_earliest_date_of_a_workflow_under_any_of_its_names_counts(new_workf
         assert first_listed(api, [renamed], 5000.0, note=False) == 1000.0
 
 
+@pytest.mark.usefixtures("_deployment")
+def test_a_date_that_somebody_has_spoilt_is_replaced_and_told(new_workflow, caplog):
+    [name] = new_workflow.names
+    with PrefectApi(30) as api:
+        first_listed(api, [name], 3000.0, note=True)
+        variable = api.client.read_variable_by_name(_variable(name))
+        api.client.update_variable(VariableUpdate(name=variable.name, value="soon"))
+        assert first_listed(api, [name], 4000.0, note=True) == 4000.0
+        assert f"{variable.name} holds no date: 'soon'" in caplog.text
+        assert first_listed(api, [name], 5000.0, note=True) == 4000.0
+
+
 SESSION = """
 import sys, time
 from bluesky_prefect import PrefectCallback, Workflow
@@ -291,8 +305,9 @@ assert "prefect" not in sys.modules
 print(*said, sep="\\n")
 """
 NAMES_TOLD = [
-    "Prefect has no deployment 'my-workflow/lokal': runs wait for it. Did you mean 'my-workflow/local'?",
-    "Prefect has no deployment 'x/y': runs wait for it.",
+    "Prefect has no deployment 'my-workflow/lokal': runs wait for it. Did you mean 'my-workflow/local'? "
+    "Deploy it, or correct its name.",
+    "Prefect has no deployment 'x/y': runs wait for it. Deploy it, or correct its name.",
 ]
 
 

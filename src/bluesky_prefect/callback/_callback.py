@@ -119,7 +119,9 @@ class PrefectCallback(DocumentRouter):
         # Converted now: what the document holds by reference may change while the run goes on.
         start = convert_document(doc)
         self._open_runs[uid_text(start["uid"])] = start, {}
-        self.workflows = self._listed.changed() or self.workflows
+        if changed := self._listed.changed():
+            self.workflows = changed
+            self._forwarder.look_up([workflow.deployment for workflow in changed])
 
     def resource(self, doc: "Resource") -> None:
         """Remember a file that a run refers to."""

@@ -31,7 +31,7 @@ app = typer.Typer(
     name="bluesky-prefect",
     help="Start Prefect flows from Bluesky runs.\n\n"
     "New here? 'bluesky-prefect demo' shows all of it on simulated devices: it starts the local stack (Tiled "
-    "server, Prefect server, worker), takes a few scans, and lists the flow runs that they started.",
+    "server, Prefect server, worker, courier), takes a few scans, and lists the flow runs that they started.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -87,7 +87,7 @@ def up(
     database_url: DatabaseUrl = None,
     state_directory: StateDirectory = None,
 ) -> None:
-    """Start the local stack: Tiled server, Prefect server and worker.
+    """Start the local stack: Tiled server, Prefect server, worker and courier.
 
     They run in the background on this machine only (127.0.0.1), and keep running after this terminal is closed.
     Parts that are running are left as they are. Ends with 1 if one of them uses another port than the

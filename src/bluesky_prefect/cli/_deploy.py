@@ -151,7 +151,7 @@ def _list(listed_at: str | None, deployment: str, *, add: bool) -> None:
         line = line_for(listed_at, deployment)
         if add:
             how = "is now" if add_to_list(listed_at, deployment) else "was already"
-            terminal.note(f"It {how} on the list, and starts when the next run ends: {listed_at}")
+            terminal.note(f"It {how} on the list, and starts with the next run that begins: {listed_at}")
         else:
             terminal.note(f"To start it when a run ends, say --add, or add this line to {listed_at}:")
         terminal.show(terminal.out(), line)

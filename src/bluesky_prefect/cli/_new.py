@@ -1,5 +1,6 @@
 """The command that writes a flow to begin with."""
 
+import builtins
 import keyword
 import shlex
 from importlib.util import find_spec
@@ -28,14 +29,18 @@ def new(
     function = name.replace("-", "_")
     if not function.isidentifier() or keyword.iskeyword(function) or not name.isascii():
         raise ConfigurationError(f"{name!r} cannot be the name of a flow: use letters, digits and '-', as my-analysis.")
-    if function in _TAKEN or find_spec(function) is not None:
+    directory = directory.expanduser()
+    if function in _TAKEN or hasattr(builtins, function) or _is_module(function):
         raise ConfigurationError(f"{name!r} is the name of a module, or of a part of the flow. Choose another one.")
     files = {directory / f"{prefix}{function}.py": f"{prefix}my_analysis.py" for prefix in ("", "test_")}
     if there := [str(path) for path in files if path.exists()]:
         raise ConfigurationError(
             f"Nothing was written, so as not to overwrite {' and '.join(there)}. Choose another name, or a --directory."
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{directory} cannot be made: {error.strerror}. Say another --directory.") from error
     for path, template in files.items():
         text = (_TEMPLATES / template).read_text()
         with path.open("x") as file:
@@ -46,3 +51,10 @@ def new(
     terminal.note(f"At the prompt: %run -i {flow}, then {function}(-1)")
     terminal.note("Have it started when a run ends:")
     terminal.show(terminal.out(), f"bluesky-prefect deploy {flow}:{function} --add")
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ValueError:  # __main__ has none
+        return True

@@ -129,8 +129,8 @@ def discard(
     """Delete submissions permanently, so that they are not sent.
 
     The runs themselves stay in Tiled. If their workflow is on the list of workflows, 'bluesky-prefect reconcile' finds
-    them as runs without a flow run, and 'reconcile --submit' starts them after all: what shall never be started, the
-    workflow's when= has to refuse.
+    them as runs without a flow run, and 'reconcile --submit' starts them after all. To keep a run from ever starting
+    a workflow, have that workflow's when= refuse it.
     """
     with _opened(state_directory) as outbox:
         entries = _unsent(outbox, names)
@@ -242,12 +242,12 @@ def _unsent(outbox: Outbox, names: Sequence[str]) -> list[Entry]:
         if any(one.state == "declined" for one in present):
             raise ConfigurationError(
                 f"The workflow's when= refused the run {one_line(name, 100)!r}.\n{render.candidates(present)}\n"
-                "To start it all the same: bluesky-prefect submit UID"
+                "To start it all the same: bluesky-prefect submit --workflow NAME --regardless UID"
             )
         if present:
             raise ConfigurationError(
                 f"{one_line(name, 100)!r} has been sent: Prefect has it.\n"
-                f"{render.candidates(present)}\nTo process a run again: bluesky-prefect submit --again UID"
+                f"{render.candidates(present)}\nTo start it again: bluesky-prefect submit --workflow NAME --again UID"
             )
         entry = _only(unsent, name, outbox)
         chosen[entry.key] = entry

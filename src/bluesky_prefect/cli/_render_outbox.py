@@ -104,14 +104,18 @@ def entry_as_json(one: Entry, options: str) -> None:
 def remedy(one: Entry, options: str) -> str:
     """Return what a person can do about an entry, with the commands that do it."""
     uid, key = shlex.quote(one_line(one.run_uid)), shlex.quote(one_line(one.key))
-    submit, again = (f"bluesky-prefect submit{options}{more} {uid}" for more in ("", " --again"))
+    workflow = shlex.quote(one_line(one.workflow))
+    submit, again, regardless = (
+        f"bluesky-prefect submit{options}{more} --workflow {workflow} {uid}"
+        for more in ("", " --again", " --regardless")
+    )
     retry, discard = (f"bluesky-prefect outbox {what}{options} {key}" for what in ("retry", "discard"))
     if one.held_by:
         return f"Nothing has to be done: process {one.held_by} is sending it now."
     if one.state == "sent":
-        return f"Nothing has to be done: Prefect has it.\nTo process the run again:  {again}"
+        return f"Nothing has to be done: Prefect has it.\nTo start it again:  {again}"
     if one.state == "declined":
-        return f"Nothing has to be done: the workflow did not want the run.\nTo start it all the same:  {submit}"
+        return f"Nothing has to be done: the workflow did not want the run.\nTo start it all the same:  {regardless}"
     if one.state == "waiting" and not one.is_readable:
         return (
             "This version cannot read it: a session of a newer one sends it. Upgrade this one, or start the workflow "

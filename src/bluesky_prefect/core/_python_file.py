@@ -31,7 +31,7 @@ def run_file(path: Path) -> ModuleType:
         if error.filename == str(path):
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}.") from error
         raise _failed(path, error) from error
-    except Exception as error:  # whatever somebody's own file raises
+    except (Exception, SystemExit) as error:  # whatever somebody's own file raises
         raise _failed(path, error) from error
     finally:
         sys.path.remove(str(path.parent))
@@ -47,11 +47,11 @@ def file_identity(path: Path) -> tuple[int, int, int] | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
-def _failed(path: Path, error: Exception) -> ConfigurationError:
-    return ConfigurationError(f"{path} cannot be run: {error_line(error)}{_line_in(path, error)}")
+def _failed(path: Path, error: BaseException) -> ConfigurationError:
+    return ConfigurationError(f"{path} cannot be run: {error_line(error)}{_line_in(path, error)}.")
 
 
-def _line_in(path: Path, error: Exception) -> str:
+def _line_in(path: Path, error: BaseException) -> str:
     """Return in which of a file's lines an error came up, in words; "" where its message says it."""
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == str(path)]
     return f" (line {lines[-1]})" if lines else ""

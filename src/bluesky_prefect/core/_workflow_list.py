@@ -162,7 +162,7 @@ class FollowedList:
             return None
         except TimeoutError:
             if self._looking is None:
-                logger.warning("%s is not read yet; the workflows of before are started until it is.", self._file)
+                logger.warning("%s is not read yet; until it is, runs start the previous workflows.", self._file)
             self._looking = looking
             return None
         self._looking = None
@@ -175,7 +175,7 @@ class FollowedList:
         try:
             listed = load_workflows(self._where)
         except ConfigurationError as error:
-            logger.error("%s The workflows of before are started until it can be used.", error)
+            logger.error("%s Until it is corrected, runs start the previous workflows.", error)
             return None
         logger.info("%s has changed. Runs start: %s", self._file, ", ".join(one.name for one in listed))
         return listed
@@ -230,9 +230,9 @@ def _differences(session: WorkflowList, listed: WorkflowList) -> Iterator[str]:
         one.name for one in session for name in one.names if name in in_list and one.when != in_list[name].when
     ]
     if missing:
-        yield f"it will start {', '.join(missing)} on the runs of this session, as far as their when= says so"
+        yield f"it also starts {', '.join(missing)} on the runs of this session, where when= allows"
     if extra:
-        yield f"it does not track {', '.join(extra)}"
+        yield f"it does not start {', '.join(extra)} again"
     if differing:
         names = ", ".join(differing)
         yield f"the list has another when= for {names}, and what this session refuses is known on this machine only"

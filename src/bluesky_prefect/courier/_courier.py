@@ -1,6 +1,5 @@
 """Journals on their way to Tiled, several at once."""
 
-import errno
 import logging
 import threading
 import time
@@ -11,7 +10,7 @@ from typing import Any
 
 from bluesky_prefect.core import Settings, counted, error_line
 from bluesky_prefect.courier._backoff import growing_waits
-from bluesky_prefect.courier._journal_sender import JournalSender, RunRefused
+from bluesky_prefect.courier._journal_sender import OF_THIS_MACHINE, JournalSender, RunRefused
 from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.journal import JournalDirectory, adopt_unsaved_runs, run_uid_of
 from bluesky_prefect.tiled_api import answers, is_outage
@@ -33,8 +32,6 @@ _MAX_WAIT_S = 10.0
 _UPKEEP_EVERY_S = 60.0
 # A first run does not wait for the import of Tiled's client; nor does the start of a stack.
 _WARM_UP_S = 4.0
-# Errors that tell of this machine, and not of the journal that meets them.
-_OF_THIS_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE}
 # Less of the disk than this is told of, and journals of runs that Tiled has are deleted at once.
 _MIN_FREE = 0.05
 
@@ -61,6 +58,7 @@ class JournalCourier:
         self._directory = JournalDirectory(settings.journals_path)
         self._wait_s = growing_waits(settings)
         self._senders: dict[Path, _Task] = {}
+        self._ordered: set[Path] = set()
         self._turn = 0
         self._lock = threading.Lock()
         self._came = threading.Condition()
@@ -115,9 +113,19 @@ class JournalCourier:
             for path in set(self._senders) - {one.path for one in present}:
                 if not self._senders[path].busy:
                     del self._senders[path]
+            if self._senders.keys() != self._ordered:
+                self._order()
         if news:
             with self._came:
                 self._came.notify_all()
+
+    def _order(self) -> None:
+        """Have the first copy alone of a run that was recorded several times go: two would undo each other's work."""
+        self._ordered = set(self._senders)
+        seen: set[str] = set()
+        for path in sorted(self._senders, key=lambda one: (len(one.name), one.name)):
+            self._senders[path].is_first = (uid := run_uid_of(path)) not in seen
+            seen.add(uid)
 
     def _keep_up(self) -> None:
         adopt_unsaved_runs(self._settings.unsaved_runs_path, self._settings.journals_path)
@@ -153,7 +161,7 @@ class JournalCourier:
         with self._lock:
             if now < self._outage.until:
                 return None
-            due = [task for task in self._senders.values() if not task.busy and task.due <= now]
+            due = [task for task in self._senders.values() if task.is_first and not task.busy and task.due <= now]
             if not due:
                 return None
             self._turn += 1
@@ -177,9 +185,9 @@ class JournalCourier:
             done = task.sender.step(raw)
         except FileNotFoundError:
             return  # somebody has moved it
-        except OSError as error:
+        except (OSError, MemoryError) as error:
             task.begun = False
-            if error.errno not in _OF_THIS_MACHINE:
+            if isinstance(error, OSError) and error.errno not in OF_THIS_MACHINE:
                 self._failed(task, error, _TRIES)
                 return
             task.due = time.monotonic() + _MAX_WAIT_S
@@ -273,6 +281,8 @@ class _Task:
         # Whether it has grown since somebody began to look at it.
         self.news = False
         self.busy = False
+        # Of the journals of one run.
+        self.is_first = True
         self.begun = False
         self.failures = 0
         # How many runs had arrived when it failed first.

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from bluesky_prefect.core import BlueskyPrefectError, Settings, lock_file, private_file
+from bluesky_prefect.core import BlueskyPrefectError, ConfigurationError, Settings, lock_file, private_file
 
 _FILE = "courier.lock"
 _LOOK_S = 0.01
@@ -61,7 +61,10 @@ def only_courier(settings: Settings, *, prefect: str | None, tiled: str) -> Iter
     Raises `CourierRuns` if there is one.
     """
     path = settings.state_directory / _FILE
-    private_file(path)
+    try:
+        private_file(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}. Say another state directory.") from error
     with path.open("r+b") as file:
         while True:
             try:

@@ -131,6 +131,10 @@ class Forwarder(ToldOfForks):
             self._sleeps = self._thread.ident is None
         self._wake.set()
 
+    def look_up(self, deployments: Sequence[str]) -> None:
+        """Have deployments looked up in an idle moment that are new among those that runs start."""
+        self._preparation.add(deployments)
+
     def after_fork(self, *, in_child: bool) -> None:
         """Begin anew in a child, which has no thread: with one that starts when there is something to send.
 

@@ -1,5 +1,6 @@
 """One run on its way from its journal to Tiled."""
 
+import errno
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 
 # Documents of a run that goes on, written at once: what TiledWriter itself gathers.
 _MAX_DOCUMENTS = 10_000
+# Events may hold arrays: no more bytes than that are in memory at once.
+_MAX_BYTES = 64_000_000
+# Errors that tell of this machine, and not of the journal that meets them.
+OF_THIS_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE}
 # What goes into entries that others have made.
 _DATA = ("event", "stream_datum")
 
@@ -150,7 +155,12 @@ class JournalSender:
         return True
 
     def _read(self, reader: JournalReader) -> list[tuple[str, dict[str, Any]]]:
-        return list(self._noted(islice(reader.documents(), _MAX_DOCUMENTS)))
+        began, read = reader.position, []
+        for document in self._noted(islice(reader.documents(), _MAX_DOCUMENTS)):
+            read.append(document)
+            if reader.position - began > _MAX_BYTES:
+                break
+        return read
 
     def _write_whole(self, raw: "CatalogOfBlueskyRuns", reader: JournalReader) -> None:
         reader.rewind()
@@ -171,7 +181,7 @@ class JournalSender:
             self._write_what_is_whole(raw, reader)
             raise RunRefused(f"{error}. What is before that is in Tiled, without a stop document") from error
         except Exception as error:
-            if is_outage(error):
+            if is_outage(error) or isinstance(error, MemoryError) or getattr(error, "errno", None) in OF_THIS_MACHINE:
                 raise
             raise RunRefused(error_line(error)) from error
 

@@ -1,9 +1,17 @@
 """Preparation of the first run, while there is nothing to send."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
-from bluesky_prefect.core import DeploymentMissing, PrefectUnavailable, error_and_place, error_line
+from bluesky_prefect.core import (
+    DeploymentMissing,
+    PrefectUnavailable,
+    error_and_place,
+    error_line,
+    on_daemon_thread,
+)
 from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.outbox import Entry
 from bluesky_prefect.prefect_api import PrefectApi, first_listed, missing_deployments
@@ -35,6 +43,10 @@ class Preparation:
     ) -> None:
         self._connected = connected
         self._unchecked = list(dict.fromkeys(deployments))
+        self._known = set(self._unchecked)
+        self._lock = threading.Lock()
+        self._asked: list[str] = []
+        self._looking: Future[dict[str, str]] | None = None
         self._notices = notices
         self._reminders = reminders
         # How many steps pass before deployments are looked up the next time, and after that.
@@ -46,6 +58,13 @@ class Preparation:
     def is_done(self) -> bool:
         """True once the deployments were looked up."""
         return not self._unchecked
+
+    def add(self, deployments: Sequence[str]) -> None:
+        """Take note of deployments to look up; those that were looked up are not looked up again."""
+        new = [name for name in dict.fromkeys(deployments) if name not in self._known]
+        self._known.update(new)
+        with self._lock:
+            self._unchecked = [*self._unchecked, *new]
 
     def saw(self, entry: Entry) -> None:
         """Take note of a submission that was sent: its workflow is on a list."""
@@ -59,18 +78,27 @@ class Preparation:
             self._pause -= 1
             return
         try:
-            missing = missing_deployments(self._unchecked, _LOOK_UP_TIMEOUT_S)
+            if self._looking is None:
+                self._asked = self._unchecked
+                # A server may drip, and the look-up of its name hang: a session is not kept from sending, or ending.
+                self._looking = on_daemon_thread(missing_deployments, self._asked, _LOOK_UP_TIMEOUT_S)
+            missing = self._looking.result(_LOOK_UP_TIMEOUT_S)
         except Exception as error:  # noqa: BLE001 - the courier tells of an outage
             logger.debug("The names of deployments were not looked up: %s", error_line(error))
             self._next_pause = self._pause = min(2 * self._next_pause + 1, _MAX_PAUSE)
+            if self._looking is not None and self._looking.done():
+                self._looking = None
             return
-        self._unchecked = []
+        self._looking = None
         for deployment, message in missing.items():
             self._reminders.tell(deployment, logging.WARNING, "%s", message)
+        with self._lock:
+            self._unchecked = [name for name in self._unchecked if name not in self._asked]
 
     def begin(self) -> None:
         """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""
-        deployments, self._unchecked = self._unchecked, []
+        with self._lock:
+            deployments, self._unchecked = self._unchecked, []
         try:
             api = self._connected()
             for deployment in deployments:

@@ -32,6 +32,11 @@ class JournalReader:
         """
         return documents(self._file)
 
+    @property
+    def position(self) -> int:
+        """How much of the file was read, in bytes."""
+        return self._file.tell()
+
     def is_written(self) -> bool:
         """Tell whether the run's session is still at work on it; if not, this holds the file from now on.
 

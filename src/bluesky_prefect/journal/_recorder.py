@@ -117,10 +117,15 @@ class RunRecorder(ToldOfForks):
         journal.append("start", doc)
         self._wake.set()  # the thread has it on the disk at once; a plan does not wait for that
         if self._thread is None:
-            atexit.register(self.close)
             arguments = (self._closing, self._wake)
-            self._thread = threading.Thread(target=self._sync, args=arguments, name="journal-sync", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._sync, args=arguments, name="journal-sync", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no thread can be started now; the next run tries again
+                logger.warning("Until the next run begins, documents reach the disk at a run's stop: %s", error)
+                return
+            self._thread = thread
+            atexit.register(self.close)
 
     def _end(self, *ended: Journal) -> None:
         self._journals = {
@@ -137,9 +142,12 @@ class RunRecorder(ToldOfForks):
 
     def _sync(self, closing: threading.Event, wake: threading.Event) -> None:
         while not closing.is_set():
-            for journal in self._open():
-                journal.sync()
-            self._save_stopped()
+            try:
+                for journal in self._open():
+                    journal.sync()
+                self._save_stopped()
+            except Exception:  # it goes on, whatever it is
+                logger.exception("Journals cannot be brought to the disk now")
             wake.wait(_SYNC_EVERY_S)
             wake.clear()
 

@@ -135,8 +135,8 @@ async def refuse_to_take_over(deployments: Sequence[str], work_pool: str, *, ent
                     elsewhere.append(f"{name}, which runs {what}")
     if elsewhere:
         raise ConfigurationError(
-            f"Prefect has {', '.join(elsewhere)}: somebody else's, perhaps, whose flow runs would be other ones then. "
-            "Nothing was changed. Choose a name of your own with --name, or say --move."
+            f"Prefect has {', '.join(elsewhere)}: it may be somebody else's. Taking it over would change what its "
+            "flow runs execute, so nothing was changed. Choose a name of your own with --name, or say --move."
         )
 
 

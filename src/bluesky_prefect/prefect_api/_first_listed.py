@@ -1,8 +1,9 @@
 """The date since which a workflow is on a list, kept where whoever reconciles finds it: in a variable of Prefect."""
 
+import logging
+import math
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from hashlib import sha256
 from http import HTTPStatus
@@ -13,6 +14,8 @@ from bluesky_prefect.prefect_api._api_errors import prefect_errors
 
 if TYPE_CHECKING:
     from bluesky_prefect.prefect_api._client import PrefectApi
+
+logger = logging.getLogger(__name__)
 
 _PREFIX = "bluesky-prefect-since"
 _TAG = "bluesky-prefect"
@@ -40,19 +43,23 @@ def first_listed(api: "PrefectApi", names: Sequence[str], at: float, *, note: bo
         If Prefect cannot be asked.
     """
     with prefect_errors():
-        noted, *former = [_read(api, name) for name in names]
-        since = min([at, *(moment for moment in (noted, *former) if moment is not None)])
-        if note and (noted is None or noted > since):
-            _write(api, names[0], since, is_new=noted is None)
+        dates = [_date(api, name) for name in names]
+        since = min([at, *(date for date in dates if date is not None)])
+        if note and (dates[0] is None or dates[0] > since):
+            _write(api, names[0], since, is_new=dates[0] is None)
     return since
 
 
-def _read(api: "PrefectApi", name: str) -> float | None:
+def _date(api: "PrefectApi", name: str) -> float | None:
+    """Return the date that is noted, none as infinity if somebody has written something else there, or None."""
     variable = api.client.read_variable_by_name(_variable(name))
-    if variable is not None:
-        with suppress(ValueError, OverflowError):  # somebody may have written anything there
-            return datetime.fromisoformat(str(variable.value)).timestamp()
-    return None
+    if variable is None:
+        return None
+    try:
+        return datetime.fromisoformat(str(variable.value)).timestamp()
+    except (ValueError, OverflowError):
+        logger.warning("The Prefect variable %s holds no date: %r. It is replaced.", variable.name, variable.value)
+        return math.inf
 
 
 def _write(api: "PrefectApi", name: str, since: float, *, is_new: bool) -> None:

@@ -15,6 +15,8 @@ Ask = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
 
 # Prefect's own limit for one answer.
 _PAGE = 200
+# No server has more; one that does not know of offsets would go on for ever.
+_MOST = 100 * _PAGE
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,6 @@ def _pool(api: "PrefectApi", name: str) -> KnownPool | None:
 
 def _all(ask: Ask, path: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    while len(page := ask(path, {"limit": _PAGE, "offset": len(found)})) == _PAGE:
+    while len(page := ask(path, {"limit": _PAGE, "offset": len(found)})) == _PAGE and len(found) < _MOST:
         found += page
     return found + page

@@ -66,7 +66,7 @@ class Notifications:
             self._due[notice] = self._clock() + (_TRIED_AGAIN_AFTER_S if trouble else _CHECKED_FOR_S)
             if trouble and trouble != self._told.get(notice):
                 end, _, block = notice.partition(":")
-                logger.warning("%s is not told of each %s (the flow runs go on): %s", block, end, trouble)
+                logger.warning("No message about a %s goes to %s (flow runs are not affected): %s", end, block, trouble)
             self._told[notice] = trouble
 
     def _try(self, notice: str) -> str:

@@ -1,10 +1,11 @@
 """The findings of reconciliation."""
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from bluesky_prefect.core import counted
+from bluesky_prefect.core import counted, one_line
 from bluesky_prefect.reconciliation._diagnosis import RunState
 
 # For these no flow run is expected, or not yet.
@@ -20,10 +21,11 @@ REMEDIES = {
     RunState.MISSING: "--submit starts it",
     RunState.WAITING: "the courier or an open session sends it when Prefect answers; --submit starts it now",
     RunState.ELSEWHERE: "if that server is gone: bluesky-prefect outbox move --from ... --to ..., "
-    "or bluesky-prefect submit {uid}",
+    "or bluesky-prefect submit {uid} --workflow {workflow}",
     RunState.DEAD: "see: bluesky-prefect outbox show {uid}",
     RunState.UNDECIDED: "fix when= in the list of workflows",
-    RunState.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid}",
+    RunState.OTHER_NAME: "if it was renamed, say was= in the list; if not: bluesky-prefect submit {uid} "
+    "--workflow {workflow}",
     RunState.CRASHED: "--submit starts it again",
     RunState.FAILED: "--submit starts it again",
     RunState.SILENT: "--submit marks it as crashed and starts it again",
@@ -31,7 +33,7 @@ REMEDIES = {
     RunState.STUCK: "check what its infrastructure is waiting for; if it never starts, delete the flow run in Prefect, "
     "then --submit",
     RunState.LATE: "check that a worker of its work pool is running (bluesky-prefect status)",
-    RunState.GIVEN_UP: "fix the cause, then: bluesky-prefect submit {uid} --again",
+    RunState.GIVEN_UP: "fix the cause, then: bluesky-prefect submit {uid} --workflow {workflow} --again",
     RunState.NO_STOP: "its end is unknown: check whether its session died",
     RunState.NOT_IN_TILED: "if Tiled refuses it, fix the cause, then: bluesky-prefect journal retry {uid}",
 }
@@ -82,7 +84,7 @@ class Finding:
     def remedy(self) -> str:
         """The remedy in words."""
         state = RunState.GIVEN_UP if self.by_hand else self.state
-        return REMEDIES.get(state, "").format(uid=self.run_uid[:8])
+        return REMEDIES.get(state, "").format(uid=self.run_uid[:8], workflow=shlex.quote(one_line(self.workflow or "")))
 
 
 @dataclass(frozen=True)

@@ -103,20 +103,32 @@ def resubmit(
 
 
 def choose_workflows(workflows: Iterable[Workflow], names: Sequence[str]) -> list[Workflow]:
-    """Return the workflows of these names, or all; a name that is not among them may be that of any deployment.
+    """Return the workflows of these names, or all; a name that is not on the list may be that of any deployment.
+
+    A former name of a workflow on the list, or the name of its deployment, means that workflow.
 
     Raises
     ------
     ConfigurationError
-        If a name is neither that of a workflow nor of the form ``flow-name/deployment-name``.
+        If a name is neither that of a workflow nor of the form ``flow-name/deployment-name``, or means several.
     """
     known = {workflow.name: workflow for workflow in workflows}
     if not names:
         return list(known.values())
     try:
-        return [known.get(name) or Workflow(name) for name in dict.fromkeys(names)]
+        chosen = [_named(name, known) or Workflow(name) for name in names]
     except ConfigurationError as error:
         raise ConfigurationError(f"{error} Workflows of this beamline: {', '.join(known)}.") from error
+    return list({workflow.name: workflow for workflow in chosen}.values())
+
+
+def _named(name: str, known: Mapping[str, Workflow]) -> Workflow | None:
+    if name in known:
+        return known[name]
+    meant = [one for one in known.values() if name in (*one.names, one.deployment)]
+    if len(meant) > 1:
+        raise ConfigurationError(f"{name} is several workflows: say one of {', '.join(one.name for one in meant)}.")
+    return meant[0] if meant else None
 
 
 def _submit(

@@ -23,7 +23,8 @@ def in_one_line(function: Callable[P, R]) -> Callable[P, R]:
         try:
             signature.bind(*args, **kwargs)
         except TypeError as error:
-            takes = ", ".join(signature.parameters) or "no arguments"
+            named = [one.name for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+            takes = ", ".join(named) or "no arguments"
             raise FlowInputError(f"{function.__name__}: {error}. It takes: {takes}.") from None
         try:
             return function(*args, **kwargs)

@@ -33,7 +33,7 @@ def exclusive(path: Path, timeout_s: float) -> Iterator[None]:
     try:
         private_file(path)
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except PermissionError as error:
+    except OSError as error:
         raise StackError(f"Cannot lock {path}: {error.strerror}.") from error
     try:
         deadline = time.monotonic() + timeout_s

@@ -1,6 +1,7 @@
 """Facts about a stack: the addresses of its services, and their processes."""
 
 import json
+import logging
 import os
 import stat
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from bluesky_prefect.stack._http import request_json
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import HOST
 from bluesky_prefect.stack._process import ManagedProcess, without_proxy
+
+logger = logging.getLogger(__name__)
 
 # Five heartbeats of its flow runs: a busy machine may be late with some.
 _HEARTBEAT_TIMEOUT_S = 150.0
@@ -160,16 +163,29 @@ def ports_of(processes: Mapping[str, ManagedProcess]) -> dict[str, int]:
 def listed_in(paths: StackPaths) -> str:
     """Return where the stack's own list of workflows is; "" if it has no such file, or others may write to it.
 
-    It is code that runs with this user's rights: of others only those count who share the directory.
+    It is code that runs with this user's rights: of others only those count who share the directory. Whatever the mode
+    of a file is, nobody else reaches it in a directory that is closed to others.
     """
     try:
         file, folder = paths.workflows.stat(), paths.root.stat()
-    except OSError:
+    except OSError as error:
+        if paths.workflows.is_symlink():
+            _not_used(paths.workflows, error.strerror or "it cannot be read", "mend the link")
         return ""
     is_shared = bool(shared_with(paths.root))
-    is_others = file.st_uid not in (os.geteuid(), 0) and not is_shared
     writable = stat.S_IWOTH if is_shared else stat.S_IWOTH | stat.S_IWGRP
-    return "" if is_others or (file.st_mode | folder.st_mode) & writable else f"{paths.workflows}:workflows"
+    is_closed = not folder.st_mode & 0o077 and not paths.workflows.is_symlink()
+    if file.st_uid not in (os.geteuid(), 0) and not is_shared:
+        _not_used(paths.workflows, "it is another user's", "make a copy of your own")
+    elif (0 if is_closed else file.st_mode | folder.st_mode) & writable:
+        _not_used(paths.workflows, "others may write to it", f"chmod go-w {paths.workflows.resolve()}")
+    else:
+        return f"{paths.workflows}:workflows"
+    return ""
+
+
+def _not_used(file: Path, why: str, remedy: str) -> None:
+    logger.warning("%s is not used, but the list of this package: %s. To use it: %s", file, why, remedy)
 
 
 def stack_info(settings: Settings, ports: Mapping[str, int], keys: StackKeys) -> StackInfo:

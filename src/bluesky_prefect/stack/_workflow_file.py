@@ -56,7 +56,10 @@ def add_to_list(listed_at: str, deployment: str) -> bool:
             _write(trial, content, file.stat().st_mode)
             load_workflows(f"{trial}:{listed_at.rpartition(':')[2]}")
         except ConfigurationError as error:
-            raise ConfigurationError(f"Nothing was added to {file}: with the line {line}, {error}") from error
+            reason = str(error).replace(str(trial), str(file))
+            raise ConfigurationError(
+                f"Nothing was added, since with the line {line}: {reason} Put the workflow into the list by hand."
+            ) from error
         finally:
             trial.unlink(missing_ok=True)
         _write(file, content, file.stat().st_mode)

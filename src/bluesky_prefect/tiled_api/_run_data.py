@@ -117,7 +117,8 @@ class RunData:
     @property
     def label(self) -> str:
         """The run's name for people."""
-        return f"scan {self.start.get('scan_id', '?')} ({str(self.start.get('plan_name', '?'))[:60]})"
+        scan_id, plan_name = self.start.get("scan_id", "?"), self.start.get("plan_name", "?")
+        return f"scan {one_line(scan_id, 60)} ({one_line(plan_name, 60)})"
 
     def stream(self, name: str = "primary") -> Stream:
         """Return a stream; raises `FlowInputError` if the run has none of that name."""

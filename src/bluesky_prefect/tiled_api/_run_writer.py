@@ -179,11 +179,13 @@ class _CatalogForOneRun:
         """Make the entry of the run, or return that which is there as a whole."""
         import httpx
 
+        run = None
         try:
             run = self._raw.create_container(key=key, **options)
         except httpx.HTTPStatusError as error:
             if error.response.status_code != HTTPStatus.CONFLICT:
                 raise
+        if run is None or _was_there(run):
             # An error would have event-model's router warn of something else.
             if (found := _find(self._raw, key)) is not None and _is_whole(found):
                 self.has_run = True
@@ -199,6 +201,11 @@ class _CatalogForOneRun:
 
         run.update_metadata = update_and_notice
         return run
+
+
+def _was_there(run: Any) -> bool:
+    """Tell whether Tiled's client took what is there for its own, after a request of whose answer it does not know."""
+    return run.item["attributes"]["structure"]["count"] is not None
 
 
 def _is_whole(run: Any) -> bool:
@@ -230,15 +237,15 @@ def is_outage(error: BaseException) -> bool:
 def answers(raw: "CatalogOfBlueskyRuns") -> bool:
     """Tell whether the server answers a small question about the catalog now.
 
-    Where there is no catalog, there may be no Tiled either: some proxies answer 404 to everything then.
+    Where there is no catalog, there may be no Tiled either: some proxies answer 404 to everything then, or with a page.
     """
     from tiled.client.utils import handle_error
 
     try:
-        handle_error(raw.context.http_client.get(raw.uri))
+        answer: Any = handle_error(raw.context.http_client.get(raw.uri, headers={"Accept": "application/json"}))
+        return answer.json()["data"]["attributes"]["structure_family"] == "container"
     except Exception:  # noqa: BLE001 - whatever it is, no run is to blame
         return False
-    return True
 
 
 class _BatchSize(int):

@@ -202,7 +202,7 @@ def _starting(runs: Sequence[StoppedRun], *, waits: bool) -> str:
     name = runs[0].name if len(runs) == 1 else ""
     which, starts = (one_line(name, _REASON_LENGTH), "starts") if name else (f"{len(runs)} runs", "start")
     if waits:
-        return f"{which} will start {workflows} once what is away is back"
+        return f"{which} will start {workflows} when Tiled and Prefect can be reached again"
     # The flow runs are made in a moment, and the prompt does not wait for them: the page finds them by their name.
     ui = probable_ui_url()
     page = search_url(ui, name) if name else runs_url(ui)

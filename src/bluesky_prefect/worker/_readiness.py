@@ -55,8 +55,8 @@ class Readiness:
             if before and problem != told:
                 told = problem
                 logger.warning(
-                    "No flow run is taken, since it could only fail. %s Looking again by and by. If that does not hold "
-                    "for this pool's flows, empty the variable 'check' of the pool.",
+                    "Not taking flow runs yet, because they would fail. %s Will keep checking. If this check does not "
+                    "apply to this pool, clear its variable 'check'.",
                     problem,
                 )
             before = problem
@@ -64,7 +64,7 @@ class Readiness:
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
         if told:
             await self._forks.complete()
-            logger.warning("Flow runs are taken now.")
+            logger.warning("Taking flow runs now.")
         self._settle()
 
     async def look(self) -> None:

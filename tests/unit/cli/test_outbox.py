@@ -210,7 +210,8 @@ def test_an_undecided_dead_letter_is_not_retried_and_the_remedy_is_told(outbox_c
     outbox.put(submission(FIRST, 12, undecided=True), dead="parameters= of workflow failed")
     result = outbox_command("retry", "12")
     assert result.exit_code == 1
-    remedy = f"Fix the workflow's when= or parameters=, then:  bluesky-prefect submit --state-directory {state} {FIRST}"
+    submit = f"bluesky-prefect submit --state-directory {state} --workflow {WORKFLOW} {FIRST}"
+    remedy = f"Fix the workflow's when= or parameters=, then:  {submit}"
     assert remedy in result.stderr
     assert outbox.counts() == OutboxCounts(dead=1)
 
@@ -219,7 +220,7 @@ def test_what_was_sent_is_not_sent_again_and_the_way_to_do_so_is_told(outbox_com
     outbox.put(submission(FIRST, 12))
     outbox.mark_sent(outbox.take().key, "id", "name")
     for command in (["retry", "12"], ["discard", "12", "--yes"]):
-        assert "bluesky-prefect submit --again" in error_of(outbox_command(*command))
+        assert "submit --workflow NAME --again UID" in error_of(outbox_command(*command))
     assert outbox.counts() == OutboxCounts(sent=1)
 
 
@@ -344,11 +345,11 @@ def test_refusals_are_listed_on_demand_and_shown_with_what_can_be_done(outbox_co
     assert "0 waiting, 0 sent, 0 dead, 1 declined" in listed.stdout
     assert "when= refused the run" in row_of(outbox_command("list", "--state", "declined"), FIRST)
     shown = outbox_command("show", "12").stdout
-    assert f"To start it all the same:  bluesky-prefect submit --state-directory {state} {FIRST}" in shown
+    assert f"bluesky-prefect submit --state-directory {state} --regardless --workflow {WORKFLOW} {FIRST}" in shown
     for command in (["retry", "12"], ["discard", "12", "--yes"]):
         error = error_of(outbox_command(*command))
         assert "when= refused the run '12'" in error
-        assert "bluesky-prefect submit UID" in error
+        assert "bluesky-prefect submit --workflow NAME --regardless UID" in error
     assert outbox.counts() == OutboxCounts(declined=1)
 
 

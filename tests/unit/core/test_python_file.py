@@ -34,3 +34,9 @@ def test_a_file_that_cannot_be_run_is_told_of_with_its_line(tmp_path, content, s
 def test_a_file_that_is_not_there_is_said(tmp_path):
     with pytest.raises(ConfigurationError, match=r"none\.py cannot be read: No such file"):
         run_file(tmp_path / "none.py")
+
+
+def test_a_file_that_ends_the_process_is_told_of_as_any_other(tmp_path):
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(ConfigurationError, match=r"cannot be run: SystemExit.*\(line 2\)"):
+        run_file(tmp_path / "script.py")

@@ -81,8 +81,8 @@ def said_at_subscription(caplog, tmp_path, workflows, where):
 def test_a_session_tells_once_how_its_workflows_differ_from_the_list(hutch_list, tmp_path, caplog):
     [said] = said_at_subscription(caplog, tmp_path, ["my-workflow/srx", "extra/local"], hutch_list)
     assert hutch_list in said
-    assert "it will start tomo on the runs of this session" in said
-    assert "it does not track extra/local" in said
+    assert "it also starts tomo on the runs of this session" in said
+    assert "it does not start extra/local again" in said
 
 
 def test_another_when_than_that_of_the_list_is_told_at_subscription(hutch_list, tmp_path, caplog):

@@ -1,7 +1,9 @@
 """What the courier makes of failures: they are the server's, or those of one run."""
 
 import errno
+import json
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from bluesky_prefect.core import Settings
 from bluesky_prefect.courier import JournalCourier
 from bluesky_prefect.courier._journal_sender import JournalSender
-from bluesky_prefect.journal import Journal, JournalDirectory
+from bluesky_prefect.journal import Journal, JournalDirectory, JournalReader
 from tests.services.prefect_process import wait_until
 
 
@@ -25,13 +27,18 @@ class _Tiled:
 
     def __init__(self, status: int = 200) -> None:
         self.status = status
+        self.page = ""
         self.uri = "http://tiled/api/v1/metadata/raw"
         self.context = self
         self.http_client = httpx.Client(transport=httpx.MockTransport(self._respond))
 
     def _respond(self, request: httpx.Request) -> httpx.Response:
+        if self.page:
+            return httpx.Response(200, text=self.page)
         # As Tiled does for an entry that is not there, in any mode.
-        return httpx.Response(404 if request.url.path.endswith("-") else self.status, json={"detail": "no"})
+        status = 404 if request.url.path.endswith("-") else self.status
+        catalog = {"data": {"attributes": {"structure_family": "container"}}}
+        return httpx.Response(status, json=catalog if status == 200 else {"detail": "no"})
 
 
 @pytest.fixture
@@ -85,6 +92,53 @@ def test_an_ingress_that_answers_404_to_everything_is_an_outage(settings, fails,
     courier.tiled.status = 200
     wait_until(lambda: not directory.waiting(), 10)
     assert not directory.refused()
+
+
+def test_a_page_that_a_proxy_shows_in_place_of_tiled_is_an_outage(settings, fails, courier):
+    courier.tiled.page = "<html>Down for maintenance</html>"
+    fails["one"] = json.JSONDecodeError("Expecting value", courier.tiled.page, 0)
+    _recorded(settings, "one").close()
+    courier.start()
+    time.sleep(1.0)
+    directory = JournalDirectory(settings.journals_path)
+    assert not directory.refused()
+
+    fails.clear()
+    courier.tiled.page = ""
+    wait_until(lambda: not directory.waiting(), 10)
+    assert not directory.refused()
+
+
+def test_two_journals_of_one_run_go_to_tiled_one_after_the_other(settings, courier, monkeypatch):
+    at_work, together, written = [], [], []
+
+    def write(sender, *_):
+        at_work.append(sender)
+        together.append(len(at_work))
+        time.sleep(0.3)
+        at_work.remove(sender)
+        written.append(sender.path.name)
+
+    monkeypatch.setattr(JournalSender, "_write_whole", write)
+    for _ in range(3):
+        _recorded(settings, "one").close()
+    courier.start()
+    wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
+    assert together == [1, 1, 1]
+    assert written == ["one.journal", "one.1.journal", "one.2.journal"]
+
+
+def test_a_run_that_goes_on_is_read_in_pieces_of_so_many_bytes(settings, monkeypatch):
+    monkeypatch.setattr("bluesky_prefect.courier._journal_sender._MAX_BYTES", 10_000)
+    journal = _recorded(settings, "one")
+    for number in range(50):
+        journal.append("event", {"uid": str(number), "data": {"det": "x" * 1000}})
+    journal.close()
+    sender = JournalSender(settings.journals_path / "one.journal")
+    with closing(JournalReader(sender.path)) as reader:
+        pieces = [len(piece) for piece in iter(lambda: sender._read(reader), [])]
+    assert sum(pieces) == 51
+    assert max(pieces) <= 11
 
 
 def test_a_run_that_tiled_fails_on_is_set_aside_only_where_it_takes_others(settings, fails, courier):

@@ -341,3 +341,18 @@ def test_a_start_does_not_wait_for_the_disk(recorder, monkeypatch):
     assert not go_on.is_set()
     go_on.set()
     recorder("stop", {"run_start": "a"})
+
+
+def test_a_thread_that_cannot_be_started_is_started_with_the_next_run(recorder, tmp_path, monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        recorder("start", {"uid": "one", "time": 0.0})
+    assert recorder._thread is None
+    recorder("start", {"uid": "two", "time": 0.0})
+    wait_until(lambda: not any(journal._dirty for journal in recorder._open()), 10)
+    for uid in ("one", "two"):
+        recorder("stop", {"uid": f"end of {uid}", "run_start": uid, "time": 1.0})
+    assert {uid: len(found) for uid, found in recorded(tmp_path).items()} == {"one": 2, "two": 2}

@@ -30,3 +30,8 @@ _CRASHED = Finding("u", 1, "count", "w", RunState.CRASHED, 0.0)
 )
 def test_a_summary_says_how_many_flow_runs_there_should_be(states, findings, said):
     assert Report(0.0, None, 1, Counter(states), findings).summary == said
+
+
+def test_the_remedy_for_one_workflow_starts_no_other_of_the_run():
+    given_up = Finding("0a1b2c3d-rest", 1, "count", "align two/srx", RunState.GIVEN_UP, 0.0)
+    assert given_up.remedy.endswith("bluesky-prefect submit 0a1b2c3d --workflow 'align two/srx' --again")

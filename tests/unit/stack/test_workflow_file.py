@@ -52,11 +52,16 @@ def test_what_people_wrote_into_it_stays(listed, tmp_path):
 def test_a_list_that_cannot_be_added_to_is_left_as_it_was(listed, tmp_path, content):
     path = tmp_path / "workflows.py"
     path.write_text(content)  # a tuple; and a file that does not know Workflow
-    with pytest.raises(
-        ConfigurationError, match=r"Nothing was added .*workflows\.append\(Workflow\(\"mine/local\"\)\)"
-    ):
+    with pytest.raises(ConfigurationError, match=r"Nothing was added.*workflows\.append\(Workflow\(\"mine/local\"\)\)"):
         add_to_list(listed, "mine/local")
     assert path.read_text() == content
+
+
+def test_a_list_that_cannot_be_added_to_is_named_as_it_is(listed, tmp_path):
+    path = tmp_path / "workflows.py"
+    path.write_text("workflows = ('a/b',)\n")
+    with pytest.raises(ConfigurationError, match=rf": {path} cannot be run: .* Put the workflow into the list by hand"):
+        add_to_list(listed, "mine/local")
 
 
 def test_two_who_add_at_once_are_both_on_the_list(listed):
@@ -75,8 +80,8 @@ def test_a_link_to_the_list_stays_a_link(listed, tmp_path):
     assert names(listed) == [*SHIPPED, "my-analysis/local"]
 
 
-@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o666, 0o700), (0o600, 0o777), (0o620, 0o700)])
-def test_a_list_that_others_may_write_to_is_not_run(tmp_path, file_mode, folder_mode):
+@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o666, 0o755), (0o600, 0o777), (0o620, 0o710)])
+def test_a_list_that_others_may_write_to_is_not_run(tmp_path, caplog, file_mode, folder_mode):
     paths = StackPaths(tmp_path / "state")
     paths.root.mkdir(mode=0o700)
     make_workflow_file(paths.workflows)
@@ -84,3 +89,21 @@ def test_a_list_that_others_may_write_to_is_not_run(tmp_path, file_mode, folder_
     paths.workflows.chmod(file_mode)
     paths.root.chmod(folder_mode)
     assert listed_in(paths) == ""
+    assert f"others may write to it. To use it: chmod go-w {paths.workflows}" in caplog.text
+
+
+def test_in_a_closed_directory_the_mode_of_the_list_does_not_matter(tmp_path, caplog):
+    paths = StackPaths(tmp_path / "state")
+    paths.root.mkdir(mode=0o700)
+    make_workflow_file(paths.workflows)
+    paths.workflows.chmod(0o664)
+    assert listed_in(paths) == f"{paths.workflows}:workflows"
+
+    elsewhere = tmp_path / "list.py"
+    paths.workflows.rename(elsewhere)
+    paths.workflows.symlink_to(elsewhere)
+    assert listed_in(paths) == ""
+    assert f"chmod go-w {elsewhere}" in caplog.text
+    elsewhere.unlink()
+    assert listed_in(paths) == ""
+    assert "mend the link" in caplog.text

@@ -18,7 +18,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "red"}
 
 
 def check(as_json: AsJson = False, workflows: Workflows = None, state_directory: StateDirectory = None) -> None:
-    """Look at all that a run needs on its way, and say what to do about what is wrong.
+    """Check everything that a run depends on, and say how to fix what is wrong.
 
     Servers, keys, versions, clocks, disks, the list of workflows and its deployments, workers, the outbox and the
     journals. Nothing is changed by it, and no secret is shown. Ends with 0 if nothing is a problem, with 1 otherwise.

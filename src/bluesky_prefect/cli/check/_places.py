@@ -42,6 +42,11 @@ class Places:
     prefect: Place
     tiled: Place
 
+    @property
+    def is_stack(self) -> bool:
+        """True if Prefect is the local stack's."""
+        return self.prefect.said_by == _STACK
+
 
 def find_places() -> Places:
     """Find the servers as every other command does, and note what said where they are.

@@ -47,7 +47,8 @@ def look_at_prefect(places: Places) -> Findings:
             deployments = known_deployments(api)
             findings += _deployments(workflows, deployments)
             pools = {deployments[one.deployment].work_pool for one in workflows if one.deployment in deployments}
-            findings += _workers(known_pools(api, sorted(pool for pool in pools if pool)))
+            of_stack = places.settings.work_pool if places.is_stack else None
+            findings += _workers(known_pools(api, sorted(pool for pool in pools if pool)), of_stack)
     return findings
 
 
@@ -82,7 +83,7 @@ def _note_credentials(findings: Findings, url: str) -> None:
     elif given:
         findings.ok("credentials", f"the server lets this user in ({PREFECT_KEY})")
     else:
-        findings.ok("credentials", "none are set, and none are asked for")
+        findings.ok("credentials", "no credentials are set, and the server asks for none")
 
 
 def _deployments(workflows: WorkflowList, known: Mapping[str, KnownDeployment]) -> Findings:
@@ -95,18 +96,20 @@ def _deployments(workflows: WorkflowList, known: Mapping[str, KnownDeployment]) 
             remedy = f"{hint}deploy it, or change its name on the list; the runs that want it wait"
             findings.problem("deployment", f"Prefect has no deployment {name!r}", remedy)
         elif deployment.work_pool is None:
-            findings.ok("deployment", f"{name}, for whoever serves it")
+            findings.ok("deployment", f"{name}, served by a process, on no work pool")
         else:
             findings.ok("deployment", f"{name}, on work pool {deployment.work_pool}")
     return findings
 
 
-def _workers(pools: Mapping[str, KnownPool | None]) -> Findings:
+def _workers(pools: Mapping[str, KnownPool | None], of_stack: str | None) -> Findings:
     findings = Findings("workers")
     for name, pool in pools.items():
-        start = f"prefect worker start --pool {name}"
+        is_of_stack = name == of_stack
+        start = "bluesky-prefect up" if is_of_stack else f"prefect worker start --pool {name}"
         if pool is None:
-            findings.problem("pool", f"Prefect has no work pool {name!r}", f"prefect work-pool create {name}")
+            create = "bluesky-prefect up" if is_of_stack else f"prefect work-pool create --type warm-process {name}"
+            findings.problem("pool", f"Prefect has no work pool {name!r}", create)
         elif pool.paused:
             found = f"work pool {name} ({pool.type}) is paused: no worker is given its flow runs"
             findings.problem("pool", found, f"prefect work-pool resume {name}")

@@ -21,7 +21,7 @@ def analyse(run: RunData) -> pandas.DataFrame:
     """Return what is to be kept of the run. This is the part to change: it makes a table of statistics."""
     table = run.table()  # of the stream "primary": a row for each event
     # An array that a detector wrote: run.array("image_det")[0] reads its first frame.
-    return table.select_dtypes("number").drop(columns=["seq_num", "time"], errors="ignore").describe()
+    return table.drop(columns=["seq_num", "time"], errors="ignore").describe()
 
 
 @task
@@ -40,6 +40,8 @@ def my_analysis(ref: int | str) -> str:
         The run: scan id, negative index (-1 is the newest run), full or partial uid.
     """
     run = read_run(ref)
+    if run.points == 0:
+        return f"{run.label} has no events"
     result = analyse(run)
     path = write_result(run, "my-analysis", result, **conclude(run, result))
     print(f"{run.label}: wrote {path} to Tiled")
