@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -88,9 +89,9 @@ def start_server(stack: StackInfo, tmp_path_factory: pytest.TempPathFactory) -> 
     """Start RE Managers that find the stack by its state directory; all are closed at the end of the module."""
     started: list[QueueServer] = []
 
-    def start(*options: str) -> QueueServer:
+    def start(*options: str, startup: Path = _STARTUP) -> QueueServer:
         environment = {"BLUESKY_PREFECT_STATE_DIRECTORY": str(stack.state_directory)}
-        started.append(QueueServer(_STARTUP, tmp_path_factory.mktemp("re-manager"), environment, *options))
+        started.append(QueueServer(startup, tmp_path_factory.mktemp("re-manager"), environment, *options))
         return started[-1]
 
     yield start
@@ -261,8 +262,10 @@ def _recorded_events(journal: Path) -> int:
         reader.close()
 
 
-def test_a_queue_server_is_not_greeted_as_somebody_at_a_prompt(stack, start_server):
-    server = start_server("--use-ipython-kernel=ON")
+def test_a_queue_server_is_not_greeted_as_somebody_at_a_prompt(stack, start_server, tmp_path):
+    # IPython takes the directory above for its profile, and puts its history there.
+    startup = shutil.copytree(_STARTUP, tmp_path / "profile_collection" / "startup")
+    server = start_server("--use-ipython-kernel=ON", startup=startup)
     server.open_environment()
     [result] = server.run(("count", ["det"]))
 
