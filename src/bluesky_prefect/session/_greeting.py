@@ -1,5 +1,6 @@
 """Three lines for somebody who has just opened the profile; a fourth, before them, says where the services are."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ def greet(names: Mapping[str, Any], tell: Callable[[str], None] = print) -> None
     """
     from IPython import get_ipython
 
-    if get_ipython() is None:
+    if get_ipython() is None or _is_queue_server():
         return
     devices = {name: value for name, value in names.items() if _is_device(value)}
     motors = [name for name, value in devices.items() if hasattr(type(value), "position")]
@@ -29,6 +30,12 @@ def greet(names: Mapping[str, Any], tell: Callable[[str], None] = print) -> None
     tell(f"Devices: {', '.join([*motors, *detectors]) or 'none'}{scan}")
     tell("%flows shows what became of the last scans, and %wait_flows waits until all is done")
     tell(f"export(-1) exports the last scan again, to {get_settings().exports_path}")
+
+
+def _is_queue_server() -> bool:
+    """Tell whether this is the worker of a queue server; one that runs an IPython kernel looks like a prompt."""
+    queue_server = sys.modules.get("bluesky_queueserver")  # imported long since, if it is
+    return queue_server is not None and queue_server.is_re_worker_active()
 
 
 def _is_device(value: Any) -> bool:

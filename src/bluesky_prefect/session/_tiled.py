@@ -200,6 +200,11 @@ class ClientMissing(TiledUnavailable, AttributeError):
     """
 
 
+# What a queue server looks for on each object of the startup files, to know which are devices: it must not wait for
+# Tiled each time it opens an environment, or lists devices anew. No catalog of Tiled has any of them.
+_OF_DEVICES = frozenset({"children", "complete", "describe", "kickoff", "name", "read"})
+
+
 class LazyClient:
     """A Tiled client that connects when it is used, and says what is missing while it cannot.
 
@@ -218,8 +223,9 @@ class LazyClient:
         self._require = require
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):  # IPython and copy look for such names on everything
-            raise AttributeError(name)
+        # IPython and copy look for private names on everything.
+        if name.startswith("_") or name in _OF_DEVICES:
+            raise AttributeError(f"A catalog of Tiled has no {name!r}")
         try:
             with self._explained():
                 client = self._connect()

@@ -3,6 +3,7 @@ from contextlib import closing
 from http.server import BaseHTTPRequestHandler
 
 import pytest
+from bluesky_queueserver.manager.profile_ops import is_device, is_plan
 from pydantic import SecretStr
 
 from bluesky_prefect.core import ConfigurationError, Settings, TiledUnavailable
@@ -31,6 +32,15 @@ def test_a_lazy_client_can_be_looked_at_while_tiled_is_away():
     assert not hasattr(client, "children")
     assert not hasattr(client, "_repr_html_")
     assert "Tiled is away" in repr(client)
+
+
+def test_a_lazy_client_is_known_to_be_no_device_without_tiled():
+    connected: list[int] = []
+    client = LazyClient(lambda: connected.append(1))
+
+    assert not is_device(client)
+    assert not is_plan(client)
+    assert not connected
 
 
 def test_a_lazy_client_says_what_is_missing_when_used():
