@@ -1,6 +1,7 @@
 """The directories, besides its own, in which the stack's Tiled server may read files."""
 
 import os
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -26,10 +27,10 @@ def choose_readable(
         If one that is asked for is no directory, or must not be read.
     """
     present = ReadableStorage.load(settings.readable_path).directories
-    wanted = asked_for(settings.readable or (), present, paths)
+    wanted = asked_for(settings.readable, present, paths)
     if is_running:
         if set(wanted) != set(present):
-            options = " ".join(f"--readable {one}" for one in settings.readable or ())
+            options = " ".join(f"--readable {shlex.quote(one)}" for one in settings.readable)
             report(
                 f"Tiled server: may read {_listed(present)}, not {_listed(wanted)}. To change it: "
                 f"bluesky-prefect down, then up {options}"
