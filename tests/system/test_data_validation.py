@@ -6,6 +6,7 @@ from urllib.parse import unquote, urlsplit
 
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
+import httpx
 import numpy as np
 import pytest
 from bluesky import RunEngine
@@ -15,6 +16,7 @@ from bluesky_prefect.cli._demo import _plans
 from bluesky_prefect.core import markdown_literal
 from bluesky_prefect.flows import data_validation
 from bluesky_prefect.sim import make_devices
+from bluesky_prefect.tiled_api import read_part
 from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for
@@ -98,6 +100,46 @@ def test_a_file_that_is_gone_or_damaged_fails_the_run_and_is_named(room, beamlin
     assert f"broken data: primary, {device}: files: " in state.message
     assert told in state.message
     assert damage is shrink or str(file) in state.message
+
+
+# Of a server of one's own nobody here knows what it may read: so it is for this room with the stack's.
+
+
+def outside(beamline, folder):
+    """Take a run whose file lies where the server may not read it; return its uid and the file."""
+    [uid] = beamline.run(bp.count([make_devices(folder).image_det, beamline.devices.det], 2))
+    [file] = folder.rglob("*.h5")
+    return uid, file
+
+
+def test_a_whole_file_that_a_server_of_ones_own_cannot_read_is_a_warning(room, beamline, tmp_path):
+    uid, file = outside(beamline, tmp_path)
+    state = data_validation(uid, return_state=True)
+    assert state.is_completed(), state.message
+    assert "1 warning: primary, image_det: reading: Tiled cannot read it from 0 on (500)" in state.message
+    assert f"{file} is there: let Tiled's user read it, and name {file.parent} under readable_storage" in state.message
+
+
+def test_a_server_that_cannot_read_an_array_is_asked_three_times(room, beamline, tmp_path):
+    uid, _ = outside(beamline, tmp_path)
+    node = room.tiled["raw"][uid]["primary"].base["image_det"]
+    answers = []
+    hooks = node.context.http_client.event_hooks["response"]
+    hooks.append(answers.append)
+    before = list(hooks)
+    with pytest.raises(httpx.HTTPStatusError):
+        read_part(node, slice(0, 1))
+    assert hooks == before
+    hooks.remove(answers.append)
+    assert [answer.status_code for answer in answers] == [500, 500, 500]
+
+
+def test_a_broken_file_that_it_cannot_read_fails_the_run(room, beamline, tmp_path):
+    uid, file = outside(beamline, tmp_path)
+    os.truncate(file, file.stat().st_size - 100)
+    state = data_validation(uid, return_state=True)
+    assert state.is_failed()
+    assert f"broken data: primary, image_det: files: {file} cannot be opened" in state.message
 
 
 def test_a_missing_event_fails_the_run_and_the_table_says_where(room):

@@ -18,6 +18,7 @@ from bluesky_prefect.cli._options import (
     AsJson,
     DatabaseUrl,
     PrefectPort,
+    Readable,
     StateDirectory,
     TiledPort,
     WorkerType,
@@ -85,28 +86,31 @@ def up(
     prefect_port: PrefectPort = None,
     worker_type: WorkerType = None,
     database_url: DatabaseUrl = None,
+    readable: Readable = None,
     state_directory: StateDirectory = None,
 ) -> None:
     """Start the local stack: Tiled server, Prefect server, worker and courier.
 
     They run in the background on this machine only (127.0.0.1), and keep running after this terminal is closed.
     Parts that are running are left as they are. Ends with 1 if one of them uses another port than the
-    one given here.
+    one given here, or Tiled reads other directories.
     """
-    from bluesky_prefect.stack import LocalStack, sign_in_url
+    from bluesky_prefect.stack import LocalStack, reads, sign_in_url
 
     settings = settings_from(
         tiled_port=tiled_port,
         prefect_port=prefect_port,
         prefect_database_url=database_url,
         worker_type=worker_type,
+        readable=readable or None,
         state_directory=state_directory,
     )
     with terminal.progress("Starting the local stack") as report:
         info = LocalStack(settings).up(report)
     render.stack_info(info, sign_in=sign_in_url(info), options=state_option(state_directory))
     asked = ((tiled_port, info.tiled_uri), (prefect_port, info.prefect_ui_url))
-    raise typer.Exit(1 if any(port and not url.endswith(f":{port}") for port, url in asked) else 0)
+    moved = any(port and not url.endswith(f":{port}") for port, url in asked)
+    raise typer.Exit(1 if moved or (readable and not reads(info, readable)) else 0)
 
 
 @app.command()

@@ -54,6 +54,17 @@ DatabaseUrl = Annotated[
 ]
 
 
+Readable = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A directory of detectors' files that Tiled may read; a whole path. May be given several times, and is "
+        "remembered for the next start, as are those of earlier starts; 'none' forgets them. "
+        "Default: BLUESKY_PREFECT_READABLE.",
+        show_default=False,
+    ),
+]
+
+
 def settings_from(**options: Any) -> Settings:
     """Return the settings, with the options that were given (are not None) in place of the environment's.
 

@@ -24,6 +24,7 @@ def stack_info(info: "StackInfo", *, sign_in: str, options: str = "") -> None:
         f"  Prefect UI   {sign_in}",
         f"               (signs one browser in, once, within ten minutes; after that: {runs_url(info.prefect_ui_url)})",
         f"  Tiled        {info.tiled_uri}   (to sign a browser in: bluesky-prefect ui --tiled{options})",
+        *(f"  {'' if at else 'Tiled reads':<12} {directory}" for at, directory in enumerate(info.readable)),
         f"  Files        {info.exports}",
         f"  Logs         {info.logs}",
         "",
@@ -59,6 +60,8 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
     out.print()
     if status.prefect_database:
         terminal.show(out, f"Prefect's database: {status.prefect_database}")
+    if status.readable:
+        terminal.show(out, f"Tiled reads detectors' files in: {', '.join(status.readable)}")
     if status.shared:
         terminal.show(out, f"State directory: shared with {status.shared}")
     refused = f", {status.journals_refused} refused (see 'journal list')" if status.journals_refused else ""

@@ -1,5 +1,6 @@
 """All settings."""
 
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import platformdirs
-from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bluesky_prefect.core._exceptions import ConfigurationError
 
@@ -25,6 +26,10 @@ def _whole(path: Path) -> Path:
 def _whole_place(where: str) -> str:
     path, _, attribute = where.rpartition(":")
     return f"{_whole(Path(path))}:{attribute}" if path.endswith(".py") else where
+
+
+def _separate(names: Any) -> Any:
+    return [name for name in names.split(os.pathsep) if name] if isinstance(names, str) else names
 
 
 # Taken as it is meant where the settings are read: a session that changes its working directory keeps its files.
@@ -236,11 +241,21 @@ class Settings(BaseSettings):
         description="Database of the local stack's Prefect server, as postgresql+asyncpg://user@host/database, or "
         "'sqlite'; if not set, the one of the last start, and SQLite at first.",
     )
+    readable: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_separate)] = Field(
+        default=(),
+        description="Directories of detectors' files that the local stack's Tiled server may read, besides its own and "
+        "those of earlier starts; whole paths, separated by colons. 'none' stands for forgetting those before it.",
+    )
 
     @property
     def outbox_path(self) -> Path:
         """Path of the outbox file."""
         return self.state_directory / "outbox.sqlite"
+
+    @property
+    def readable_path(self) -> Path:
+        """Path of the file that says what the local stack's Tiled server may read."""
+        return self.state_directory / "tiled-readable.json"
 
     @property
     def metadata_path(self) -> Path:

@@ -15,10 +15,12 @@ from bluesky_prefect.flows.validation._external_data import array_checks
 from bluesky_prefect.tiled_api import (
     SERVER_TROUBLE,
     Catalog,
+    ReadableStorage,
     RunData,
     Stream,
     checked_ref,
     read_stream,
+    readable_storage,
     run_without_streams,
     stream_nodes,
     tiled_errors,
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
 async def data_validation(ref: int | str) -> State[Any]:
     """Read all of a run's data back, and compare them with its documents.
 
-    Fails only if the data are broken, and its message says what is. Reconciliation starts it again some times, as it
+    Fails only if the data are broken, and its message says what is. A detector's file that Tiled may not read is a
+    warning, with what to do. Reconciliation starts it again some times, as it
     does all that failed, in case a file was late; then it alarms, until somebody has looked.
 
     Parameters
@@ -50,7 +53,7 @@ async def data_validation(ref: int | str) -> State[Any]:
     with await asyncio.to_thread(Catalog.connect, settings) as catalog:
         node = await catalog.finished_run(ref, timeout_s=settings.stop_timeout_s)
         with tiled_errors(catalog.name):
-            run, checks = await asyncio.to_thread(_checked, node)
+            run, checks = await asyncio.to_thread(_checked, node, readable_storage(settings))
     logger = get_run_logger()
     for check in checks:
         if check.result != "passed":
@@ -61,7 +64,7 @@ async def data_validation(ref: int | str) -> State[Any]:
     return _state(run, checks)
 
 
-def _checked(node: "Container") -> tuple[RunData, list[Check]]:
+def _checked(node: "Container", storage: ReadableStorage | None) -> tuple[RunData, list[Check]]:
     import httpx
     import pyarrow
 
@@ -84,7 +87,7 @@ def _checked(node: "Container") -> tuple[RunData, list[Check]]:
         checks.append(Check(stream.name, "reading", detail=counted(stream.rows, "row")))
         checks += stream_checks(run, stream)
         for array in stream.arrays:
-            checks += array_checks(stream.name, array, child[array.key])
+            checks += array_checks(stream.name, array, child[array.key], storage)
     return run, checks
 
 

@@ -29,7 +29,7 @@ from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 from bluesky_prefect.flows.weather._weather import Question, format_weather, place_of, write_temperatures
-from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref
+from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref, refused_arrays
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
 MAX_PLOT_BYTES = 80_000
@@ -106,6 +106,9 @@ async def export(
         with await asyncio.to_thread(Catalog.connect, settings) as catalog:
             run = await get_tiled_data(ref, catalog, settings.stop_timeout_s)
             progress.percent = 40.0
+            warnings = refused_arrays(run, settings)
+            for warning in warnings:
+                get_run_logger().warning("Run %s: %s", one_line(run.uid), one_line(warning))
             folder = RunFolder.of(run, place.zone, settings)
             # The files are written while the weather service is asked, then more of them while Tiled writes.
             question = Question(place, day or start_day(run, place.zone), settings)
@@ -114,11 +117,14 @@ async def export(
             )
             page = catalog.page_of(run.path)
             await gather_all(
-                _write_summary(run, folder, place, weather, plot, page), _write_temperatures(catalog, run, weather)
+                _write_summary(run, folder, place, weather, plot, page, warnings),
+                _write_temperatures(catalog, run, weather),
             )
     print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
     message = f"scan {run.start.get('scan_id', '?')} {run.start.get('plan_name', '?')}: {counted(run.points, 'point')}"
     message = f"{one_line(message, 200)}, {counted(len(folder.files), 'file')}"
+    if warnings:
+        message = one_line(f"{message}, {counted(len(warnings), 'warning')}: {warnings[0]}", 1000)
     return Completed(message=message, data=str(folder.path))
 
 
@@ -160,7 +166,13 @@ async def _name_flow_run(run: RunData) -> None:
 
 
 async def _write_summary(
-    run: RunData, folder: RunFolder, place: open_meteo.Place, weather: Weather, plot: bytes, page: str
+    run: RunData,
+    folder: RunFolder,
+    place: open_meteo.Place,
+    weather: Weather,
+    plot: bytes,
+    page: str,
+    warnings: list[str],
 ) -> None:
     """Write what is about all the rest: the summary comes last, so that where it is, all is; then the artifacts."""
     from bluesky_prefect.flows.export_parts._plots import data_address
@@ -173,9 +185,9 @@ async def _write_summary(
         # An earlier export may have had weather; its picture must not stand beside a summary that has none.
         folder.remove("_temperature.png")
     names = [path.name for path in folder.files]
-    folder.write(".txt", summary(run, block, place.zone, names).encode())
+    folder.write(".txt", summary(run, block, place.zone, names, warnings).encode())
     picture = await asyncio.to_thread(data_address, plot, MAX_PLOT_BYTES)
-    text = run_page(run, weather=weather, zone=place.zone, files=folder.files, tiled=page)
+    text = run_page(run, weather=weather, zone=place.zone, files=folder.files, tiled=page, warnings=warnings)
     about = run_title(run)
     columns = await asyncio.to_thread(column_statistics, run)
     files = exported_files_table(folder.files)

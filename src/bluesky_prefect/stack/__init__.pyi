@@ -14,6 +14,7 @@ from ._http import probe as probe
 from ._http import request_json as request_json
 from ._info import StackInfo as StackInfo
 from ._process import without_proxy as without_proxy
+from ._readable import reads as reads
 from ._sign_in import sign_in_url as sign_in_url
 from ._sign_in import tiled_sign_in_url as tiled_sign_in_url
 from ._stack import LocalStack as LocalStack

@@ -17,6 +17,7 @@ from bluesky_prefect.stack._http import request_json
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import HOST
 from bluesky_prefect.stack._process import ManagedProcess, without_proxy
+from bluesky_prefect.tiled_api import ReadableStorage
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class StackInfo:
     prefect_auth_string: SecretStr
     exports: Path
     images: Path
+    readable: tuple[Path, ...]
     state_directory: Path
     prefect_home: Path
     heartbeat_timeout_s: float = _HEARTBEAT_TIMEOUT_S
@@ -146,6 +148,8 @@ class StackPaths:
         self.database_url = root / "prefect-database-url"
         # Catalog and data of the Tiled server.
         self.tiled = root / "tiled"
+        # What that server may read; `Settings.readable_path`, which flows read.
+        self.readable = root / "tiled-readable.json"
         # ``PREFECT_HOME`` of the stack, with the database.
         self.prefect = root / "prefect"
         self.logs = root / "logs"
@@ -200,6 +204,7 @@ def stack_info(settings: Settings, ports: Mapping[str, int], keys: StackKeys) ->
         prefect_auth_string=keys.prefect,
         exports=settings.exports_path.absolute(),
         images=paths.images,
+        readable=ReadableStorage.load(paths.readable).directories,
         state_directory=paths.root,
         prefect_home=paths.prefect,
         heartbeat_timeout_s=settings.heartbeat_timeout_s

@@ -3,7 +3,9 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 from bluesky_prefect.core import OutboxError, Settings, StackError, comparable_url, counted, is_trusted, share_directory
 from bluesky_prefect.courier import running_courier
@@ -18,6 +20,7 @@ from bluesky_prefect.stack._outdated import courier_outdated, server_outdated, w
 from bluesky_prefect.stack._ports import choose_port, hold_port, wait_until_free
 from bluesky_prefect.stack._prefect import PrefectServer
 from bluesky_prefect.stack._process import ManagedProcess, stop_processes
+from bluesky_prefect.stack._readable import choose_readable
 from bluesky_prefect.stack._service import Service
 from bluesky_prefect.stack._startup import START_TIMEOUT_S, Report, Startup
 from bluesky_prefect.stack._status import StackStatus, read_status
@@ -181,14 +184,16 @@ class LocalStack:
         for name in _SERVERS:
             if name not in running or running[name].is_ours:
                 hold_port(ports[name])
-        info = stack_info(self._settings, ports, keys)
+        readable = choose_readable(self._settings, self._paths, is_running="tiled" in running, report=report)
+        info = replace(stack_info(self._settings, ports, keys), readable=readable)
         self._take_backlog_along(were_at.get("prefect"), info, report)
         moved = any(were_at[name] != ports[name] for name in were_at)
         if "worker" in running and (why := worker_outdated(running["worker"], self._settings, keys, moved=moved)):
             drop("worker", why)
         if "courier" in running and (why := courier_outdated(running["courier"], keys, moved=moved)):
             drop("courier", why)
-        services: list[Service] = [*self._servers(ports, keys, database), Worker(self._paths, info, self._settings)]
+        servers = self._servers(ports, keys, database, readable)
+        services: list[Service] = [*servers, Worker(self._paths, info, self._settings)]
         at_work = running_courier(self._settings)
         is_known = at_work and "courier" in known and at_work.process.endswith(f":{known['courier'].pid}")
         if at_work is None or is_known:  # else it is a service manager's
@@ -216,10 +221,14 @@ class LocalStack:
             report(f"Outbox: what waits for {source} is not sent to {to}: {error}")
 
     def _servers(
-        self, ports: dict[str, int], keys: StackKeys, database: PrefectDatabase | None = None
+        self,
+        ports: dict[str, int],
+        keys: StackKeys,
+        database: PrefectDatabase | None = None,
+        readable: tuple[Path, ...] = (),
     ) -> tuple[TiledServer, PrefectServer]:
         return (
-            TiledServer(self._paths, ports["tiled"], keys.tiled.get_secret_value()),
+            TiledServer(self._paths, ports["tiled"], keys.tiled.get_secret_value(), readable),
             PrefectServer(self._paths, ports["prefect"], keys.prefect.get_secret_value(), database),
         )
 

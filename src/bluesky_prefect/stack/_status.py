@@ -62,6 +62,9 @@ class StackStatus:
         The last ones, newest first; or why Prefect does not tell.
     shared : str
         Which group shares the state directory, and whose it is, in words; empty if none does.
+    readable : tuple of str
+        Directories whose files the local stack's Tiled server may read, besides its own; those of its next start if it
+        is down.
     journals_waiting, journals_refused : int
         Runs that are on their way to Tiled, and those that it does not take.
     """
@@ -73,6 +76,7 @@ class StackStatus:
     flow_runs: tuple[FlowRunStatus, ...]
     flow_runs_problem: str | None
     shared: str = ""
+    readable: tuple[str, ...] = ()
     journals_waiting: int = 0
     journals_refused: int = 0
 
@@ -122,6 +126,7 @@ def read_status(
         runs,
         runs_problem,
         shared_with(paths.root),
+        () if own else tuple(map(str, info.readable)),
         journals_waiting=len(journals.waiting()),
         journals_refused=len(journals.refused()),
     )

@@ -11,8 +11,9 @@ from bluesky_prefect.stack._files import make_private_directory
 from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackInfo, StackPaths
 from bluesky_prefect.stack._ports import HOST
+from bluesky_prefect.stack._readable import storage_of
 from bluesky_prefect.stack._service import serve_command
-from bluesky_prefect.tiled_api import Catalog
+from bluesky_prefect.tiled_api import Catalog, ReadableStorage
 
 # The setting of Tiled's server that holds the key.
 KEY = "TILED_SINGLE_USER_API_KEY"
@@ -20,11 +21,15 @@ KEY = "TILED_SINGLE_USER_API_KEY"
 
 @dataclass(frozen=True)
 class TiledServer:
-    """Tiled with a persistent catalog, written to and read by one key."""
+    """Tiled with a persistent catalog, written to and read by one key.
+
+    Of detectors' files it reads those in the stack's own directory of images, and in the `readable` directories.
+    """
 
     paths: StackPaths
     port: int
     key: str
+    readable: tuple[Path, ...] = ()
 
     name = "tiled"
     title = "Tiled server"
@@ -70,6 +75,7 @@ class TiledServer:
     def prepare(self) -> None:
         """Write the configuration and make the directories."""
         data = make_private_directory(make_private_directory(self.paths.tiled) / "data")
+        readable = storage_of((make_private_directory(self.paths.images), *self.readable))
         tree = {
             "path": "/",
             "tree": "catalog",
@@ -77,7 +83,7 @@ class TiledServer:
                 "uri": f"sqlite:///{self.catalog}",
                 # Tables go to DuckDB, which tells NaN from missing; SQLite does not.
                 "writable_storage": [str(data), f"duckdb:///{self.paths.tiled / 'tables.duckdb'}"],
-                "readable_storage": [str(make_private_directory(self.paths.images))],
+                "readable_storage": [str(directory) for directory in readable],
                 # Tiled starts a process for it, which imports for seconds; the server checks the catalog by itself.
                 "init_if_not_exists": not self._is_made,
             },
@@ -85,6 +91,10 @@ class TiledServer:
         config = {"trees": [tree], "uvicorn": {"host": HOST, "port": self.port}}
         # JSON is YAML.
         write_whole(self._config, (json.dumps(config, indent=2) + "\n").encode(), private=True)
+        kept = ReadableStorage(
+            server=f"http://{HOST}:{self.port}", directories=self.readable, storage=(data, *readable)
+        )
+        kept.save(self.paths.readable)
 
     def is_ready(self) -> bool:
         """Tell whether it lets the holder of the key in."""

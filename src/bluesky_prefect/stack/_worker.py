@@ -83,7 +83,10 @@ class Worker:
 
 
 def settings_environment(settings: Settings) -> dict[str, str]:
-    """Return the variables that give another process the settings that were set here, secrets excepted."""
-    secret = {"tiled_api_key", "prefect_database_url"}
-    values = settings.model_dump(mode="json", include=settings.model_fields_set - secret, exclude_none=True)
+    """Return the variables that give another process the settings that were set here.
+
+    They hold no secrets, nor what only `up` needs.
+    """
+    kept_back = {"tiled_api_key", "prefect_database_url", "readable"}
+    values = settings.model_dump(mode="json", include=settings.model_fields_set - kept_back, exclude_none=True)
     return {f"BLUESKY_PREFECT_{name.upper()}": str(value) for name, value in values.items()}

@@ -10,10 +10,14 @@ from ._connect import server_name as server_name
 from ._connect import tiled_errors as tiled_errors
 from ._external_array import ExternalArray as ExternalArray
 from ._external_array import read_one_value as read_one_value
+from ._external_array import read_part as read_part
 from ._raw_catalog import RAW_SPEC as RAW_SPEC
 from ._raw_catalog import has_raw_spec as has_raw_spec
 from ._raw_catalog import spec_problem as spec_problem
 from ._raw_catalog import without_raw_spec as without_raw_spec
+from ._readable import ReadableStorage as ReadableStorage
+from ._readable import readable_storage as readable_storage
+from ._readable import refused_arrays as refused_arrays
 from ._results import results_of as results_of
 from ._results import write_result as write_result
 from ._run_data import BOOKKEEPING as BOOKKEEPING

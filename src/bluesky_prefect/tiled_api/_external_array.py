@@ -1,17 +1,24 @@
 """Arrays of a run that are not in its tables, read when they are used."""
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import get_settings
+from bluesky_prefect.core import TiledUnavailable, get_settings, one_line
 from bluesky_prefect.tiled_api._connect import tiled_errors
+from bluesky_prefect.tiled_api._readable import readable_storage
 
 if TYPE_CHECKING:
+    import httpx
     import numpy
 
     from bluesky_prefect.tiled_api._catalog import Catalog
+
+# How often a server that fails is asked.
+_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -46,8 +53,12 @@ class ExternalArray:
 
     def __getitem__(self, part: Any) -> "numpy.ndarray":
         node, server = self._node
+        settings = get_settings()
+        storage = readable_storage(settings)
+        if storage and (why := storage.refusal(self.files)):
+            raise TiledUnavailable(f"{self.key}: {one_line(why)}")
         with tiled_errors(server):
-            return node[part]
+            return read_part(node, part)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -92,7 +103,43 @@ def external_array(key: str, node: Any) -> ExternalArray:
 
 def read_one_value(node: Any) -> Any:
     """Have Tiled read the first value of an array, however large that is."""
-    return node[(slice(0, 1),) * len(node.shape)]
+    return read_part(node, (slice(0, 1),) * len(node.shape))
+
+
+def read_part(node: Any, part: Any) -> Any:
+    """Read a part of an array; raises `httpx.HTTPStatusError` if the server answers three times that it failed."""
+    with _few_tries(node.context.http_client):
+        return node[part]
+
+
+class _FailedAgain(Exception):
+    """A server has failed so often that nobody asks it again."""
+
+
+@contextmanager
+def _few_tries(client: "httpx.Client") -> Iterator[None]:
+    """Have a request given up that the server fails to answer (500), and would fail to answer again.
+
+    Tiled's client asks ten times, for 45 s. It does not go on after an exception that it does not know.
+    """
+    import httpx
+
+    failed: list[httpx.Response] = []
+
+    def count(response: httpx.Response) -> None:
+        if response.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            failed.append(response)
+            if len(failed) >= _TRIES:
+                raise _FailedAgain
+
+    client.event_hooks["response"].append(count)
+    try:
+        yield
+    except _FailedAgain:
+        response = failed[-1]
+        raise httpx.HTTPStatusError("the server failed", request=response.request, response=response) from None
+    finally:
+        client.event_hooks["response"].remove(count)
 
 
 def external_files(node: Any) -> list[str]:

@@ -4,7 +4,9 @@ import io
 import os
 import pickle
 import struct
+from types import SimpleNamespace
 
+import h5py
 import httpx
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ class Node:
     """What Tiled's client gives of an array."""
 
     dtype = np.dtype("float64")
+    context = SimpleNamespace(http_client=SimpleNamespace(event_hooks={"response": []}))
 
     def __init__(self, shape, status=200):
         self.array = np.zeros(shape)
@@ -57,6 +60,21 @@ def test_what_tiled_cannot_read_is_broken_and_a_server_in_trouble_is_not():
     for status in (401, 403, 502, 503, 504):
         with pytest.raises(httpx.HTTPStatusError):
             checked(Node((1,), status=status), (2, 3))
+
+
+def test_what_is_compressed_and_broken_is_no_whole_file(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        dataset = file.create_dataset(
+            "frames", data=np.arange(4000.0).reshape(4, 1000), chunks=(1, 1000), compression="gzip"
+        )
+        where = dataset.id.get_chunk_info(3)
+    unreadable = Node((1,), status=500)
+    assert checked(unreadable, (4, 1000), [path.as_uri()])[-1][:2] == ("img: reading", "warning")
+    content = bytearray(path.read_bytes())
+    content[where.byte_offset : where.byte_offset + where.size] = bytes(where.size)
+    path.write_bytes(content)
+    assert checked(unreadable, (4, 1000), [path.as_uri()])[-1][:2] == ("img: reading", "broken")
 
 
 def test_files_that_are_elsewhere_are_left_to_tiled():

@@ -36,6 +36,7 @@ def run_page(
     zone: ZoneInfo,
     files: Iterable[Path],
     tiled: str,
+    warnings: Iterable[str] = (),
 ) -> str:
     """Return the page below that, in Markdown.
 
@@ -49,6 +50,8 @@ def run_page(
         What was exported.
     tiled : str
         Address of the run in Tiled's own pages.
+    warnings : iterable of str
+        What somebody should look at.
     """
     paths = list(files)
     start, stop = run.start, run.stop
@@ -75,6 +78,7 @@ def run_page(
     parts = [
         title,
         f"[Look at the data in Tiled]({tiled}). {_SIGN_IN}",
+        *(f"**Warning**: {markdown_literal(warning, 500)}" for warning in warnings),
         markdown_table((name, value) for name, value in about.items() if value),
         f"## Files\n\n{where}{markdown_table(sizes)}",
     ]

@@ -19,8 +19,11 @@ _BLUESKYS_OWN = {
 }  # fmt: skip
 
 
-def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str]) -> str:
-    """Return the text: times in a zone, the lines of the weather block if there is one, the names of files."""
+def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str], warnings: Iterable[str] = ()) -> str:
+    """Return the text: times in a zone, the lines of the weather block if there is one, the names of files.
+
+    Warnings are what somebody should look at.
+    """
     start, stop = run.start, run.stop
     about = {
         "run uid": run.uid,
@@ -44,6 +47,7 @@ def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str]) 
         ("User metadata", _lines({key: start[key] for key in start if key not in _BLUESKYS_OWN}) or "none"),
         ("Plan arguments", _lines(start.get("plan_args") or {}) or "none"),
         ("External data (in Tiled)", _lines(arrays)),
+        ("Warnings", "\n".join(map(one_line, warnings))),
         ("Weather", weather),
         ("Files", "\n".join(files)),
     ]

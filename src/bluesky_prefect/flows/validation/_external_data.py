@@ -10,10 +10,10 @@ from urllib.parse import unquote, urlsplit
 
 from bluesky_prefect.core import counted, error_line
 from bluesky_prefect.flows.validation._checks import Check
-from bluesky_prefect.tiled_api import SERVER_TROUBLE
+from bluesky_prefect.tiled_api import SERVER_TROUBLE, read_part
 
 if TYPE_CHECKING:
-    from bluesky_prefect.tiled_api import ExternalArray
+    from bluesky_prefect.tiled_api import ExternalArray, ReadableStorage
 
 # What is asked of Tiled at once.
 _BLOCK_BYTES = 32 * 2**20
@@ -22,40 +22,54 @@ _HDF5 = {".h5", ".hdf5", ".hdf", ".nxs"}
 _UNREADABLE = (OSError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError, tokenize.TokenError)
 
 
-def array_checks(stream: str, array: "ExternalArray", node: Any) -> Iterator[Check]:
-    """Check the files of an array, as far as they can be seen from here, then read it all through its node in Tiled."""
+def array_checks(
+    stream: str, array: "ExternalArray", node: Any, storage: "ReadableStorage | None" = None
+) -> Iterator[Check]:
+    """Check the files of an array, as far as they can be seen from here, then read it all through its node in Tiled.
+
+    `storage` is what the server may read, if that is known. Files that it refuses are no fault of the data.
+    """
     files = [path for uri in array.files if (path := _visible(uri)) is not None]
     what = f"{array.key}: files"
     try:
         held = [_values_in(path) for path in files]
     except _Unusable as error:
-        # Not read through Tiled, whose client would ask for it again and again, most of a minute.
+        # Not read through Tiled, which could not say as much.
         yield Check(stream, what, "broken", str(error))
         return
     known = [values for values in held if values is not None]
     if files and len(known) == len(array.files) and sum(known) != math.prod(array.shape):
         yield Check(stream, what, "broken", f"they hold {sum(known)} values, not {math.prod(array.shape)}")
         return
+    if storage and (why := storage.refusal(array.files)):
+        yield Check(stream, what, "warning", f"not read: {why}")
+        return
     if array.files:
         elsewhere = len(array.files) - len(files)
         yield Check(stream, what, detail=f"{counted(len(files), 'file')} there, {elsewhere} out of sight from here")
-    yield _read_through(stream, array, node)
+    seen = files if storage is None and len(files) == len(array.files) else []
+    yield _read_through(stream, array, node, seen)
 
 
-def _read_through(stream: str, array: "ExternalArray", node: Any) -> Check:
+def _read_through(stream: str, array: "ExternalArray", node: Any, seen: list[Path]) -> Check:
+    """Read all of an array; `seen` are its files, if all are here and the server may have no right to read them."""
     import httpx
 
     what = f"{array.key}: reading"
     begin = 0
     try:
         for begin, end in _blocks(array.shape, getattr(node, "dtype", None)):
-            shape = tuple(node[begin:end].shape)
+            shape = tuple(read_part(node, slice(begin, end)).shape)
             if shape != (end - begin, *array.shape[1:]):
                 return Check(stream, what, "broken", f"from {begin} on it has the shape {list(shape)}")
     except httpx.HTTPStatusError as error:
         if error.response.status_code in SERVER_TROUBLE:
             raise
-        return Check(stream, what, "broken", f"Tiled cannot read it from {begin} on ({error.response.status_code})")
+        why = f"Tiled cannot read it from {begin} on ({error.response.status_code})"
+        if not seen:
+            return Check(stream, what, "broken", why)
+        told = f"{why}; {seen[0]} is there: let Tiled's user read it, and name {seen[0].parent} under readable_storage"
+        return Check(stream, what, "warning" if begin == 0 and all(map(_is_whole, seen)) else "broken", told)
     except (ValueError, TypeError, KeyError, MemoryError) as error:
         return Check(stream, what, "broken", f"from {begin} on: {error_line(error)}")
     return Check(stream, what, detail="all of it")
@@ -126,3 +140,27 @@ def _open_hdf5(path: Path) -> None:
         # A detector may still have the file open, which is no fault of the data.
         if "truncated" in str(error) or "signature not found" in str(error):
             raise
+
+
+def _is_whole(path: Path) -> bool:
+    """Tell whether all of a file can be read here; False if nobody here can say."""
+    if path.suffix == ".npy":
+        return True  # its length is that which it says
+    if path.suffix not in _HDF5:
+        return False
+    try:
+        import h5py
+
+        with h5py.File(path, "r", locking=False) as file:
+            file.visititems(_read_dataset)
+    except (ImportError, *_UNREADABLE):
+        return False
+    return True
+
+
+def _read_dataset(_: str, node: Any) -> None:
+    if not hasattr(node, "chunks") or not node.shape or not node.size:
+        return
+    # A dataset without chunks is not compressed: nothing in it can be broken.
+    for part in node.iter_chunks() if node.chunks else [(slice(0, 1),) * node.ndim]:
+        node[part]
