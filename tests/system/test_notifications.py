@@ -216,7 +216,9 @@ def test_a_missing_block_loses_no_flow_run_and_the_log_says_how_to_make_it(told,
         name = told.end("slack/nobody", Running(), Failed(), tell=False)  # asserts that it is there
         [said, again] = caplog.messages
         assert said == again
-        assert said.startswith("slack/nobody is not told of each failure (the flow runs go on): Prefect has no")
+        assert said.startswith(
+            "No message about a failure goes to slack/nobody (flow runs are not affected): Prefect has no"
+        )
         command = said.partition("or with: ")[2]
         told.shell(command, f"json://{told.receiver.address}/new")
         notifications.prepare(["failure:slack/nobody"])

@@ -34,7 +34,7 @@ class JournalReader:
 
     @property
     def position(self) -> int:
-        """How much of the file was read, in bytes."""
+        """Size of what was read of the file, in bytes."""
         return self._file.tell()
 
     def is_written(self) -> bool:

@@ -15,10 +15,10 @@ def test_flow_runs_wait_unharmed_until_what_a_worker_lacks_is_there(another_work
     flow_run = another_worker.submit(another_worker.deploy(f"{FLOWS.name}:lines", FLOWS.parent), count=1)
     # It asks for flow runs again and again all the while.
     another_worker.start(PYTHONPATH=str(tmp_path), PREFECT_WORKER_QUERY_SECONDS="0.5")
-    wait_until(lambda: another_worker.says("No flow run is taken, since it could only fail. The key is wrong."))
+    wait_until(lambda: another_worker.says("Not taking flow runs yet, because they would fail. The key is wrong."))
     found = another_worker.flow_run(flow_run)
     assert (found["state_type"], found["run_count"]) == ("SCHEDULED", 0)
     (tmp_path / "wrong").write_text("")
     assert another_worker.wait(flow_run)["state_type"] == "COMPLETED"
-    assert another_worker.says("Flow runs are taken now.")
+    assert another_worker.says("Taking flow runs now.")
     assert another_worker.flow_run(flow_run)["run_count"] == 1

@@ -95,7 +95,7 @@ def test_that_flows_start_is_not_told_where_nobody_wants_it_nor_promised_in_an_o
     notices.look(api)
     notices.take()
     notes("1", WORKFLOW)
-    assert notices.take() == [f"scan-1 will start {WORKFLOW} once what is away is back"]
+    assert notices.take() == [f"scan-1 will start {WORKFLOW} when Tiled and Prefect can be reached again"]
     assert silent.take() == []
 
 

@@ -64,7 +64,7 @@ def test_it_waits_until_the_check_has_nothing_to_say_and_tells_why_once(tmp_path
         run(test, tmp_path, "facility_check:problem")
     [why, now] = lines(caplog)
     assert "The key is wrong:\\nset it." in why
-    assert now == "Flow runs are taken now."
+    assert now == "Taking flow runs now."
 
 
 @pytest.mark.parametrize(
