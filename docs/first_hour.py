@@ -135,14 +135,16 @@ class Hour:
         if prompt is None:
             raise ValueError(f"No prompt is open for: {line}")
         number = prompt.match[1]
+        prompt.expect(pexpect.TIMEOUT, timeout=MOMENT_S)  # people look before they type
         prompt.sendline(line)
         prompt.expect_exact(line)
+        came_meanwhile = self._plain(prompt.before or "")
         if interrupted:
             if prompt.expect([pexpect.TIMEOUT, _PROMPT], timeout=MOMENT_S):
                 raise ValueError(f"It ended before Ctrl-C: {line}")
             prompt.sendintr()
         prompt.expect([_PROMPT, pexpect.EOF])
-        return f"In [{number}]: {line}\n{self._plain(prompt.before or '').lstrip()}"
+        return f"{came_meanwhile}In [{number}]: {line}\n{self._plain(prompt.before or '').lstrip()}"
 
     def _plain(self, text: str) -> str:
         """Return what was printed as it stands on the page: without this machine's names, and ending with a line."""
