@@ -64,7 +64,7 @@ def only_courier(settings: Settings, *, prefect: str | None, tiled: str) -> Iter
     try:
         private_file(path)
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be written: {error.strerror}. Say another state directory.") from error
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}. Choose another one.") from error
     with path.open("r+b") as file:
         while True:
             try:

@@ -143,6 +143,7 @@ class Forwarder(ToldOfForks):
         if in_child and not self._finish.is_set():
             self._parents = (self._resources, self._api)
             self._resources, self._api = ExitStack(), None
+            self._preparation.after_fork()
             self._outage = Backoff(self._settings, self._clock, logger)
             self._backoff = SubmissionBackoff(self._settings, self._clock)
             # Anew, since the parent's thread may have been in the middle of them.

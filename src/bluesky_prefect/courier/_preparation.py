@@ -1,7 +1,6 @@
 """Preparation of the first run, while there is nothing to send."""
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
@@ -19,6 +18,8 @@ from bluesky_prefect.prefect_api import PrefectApi, first_listed, missing_deploy
 logger = logging.getLogger(__name__)
 
 _LOOK_UP_TIMEOUT_S = 2.0
+# What takes longer is looked at again in a later step.
+_PATIENCE_S = 0.5
 # A Prefect that is away is asked so many steps later at most.
 _MAX_PAUSE = 32
 
@@ -42,9 +43,9 @@ class Preparation:
         reminders: Reminders,
     ) -> None:
         self._connected = connected
-        self._unchecked = list(dict.fromkeys(deployments))
+        # Without a lock, which a thread might hold when the process forks; each operation on a dictionary is one.
+        self._unchecked = dict.fromkeys(deployments)
         self._known = set(self._unchecked)
-        self._lock = threading.Lock()
         self._asked: list[str] = []
         self._looking: Future[dict[str, str]] | None = None
         self._notices = notices
@@ -63,8 +64,11 @@ class Preparation:
         """Take note of deployments to look up; those that were looked up are not looked up again."""
         new = [name for name in dict.fromkeys(deployments) if name not in self._known]
         self._known.update(new)
-        with self._lock:
-            self._unchecked = [*self._unchecked, *new]
+        self._unchecked.update(dict.fromkeys(new))
+
+    def after_fork(self) -> None:
+        """Forget, in a child, the look-up that its parent's thread is at."""
+        self._looking = None
 
     def saw(self, entry: Entry) -> None:
         """Take note of a submission that was sent: its workflow is on a list."""
@@ -79,10 +83,10 @@ class Preparation:
             return
         try:
             if self._looking is None:
-                self._asked = self._unchecked
+                self._asked = list(self._unchecked)
                 # A server may drip, and the look-up of its name hang: a session is not kept from sending, or ending.
                 self._looking = on_daemon_thread(missing_deployments, self._asked, _LOOK_UP_TIMEOUT_S)
-            missing = self._looking.result(_LOOK_UP_TIMEOUT_S)
+            missing = self._looking.result(_PATIENCE_S)
         except Exception as error:  # noqa: BLE001 - the courier tells of an outage
             logger.debug("The names of deployments were not looked up: %s", error_line(error))
             self._next_pause = self._pause = min(2 * self._next_pause + 1, _MAX_PAUSE)
@@ -92,13 +96,12 @@ class Preparation:
         self._looking = None
         for deployment, message in missing.items():
             self._reminders.tell(deployment, logging.WARNING, "%s", message)
-        with self._lock:
-            self._unchecked = [name for name in self._unchecked if name not in self._asked]
+        self._checked(self._asked)
 
     def begin(self) -> None:
         """Import Prefect, and ask it once for each deployment: a wrong key is told before the first scan's end."""
-        with self._lock:
-            deployments, self._unchecked = self._unchecked, []
+        deployments = list(self._unchecked)
+        self._checked(deployments)
         try:
             api = self._connected()
             for deployment in deployments:
@@ -114,6 +117,10 @@ class Preparation:
             self._reminders.tell(
                 "start", logging.ERROR, "Prefect cannot be asked for deployments: %s", error_and_place(error)
             )
+
+    def _checked(self, deployments: Sequence[str]) -> None:
+        for name in deployments:
+            self._unchecked.pop(name, None)
 
     def go_on(self, api: PrefectApi) -> None:
         """See to what may have changed since."""

@@ -119,13 +119,13 @@ class RunRecorder(ToldOfForks):
         if self._thread is None:
             arguments = (self._closing, self._wake)
             thread = threading.Thread(target=self._sync, args=arguments, name="journal-sync", daemon=True)
+            atexit.register(self.close)
             try:
                 thread.start()
             except RuntimeError as error:  # no thread can be started now; the next run tries again
                 logger.warning("Until the next run begins, documents reach the disk at a run's stop: %s", error)
                 return
             self._thread = thread
-            atexit.register(self.close)
 
     def _end(self, *ended: Journal) -> None:
         self._journals = {

@@ -51,7 +51,7 @@ def first_listed(api: "PrefectApi", names: Sequence[str], at: float, *, note: bo
 
 
 def _date(api: "PrefectApi", name: str) -> float | None:
-    """Return the date that is noted, none as infinity if somebody has written something else there, or None."""
+    """Return the date that Prefect has: None if there is no variable, infinity if its value is no date."""
     variable = api.client.read_variable_by_name(_variable(name))
     if variable is None:
         return None

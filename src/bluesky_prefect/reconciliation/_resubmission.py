@@ -127,7 +127,7 @@ def _named(name: str, known: Mapping[str, Workflow]) -> Workflow | None:
         return known[name]
     meant = [one for one in known.values() if name in (*one.names, one.deployment)]
     if len(meant) > 1:
-        raise ConfigurationError(f"{name} is several workflows: say one of {', '.join(one.name for one in meant)}.")
+        raise ConfigurationError(f"{name} means several workflows: name one of {', '.join(one.name for one in meant)}.")
     return meant[0] if meant else None
 
 

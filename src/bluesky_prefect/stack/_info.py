@@ -174,7 +174,7 @@ def listed_in(paths: StackPaths) -> str:
         file, folder = paths.workflows.stat(), paths.root.stat()
     except OSError as error:
         if paths.workflows.is_symlink():
-            _not_used(paths.workflows, error.strerror or "it cannot be read", "mend the link")
+            _not_used(paths.workflows, error.strerror or "it cannot be read", "fix the link")
         return ""
     is_shared = bool(shared_with(paths.root))
     writable = stat.S_IWOTH if is_shared else stat.S_IWOTH | stat.S_IWGRP

@@ -25,5 +25,5 @@ def test_a_deployment_that_is_not_on_the_list_is_a_workflow_of_its_own():
 
 def test_a_deployment_of_several_workflows_is_refused_with_their_names():
     several = [*LISTED, Workflow("tomo-recon/gpu", name="preview")]
-    with pytest.raises(ConfigurationError, match="say one of recon, preview"):
+    with pytest.raises(ConfigurationError, match="name one of recon, preview"):
         choose_workflows(several, ["tomo-recon/gpu"])

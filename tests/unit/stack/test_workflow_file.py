@@ -106,4 +106,4 @@ def test_in_a_closed_directory_the_mode_of_the_list_does_not_matter(tmp_path, ca
     assert f"chmod go-w {elsewhere}" in caplog.text
     elsewhere.unlink()
     assert listed_in(paths) == ""
-    assert "mend the link" in caplog.text
+    assert "fix the link" in caplog.text
