@@ -1,6 +1,7 @@
 """Reconciliation compares with the beamline's own list of workflows, or starts nothing."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -226,6 +227,7 @@ def test_a_date_that_somebody_has_spoilt_is_replaced_and_told(new_workflow, capl
     [name] = new_workflow.names
     with PrefectApi(30) as api:
         first_listed(api, [name], 3000.0, note=True)
+        logging.getLogger().addHandler(caplog.handler)  # Prefect, which is set up by now, has replaced the handlers
         variable = api.client.read_variable_by_name(_variable(name))
         api.client.update_variable(VariableUpdate(name=variable.name, value="soon"))
         assert first_listed(api, [name], 4000.0, note=True) == 4000.0

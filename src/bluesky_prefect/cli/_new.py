@@ -40,9 +40,7 @@ def new(
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigurationError(
-            f"{directory} cannot be made ({error.strerror}). Choose another one."
-        ) from error
+        raise ConfigurationError(f"{directory} cannot be made ({error.strerror}). Choose another one.") from error
     for path, template in files.items():
         text = (_TEMPLATES / template).read_text()
         with path.open("x") as file:
