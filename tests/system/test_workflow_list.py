@@ -247,15 +247,37 @@ assert callback.close()
 """
 
 
-def test_what_a_session_sends_says_since_when_its_workflow_is_listed(hutch, new_workflow):
+def send_from_a_session(hutch, workflow, uid, listed):
+    env = {**os.environ, **hutch.environment, "BLUESKY_PREFECT_WORKFLOWS": listed}
+    if not listed:
+        del env["BLUESKY_PREFECT_WORKFLOWS"]
+    done = run_code(SESSION, DEPLOYMENT, workflow.name, uid, env=env)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_what_a_session_sends_says_since_when_its_workflow_is_listed(hutch, new_workflow, tmp_path, is_known):
     before, sent = hutch.count(), hutch.count()
     now = time.time()
-    done = run_code(SESSION, DEPLOYMENT, new_workflow.name, sent, env={**os.environ, **hutch.environment})
-    assert done.returncode == 0, done.stderr
+    workflow = f"Workflow({DEPLOYMENT!r}, name={new_workflow.name!r})"
+    file = tmp_path / "listed.py"
+    file.write_text(f"from bluesky_prefect import Workflow\nworkflows = [{workflow}]\n")
+    send_from_a_session(hutch, new_workflow, sent, f"{file}:workflows" if is_known else "")
     with PrefectApi(30) as api:
         listed = first_listed(api, new_workflow.names, now + 3600, note=False)
     assert int(now) <= listed < now + 3600
     report = hutch.reconcile(submit=True, workflows=[new_workflow], always=False)
+    assert report.states == {RunState.BEFORE_LISTED: 1, RunState.UNDER_WAY: 1}
+    assert flow_runs_of([before]) == []
+
+
+def test_a_workflow_that_a_session_starts_beside_the_list_is_new_once_it_is_listed(hutch, new_workflow):
+    before, sent = hutch.count(), hutch.count()
+    send_from_a_session(hutch, new_workflow, sent, "bluesky_prefect.core:DEFAULT_WORKFLOWS")
+    later = time.time() + 3600
+    with PrefectApi(30) as api:
+        assert first_listed(api, new_workflow.names, later, note=False) == later
+    report = hutch.reconcile(submit=True, workflows=[new_workflow], always=False, clock=lambda: time.time() + 60)
     assert report.states == {RunState.BEFORE_LISTED: 1, RunState.UNDER_WAY: 1}
     assert flow_runs_of([before]) == []
 

@@ -109,7 +109,7 @@ class Forwarder(ToldOfForks):
         self._api: PrefectApi | None = None
         self.api_url: str | None = None
         self._reminders = Reminders(logger, clock)
-        self._preparation = Preparation(self._connected, deployments, notices, self._reminders)
+        self._preparation = Preparation(self._connected, deployments, notices, self._reminders, settings.workflows)
         self._backlog = Backlog(outboxes, self._reminders, clock)
         self._deadline = 0.0
         self._wake = threading.Event()

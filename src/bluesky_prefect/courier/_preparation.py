@@ -9,6 +9,7 @@ from bluesky_prefect.core import (
     PrefectUnavailable,
     error_and_place,
     error_line,
+    load_workflows,
     on_daemon_thread,
 )
 from bluesky_prefect.courier._reminders import Reminders
@@ -33,6 +34,9 @@ class Preparation:
         Returns the API; raises `PrefectUnavailable`.
     deployments, notices : sequence of str
         See `Forwarder`.
+    listed_at : str or None
+        Where the list is that reconciliation compares with; where nobody here knows it, all that sessions start is
+        taken for listed.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class Preparation:
         deployments: Sequence[str],
         notices: Sequence[str],
         reminders: Reminders,
+        listed_at: str | None,
     ) -> None:
         self._connected = connected
         # Without a lock, which a thread might hold when the process forks; each operation on a dictionary is one.
@@ -52,8 +57,9 @@ class Preparation:
         self._reminders = reminders
         # How many steps pass before deployments are looked up the next time, and after that.
         self._pause = self._next_pause = 0
-        # When workflows were first seen on a session's list; None once Prefect knows.
-        self._seen_listed: dict[str, float | None] = {}
+        self._listed_at = listed_at
+        # When workflows were first seen in a session; None once Prefect knows.
+        self._seen: dict[str, float | None] = {}
 
     @property
     def is_done(self) -> bool:
@@ -71,8 +77,8 @@ class Preparation:
         self._looking = None
 
     def saw(self, entry: Entry) -> None:
-        """Take note of a submission that was sent: its workflow is on a list."""
-        self._seen_listed.setdefault(entry.workflow, entry.created)
+        """Take note of a submission that was sent: its workflow may be on the list."""
+        self._seen.setdefault(entry.workflow, entry.created)
 
     def look_up(self) -> None:
         """Look the deployments up without importing Prefect, once it answers: a wrong name is told before the scan."""
@@ -128,11 +134,26 @@ class Preparation:
         self.note_listed(api)
 
     def note_listed(self, api: PrefectApi) -> None:
-        """Let Prefect know since when workflows are on a list, for reconciliation, on whichever machine."""
-        for name, at in self._seen_listed.items():
-            if at is not None:
-                try:
-                    first_listed(api, [name], at, note=True)
-                    self._seen_listed[name] = None
-                except Exception as error:  # noqa: BLE001 - the next idle moment will do
-                    logger.debug("Prefect was not told since when %s is listed: %s", name, error_and_place(error))
+        """Let Prefect know since when workflows are on a list, for reconciliation, on whichever machine.
+
+        One that a session starts beside the list has no such date: when it is listed later, it is new.
+        """
+        unknown = {name: at for name, at in self._seen.items() if at is not None}
+        if not unknown:
+            return
+        try:
+            listed = self._listed_names()
+            for name, at in unknown.items():
+                if listed is not None and name not in listed:
+                    del self._seen[name]
+                    continue
+                first_listed(api, [name], at, note=True)
+                self._seen[name] = None
+        except Exception as error:  # noqa: BLE001 - the next idle moment will do
+            logger.debug("Prefect was not told since when workflows are listed: %s", error_and_place(error))
+
+    def _listed_names(self) -> set[str] | None:
+        if not self._listed_at:
+            return None
+        listed = on_daemon_thread(load_workflows, self._listed_at).result(_PATIENCE_S)
+        return {name for workflow in listed for name in workflow.names}
