@@ -1,4 +1,4 @@
-"""Export a run: a summary, its data as CSV, plots, and the weather of its day."""
+"""Export a run: a summary, its data as CSV and NeXus, plots, and the weather of its day."""
 
 import asyncio
 from typing import Any
@@ -23,13 +23,13 @@ from bluesky_prefect.core import (
 from bluesky_prefect.flows.common._artifacts import publish, publish_artifact, publish_table
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 from bluesky_prefect.flows.common._progress import Progress
-from bluesky_prefect.flows.export_parts._run_folder import RunFolder, start_day
+from bluesky_prefect.flows.export_parts._run_folder import NEXUS, RunFolder, start_day
 from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 from bluesky_prefect.flows.weather._weather import Question, format_weather, place_of, write_temperatures
-from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref, refused_arrays
+from bluesky_prefect.tiled_api import Catalog, RunData, array_sources, checked_ref, refused_arrays
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
 MAX_PLOT_BYTES = 80_000
@@ -113,7 +113,9 @@ async def export(
             # The files are written while the weather service is asked, then more of them while Tiled writes.
             question = Question(place, day or start_day(run, place.zone), settings)
             plot, weather, _ = await gather_all(
-                _write_data(run, folder, progress, question), _weather(run, question, settings), _name_flow_run(run)
+                _write_data(run, folder, catalog, settings, progress, question),
+                _weather(run, question, settings),
+                _name_flow_run(run),
             )
             page = catalog.page_of(run.path)
             await gather_all(
@@ -128,20 +130,30 @@ async def export(
     return Completed(message=message, data=str(folder.path))
 
 
-async def _write_data(run: RunData, folder: RunFolder, progress: Progress, question: Question) -> bytes:
+async def _write_data(
+    run: RunData, folder: RunFolder, catalog: Catalog, settings: Settings, progress: Progress, question: Question
+) -> bytes:
     """Write a run's streams and their plot, and return the plot; nobody waits for a service that is away after that."""
     try:
-        return await asyncio.to_thread(_write_files, run, folder, progress)
+        return await asyncio.to_thread(_write_files, run, folder, catalog, settings, progress)
     finally:
         question.hurry()
 
 
-def _write_files(run: RunData, folder: RunFolder, progress: Progress) -> bytes:
+def _write_files(run: RunData, folder: RunFolder, catalog: Catalog, settings: Settings, progress: Progress) -> bytes:
     from bluesky_prefect.flows.export_parts._plots import run_plot
 
-    folder.write_data(run, progress, upto=80.0)
+    if "csv" in settings.export_formats:
+        folder.write_csv_files(run, progress, upto=70.0)
+    else:
+        folder.remove_csv_files(run)
     plot = run_plot(run)
     folder.write("_plot.png", plot)
+    # After all else: whatever may be wrong with it costs nothing of that.
+    if "nexus" in settings.export_formats:
+        folder.write_nexus_file(run, array_sources(catalog, run), settings.export_path_map, progress, upto=90.0)
+    else:
+        folder.remove(NEXUS)
     progress.percent = 90.0
     return plot
 
