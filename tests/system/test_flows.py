@@ -7,10 +7,16 @@ import threading
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas
 import pytest
-from bluesky.plans import count
+import silx.io
+from bluesky.plans import count, scan
+from nexusformat.nexus import nxload
+from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
+from ophyd_async.sim import SimBlobDetector
+from silx.io.nxdata import get_default
 from tiled.queries import Key
 from tiled.structures.core import Spec
 
@@ -20,6 +26,7 @@ from bluesky_prefect.core import (
     RunIncomplete,
     RunNotFound,
     TiledUnavailable,
+    as_json,
     get_settings,
     markdown_literal,
 )
@@ -27,6 +34,7 @@ from bluesky_prefect.flows import export
 from bluesky_prefect.flows.common._outside import Patience
 from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather._weather import get_weather, write_temperatures
+from bluesky_prefect.sim import make_devices
 from bluesky_prefect.tiled_api import Catalog, RunData
 from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
@@ -92,6 +100,7 @@ def test_a_run_of_any_kind_is_exported_and_its_csv_is_what_tiled_holds(room, uid
     stem = "scan_{scan_id}_{plan_name}".format(**run.metadata["start"]).replace("../../", "_").replace("/", "_")
     assert set(files) == {
         f"{stem}.txt",
+        f"{stem}.nxs",
         f"{stem}_plot.png",
         f"{stem}_temperature.png",
         *(f"{stem}_{stream}.csv" for stream in run),
@@ -108,6 +117,59 @@ def test_a_run_of_any_kind_is_exported_and_its_csv_is_what_tiled_holds(room, uid
     assert f"run uid:      {uids[kind]}" in lines
     assert f"exit status:  {run.metadata['stop']['exit_status']}" in lines
     assert "mean temperature: 61.5 °F" in lines
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_nexus_file_is_what_tiled_holds_and_opens_on_the_plot(room, uids, exported, kind):
+    run = room.tiled["raw"][uids[kind]]
+    [file] = Path(exported(kind)).glob("*.nxs")
+    with h5py.File(file) as root:
+        entry = root["entry"]
+        assert json.loads(entry["bluesky/start/data"].asstr()[()]) == json.loads(as_json(dict(run.metadata["start"])))
+        for stream in run:
+            held = run[stream].base["internal"].read()
+            for name in held.columns:
+                if held[name].dtype.kind in "if":
+                    np.testing.assert_array_equal(entry[f"{stream}/{name}"], held[name])
+    with silx.io.open(str(file)) as root:
+        plot = get_default(root)
+        shown = plot and (plot.signal_dataset_name, plot.axes_dataset_names)
+    assert shown == {"nothing": None, "scan": ("det", ["motor"]), "grid": ("det4", ["motor1", "motor2"])}.get(
+        kind, shown
+    )
+    assert (nxload(file).plottable_data is None) == (kind == "nothing")
+
+
+def test_waveforms_are_datasets_in_a_nexus_file(exported):
+    [file] = Path(exported("arrays")).glob("*.nxs")
+    with h5py.File(file) as root:
+        primary = root["entry/primary"]
+        assert primary["wave"][0].tolist() == [0.1, 0.2, 0.1 + 0.2]
+        np.testing.assert_array_equal(primary["frame"][1], np.arange(60.0).reshape(6, 10))
+        assert primary["too_long"].attrs["tiled_path"].endswith("/primary/too_long")
+        assert primary["count"][0] == 2**60 + 1
+
+
+@pytest.mark.parametrize(("formats", "endings"), [("csv", {".csv"}), ("nexus", {".nxs"}), ("", set())])
+def test_each_format_can_be_switched_off_and_leaves_nothing_of_an_earlier_export(room, uids, formats, endings):
+    export(uids["baseline"])
+    with settings_from({"BLUESKY_PREFECT_EXPORT_FORMATS": formats}):
+        folder = export(uids["baseline"])
+    assert {Path(name).suffix for name in room.files(folder)} == {".txt", ".png", *endings}
+    export(uids["baseline"])
+
+
+def test_a_nexus_file_that_cannot_be_written_fails_the_flow_and_costs_no_csv(room, uids):
+    folder = Path(export(uids["failed"]))
+    [file], [table] = folder.glob("*.nxs"), folder.glob("*.csv")
+    file.unlink()
+    file.mkdir()  # in its way
+    table.unlink()
+    state = export(uids["failed"], return_state=True)
+    file.rmdir()
+    assert state.is_failed()
+    assert f"ExportFailed: The NeXus file {file} cannot be written (IsADirectoryError" in state.message
+    assert table.exists()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,7 +193,7 @@ def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(r
 
 def test_an_export_is_found_by_scan_id_plan_and_uid(room, uids):
     state = export(uids["scan"], return_state=True)
-    assert state.message == "scan 2 scan: 11 points, 4 files"
+    assert state.message == "scan 2 scan: 11 points, 5 files"
     flow_run = ask(room.stack, "GET", f"/flow_runs/{state.state_details.flow_run_id}")
     assert flow_run.json()["name"] == f"scan-2-scan-{uids['scan'][:8]}-export"
 
@@ -416,3 +478,26 @@ def test_the_container_of_results_is_made_where_it_is_missing(room, uids):
     with settings_from({"BLUESKY_PREFECT_PROCESSED_CONTAINER": "analysed"}):
         export(uids["count"])
     assert f"temperature-{uids['count']}" in room.tiled["analysed"]
+
+
+def test_frames_are_read_through_a_nexus_file_s_link(room, beamline):
+    devices = make_devices(room.stack.images)
+    with init_devices():
+        blobs = SimBlobDetector(StaticPathProvider(UUIDFilenameProvider(), room.stack.images), name="blobs")
+    [uid] = beamline.run(scan([devices.image_det, blobs], devices.motor1, -1, 1, 5))
+    [file] = Path(export(uid)).glob("*.nxs")
+    with h5py.File(file) as root:
+        for key in ("image_det", "blobs"):
+            link = root["entry/primary"].get(key, getlink=True)
+            with h5py.File(link.filename) as detector:
+                frames = detector[link.path][()]
+            assert len(frames) == 5
+            assert frames.any()
+            np.testing.assert_array_equal(root[f"entry/primary/{key}"], frames)
+            np.testing.assert_array_equal(root[f"entry/instrument/{key}/data"], frames)
+            np.testing.assert_array_equal(room.tiled["raw"][uid]["primary"][key].read().reshape(frames.shape), frames)
+    assert file.stat().st_size < 200_000
+    with silx.io.open(str(file)) as root:
+        plot = get_default(root)
+        assert (plot.signal_dataset_name, plot.axes_dataset_names) == ("image_det_total", ["motor1"])
+        np.testing.assert_array_equal(plot.axes[0], [-1, -0.5, 0, 0.5, 1])

@@ -77,13 +77,13 @@ def test_without_weather_the_export_completes_and_says_why(room, uid, mode, capl
     with settings_from(environment):
         state = export(uid, date=date, return_state=True)
     assert state.is_completed()
-    assert state.message == "scan 1 count: 2 points, 3 files"
+    assert state.message == "scan 1 count: 2 points, 4 files"
     folder = state.result()
     [why] = re.findall(r"Weather\n-------\nnot available: (.*)\n", text_of(room, folder))
     assert REASONS[mode] in why
     assert f"No weather for run {uid}: {why}" in caplog.text
     assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
-    assert sorted(Path(name).suffix for name in room.files(folder)) == [".csv", ".png", ".txt"]
+    assert sorted(Path(name).suffix for name in room.files(folder)) == [".csv", ".nxs", ".png", ".txt"]
     # Nothing was remembered of it, neither a failure nor an error.
     assert (set(room.cache.iterdir()) if room.cache.exists() else set()) == before
     room.weather.mode = "well"
@@ -102,8 +102,8 @@ def test_without_a_fun_fact_no_flow_run_fails_and_fun_fact_says_why(room, uid, c
     with settings_from({"BLUESKY_PREFECT_CAT_FACT_TIMEOUT_S": "60"}):  # or a busy machine has no time to ask again
         state = my_workflow(uid, return_state=True)
     assert state.is_completed()
-    assert state.message == "scan 1 count: 2 points, 4 files"
-    assert len(room.files(state.result())) == 4
+    assert state.message == "scan 1 count: 2 points, 5 files"
+    assert len(room.files(state.result())) == 5
     assert len(room.cats.requests) >= 2  # it was tried again
     subflows = subflows_of(room, state)
     assert set(subflows) == {f"my-workflow {uid}-fun-fact", f"scan-1-count-{uid[:8]}-export"}
@@ -152,7 +152,7 @@ def test_services_that_are_switched_off_are_not_asked_nor_spoken_of(room, uid, c
     with settings_from({"BLUESKY_PREFECT_WEATHER": "false", "BLUESKY_PREFECT_CAT_FACT": "false"}):
         state = my_workflow(uid, date="2021-06-01", return_state=True)
         by_hand = fun_fact(return_state=True)
-    assert state.message == "scan 1 count: 2 points, 3 files"
+    assert state.message == "scan 1 count: 2 points, 4 files"
     assert list(subflows_of(room, state)) == [f"scan-1-count-{uid[:8]}-export"]
     assert (by_hand.name, by_hand.message) == ("Unavailable", "switched off by BLUESKY_PREFECT_CAT_FACT")
     assert (len(room.weather.requests), len(room.cats.requests)) == before

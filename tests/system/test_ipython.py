@@ -222,7 +222,7 @@ def test_the_plan_of_the_how_to_waits_and_gets_files_and_results(stack: StackInf
     assert len(uids) == 2, output
     terminal.type(f"_ = RE(keep('{uids[0]}'))", timeout_s=170)
     files = terminal.type("print(*kept[0].files)").split()[1:]
-    assert {Path(file).suffix for file in files if Path(file).is_file()} == {".txt", ".csv", ".png"}
+    assert {Path(file).suffix for file in files if Path(file).is_file()} == {".txt", ".csv", ".nxs", ".png"}
     assert f"processed/peak-{uids[0]}" in terminal.type("print(*kept[0].processed)")
     assert "()" in terminal.type("kept[0].problems")
 

@@ -5,9 +5,9 @@ import sys
 # Where packages that only some commands need come from.
 _EXTRAS = {
     **dict.fromkeys(("typer", "click", "rich", "psutil", "tiled", "uvicorn", "duckdb", "httpx"), "local"),
-    **dict.fromkeys(("pandas", "matplotlib"), "local"),
+    **dict.fromkeys(("pandas", "matplotlib", "h5py"), "local"),
     "bluesky_tiled_plugins": "courier",
-    **dict.fromkeys(("bluesky", "ophyd", "h5py", "IPython"), "profile"),
+    **dict.fromkeys(("bluesky", "ophyd", "IPython"), "profile"),
 }
 
 

@@ -17,6 +17,7 @@ from ._exceptions import BlueskyPrefectError as BlueskyPrefectError
 from ._exceptions import ConfigurationError as ConfigurationError
 from ._exceptions import DeploymentMissing as DeploymentMissing
 from ._exceptions import DoNotRerun as DoNotRerun
+from ._exceptions import ExportFailed as ExportFailed
 from ._exceptions import FlowFailed as FlowFailed
 from ._exceptions import FlowInputError as FlowInputError
 from ._exceptions import FlowTimeout as FlowTimeout

@@ -20,12 +20,13 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 def whole_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name, flushed to the disk, when the block ends without an error.
 
-    Others may read it as the umask lets them; where it is `private`, see `private_file`.
+    What is written can be read back. Others may read it as the umask lets them; where it is `private`, see
+    `private_file`.
     """
     with _temporary(path) as temporary:
         if private:
             private_file(temporary)
-        with temporary.open("wb") as stream:
+        with temporary.open("w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

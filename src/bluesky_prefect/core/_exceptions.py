@@ -107,6 +107,10 @@ class RunIncomplete(BlueskyPrefectError):
     """The run's stop document did not reach Tiled in time."""
 
 
+class ExportFailed(BlueskyPrefectError):
+    """A file of an export cannot be written."""
+
+
 class ServiceUnavailable(BlueskyPrefectError):
     """A service on the internet (weather, cat facts) gave no usable answer in time."""
 

@@ -1,5 +1,6 @@
 """All settings."""
 
+import json
 import os
 from collections.abc import Mapping
 from functools import lru_cache
@@ -30,6 +31,17 @@ def _whole_place(where: str) -> str:
 
 def _separate(names: Any) -> Any:
     return [name for name in names.split(os.pathsep) if name] if isinstance(names, str) else names
+
+
+def _listed(names: Any) -> Any:
+    return [name.strip().lower() for name in names.split(",") if name.strip()] if isinstance(names, str) else names
+
+
+def _mapping(text: Any) -> Any:
+    try:
+        return json.loads(text or "{}") if isinstance(text, str) else text
+    except ValueError:
+        raise ValueError('it has to be written as JSON, such as {"/data/": "/nsls2/data/"}') from None
 
 
 # Taken as it is meant where the settings are read: a session that changes its working directory keeps its files.
@@ -186,6 +198,15 @@ class Settings(BaseSettings):
     )
     file_template: str = Field(
         default="scan_{scan_id}_{plan_name}", description="Stem of a run's file names, over the same fields."
+    )
+    export_formats: Annotated[tuple[Literal["csv", "nexus"], ...], NoDecode, BeforeValidator(_listed)] = Field(
+        default=("csv", "nexus"),
+        description="Formats that an export writes a run's data in, separated by commas; none if empty.",
+    )
+    export_path_map: Annotated[dict[str, str], NoDecode, BeforeValidator(_mapping)] = Field(
+        default={},
+        description="Beginnings of paths of detectors' files, each with what stands in its place where exported NeXus "
+        "files are read, as JSON.",
     )
     timezone: Annotated[str, AfterValidator(_zone)] = Field(
         default="America/New_York", description="Time zone of all times in exported files and their names."

@@ -1,4 +1,4 @@
-"""Export a run: a summary, its data as CSV, plots, and the weather of its day."""
+"""Export a run: a summary, its data as CSV and NeXus, plots, and the weather of its day."""
 
 import asyncio
 from dataclasses import dataclass
@@ -24,13 +24,13 @@ from bluesky_prefect.core import (
 from bluesky_prefect.flows.common._artifacts import publish, publish_artifact, publish_table
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 from bluesky_prefect.flows.common._progress import Progress
-from bluesky_prefect.flows.export_parts._run_folder import RunFolder, start_day
+from bluesky_prefect.flows.export_parts._run_folder import NEXUS, RunFolder, start_day
 from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 from bluesky_prefect.flows.weather._weather import Question, format_weather, place_of, write_temperatures
-from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref
+from bluesky_prefect.tiled_api import Catalog, RunData, array_sources, checked_ref
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
 MAX_PICTURES_BYTES = 80_000
@@ -112,7 +112,7 @@ async def export(
             # The files are written while the weather service is asked, then more of them while Tiled writes.
             question = Question(place, day or start_day(run, place.zone), settings)
             drawn, weather, _ = await gather_all(
-                _write_data(run, catalog, folder, progress, question),
+                _write_data(run, catalog, folder, settings, progress, question),
                 _weather(run, question, settings),
                 _name_flow_run(run),
             )
@@ -151,29 +151,37 @@ class _Drawn:
 
 
 async def _write_data(
-    run: RunData, catalog: Catalog, folder: RunFolder, progress: Progress, question: Question
+    run: RunData, catalog: Catalog, folder: RunFolder, settings: Settings, progress: Progress, question: Question
 ) -> _Drawn:
     """Write a run's streams and their pictures; nobody waits for a service that is away after that."""
     try:
-        return await asyncio.to_thread(_write_files, run, catalog, folder, progress)
+        return await asyncio.to_thread(_write_files, run, catalog, folder, settings, progress)
     finally:
         question.hurry()
 
 
-def _write_files(run: RunData, catalog: Catalog, folder: RunFolder, progress: Progress) -> _Drawn:
+def _write_files(run: RunData, catalog: Catalog, folder: RunFolder, settings: Settings, progress: Progress) -> _Drawn:
     from bluesky_prefect.flows.export_parts._pictures import draw_pictures
     from bluesky_prefect.flows.export_parts._plots import run_plot
 
-    folder.write_data(run, progress, upto=70.0)
+    if "csv" in settings.export_formats:
+        folder.write_csv_files(run, progress, upto=60.0)
+    else:
+        folder.remove_csv_files(run)
     run.read_over(catalog)
     pictures = draw_pictures(run)
     if pictures.png:
         folder.write("_images.png", pictures.png)
     else:
         folder.remove("_images.png")
-    progress.percent = 85.0
+    progress.percent = 75.0
     plot = run_plot(run, pictures.sums)
     folder.write("_plot.png", plot)
+    # After all else: whatever may be wrong with it costs nothing of that.
+    if "nexus" in settings.export_formats:
+        folder.write_nexus_file(run, array_sources(catalog, run), settings.export_path_map, progress, upto=90.0)
+    else:
+        folder.remove(NEXUS)
     progress.percent = 90.0
     return _Drawn(plot, pictures.png, pictures.problems)
 

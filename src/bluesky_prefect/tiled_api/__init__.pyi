@@ -1,6 +1,8 @@
 from ._access import TiledAccess as TiledAccess
 from ._access import flows_problem as flows_problem
 from ._array_columns import ArrayColumns as ArrayColumns
+from ._array_source import ArraySource as ArraySource
+from ._array_source import array_sources as array_sources
 from ._catalog import Catalog as Catalog
 from ._connect import SERVER_TROUBLE as SERVER_TROUBLE
 from ._connect import address_and_key as address_and_key

@@ -18,7 +18,7 @@ _NEEDED = _FLOWS_NEED | {"delete:node", "delete:revision", "register"}
 # A key that may do what its owner may, and only that.
 _INHERIT = "inherit"
 # Named as text: rooms above this one, and what they import when they first need it. Mostly imported before it is asked.
-_IMPORTS = ("bluesky_prefect.flows", "matplotlib.figure", "pandas", "pyarrow", "PIL.Image")
+_IMPORTS = ("bluesky_prefect.flows", "matplotlib.figure", "pandas", "pyarrow", "PIL.Image", "h5py")
 
 
 @dataclass(frozen=True)

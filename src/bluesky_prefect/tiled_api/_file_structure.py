@@ -27,6 +27,7 @@ class FileStructure:
         if len(sources) != 1 or sources[0].management != "external":
             return None
         try:
+            import bluesky_tiled_plugins.writing.validator  # noqa: F401
             from tiled.mimetypes import DEFAULT_ADAPTERS_BY_MIMETYPE
 
             adapter = DEFAULT_ADAPTERS_BY_MIMETYPE.get(sources[0].mimetype)

@@ -23,6 +23,7 @@ PRELOAD = [
     "anyio.streams.tls",
     "fastapi.encoders",
     "rich._emoji_codes",
+    "h5py",
     "numpy.random",
     "pyarrow",
     "matplotlib.figure",
@@ -32,6 +33,7 @@ PRELOAD = [
     "tiled.client.dataframe",
     "bluesky_prefect.flows",
     "bluesky_prefect.flows.export_parts._plots",
+    "bluesky_prefect.flows.export_parts._nexus",
     "bluesky_prefect.tiled_api._results",
     "bluesky_prefect.reconciliation._flow",
 ]

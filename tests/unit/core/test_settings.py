@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bluesky_prefect.core import Settings
+from bluesky_prefect.core import ConfigurationError, Settings, checked_settings
 
 # A session in the way of a beamline's startup file; then %cd, and a scan.
 _SESSION = """
@@ -65,3 +65,22 @@ def test_a_directory_is_absolute_and_its_home_is_known(name: str, monkeypatch: p
 def test_a_home_that_nobody_has_is_refused():
     with pytest.raises(ValidationError, match="nobody knows the home directory"):
         Settings(state_directory=Path("~nobody-of-this-name/state"))
+
+
+def test_export_formats_are_a_list_with_commas_and_an_unknown_one_is_refused_with_those_known(monkeypatch):
+    assert Settings().export_formats == ("csv", "nexus")
+    for text, formats in (("csv", ("csv",)), (" NeXus, csv", ("nexus", "csv")), ("", ())):
+        monkeypatch.setenv("BLUESKY_PREFECT_EXPORT_FORMATS", text)
+        assert Settings().export_formats == formats
+    monkeypatch.setenv("BLUESKY_PREFECT_EXPORT_FORMATS", "csv,xlsx")
+    with pytest.raises(ConfigurationError, match=r"BLUESKY_PREFECT_EXPORT_FORMATS: .*'csv' or 'nexus'"):
+        checked_settings()
+
+
+def test_a_map_of_paths_is_json_and_anything_else_is_refused_with_an_example(monkeypatch):
+    monkeypatch.setenv("BLUESKY_PREFECT_EXPORT_PATH_MAP", '{"/data/": "/nsls2/data/"}')
+    assert Settings().export_path_map == {"/data/": "/nsls2/data/"}
+    for text in ("/data/=/nsls2/", "[1]", '{"a": 1}'):
+        monkeypatch.setenv("BLUESKY_PREFECT_EXPORT_PATH_MAP", text)
+        with pytest.raises(ConfigurationError, match="BLUESKY_PREFECT_EXPORT_PATH_MAP: "):
+            checked_settings()

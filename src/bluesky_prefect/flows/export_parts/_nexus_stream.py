@@ -1,0 +1,115 @@
+"""A stream as a group of a NeXus file."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bluesky_prefect.flows.export_parts._nexus_files import link_array
+from bluesky_prefect.flows.export_parts._nexus_values import (
+    column_values,
+    make_group,
+    nexus_names,
+    set_attributes,
+    write_array,
+)
+
+if TYPE_CHECKING:
+    import h5py
+
+    from bluesky_prefect.tiled_api import ArraySource, Stream
+
+ELAPSED_TIME = "elapsed_time"
+# What else these would mean in a group of class NXdata.
+_RESERVED = ("title", "errors", "offset", "scaling_factor", ELAPSED_TIME)
+_EPOCH = "1970-01-01T00:00:00+00:00"
+
+
+@dataclass(frozen=True)
+class StreamGroup:
+    """A stream, and where its values are in the file.
+
+    Parameters
+    ----------
+    stream : Stream
+        The stream.
+    group : h5py.Group
+        Where it is.
+    names : dict
+        Name in the group for each column and array.
+    shapes : dict
+        Shape of the dataset of that name, by column or array; () where it is none.
+    """
+
+    stream: "Stream"
+    group: "h5py.Group"
+    names: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+
+    def path(self, key: str) -> str:
+        """Return the path of a column or array in the file."""
+        return f"{self.group.name}/{self.names[key]}"
+
+    def signals(self, motors: list[str]) -> list[str]:
+        """Return what is to be plotted: detectors, or else a column of arrays or one that is linked to."""
+        if not self.stream.rows:
+            return []
+        arrays = [key for key, shape in self.shapes.items() if len(shape) > 1 and shape[0] == self.stream.rows]
+        hinted = [key for key in self.stream.hinted if key in arrays]
+        return self.stream.detectors(motors) or (hinted or arrays)[:1]
+
+
+def write_stream(
+    entry: "h5py.Group",
+    name: str,
+    stream: "Stream",
+    sources: "Mapping[str, Sequence[ArraySource]]",
+    prefixes: Mapping[str, str],
+    wrote: Callable[[int], None],
+) -> StreamGroup:
+    """Write a stream to a group: a dataset for each column, and a link or a note for each array beside them.
+
+    Of what is in files of detectors, single numbers are copied, and the rest is linked to. `wrote` is called with the
+    number of rows once they are written.
+    """
+    arrays = [array for array in stream.arrays if array.key not in stream.numeric]
+    referred = {array.key for array in arrays}
+    columns = [key for key in stream.table.column_names if key not in referred]
+    keys = [*columns, *(array.key for array in arrays)]
+    names = dict(zip(keys, nexus_names(keys, _RESERVED), strict=True))
+    shapes: dict[str, tuple[int, ...]] = {}
+    group = make_group(entry, name, "NXcollection", stream=stream.name)
+    data_keys: Mapping[str, Any] = stream.metadata.get("data_keys") or {}
+    for key in columns:
+        about = data_keys.get(key) or {}
+        values = column_values(stream.table[key])
+        dataset = write_array(group, names[key], values)
+        set_attributes(dataset, **_attributes(key, names[key], about))
+        shapes[key] = values.shape
+    for array in arrays:
+        shapes[array.key] = link_array(group, names[array.key], array, sources.get(array.path, ()), prefixes)
+    written = StreamGroup(stream, group, names, shapes)
+    _make_plottable(written)
+    wrote(stream.rows)
+    return written
+
+
+def _attributes(key: str, name: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    if key == "time" or (key.startswith("ts_") and not about):
+        return {"units": "s", "start": _EPOCH}
+    units = about.get("units")
+    units = units if isinstance(units, str) and units else None
+    if key == name:
+        return {"units": units}
+    return {"units": units, "data_key": key, "long_name": f"{key} ({units})" if units else key}
+
+
+def _make_plottable(written: StreamGroup) -> None:
+    """Have the stream plotted against time, if anything in it can be plotted."""
+    signals = written.signals([])
+    if not signals:
+        return
+    rest = ["."] * (len(written.shapes[signals[0]]) - 1)
+    time = written.names["time"] if "time" in written.stream.table.column_names else "."
+    set_attributes(written.group, NX_class="NXdata", signal=written.names[signals[0]], axes=[time, *rest])
+    if time != ".":
+        set_attributes(written.group, **{f"{time}_indices": 0})
