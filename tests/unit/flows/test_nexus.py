@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bluesky_prefect.tiled_api import ArraySource, ExternalArray, RunData, Strea
 START = {"uid": "6ab1d2a5-u", "time": 1_700_000_000.5, "scan_id": 12, "plan_name": "scan"}
 STOP = {"run_start": "6ab1d2a5-u", "time": 1_700_000_010.0, "exit_status": "success"}
 HDF5 = "application/x-hdf5"
+HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "open-runs-as-nexus.md"
 
 
 def data_keys(*names, **more):
@@ -169,6 +171,14 @@ def test_without_a_number_viewers_open_on_waveforms(file):
     assert names == ("wave", ["elapsed_time", None])
     np.testing.assert_array_equal(signal, waves)
     assert axes[1] is None
+
+
+def test_the_examples_of_the_how_to_run(file, monkeypatch, capsys):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(written(scan(), file).parent)
+    for example in re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL):
+        exec(compile(example, HOW_TO.name, "exec"), {})
+    assert "scan 12 (scan) 1.0\nroot:NXroot\n" in capsys.readouterr().out
 
 
 def test_nexusformat_s_check_against_the_nexus_definitions_finds_no_error(file, caplog):
@@ -393,6 +403,17 @@ def test_paths_are_those_of_whoever_reads_the_file(file, tmp_path, number):
     written(*_args(with_images([source(*paths)], points=number), file), prefixes)
     (tmp_path / "ioc" / "deep").rename(tmp_path / "here")
     with h5py.File(file) as root:
+        np.testing.assert_array_equal(root["entry/primary/img"], values)
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_files_that_have_moved_are_found_beside_the_nexus_file(file, tmp_path, number):
+    paths = [tmp_path / "ioc" / f"{one}.h5" for one in range(number)]
+    values = np.concatenate([frames(path, 1) for path in paths])
+    written(*_args(with_images([source(*paths)], points=number), file))
+    file.rename(tmp_path / "ioc" / "moved.nxs")
+    (tmp_path / "ioc").rename(tmp_path / "away")
+    with h5py.File(tmp_path / "away" / "moved.nxs") as root:
         np.testing.assert_array_equal(root["entry/primary/img"], values)
 
 
