@@ -436,6 +436,7 @@ def test_where_there_is_no_such_dataset_a_note_tells_of_the_files(file, sources)
         assert note["type"].asstr()[()] == sources["raw/u/primary/img"][0].mimetype
         assert note.attrs["tiled_path"] == "raw/u/primary/img"
         assert note.attrs["shape"] == "[3, 4, 5]"
+        assert set(root["entry/instrument/img"]) == {"local_name", "readings"}
 
 
 def test_an_array_that_tiled_keeps_is_told_of(file):

@@ -29,8 +29,8 @@ def link_array(
     array: "ExternalArray",
     sources: "Sequence[ArraySource]",
     prefixes: Mapping[str, str],
-) -> tuple[int, ...]:
-    """Refer to an array from a name in a group; return the shape of the dataset there, () if it is none, or unknown.
+) -> tuple[int, ...] | None:
+    """Refer to an array from a name in a group; return the shape of the dataset there: () if unknown, None if none is.
 
     A dataset of one HDF5 file is an external link. One that lies in several, one part after the other, is a virtual
     dataset; if these cannot be opened here, it is a group of links. For other files, a note tells where they are.
@@ -41,7 +41,7 @@ def link_array(
     dataset = _dataset(sources)
     if dataset is None or not paths or any(text != storable(text) for text in (dataset, *paths)):
         _write_note(parent, name, array, sources, paths)
-        return ()
+        return None
     parts = _parts([path for source in sources for path in source.paths], paths, dataset)
     if len(paths) == 1:
         parent[name] = h5py.ExternalLink(paths[0], dataset)
@@ -51,7 +51,7 @@ def link_array(
     group = make_group(parent, name, "NXcollection")
     for number, path in enumerate(paths):
         group[f"part_{number}"] = h5py.ExternalLink(path, dataset)
-    return ()
+    return None
 
 
 def _dataset(sources: "Sequence[ArraySource]") -> str | None:

@@ -37,7 +37,7 @@ class StreamGroup:
     names : dict
         Name in the group for each column and array.
     shapes : dict
-        Shape of the dataset of that name, by column or array; () where it is none.
+        Shape of the dataset of that name, by column or array, as far as it is one: () where nobody here knows.
     """
 
     stream: "Stream"
@@ -84,7 +84,9 @@ def write_stream(
         set_attributes(dataset, **_attributes(key, names[key], about))
         shapes[key] = values.shape
     for array in arrays:
-        shapes[array.key] = link_array(group, names[array.key], array, sources.get(array.path, ()), prefixes)
+        shape = link_array(group, names[array.key], array, sources.get(array.path, ()), prefixes)
+        if shape is not None:
+            shapes[array.key] = shape
     written = StreamGroup(stream, group, names, shapes)
     _make_plottable(written)
     wrote(stream.rows)
