@@ -371,6 +371,14 @@ def _args(run_and_sources, file):
     return run, file, sources
 
 
+def test_what_is_in_the_table_and_in_a_file_is_a_dataset_and_no_link(file):
+    array = ExternalArray("det", "raw/u/primary/det", (2,), "float64", ["file://localhost/x.h5"])
+    run = run_of(primary({"det": [1.5, 2.5]}, arrays=[array]))
+    with h5py.File(written(run, file, {array.path: [source("/x.h5")]})) as root:
+        assert list(root["entry/primary"]) == ["det"]
+        assert root["entry/primary/det"][()].tolist() == [1.5, 2.5]
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_an_array_in_several_files_is_one_dataset(file, tmp_path, apart):
     paths = [tmp_path / f"{number}.h5" for number in range(2)]

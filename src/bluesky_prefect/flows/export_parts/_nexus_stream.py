@@ -64,11 +64,11 @@ def write_stream(
     stream: "Stream",
     sources: "Mapping[str, Sequence[ArraySource]]",
     prefixes: Mapping[str, str],
-    wrote: Callable[[int], None],
+    wrote: Callable[[float], None],
 ) -> StreamGroup:
     """Write a stream to a group: a dataset for each column, and a link or a note for each array beside them.
 
-    `wrote` is called with the number of rows once they are written.
+    `wrote` is called after each column; the numbers that it is given add up to that of the rows.
     """
     columns = stream.table.column_names
     arrays = [array for array in stream.arrays if array.key not in columns]
@@ -83,13 +83,13 @@ def write_stream(
         dataset = write_array(group, names[key], values)
         set_attributes(dataset, **_attributes(key, names[key], about))
         shapes[key] = values.shape
+        wrote(stream.rows / len(columns))
     for array in arrays:
         shape = link_array(group, names[array.key], array, sources.get(array.path, ()), prefixes)
         if shape is not None:
             shapes[array.key] = shape
     written = StreamGroup(stream, group, names, shapes)
     _make_plottable(written)
-    wrote(stream.rows)
     return written
 
 
