@@ -138,13 +138,13 @@ def _ended_flow_runs(stack: StackInfo, uid: str, count: int = 1) -> list[str]:
 
 def _rows(runs: "Catalog", uid: str) -> int:
     """Return how many events Tiled has of a run; none before it has the run."""
-    from bluesky_prefect.tiled_api import read_stream, stream_nodes
+    from bluesky_prefect.tiled_api import ArrayColumns, read_stream, stream_nodes
 
     try:
         run = runs.find(uid)
     except RunNotFound:
         return 0
-    return sum(read_stream(node).rows for node in stream_nodes(run))
+    return sum(read_stream(node, ArrayColumns(None, 0)).rows for node in stream_nodes(run))
 
 
 def _printed_rows(server: QueueServer, uid: str) -> int:

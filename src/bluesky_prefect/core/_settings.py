@@ -183,6 +183,10 @@ class Settings(BaseSettings):
         default=30.0, ge=0, le=3600, description="How long a flow waits for the run's stop document to be in Tiled."
     )
 
+    files_timeout_s: float = Field(
+        default=10.0, ge=0, le=3600, description="How long a flow waits for files of detectors that are late."
+    )
+
     # What the export flow writes, and where from.
     output_directory: AbsolutePath | None = Field(
         default=None, description="Where exported files go; <state_directory>/exports if not set."

@@ -1,13 +1,14 @@
 """Validation of a run's data against its documents."""
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from bluesky_prefect.core import counted, error_line, get_settings, markdown_literal, one_line
+from bluesky_prefect.core import Settings, counted, error_line, get_settings, markdown_literal, one_line
 from bluesky_prefect.flows.common._artifacts import publish_table
 from bluesky_prefect.flows.common._plain_flow import plain_flow
 from bluesky_prefect.flows.validation._checks import Check, missing_streams, stream_checks
@@ -15,9 +16,9 @@ from bluesky_prefect.flows.validation._external_data import array_checks
 from bluesky_prefect.tiled_api import (
     SERVER_TROUBLE,
     Catalog,
-    ReadableStorage,
     RunData,
     Stream,
+    array_columns,
     checked_ref,
     read_stream,
     readable_storage,
@@ -31,17 +32,19 @@ if TYPE_CHECKING:
 
 
 @plain_flow(name="data-validation", log_prints=True)
-async def data_validation(ref: int | str) -> State[Any]:
-    """Read all of a run's data back, and compare them with its documents.
+async def data_validation(ref: int | str, fix: bool = False) -> State[Any]:
+    """Read all of a run's data back, and compare them with its documents and with the files of detectors.
 
     Fails only if the data are broken, and its message says what is. A detector's file that Tiled may not read is a
-    warning, with what to do. Reconciliation starts it again some times, as it
-    does all that failed, in case a file was late; then it alarms, until somebody has looked.
+    warning, with what to do. Reconciliation starts it again some times, as it does all that failed, in case a file was
+    late; then it alarms, until somebody has looked.
 
     Parameters
     ----------
     ref : int or str
         The run: scan id, negative index (-1 is the newest run), full or partial uid.
+    fix : bool
+        Have Tiled take over from detectors' files what it has wrong of them: element type, shape, chunks.
 
     Raises
     ------
@@ -53,7 +56,7 @@ async def data_validation(ref: int | str) -> State[Any]:
     with await asyncio.to_thread(Catalog.connect, settings) as catalog:
         node = await catalog.finished_run(ref, timeout_s=settings.stop_timeout_s)
         with tiled_errors(catalog.name):
-            run, checks = await asyncio.to_thread(_checked, node, readable_storage(settings))
+            run, checks = await asyncio.to_thread(_checked, node, settings, fix)
     logger = get_run_logger()
     for check in checks:
         if check.result != "passed":
@@ -64,16 +67,18 @@ async def data_validation(ref: int | str) -> State[Any]:
     return _state(run, checks)
 
 
-def _checked(node: "Container", storage: ReadableStorage | None) -> tuple[RunData, list[Check]]:
+def _checked(node: "Container", settings: Settings, fix: bool) -> tuple[RunData, list[Check]]:
     import httpx
     import pyarrow
 
     run, checks = run_without_streams(node), []
+    storage, columns = readable_storage(settings), array_columns(settings)
+    late_until = time.monotonic() + settings.files_timeout_s
     streams: list[tuple[Stream, Container]] = []
     for child in stream_nodes(node):
         name = child.item["id"]
         try:
-            streams.append((read_stream(child), child))
+            streams.append((read_stream(child, columns), child))
         except httpx.HTTPStatusError as error:
             if error.response.status_code in SERVER_TROUBLE:
                 raise
@@ -87,7 +92,8 @@ def _checked(node: "Container", storage: ReadableStorage | None) -> tuple[RunDat
         checks.append(Check(stream.name, "reading", detail=counted(stream.rows, "row")))
         checks += stream_checks(run, stream)
         for array in stream.arrays:
-            checks += array_checks(stream.name, array, child[array.key], storage)
+            node = child[array.key]
+            checks += array_checks(stream.name, array, node, storage, late_until=late_until, fix=fix)
     return run, checks
 
 

@@ -1,6 +1,7 @@
 """Export a run: a summary, its data as CSV and NeXus, plots, and the weather of its day."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -29,10 +30,11 @@ from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
 from bluesky_prefect.flows.weather._weather import Question, format_weather, place_of, write_temperatures
-from bluesky_prefect.tiled_api import Catalog, RunData, array_sources, checked_ref, refused_arrays
+from bluesky_prefect.tiled_api import Catalog, RunData, array_sources, checked_ref
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
-MAX_PLOT_BYTES = 80_000
+MAX_PICTURES_BYTES = 80_000
+MAX_PLOT_BYTES = 36_000  # beside images
 
 # See `open_meteo.parse`; or why there is none; or None, if nobody asks.
 Weather = dict[str, Any] | str | None
@@ -106,20 +108,20 @@ async def export(
         with await asyncio.to_thread(Catalog.connect, settings) as catalog:
             run = await get_tiled_data(ref, catalog, settings.stop_timeout_s)
             progress.percent = 40.0
-            warnings = refused_arrays(run, settings)
-            for warning in warnings:
-                get_run_logger().warning("Run %s: %s", one_line(run.uid), one_line(warning))
             folder = RunFolder.of(run, place.zone, settings)
             # The files are written while the weather service is asked, then more of them while Tiled writes.
             question = Question(place, day or start_day(run, place.zone), settings)
-            plot, weather, _ = await gather_all(
-                _write_data(run, folder, catalog, settings, progress, question),
+            drawn, weather, _ = await gather_all(
+                _write_data(run, catalog, folder, settings, progress, question),
                 _weather(run, question, settings),
                 _name_flow_run(run),
             )
+            warnings = [*run.problems, *drawn.problems]
+            for warning in warnings:
+                get_run_logger().warning("Run %s: %s", one_line(run.uid), one_line(warning))
             page = catalog.page_of(run.path)
             await gather_all(
-                _write_summary(run, folder, place, weather, plot, page, warnings),
+                _write_summary(run, folder, place, weather, drawn, page, warnings),
                 _write_temperatures(catalog, run, weather),
             )
     print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
@@ -130,24 +132,50 @@ async def export(
     return Completed(message=message, data=str(folder.path))
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """The pictures of a run, and what could not be drawn."""
+
+    plot: bytes
+    images: bytes
+    problems: list[str]
+
+    def addresses(self) -> dict[str, str | None]:
+        """Return what the page shows of them, see `run_title`."""
+        from bluesky_prefect.flows.export_parts._data_address import data_address
+
+        plot_bytes = MAX_PLOT_BYTES if self.images else MAX_PICTURES_BYTES
+        left = MAX_PICTURES_BYTES - len(plot := data_address(self.plot, plot_bytes))
+        images = data_address(self.images, left, has_images=True) if self.images else None
+        return {"the run, plotted": plot, "its images": images}
+
+
 async def _write_data(
-    run: RunData, folder: RunFolder, catalog: Catalog, settings: Settings, progress: Progress, question: Question
-) -> bytes:
-    """Write a run's streams and their plot, and return the plot; nobody waits for a service that is away after that."""
+    run: RunData, catalog: Catalog, folder: RunFolder, settings: Settings, progress: Progress, question: Question
+) -> _Drawn:
+    """Write a run's streams and their pictures; nobody waits for a service that is away after that."""
     try:
-        return await asyncio.to_thread(_write_files, run, folder, catalog, settings, progress)
+        return await asyncio.to_thread(_write_files, run, catalog, folder, settings, progress)
     finally:
         question.hurry()
 
 
-def _write_files(run: RunData, folder: RunFolder, catalog: Catalog, settings: Settings, progress: Progress) -> bytes:
+def _write_files(run: RunData, catalog: Catalog, folder: RunFolder, settings: Settings, progress: Progress) -> _Drawn:
+    from bluesky_prefect.flows.export_parts._pictures import draw_pictures
     from bluesky_prefect.flows.export_parts._plots import run_plot
 
     if "csv" in settings.export_formats:
-        folder.write_csv_files(run, progress, upto=70.0)
+        folder.write_csv_files(run, progress, upto=60.0)
     else:
         folder.remove_csv_files(run)
-    plot = run_plot(run)
+    run.read_over(catalog)
+    pictures = draw_pictures(run)
+    if pictures.png:
+        folder.write("_images.png", pictures.png)
+    else:
+        folder.remove("_images.png")
+    progress.percent = 75.0
+    plot = run_plot(run, pictures.sums)
     folder.write("_plot.png", plot)
     # After all else: whatever may be wrong with it costs nothing of that.
     if "nexus" in settings.export_formats:
@@ -155,7 +183,7 @@ def _write_files(run: RunData, folder: RunFolder, catalog: Catalog, settings: Se
     else:
         folder.remove(NEXUS)
     progress.percent = 90.0
-    return plot
+    return _Drawn(plot, pictures.png, pictures.problems)
 
 
 async def _weather(run: RunData, question: Question, settings: Settings) -> Weather:
@@ -182,13 +210,11 @@ async def _write_summary(
     folder: RunFolder,
     place: open_meteo.Place,
     weather: Weather,
-    plot: bytes,
+    drawn: _Drawn,
     page: str,
     warnings: list[str],
 ) -> None:
     """Write what is about all the rest: the summary comes last, so that where it is, all is; then the artifacts."""
-    from bluesky_prefect.flows.export_parts._plots import data_address
-
     if isinstance(weather, dict):
         block = await format_weather(weather)
         await save_temp_plot(weather, folder)
@@ -198,13 +224,13 @@ async def _write_summary(
         folder.remove("_temperature.png")
     names = [path.name for path in folder.files]
     folder.write(".txt", summary(run, block, place.zone, names, warnings).encode())
-    picture = await asyncio.to_thread(data_address, plot, MAX_PLOT_BYTES)
+    pictures = await asyncio.to_thread(drawn.addresses)
     text = run_page(run, weather=weather, zone=place.zone, files=folder.files, tiled=page, warnings=warnings)
     about = run_title(run)
     columns = await asyncio.to_thread(column_statistics, run)
     files = exported_files_table(folder.files)
     await gather_all(
-        publish(MarkdownArtifact(markdown=text, key="run-summary", description=run_title(run, picture))),
+        publish(MarkdownArtifact(markdown=text, key="run-summary", description=run_title(run, pictures))),
         publish_table(columns, "run-columns", about),
         publish_table(files, EXPORTED_FILES, about),
     )

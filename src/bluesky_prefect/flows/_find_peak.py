@@ -62,7 +62,5 @@ def _found(run: RunData) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def _detectors(stream: Stream, motors: list[str]) -> list[str]:
     """Return the detectors; what a motor tells of itself beside its position is none."""
-    data_keys = stream.metadata.get("data_keys") or {}
-    devices = {key: (data_keys.get(key) or {}).get("object_name", key) for key in stream.table.column_names}
-    moved = {devices.get(motor) for motor in motors}
-    return [key for key in stream.detectors(motors) if devices.get(key) not in moved]
+    moved = {stream.device(motor) for motor in motors}
+    return [key for key in stream.detectors(motors) if stream.device(key) not in moved]

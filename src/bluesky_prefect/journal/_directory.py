@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,13 +164,16 @@ class JournalDirectory:
 
         While less than the part `min_free` of the disk is free, also what was delivered since, the oldest first.
         """
+        # Those that stay are many, and nothing is kept of them here.
+        oldest, is_full = time.time() - keep_s, self.free() < min_free
+        delivered = ((status.st_ctime, path) for path, status in _journals(self._delivered))
         deleted = 0
-        for delivered_at, path in sorted((status.st_ctime, path) for path, status in _journals(self._delivered)):
-            if time.time() - delivered_at < keep_s and self.free() >= min_free:
+        for delivered_at, path in sorted(one for one in delivered if is_full or one[0] <= oldest):
+            if delivered_at > oldest and self.free() >= min_free:
                 break
             path.unlink(missing_ok=True)
             deleted += 1
-        for path, status in _journals(self.path, empty=True):
+        for path, status in list(_journals(self.path, empty=True)):
             # A full disk may have refused its session's documents all this time.
             if time.time() - status.st_mtime > _OPENING_S and not self.is_written(path):
                 path.unlink(missing_ok=True)
@@ -193,12 +197,11 @@ class JournalDirectory:
         return found
 
 
-def _journals(folder: Path, *, empty: bool = False) -> list[tuple[Path, os.stat_result]]:
-    """Return the journals of a folder.
+def _journals(folder: Path, *, empty: bool = False) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield the journals of a folder.
 
     One that is empty is being opened at this moment: to look at its lock would keep its session from it.
     """
-    found = []
     with suppress(OSError), os.scandir(folder) as entries:  # not there, or not to be read: then nobody wrote there
         for entry in entries:
             if not entry.name.endswith(SUFFIX):
@@ -206,8 +209,7 @@ def _journals(folder: Path, *, empty: bool = False) -> list[tuple[Path, os.stat_
             with suppress(FileNotFoundError):  # moved meanwhile
                 status = entry.stat()
                 if (status.st_size == 0) is empty:
-                    found.append((Path(entry.path), status))
-    return found
+                    yield Path(entry.path), status
 
 
 def _unused(folder: Path, journal: Path) -> Path:

@@ -34,8 +34,7 @@ def simulated_run(plan: Any, folder: Path, **metadata: Any) -> Iterator[RunData]
         engine.subscribe(TiledWriter(catalog.raw_for_writing()))
         [uid] = _uids(engine(plan, **metadata))
         run = asyncio.run(catalog.read_run(uid, timeout_s=_TIMEOUT_S))
-        for array in (array for stream in run.streams for array in stream.arrays):
-            array.read_over(catalog)
+        run.read_over(catalog)
         yield run
 
 

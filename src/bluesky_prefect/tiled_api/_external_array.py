@@ -39,6 +39,8 @@ class ExternalArray:
         Its element type.
     files : list of str
         Addresses of the files that hold it; empty where Tiled holds it or does not say.
+    problem : str
+        Why it cannot be read, or is not in the table where its values are few enough.
     """
 
     key: str
@@ -46,26 +48,26 @@ class ExternalArray:
     shape: tuple[int, ...]
     dtype: str
     files: list[str]
+    problem: str = ""
 
     def read(self) -> "numpy.ndarray":
         """Read all of it from Tiled; shape and dtype are the array's."""
         return self[...]
 
     def __getitem__(self, part: Any) -> "numpy.ndarray":
-        node, server = self._node
         settings = get_settings()
         storage = readable_storage(settings)
         if storage and (why := storage.refusal(self.files)):
             raise TiledUnavailable(f"{self.key}: {one_line(why)}")
-        with tiled_errors(server):
-            return read_part(node, part)
+        with tiled_errors(self._catalog.name):
+            return read_part(self._node, part)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def read_over(self, catalog: "Catalog") -> None:
         """Have it read over a connection that is there, for as long as that is open."""
-        self.__dict__["_node"] = catalog.at(self.path), catalog.name
+        self.__dict__["_catalog"] = catalog
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> "numpy.ndarray":
         return self.read().astype(dtype or self.dtype, copy=False)
@@ -75,13 +77,18 @@ class ExternalArray:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @cached_property
-    def _node(self) -> tuple[Any, str]:
-        """The array in Tiled, over a connection that lasts as long as this object, and the server's name."""
+    def _catalog(self) -> "Catalog":
+        """A connection that lasts as long as this object."""
         from bluesky_prefect.tiled_api._catalog import Catalog
 
         catalog = Catalog.connect(get_settings())
         weakref.finalize(self, catalog.close)
-        return catalog.at(self.path), catalog.name
+        return catalog
+
+    @cached_property
+    def _node(self) -> Any:
+        """The array in Tiled."""
+        return self._catalog.at(self.path)
 
     def cells(self, rows: int) -> list[str]:
         """Return for each of so many events the part of the array that belongs to it."""

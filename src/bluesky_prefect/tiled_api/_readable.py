@@ -4,15 +4,12 @@ import os
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bluesky_prefect.core import Settings, write_whole
-
-if TYPE_CHECKING:
-    from bluesky_prefect.tiled_api._run_data import RunData
 
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
@@ -94,11 +91,3 @@ def _is_same(uri: str, other: str) -> bool:
         return {one.hostname, two.hostname} <= _LOOPBACK and one.port == two.port
     except ValueError:
         return False
-
-
-def refused_arrays(run: "RunData", settings: Settings) -> list[str]:
-    """Return for each array of a run that Tiled refuses to read which it is, and the remedy, in a line."""
-    storage = readable_storage(settings)
-    arrays = [(stream, array) for stream in run.streams for array in stream.arrays] if storage else []
-    found = ((f"{stream.name}, {array.key}", storage.refusal(array.files)) for stream, array in arrays if storage)
-    return [f"{name}: {why}" for name, why in found if why]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import pyarrow
     from event_model import EventDescriptor, RunStart, RunStop
 
+    from bluesky_prefect.tiled_api._catalog import Catalog
+
 # Columns of a stream's table that are no readings.
 BOOKKEEPING = {"seq_num", "time"}
 
@@ -27,9 +29,10 @@ class Stream:
     metadata : EventDescriptor
         What its descriptors say (data keys, hints, configuration).
     table : pyarrow.Table
-        One row per event, one column per value; a short array is a list in its cell.
+        One row per event, one column per value; a short array is a list in its cell. Where there are no events, as in a
+        fly scan, a row per frame, numbered in the column ``frame``.
     arrays : list of ExternalArray
-        What is not in the table.
+        What is in files of detectors, and what is too long for the table.
     """
 
     name: str
@@ -41,6 +44,11 @@ class Stream:
     def rows(self) -> int:
         """Number of events."""
         return self.table.num_rows
+
+    @property
+    def referred(self) -> list[ExternalArray]:
+        """Arrays that are not in the table."""
+        return [array for array in self.arrays if array.key not in self.table.column_names]
 
     @property
     def hinted(self) -> list[str]:
@@ -57,14 +65,24 @@ class Stream:
         schema = (field for field in self.table.schema if field.name not in BOOKKEEPING)
         return [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
 
+    def device(self, key: str) -> str:
+        """Return the name of the device that a data key belongs to."""
+        about: Any = (self.metadata.get("data_keys") or {}).get(key) or {}
+        return str(about.get("object_name") or key)
+
     def numbers(self, key: str) -> list[float]:
         """Return a column as numbers; what is missing is NaN."""
         return [float("nan") if value is None else float(value) for value in self.table[key].to_pylist()]
 
     def detectors(self, motors: list[str]) -> list[str]:
-        """Return what the devices ask to be plotted, or else every number; motors are none."""
+        """Return what the devices ask to be plotted, or else every number; motors are none.
+
+        Of a device that asks for an array, such as its images, these are its numbers.
+        """
         numeric = [key for key in self.numeric if key not in motors]
         hinted = [key for key in self.hinted if key in numeric]
+        of_arrays = {self.device(key) for key in self.hinted if key not in self.numeric}
+        hinted += [key for key in numeric if self.device(key) in of_arrays and key not in hinted]
         return hinted or [key for key in numeric if not key.startswith("ts_")]
 
 
@@ -120,6 +138,12 @@ class RunData:
         scan_id, plan_name = self.start.get("scan_id", "?"), self.start.get("plan_name", "?")
         return f"scan {one_line(scan_id, 60)} ({one_line(plan_name, 60)})"
 
+    @property
+    def problems(self) -> list[str]:
+        """Data that cannot be had, and why, a line each."""
+        arrays = ((stream.name, array) for stream in self.streams for array in stream.arrays)
+        return [f"{stream}, {array.key}: {array.problem}" for stream, array in arrays if array.problem]
+
     def stream(self, name: str = "primary") -> Stream:
         """Return a stream; raises `FlowInputError` if the run has none of that name."""
         for stream in self.streams:
@@ -139,7 +163,9 @@ class RunData:
         return self.stream(stream).table.to_pandas()
 
     def array(self, key: str, stream: str = "primary") -> ExternalArray:
-        """Return an array that is not in the table, such as a detector's images, to be read when it is used.
+        """Return an array of a detector's file, such as its images, to be read when it is used.
+
+        So is one that Tiled holds, if it is too long for the table.
 
         Raises
         ------
@@ -154,6 +180,11 @@ class RunData:
                 "What is short is in its table."
             )
         return arrays[key]
+
+    def read_over(self, catalog: "Catalog") -> None:
+        """Have all arrays read over a connection that is there, for as long as that is open."""
+        for array in (array for stream in self.streams for array in stream.arrays):
+            array.read_over(catalog)
 
     def scanned(self) -> tuple[Stream | None, list[str]]:
         """Return the stream of the scan, and one motor for each of its dimensions, two at most (none: against time)."""

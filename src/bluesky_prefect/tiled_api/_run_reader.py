@@ -2,28 +2,32 @@
 
 import io
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import as_json
+from bluesky_prefect.core import Settings, get_settings
+from bluesky_prefect.tiled_api._array_columns import ArrayColumns, NotInTable
 from bluesky_prefect.tiled_api._connect import tiled_errors
 from bluesky_prefect.tiled_api._external_array import ExternalArray, external_array, family
+from bluesky_prefect.tiled_api._readable import readable_storage
 from bluesky_prefect.tiled_api._run_data import RunData, Stream
 
 if TYPE_CHECKING:
     import pyarrow
-    from event_model import DataKey
     from tiled.client.container import Container
-
-# A waveform of up to this many values per event goes into the table; anything longer is referred to.
-MAX_VALUES_IN_A_CELL = 4096
 
 
 def read_run(node: "Container", server: str) -> RunData:
     """Read a run with all its streams; messages call the server by this name."""
-    run = run_without_streams(node)
+    run, columns = run_without_streams(node), array_columns(get_settings())
     with tiled_errors(server):
-        run.streams = [read_stream(stream) for stream in stream_nodes(node)]
+        run.streams = [read_stream(stream, columns) for stream in stream_nodes(node)]
     return run
+
+
+def array_columns(settings: Settings) -> ArrayColumns:
+    """Return what reads the short arrays of one run."""
+    return ArrayColumns(readable_storage(settings), settings.files_timeout_s)
 
 
 def run_without_streams(node: "Container") -> RunData:
@@ -53,43 +57,49 @@ def stream_nodes(run: "Container") -> list["Container"]:
     return [child for _, child in children]
 
 
-def read_stream(node: "Container") -> Stream:
-    """Read a stream: its tables, and where its external arrays are."""
+def read_stream(node: "Container", columns: ArrayColumns) -> Stream:
+    """Read a stream: its tables, the arrays that are short, and where its other arrays are."""
     import pyarrow
 
     metadata = plain(node.metadata)
-    data_keys = metadata.get("data_keys") or {}
-    columns: dict[str, Any] = {}
-    arrays: list[Any] = []
+    table: dict[str, Any] = {}
+    arrays: list[tuple[ExternalArray, Any]] = []
     for key, child in node.items():
         if family(child) == "table":
-            table = _read_table(child)
-            columns |= {name: table[name] for name in table.column_names if name not in columns}
+            read = _read_table(child)
+            table |= {name: read[name] for name in read.column_names if name not in table}
         elif family(child) != "container":
-            arrays.append((key, child))
-    rows = len(next(iter(columns.values()))) if columns else 0
-    external = []
-    for key, child in arrays:
-        values = None if "external" in (data_keys.get(key) or {}) else _values(child, rows)
-        if values is not None:
-            columns[key] = pyarrow.chunked_array([pyarrow.array(values)])
-        else:
-            external.append(external_array(key, child))
-    return Stream(node.item["id"], metadata, pyarrow.table(columns or _no_events(data_keys, external)), external)
+            arrays.append((external_array(key, child), child))
+    has_events = bool(table)
+    rows = len(next(iter(table.values()))) if has_events else _frames(arrays)
+    if not has_events and rows:
+        table["frame"] = pyarrow.array(range(rows))
+    kept = []
+    for array, child in arrays:
+        try:
+            column = columns.read(array, child, rows, may_be_shorter=not has_events)
+        except NotInTable as why:
+            kept.append(replace(array, problem=str(why)))
+            continue
+        if column is not None:
+            table[array.key] = pyarrow.chunked_array([column])
+        if column is None or array.files:
+            kept.append(array)
+    return Stream(node.item["id"], metadata, pyarrow.table(table or _no_events(metadata, kept)), kept)
 
 
-def _no_events(data_keys: "dict[str, DataKey]", external: list[ExternalArray]) -> dict[str, Any]:
-    """Return the columns of a stream that has no events.
+def _frames(arrays: list[tuple[ExternalArray, Any]]) -> int:
+    """Return the number of rows of a stream without events, as a fly scan has it: a row for each frame."""
+    return max((array.shape[0] or 0 for array, _ in arrays if array.shape), default=0)
 
-    Where detectors wrote frames all the same, as in a fly scan, there is a row per frame.
-    """
+
+def _no_events(metadata: Any, arrays: list[ExternalArray]) -> dict[str, Any]:
+    """Return the columns of a stream that has neither events nor frames."""
     import pyarrow
 
-    frames = {array.shape[0] for array in external if array.shape}
-    if len(frames) == 1:
-        return {"frame": pyarrow.array(range(*frames))}
-    referred = {array.key for array in external}
-    return {name: pyarrow.array([]) for name in ("seq_num", "time", *data_keys) if name not in referred}
+    referred = {array.key for array in arrays}
+    names = ("seq_num", "time", *(metadata.get("data_keys") or {}))
+    return {name: pyarrow.array([]) for name in names if name not in referred}
 
 
 def _read_table(node: Any) -> "pyarrow.Table":
@@ -100,21 +110,6 @@ def _read_table(node: Any) -> "pyarrow.Table":
     node.export(buffer, format="application/vnd.apache.arrow.file")
     table = pyarrow.ipc.open_file(buffer.getvalue()).read_all()
     return table.select([name for name in table.column_names if name in node.columns])  # the server adds an index
-
-
-def _values(node: Any, rows: int) -> list[Any] | None:
-    """Return one value (or short list) per event, or None if the array does not fit into a table."""
-    if family(node) not in {"array", "ragged"} or not rows:
-        return None
-    shape = tuple(node.shape)
-    per_event = 1
-    for length in shape[1:]:
-        per_event *= length if length is not None else MAX_VALUES_IN_A_CELL
-    if shape[0] != rows or per_event > MAX_VALUES_IN_A_CELL:
-        return None
-    values = node.read().tolist()
-    # Nested lists would have to have a common type; as text they may be whatever they are.
-    return values if len(shape) == 1 else [as_json(value) for value in values]
 
 
 def external_arrays(run: "Container") -> Iterator[tuple[ExternalArray, Any]]:

@@ -26,6 +26,13 @@ class Node:
         self.status = status
         self.read = []
 
+    def data_sources(self):
+        return None
+
+    @property
+    def shape(self):
+        return self.array.shape
+
     def __getitem__(self, frames):
         if self.status != 200:
             request = httpx.Request("GET", "http://t")

@@ -166,7 +166,7 @@ def test_without_a_motor_viewers_open_on_the_seconds_since_the_first_point(file)
 def test_without_a_number_viewers_open_on_waveforms(file):
     waves = [[0.1, 0.2, 0.1 + 0.2], [float("nan"), 1, 2]]
     keys = data_keys(wave={"dtype": "array"}, text={"dtype": "string"})
-    columns = {"time": [0.0, 1.0], "text": ["a", "b"], "wave": [json.dumps(wave) for wave in waves]}
+    columns = {"time": [0.0, 1.0], "text": ["a", "b"], "wave": waves}
     names, signal, axes = default_plot(written(run_of(primary(columns, keys)), file))
     assert names == ("wave", ["elapsed_time", None])
     np.testing.assert_array_equal(signal, waves)
@@ -240,7 +240,7 @@ def test_arrays_of_no_one_shape_stay_text(file, texts):
 
 def test_waveforms_beyond_one_batch_are_all_there(file):
     waves = np.random.default_rng(1).random((2500, 3))
-    run = run_of(primary({"x": [json.dumps(wave.tolist()) for wave in waves]}, data_keys(x={"dtype": "array"})))
+    run = run_of(primary({"x": waves.tolist()}, data_keys(x={"dtype": "array"})))
     with h5py.File(written(run, file)) as root:
         np.testing.assert_array_equal(root["entry/primary/x"], waves)
 
@@ -377,6 +377,15 @@ def test_what_is_in_the_table_and_in_a_file_is_a_dataset_and_no_link(file):
     with h5py.File(written(run, file, {array.path: [source("/x.h5")]})) as root:
         assert list(root["entry/primary"]) == ["det"]
         assert root["entry/primary/det"][()].tolist() == [1.5, 2.5]
+
+
+def test_waveforms_of_hdf5_files_are_linked_to_and_others_are_copied(file):
+    waves = [ExternalArray(key, key, (2, 3), "float64", ["file://localhost/x"]) for key in ("linked", "copied")]
+    run = run_of(primary({key: [[1.5, 2, 3], [4, 5, 6]] for key in ("linked", "copied")}, arrays=waves))
+    npy = ArraySource("multipart/related;type=application/x-npy", ["/x_0.npy", "/x_1.npy"])
+    with h5py.File(written(run, file, {"linked": [source("/x.h5")], "copied": [npy]})) as root:
+        assert isinstance(root["entry/primary"].get("linked", getlink=True), h5py.ExternalLink)
+        assert root["entry/primary/copied"][()].tolist() == [[1.5, 2, 3], [4, 5, 6]]
 
 
 @pytest.mark.parametrize("apart", [False, True])

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from PIL import Image
 
-from bluesky_prefect.flows._export import MAX_PLOT_BYTES
-from bluesky_prefect.flows.export_parts._plots import data_address, run_plot
+from bluesky_prefect.flows._export import MAX_PICTURES_BYTES, MAX_PLOT_BYTES
+from bluesky_prefect.flows.export_parts._data_address import data_address
+from bluesky_prefect.flows.export_parts._plots import run_plot
 from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.tiled_api import ExternalArray, RunData, Stream
 
@@ -63,25 +64,36 @@ def noisy_grid(side, panels):
     ids=["many detectors", "many points", "noisy map", "images", "long texts"],
 )
 def test_the_page_of_the_largest_run_has_its_plot_and_is_smaller_than_100_kb(run, tmp_path):
-    address = data_address(run_plot(run), MAX_PLOT_BYTES)
+    address = data_address(run_plot(run), MAX_PICTURES_BYTES)
     header, _, data = address.partition(",")
     assert header == "data:image/png;base64"
     picture = Image.open(BytesIO(b64decode(data)))
     assert picture.width >= 240
     assert len(picture.convert("L").getcolors(256)) > 1
-    assert len((run_title(run, address) + page_of(run, tmp_path)).encode()) < 100_000
+    assert len((run_title(run, {"the run, plotted": address}) + page_of(run, tmp_path)).encode()) < 100_000
 
 
 def test_a_picture_that_cannot_be_made_small_is_left_out():
     noise = BytesIO()
     Image.frombytes("RGB", (700, 700), random.Random(1).randbytes(700 * 700 * 3)).save(noise, format="png")
     assert data_address(noise.getvalue(), 10_000) == ""
-    assert "see its file" in run_title(run_of({"det": [1.0]}), "")
+    assert "see its file" in run_title(run_of({"det": [1.0]}), {"the run, plotted": ""})
+
+
+@pytest.mark.parametrize("height", [400, 2000])
+def test_images_and_a_plot_beside_them_fit_whatever_they_show(height):
+    noise = BytesIO()
+    Image.frombytes("RGB", (800, height), random.Random(1).randbytes(800 * height * 3)).save(noise, format="png")
+    plot = data_address(run_plot(noisy_grid(100, 6)), MAX_PLOT_BYTES)
+    images = data_address(noise.getvalue(), MAX_PICTURES_BYTES - len(plot), has_images=True)
+    assert plot.startswith("data:image/png;base64,")
+    assert images.startswith("data:image/jpeg;base64,")
+    assert len(plot) + len(images) <= MAX_PICTURES_BYTES
 
 
 def test_the_title_shows_the_uid_as_it_is_and_the_plot_below():
     run = run_of({"det": [1.0]})
-    assert run_title(run, "data:x").splitlines() == [
+    assert run_title(run, {"the run, plotted": "data:x", "its images": None}).splitlines() == [
         r"scan 1 \(count\)\, run 01234567-89ab", "", "![the run, plotted](data:x)"
     ]  # fmt: skip
 

@@ -85,7 +85,7 @@ def test_delivered_journals_go_after_their_time_and_the_oldest_earlier_where_the
     for uid in ("a", "b"):
         directory.deliver(journal(directory, uid))
     assert directory.prune(60) == 0
-    free = iter([0.01, 0.5])
+    free = iter([0.01, 0.01, 0.5, 0.5])
     monkeypatch.setattr(directory, "free", lambda: next(free))
     assert directory.prune(60, min_free=0.05) == 1
     assert [path.name for path in (directory.path / "delivered").iterdir()] == ["b.journal"]

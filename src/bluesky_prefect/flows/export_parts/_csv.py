@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _FORMULAS = set("=+-@")
 _FIRST_OF_ALL = {"\t", "\r"}
 _NEEDS_QUOTES = re.compile(r'[,"\r\n]|^\s|\s$')
+_BYTES_AT_ONCE = 4 * 2**20
 _PLAIN_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -25,16 +26,21 @@ def write_csv(stream: "Stream", file: BinaryIO, wrote: Callable[[int], None] = l
     spreadsheet would take for a formula gets an apostrophe in front; so do headers. `wrote` is called with the number
     of rows that have been written since it was last.
     """
-    references = [array.cells(stream.rows) for array in stream.arrays]
-    header = [*stream.table.column_names, *(array.key for array in stream.arrays)]
+    references = [array.cells(stream.rows) for array in stream.referred]
+    header = [*stream.table.column_names, *(array.key for array in stream.referred)]
     file.write(_lines([[quoted(harmless(name)) for name in header]]))
     done = 0
-    for batch in stream.table.to_batches(max_chunksize=10_000):
+    for batch in stream.table.to_batches(max_chunksize=_rows_at_once(stream)):
         columns = [[cell(value) for value in column.to_pylist()] for column in batch.columns]
         columns += [[cell(text) for text in cells[done : done + batch.num_rows]] for cells in references]
         file.write(_lines(zip(*columns, strict=True)))
         done += batch.num_rows
         wrote(batch.num_rows)
+
+
+def _rows_at_once(stream: "Stream") -> int:
+    """Return how many rows to write at once: fewer of long ones, since every value becomes an object and a text."""
+    return max(min(10_000, _BYTES_AT_ONCE * stream.rows // max(stream.table.nbytes, 1)), 1)
 
 
 def _lines(rows: Iterable[Iterable[str]]) -> bytes:

@@ -38,7 +38,7 @@ def link_array(
     import h5py
 
     paths = [mapped_path(path, prefixes) for source in sources for path in source.paths]
-    dataset = _dataset(sources)
+    dataset = dataset_of(sources)
     if dataset is None or not paths or any(text != storable(text) for text in (dataset, *paths)):
         _write_note(parent, name, array, sources, paths)
         return None
@@ -54,8 +54,8 @@ def link_array(
     return None
 
 
-def _dataset(sources: "Sequence[ArraySource]") -> str | None:
-    """Return the path of the dataset that all of it is; None where there is no such dataset."""
+def dataset_of(sources: "Sequence[ArraySource]") -> str | None:
+    """Return the path of the dataset that all of an array is, in each of its files; None where there is no such."""
     names = [source.parameters.get("dataset") for source in sources]
     plain = all(source.mimetype == _HDF5 and not any(map(source.parameters.get, _ALTERED)) for source in sources)
     name = names[0] if names and all(one == names[0] for one in names) else None

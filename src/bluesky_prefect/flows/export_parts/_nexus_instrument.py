@@ -34,7 +34,7 @@ def write_instrument(entry: "h5py.Group", run: "RunData", streams: list[StreamGr
 def _devices(written: StreamGroup) -> list[tuple[str, str]]:
     """Return data keys of a stream, each with its device."""
     data_keys: Any = written.stream.metadata.get("data_keys") or {}
-    return [(key, str((data_keys[key] or {}).get("object_name") or key)) for key in data_keys if key in written.names]
+    return [(key, written.stream.device(key)) for key in data_keys if key in written.names]
 
 
 def _class_of(device: str, keys: dict[str, StreamGroup], start: Any, motors: list[str]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.flows.export_parts._nexus_files import link_array
+from bluesky_prefect.flows.export_parts._nexus_files import dataset_of, link_array
 from bluesky_prefect.flows.export_parts._nexus_values import (
     column_values,
     make_group,
@@ -16,7 +16,7 @@ from bluesky_prefect.flows.export_parts._nexus_values import (
 if TYPE_CHECKING:
     import h5py
 
-    from bluesky_prefect.tiled_api import ArraySource, Stream
+    from bluesky_prefect.tiled_api import ArraySource, ExternalArray, Stream
 
 ELAPSED_TIME = "elapsed_time"
 # What else these would mean in a group of class NXdata.
@@ -68,18 +68,26 @@ def write_stream(
 ) -> StreamGroup:
     """Write a stream to a group: a dataset for each column, and a link or a note for each array beside them.
 
-    `wrote` is called after each column; the numbers that it is given add up to that of the rows.
+    Of what is in files of detectors, single numbers are copied, and the rest is linked to if it can be. `wrote` is
+    called after each column; the numbers that it is given add up to that of the rows.
     """
-    columns = stream.table.column_names
-    arrays = [array for array in stream.arrays if array.key not in columns]
+    in_table, numbers = set(stream.table.column_names), set(stream.numeric)
+
+    def is_referred(array: "ExternalArray") -> bool:
+        can_be_linked = dataset_of(sources.get(array.path, ())) is not None
+        return array.key not in in_table or (can_be_linked and array.key not in numbers)
+
+    arrays = [array for array in stream.arrays if is_referred(array)]
+    referred = {array.key for array in arrays}
+    columns = [key for key in stream.table.column_names if key not in referred]
     keys = [*columns, *(array.key for array in arrays)]
     names = dict(zip(keys, nexus_names(keys, _RESERVED), strict=True))
     shapes: dict[str, tuple[int, ...]] = {}
     group = make_group(entry, name, "NXcollection", stream=stream.name)
     data_keys: Mapping[str, Any] = stream.metadata.get("data_keys") or {}
-    for index, key in enumerate(columns):
+    for key in columns:
         about = data_keys.get(key) or {}
-        values = column_values(stream.table.column(index), is_array=about.get("dtype") == "array")
+        values = column_values(stream.table[key])
         dataset = write_array(group, names[key], values)
         set_attributes(dataset, **_attributes(key, names[key], about))
         shapes[key] = values.shape

@@ -1,6 +1,5 @@
 """Columns of a table as arrays, and values of any kind as datasets of an HDF5 file."""
 
-import json
 import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,6 @@ _MAX_NAME_LENGTH = 63  # as NeXus recommends
 _MAX_ATTRIBUTE_LENGTH = 1000  # HDF5 has room for 64 kB
 _MIN_COMPRESSED_BYTES = 4096
 _CHUNK_BYTES = 2**19
-_ROWS_AT_ONCE = 1000
 _NUMERIC = "biuf"
 
 
@@ -94,15 +92,13 @@ def write_array(parent: "h5py.Group", name: str, values: "numpy.ndarray") -> "h5
     return parent.create_dataset(name, data=values, chunks=chunks, compression="gzip", compression_opts=1, shuffle=True)
 
 
-def column_values(column: "pyarrow.ChunkedArray", *, is_array: bool) -> "numpy.ndarray":
+def column_values(column: "pyarrow.ChunkedArray") -> "numpy.ndarray":
     """Return a column as an array with a row for each of its own: of numbers, or of objects that are text.
 
     Numbers stay what they are, but for booleans (0 and 1) and where one is missing (NaN). Lists that are of one length
-    become rows; so does the JSON that stands in their place, where the column `is_array`.
+    become rows.
     """
     numbers = _numbers(column)
-    if numbers is None and is_array:
-        numbers = _parsed(column)
     return _texts(column) if numbers is None else numbers
 
 
@@ -139,24 +135,6 @@ def _stacked(column: "pyarrow.ChunkedArray") -> "numpy.ndarray | None":
     result = numpy.full((len(column), *rows.shape[1:]), numpy.nan)
     result[column.is_valid().to_numpy()] = rows
     return result
-
-
-def _parsed(column: "pyarrow.ChunkedArray") -> "numpy.ndarray | None":
-    """Return the arrays that are written as JSON in a column; None if they are not of one shape, or not of numbers."""
-    import numpy
-
-    parts: list[numpy.ndarray] = []
-    for begin in range(0, len(column), _ROWS_AT_ONCE):
-        texts = column.slice(begin, _ROWS_AT_ONCE).to_pylist()
-        try:
-            part = numpy.asarray(json.loads(f"[{','.join(texts)}]"))
-        except (TypeError, ValueError, RecursionError, OverflowError):
-            return None
-        whole = part.ndim > 1 and len(part) == len(texts) and part.dtype.kind in _NUMERIC
-        if not whole or part.shape[1:] != (parts or [part])[0].shape[1:]:
-            return None
-        parts.append(part)
-    return numpy.concatenate(parts) if parts else None
 
 
 def _texts(column: "pyarrow.ChunkedArray") -> "numpy.ndarray":

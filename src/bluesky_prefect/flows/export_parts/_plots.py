@@ -1,9 +1,9 @@
 """Pictures, drawn without a display and safe in any thread (matplotlib's object API; never pyplot)."""
 
-import base64
 import datetime
 import io
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import one_line
@@ -15,58 +15,36 @@ if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import RunData, Stream
 
 _MAX_PANELS = 6
-_DATA = "data:image/png;base64,"
-# Scales of each side, and colours, in the order tried to make a picture small. Sixty-four do for letters with smooth
-# edges and a colour map; the last is four bits a dot, 52 kB of the largest plot whatever it shows.
-_SMALLER = ((1.0, 64), (0.7, 64), (0.5, 64), (0.35, 32), (0.3, 16))
 
 
-def run_plot(run: "RunData") -> bytes:
-    """Draw a run's detectors against the scanned motor, over two motors as a map, or against time; return a PNG."""
-    figure = _figure()
-    figure.suptitle(_text(f"{run.label}  {run.uid[:8]}"), parse_math=False)
+def run_plot(run: "RunData", sums: Mapping[str, Sequence[float]] | None = None) -> bytes:
+    """Draw a run's detectors against the scanned motor, over two motors as a map, or against time; return a PNG.
+
+    So are the sums of images, by their data keys.
+    """
+    figure = new_figure(f"{run.label}  {run.uid[:8]}")
     stream, motors = run.scanned()
-    detectors = stream.detectors(motors) if stream is not None else []
+    detectors = _detectors(stream, motors, sums or {}) if stream is not None else {}
     if stream is None or not detectors or not stream.rows:
         axes = figure.subplots()
         axes.text(0.5, 0.5, "no numeric data to plot", ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
-        return _png(figure)
-    shown = detectors[:_MAX_PANELS]
+        return draw(figure)
+    shown = list(detectors)[:_MAX_PANELS]
     figure.set_size_inches(8, max(4.5, 2.4 * len(shown)))
     panels = figure.subplots(len(shown), 1, squeeze=False)[:, 0]
     for axes, detector in zip(panels, shown, strict=True):
-        _panel(figure, axes, stream, detector, motors)
+        _panel(figure, axes, stream, detector, detectors[detector], motors)
     if len(detectors) > len(shown):
         figure.supxlabel(f"{len(detectors) - len(shown)} more detectors are in the CSV only", fontsize=8)
-    return _png(figure)
-
-
-def data_address(png: bytes, most_bytes: int) -> str:
-    """Return a picture as a ``data:`` address of so many bytes at most, with fewer colours and dots if need be.
-
-    Empty if even the smallest picture does not fit.
-    """
-    from PIL import Image
-
-    most_bytes = (most_bytes - len(_DATA)) // 4 * 3
-    if len(png) <= most_bytes:
-        return _DATA + base64.b64encode(png).decode()
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    for scale, colours in _SMALLER:
-        size = (round(picture.width * scale), round(picture.height * scale))
-        buffer = io.BytesIO()
-        picture.resize(size, Image.Resampling.LANCZOS).quantize(colours).save(buffer, format="png", optimize=True)
-        if buffer.tell() <= most_bytes:
-            return _DATA + base64.b64encode(buffer.getvalue()).decode()
-    return ""
+    return draw(figure)
 
 
 def temperature_plot(weather: dict[str, Any]) -> bytes:
     """Draw the temperatures of a day, with its sunrise and sunset; return a PNG."""
     from matplotlib.dates import DateFormatter, HourLocator
 
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
     hours = [_day_number(hour) for hour in weather["hours"]]
     temperatures = [float("nan") if value is None else value for value in weather["temperatures"]]
@@ -82,7 +60,7 @@ def temperature_plot(weather: dict[str, Any]) -> bytes:
     axes.set_title(f"{weather['date']} at {one_line(place, 60)}")
     axes.xaxis.set_major_locator(HourLocator(byhour=range(0, 24, 3)))
     axes.xaxis.set_major_formatter(DateFormatter("%H:%M"))
-    return _png(figure)
+    return draw(figure)
 
 
 def _day_number(moment: str) -> float:
@@ -91,45 +69,72 @@ def _day_number(moment: str) -> float:
     return float(date2num(datetime.datetime.fromisoformat(moment)))
 
 
-def _panel(figure: "Figure", axes: "Axes", stream: "Stream", detector: str, motors: list[str]) -> None:
-    values = stream.numbers(detector)
+def _detectors(stream: "Stream", motors: list[str], sums: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    """Return what is to be drawn, by its label."""
+    found: dict[str, Sequence[float]] = {f"sum of each {key}": values for key, values in sums.items()}
+    own = stream.detectors(motors)
+    if found and not any(key in stream.hinted for key in own):
+        return found  # what nobody asked for is less than what the images say
+    return {labelled(stream, key): stream.numbers(key) for key in own} | found
+
+
+def _panel(
+    figure: "Figure", axes: "Axes", stream: "Stream", label: str, values: Sequence[float], motors: list[str]
+) -> None:
     if len(motors) > 1:
         slow, fast = motors[0], motors[1]
         points = axes.scatter(stream.numbers(fast), stream.numbers(slow), c=values)
-        figure.colorbar(points, ax=axes).set_label(_text(detector), parse_math=False)
-        axes.set_xlabel(_text(fast), parse_math=False)
-        axes.set_ylabel(_text(slow), parse_math=False)
+        figure.colorbar(points, ax=axes).set_label(text(label), parse_math=False)
+        axes.set_xlabel(text(labelled(stream, fast)), parse_math=False)
+        axes.set_ylabel(text(labelled(stream, slow)), parse_math=False)
         return
     if motors:
-        x, label = stream.numbers(motors[0]), motors[0]
+        x, along = stream.numbers(motors[0]), labelled(stream, motors[0])
     else:
-        x, label = _seconds(stream), "time since the first point (s)"
+        x, along = _seconds(stream)
     axes.plot(x, values, marker="o", markersize=3)
-    axes.set_xlabel(_text(label), parse_math=False)
-    axes.set_ylabel(_text(detector), parse_math=False)
+    axes.set_xlabel(text(along), parse_math=False)
+    axes.set_ylabel(text(label), parse_math=False)
 
 
-def _seconds(stream: "Stream") -> list[float]:
+def _seconds(stream: "Stream") -> tuple[list[float], str]:
+    """Return when points were taken, and what to call it; where that is not known, which frame they are."""
     if "time" not in stream.table.column_names:
-        return [float(row) for row in range(stream.rows)]
+        return [float(row) for row in range(stream.rows)], "frame"
     times = stream.numbers("time")
-    return [time - times[0] for time in times]
+    return [time - times[0] for time in times], "time since the first point (s)"
 
 
-def _text(text: str) -> str:
-    return one_line(text, 80)
+def unit(stream: "Stream", key: str) -> str:
+    """Return the unit of a data key; empty if it has none."""
+    about: Any = (stream.metadata.get("data_keys") or {}).get(key) or {}
+    return str(about.get("units") or "")
 
 
-def _figure() -> "Figure":
+def labelled(stream: "Stream", key: str) -> str:
+    """Return a data key with its unit."""
+    return f"{key} ({unit(stream, key)})" if unit(stream, key) else key
+
+
+def text(value: str) -> str:
+    """Return text as a picture may show it."""
+    return one_line(value, 80)
+
+
+def new_figure(title: str = "") -> "Figure":
+    """Return an empty figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(text(title), parse_math=False)
     return figure
 
 
-def _png(figure: "Figure") -> bytes:
+def draw(figure: "Figure") -> bytes:
+    """Return a figure as a PNG."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
         # A name in a script that the font lacks is drawn as boxes: no reason to trouble the flow's log.

@@ -16,17 +16,19 @@ _MAX_LISTED = 20
 _SIGN_IN = "A page that stays empty wants your browser signed in; on the local stack: `bluesky-prefect ui --tiled`"
 
 
-def run_title(run: "RunData", plot: str | None = None) -> str:
-    """Return the description of a run's artifacts, in Markdown, with its plot below.
+def run_title(run: "RunData", pictures: Mapping[str, str | None] | None = None) -> str:
+    """Return the description of a run's artifacts, in Markdown, with its pictures below.
 
-    A flow run's page shows descriptions, and opens the artifacts themselves only on a click. The plot is a ``data:``
-    address, and empty if there is none that is small enough.
+    A flow run's page shows descriptions, and opens the artifacts themselves only on a click. Pictures are ``data:``
+    addresses by what they show; one that is empty is too large, and None is none at all.
     """
-    title = markdown_literal(f"{run.label}, run {run.uid}")
-    if plot is None:
-        return title
-    picture = f"![the run, plotted]({plot})" if plot else "The plot is too large for this page; see its file."
-    return f"{title}\n\n{picture}"
+    parts = [markdown_literal(f"{run.label}, run {run.uid}")]
+    for shows, picture in (pictures or {}).items():
+        if picture:
+            parts.append(f"![{shows}]({picture})")
+        elif picture is not None:
+            parts.append(f"The picture of {shows} is too large for this page; see its file.")
+    return "\n\n".join(parts)
 
 
 def run_page(

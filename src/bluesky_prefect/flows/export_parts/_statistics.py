@@ -31,7 +31,7 @@ def _stream(stream: "Stream") -> list[dict[str, Any]]:
     columns = [_column(stream.name, name, table.column(index)) for index, name in enumerate(table.column_names)]
     arrays = [
         _row(stream.name, array.key, f"{array.dtype} {list(array.shape)}", array.shape[0] if array.shape else 0)
-        for array in stream.arrays
+        for array in stream.referred
     ]
     return columns + arrays
 

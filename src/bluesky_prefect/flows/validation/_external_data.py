@@ -2,35 +2,49 @@
 
 import math
 import stat
+import time
 import tokenize
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from bluesky_prefect.core import counted, error_line
 from bluesky_prefect.flows.validation._checks import Check
-from bluesky_prefect.tiled_api import SERVER_TROUBLE, read_part
+from bluesky_prefect.flows.validation._structure import structure_checks
+from bluesky_prefect.tiled_api import SERVER_TROUBLE, FileStructure, read_part
 
 if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import ExternalArray, ReadableStorage
 
 # What is asked of Tiled at once.
 _BLOCK_BYTES = 32 * 2**20
+_LOOK_EVERY_S = 0.5
 _HDF5 = {".h5", ".hdf5", ".hdf", ".nxs"}
 # What libraries raise at files that are not what they should be; numpy has the header of an array tokenized by Python.
 _UNREADABLE = (OSError, ValueError, TypeError, ArithmeticError, MemoryError, RecursionError, tokenize.TokenError)
 
 
 def array_checks(
-    stream: str, array: "ExternalArray", node: Any, storage: "ReadableStorage | None" = None
+    stream: str,
+    array: "ExternalArray",
+    node: Any,
+    storage: "ReadableStorage | None" = None,
+    *,
+    late_until: float = 0.0,
+    fix: bool = False,
 ) -> Iterator[Check]:
     """Check the files of an array, as far as they can be seen from here, then read it all through its node in Tiled.
 
-    `storage` is what the server may read, if that is known. Files that it refuses are no fault of the data.
+    `storage` is what the server may read, if that is known. Files that it refuses are no fault of the data. Those that
+    are missing are waited for until the time `late_until` of `time.monotonic`. `fix` has Tiled take over from the files
+    what they are.
     """
     files = [path for uri in array.files if (path := _visible(uri)) is not None]
     what = f"{array.key}: files"
+    while time.monotonic() < late_until and not all(map(Path.exists, files)):
+        time.sleep(_LOOK_EVERY_S)
     try:
         held = [_values_in(path) for path in files]
     except _Unusable as error:
@@ -38,9 +52,15 @@ def array_checks(
         yield Check(stream, what, "broken", str(error))
         return
     known = [values for values in held if values is not None]
-    if files and len(known) == len(array.files) and sum(known) != math.prod(array.shape):
+    if files and len(known) == len(array.files) and sum(known) < math.prod(array.shape):
         yield Check(stream, what, "broken", f"they hold {sum(known)} values, not {math.prod(array.shape)}")
         return
+    if files and len(files) == len(array.files) and (structure := FileStructure.of(node)):
+        for check in structure_checks(stream, f"{array.key}: structure", structure, fix=fix):
+            yield check
+            if check.result == "broken":
+                return
+        array = replace(array, shape=tuple(node.shape))  # it may have been repaired
     if storage and (why := storage.refusal(array.files)):
         yield Check(stream, what, "warning", f"not read: {why}")
         return
