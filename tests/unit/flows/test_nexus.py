@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import tempfile
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from bluesky_prefect.tiled_api import ArraySource, ExternalArray, RunData, Strea
 START = {"uid": "6ab1d2a5-u", "time": 1_700_000_000.5, "scan_id": 12, "plan_name": "scan"}
 STOP = {"run_start": "6ab1d2a5-u", "time": 1_700_000_010.0, "exit_status": "success"}
 HDF5 = "application/x-hdf5"
+HOW_TO = Path(__file__).parents[3] / "docs" / "how-to" / "open-runs-as-nexus.md"
 
 
 def data_keys(*names, **more):
@@ -169,6 +171,14 @@ def test_without_a_number_viewers_open_on_waveforms(file):
     assert names == ("wave", ["elapsed_time", None])
     np.testing.assert_array_equal(signal, waves)
     assert axes[1] is None
+
+
+def test_the_examples_of_the_how_to_run(file, monkeypatch, capsys):
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(written(scan(), file).parent)
+    for example in re.findall(r"```python\n(.*?)```", HOW_TO.read_text(), re.DOTALL):
+        exec(compile(example, HOW_TO.name, "exec"), {})
+    assert "scan 12 (scan) 1.0\nroot:NXroot\n" in capsys.readouterr().out
 
 
 def test_nexusformat_s_check_against_the_nexus_definitions_finds_no_error(file, caplog):
@@ -361,6 +371,23 @@ def _args(run_and_sources, file):
     return run, file, sources
 
 
+def test_what_is_in_the_table_and_in_a_file_is_a_dataset_and_no_link(file):
+    array = ExternalArray("det", "raw/u/primary/det", (2,), "float64", ["file://localhost/x.h5"])
+    run = run_of(primary({"det": [1.5, 2.5]}, arrays=[array]))
+    with h5py.File(written(run, file, {array.path: [source("/x.h5")]})) as root:
+        assert list(root["entry/primary"]) == ["det"]
+        assert root["entry/primary/det"][()].tolist() == [1.5, 2.5]
+
+
+def test_waveforms_of_hdf5_files_are_linked_to_and_others_are_copied(file):
+    waves = [ExternalArray(key, key, (2, 3), "float64", ["file://localhost/x"]) for key in ("linked", "copied")]
+    run = run_of(primary({key: [[1.5, 2, 3], [4, 5, 6]] for key in ("linked", "copied")}, arrays=waves))
+    npy = ArraySource("multipart/related;type=application/x-npy", ["/x_0.npy", "/x_1.npy"])
+    with h5py.File(written(run, file, {"linked": [source("/x.h5")], "copied": [npy]})) as root:
+        assert isinstance(root["entry/primary"].get("linked", getlink=True), h5py.ExternalLink)
+        assert root["entry/primary/copied"][()].tolist() == [[1.5, 2, 3], [4, 5, 6]]
+
+
 @pytest.mark.parametrize("apart", [False, True])
 def test_an_array_in_several_files_is_one_dataset(file, tmp_path, apart):
     paths = [tmp_path / f"{number}.h5" for number in range(2)]
@@ -396,6 +423,17 @@ def test_paths_are_those_of_whoever_reads_the_file(file, tmp_path, number):
         np.testing.assert_array_equal(root["entry/primary/img"], values)
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_files_that_have_moved_are_found_beside_the_nexus_file(file, tmp_path, number):
+    paths = [tmp_path / "ioc" / f"{one}.h5" for one in range(number)]
+    values = np.concatenate([frames(path, 1) for path in paths])
+    written(*_args(with_images([source(*paths)], points=number), file))
+    file.rename(tmp_path / "ioc" / "moved.nxs")
+    (tmp_path / "ioc").rename(tmp_path / "away")
+    with h5py.File(tmp_path / "away" / "moved.nxs") as root:
+        np.testing.assert_array_equal(root["entry/primary/img"], values)
+
+
 @pytest.mark.parametrize(
     "sources",
     [
@@ -415,6 +453,7 @@ def test_where_there_is_no_such_dataset_a_note_tells_of_the_files(file, sources)
         assert note["type"].asstr()[()] == sources["raw/u/primary/img"][0].mimetype
         assert note.attrs["tiled_path"] == "raw/u/primary/img"
         assert note.attrs["shape"] == "[3, 4, 5]"
+        assert set(root["entry/instrument/img"]) == {"local_name", "readings"}
 
 
 def test_an_array_that_tiled_keeps_is_told_of(file):

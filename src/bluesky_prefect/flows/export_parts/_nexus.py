@@ -37,7 +37,7 @@ def write_nexus(
     file: BinaryIO,
     sources: "Mapping[str, Sequence[ArraySource]]",
     prefixes: Mapping[str, str],
-    wrote: Callable[[int], None] = lambda rows: None,
+    wrote: Callable[[float], None] = lambda rows: None,
 ) -> None:
     """Write a run to a file.
 
@@ -52,7 +52,7 @@ def write_nexus(
     prefixes : mapping
         Beginnings of their paths, each with what stands in its place for whoever reads the file.
     wrote : callable
-        It is called with the number of rows that have been written since it was last.
+        It is called from time to time; the numbers that it is given add up to that of the rows of all streams.
     """
     with new_hdf5(file) as root:
         set_attributes(root, NX_class="NXroot", default=_ENTRY, creator="bluesky-prefect", creator_version=__version__)

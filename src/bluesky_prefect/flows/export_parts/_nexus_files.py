@@ -29,8 +29,8 @@ def link_array(
     array: "ExternalArray",
     sources: "Sequence[ArraySource]",
     prefixes: Mapping[str, str],
-) -> tuple[int, ...]:
-    """Refer to an array from a name in a group; return the shape of the dataset there, () if it is none, or unknown.
+) -> tuple[int, ...] | None:
+    """Refer to an array from a name in a group; return the shape of the dataset there: () if unknown, None if none is.
 
     A dataset of one HDF5 file is an external link. One that lies in several, one part after the other, is a virtual
     dataset; if these cannot be opened here, it is a group of links. For other files, a note tells where they are.
@@ -38,10 +38,10 @@ def link_array(
     import h5py
 
     paths = [mapped_path(path, prefixes) for source in sources for path in source.paths]
-    dataset = _dataset(sources)
+    dataset = dataset_of(sources)
     if dataset is None or not paths or any(text != storable(text) for text in (dataset, *paths)):
         _write_note(parent, name, array, sources, paths)
-        return ()
+        return None
     parts = _parts([path for source in sources for path in source.paths], paths, dataset)
     if len(paths) == 1:
         parent[name] = h5py.ExternalLink(paths[0], dataset)
@@ -51,11 +51,11 @@ def link_array(
     group = make_group(parent, name, "NXcollection")
     for number, path in enumerate(paths):
         group[f"part_{number}"] = h5py.ExternalLink(path, dataset)
-    return ()
+    return None
 
 
-def _dataset(sources: "Sequence[ArraySource]") -> str | None:
-    """Return the path of the dataset that all of it is; None where there is no such dataset."""
+def dataset_of(sources: "Sequence[ArraySource]") -> str | None:
+    """Return the path of the dataset that all of an array is, in each of its files; None where there is no such."""
     names = [source.parameters.get("dataset") for source in sources]
     plain = all(source.mimetype == _HDF5 and not any(map(source.parameters.get, _ALTERED)) for source in sources)
     name = names[0] if names and all(one == names[0] for one in names) else None

@@ -34,7 +34,7 @@ def write_instrument(entry: "h5py.Group", run: "RunData", streams: list[StreamGr
 def _devices(written: StreamGroup) -> list[tuple[str, str]]:
     """Return data keys of a stream, each with its device."""
     data_keys: Any = written.stream.metadata.get("data_keys") or {}
-    return [(key, str((data_keys[key] or {}).get("object_name") or key)) for key in data_keys if key in written.names]
+    return [(key, written.stream.device(key)) for key in data_keys if key in written.names]
 
 
 def _class_of(device: str, keys: dict[str, StreamGroup], start: Any, motors: list[str]) -> str:
@@ -53,7 +53,8 @@ def _write_device(group: "h5py.Group", nx_class: str, device: str, keys: dict[st
 
     name, value = _FIELDS[nx_class]
     write_value(group, name, device)
-    group[value] = h5py.SoftLink(_foremost(device, keys, images=nx_class == "NXdetector"))
+    if foremost := _foremost(device, keys, images=nx_class == "NXdetector"):
+        group[value] = h5py.SoftLink(foremost)
     readings = make_group(group, "readings", "NXcollection")
     for field, (key, written) in zip(nexus_names(keys), keys.items(), strict=True):
         readings[field] = h5py.SoftLink(written.path(key))
@@ -69,15 +70,18 @@ def _write_device(group: "h5py.Group", nx_class: str, device: str, keys: dict[st
 
 
 def _foremost(device: str, keys: dict[str, StreamGroup], *, images: bool) -> str:
-    """Return the path of what a device is about: its images, what it is named after, what is to be plotted, or any."""
+    """Return the path of the dataset that a device is about; "" if it has none.
+
+    These are its images, or what is named after it, or what it asks to be plotted, or any.
+    """
 
     def rank(key: str) -> tuple[bool, bool, bool]:
         written = keys[key]
         is_image = images and len(written.shapes[key]) > 2
         return not is_image, key != device, key not in written.stream.hinted
 
-    first = min(keys, key=rank)
-    return keys[first].path(first)
+    first = min((key for key, written in keys.items() if key in written.shapes), key=rank, default=None)
+    return "" if first is None else keys[first].path(first)
 
 
 def _configuration(device: str, keys: dict[str, StreamGroup]) -> Mapping[str, Any]:

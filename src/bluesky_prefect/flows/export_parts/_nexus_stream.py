@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.flows.export_parts._nexus_files import link_array
+from bluesky_prefect.flows.export_parts._nexus_files import dataset_of, link_array
 from bluesky_prefect.flows.export_parts._nexus_values import (
     column_values,
     make_group,
@@ -16,7 +16,7 @@ from bluesky_prefect.flows.export_parts._nexus_values import (
 if TYPE_CHECKING:
     import h5py
 
-    from bluesky_prefect.tiled_api import ArraySource, Stream
+    from bluesky_prefect.tiled_api import ArraySource, ExternalArray, Stream
 
 ELAPSED_TIME = "elapsed_time"
 # What else these would mean in a group of class NXdata.
@@ -37,7 +37,7 @@ class StreamGroup:
     names : dict
         Name in the group for each column and array.
     shapes : dict
-        Shape of the dataset of that name, by column or array; () where it is none.
+        Shape of the dataset of that name, by column or array, as far as it is one: () where nobody here knows.
     """
 
     stream: "Stream"
@@ -64,14 +64,20 @@ def write_stream(
     stream: "Stream",
     sources: "Mapping[str, Sequence[ArraySource]]",
     prefixes: Mapping[str, str],
-    wrote: Callable[[int], None],
+    wrote: Callable[[float], None],
 ) -> StreamGroup:
     """Write a stream to a group: a dataset for each column, and a link or a note for each array beside them.
 
-    Of what is in files of detectors, single numbers are copied, and the rest is linked to. `wrote` is called with the
-    number of rows once they are written.
+    Of what is in files of detectors, single numbers are copied, and the rest is linked to if it can be. `wrote` is
+    called after each column; the numbers that it is given add up to that of the rows.
     """
-    arrays = [array for array in stream.arrays if array.key not in stream.numeric]
+    in_table, numbers = set(stream.table.column_names), set(stream.numeric)
+
+    def is_referred(array: "ExternalArray") -> bool:
+        can_be_linked = dataset_of(sources.get(array.path, ())) is not None
+        return array.key not in in_table or (can_be_linked and array.key not in numbers)
+
+    arrays = [array for array in stream.arrays if is_referred(array)]
     referred = {array.key for array in arrays}
     columns = [key for key in stream.table.column_names if key not in referred]
     keys = [*columns, *(array.key for array in arrays)]
@@ -85,11 +91,13 @@ def write_stream(
         dataset = write_array(group, names[key], values)
         set_attributes(dataset, **_attributes(key, names[key], about))
         shapes[key] = values.shape
+        wrote(stream.rows / len(columns))
     for array in arrays:
-        shapes[array.key] = link_array(group, names[array.key], array, sources.get(array.path, ()), prefixes)
+        shape = link_array(group, names[array.key], array, sources.get(array.path, ()), prefixes)
+        if shape is not None:
+            shapes[array.key] = shape
     written = StreamGroup(stream, group, names, shapes)
     _make_plottable(written)
-    wrote(stream.rows)
     return written
 
 

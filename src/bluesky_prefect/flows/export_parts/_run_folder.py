@@ -96,12 +96,12 @@ def _csv_endings(run: "RunData") -> list[str]:
     return [f"_{safe}.csv" for safe in distinct([stream.name for stream in run.streams]).values()]
 
 
-def _counter(run: "RunData", progress: "Progress", upto: float) -> Callable[[int], None]:
+def _counter(run: "RunData", progress: "Progress", upto: float) -> Callable[[float], None]:
     """Return what takes the progress on with the rows that have been written, to `upto` percent with the last."""
     rows = max(sum(stream.rows for stream in run.streams), 1)
     share = upto - progress.percent
 
-    def wrote(more: int) -> None:
+    def wrote(more: float) -> None:
         progress.percent += share * more / rows
 
     return wrote
