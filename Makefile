@@ -11,10 +11,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 # The extra environments, each in .venv-...: further interpreters; the oldest Prefect of the base install; the older one
-# of the two that the worker is for.
+# of the two that the worker is for; blueapi, whose Tiled is older.
 INTERPRETERS := 3.12 3.13
 OLDEST_PREFECT := 3.2.0
 OLDER_PREFECT := 3.8.8
+BLUEAPI := 1.21.1
 UNIT := tests/unit
 # Threads, forks, SQLite and typing are where interpreters differ.
 INTERPRETER_TESTS := $(addprefix $(UNIT)/,callback courier reconciliation tiled_api watch core/test_forks.py \
@@ -25,9 +26,10 @@ CLIENT_TESTS := $(addprefix $(UNIT)/,callback courier/test_forwarder.py reconcil
 # What of the worker meets Prefect; its fork server is the same with any.
 WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py test_job_variables.py \
   test_prefect_internals.py) $(addprefix tests/system/worker/,test_worker.py test_wake.py)
+BLUEAPI_TESTS := tests/system/test_blueapi.py
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
-.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
+.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -46,14 +48,14 @@ demo: $(STAMP)  ## The main job: local stack, simulated scans, flow runs, a tabl
 
 # Two at once: most of them wait for servers. A file's tests share what it starts.
 test: $(STAMP)  ## All tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore $(BLUEAPI_TESTS)
 
 unit: $(STAMP)  ## The tests that need no service
 	$(BIN)/python -m pytest tests/unit
 
-environments: $(STAMP)  ## Make the extra environments that the next three targets use
+environments: $(STAMP)  ## Make the extra environments that the next four targets use
 	@$(foreach version,$(INTERPRETERS),$(MAKE) --no-print-directory .venv-$(version)/.installed && ) true
-	@$(MAKE) --no-print-directory .venv-oldest-prefect/.installed .venv-older-prefect/.installed
+	@$(MAKE) --no-print-directory .venv-oldest-prefect/.installed .venv-older-prefect/.installed .venv-blueapi/.installed
 
 # An interpreter that is not there leaves an environment without one. pyenv hides all but one until they are named.
 $(INTERPRETERS:%=.venv-%/.installed): .venv-%/.installed: $(STAMP)
@@ -76,6 +78,14 @@ $(INTERPRETERS:%=.venv-%/.installed): .venv-%/.installed: $(STAMP)
 	  .ci/install .venv-older-prefect/bin/python --editable ".[profile,test]" prefect==$(OLDER_PREFECT)
 	@touch $@
 
+# Its own pins, and dodal's, go before ours.
+.venv-blueapi/.installed: $(STAMP)
+	$(BIN)/python -m venv --clear --without-pip .venv-blueapi
+	grep -vE '^(tiled|pyzmq)==' $(FROZEN) > .venv-blueapi/constraints.txt
+	UV_COMPILE_BYTECODE=1 CONSTRAINTS=.venv-blueapi/constraints.txt \
+	  .ci/install .venv-blueapi/bin/python --editable . "blueapi[demo]==$(BLUEAPI)"
+	@touch $@
+
 # Tests that need what only this machine's own interpreter has (another user who may execute it) are skipped there.
 interpreters: $(INTERPRETERS:%=.venv-%/.installed)  ## What may differ between interpreters, on each that is there
 	@for version in $(INTERPRETERS); do \
@@ -90,6 +100,9 @@ oldest-prefect: .venv-oldest-prefect/.installed  ## The base install with the ol
 
 older-prefect: .venv-older-prefect/.installed  ## The worker on the older Prefect that it is for
 	.venv-older-prefect/bin/python $(TEST) --dist loadfile $(WORKER_TESTS)
+
+blueapi: .venv-blueapi/.installed  ## Plans run by a real blueapi are recorded and start workflows
+	$(BIN)/python -m pytest -q -p no:cacheprovider $(BLUEAPI_TESTS)
 
 beside-ophyd-async: $(STAMP)  ## What users install leaves ophyd-async at its newest version
 	.ci/beside ophyd-async

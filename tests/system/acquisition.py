@@ -1,15 +1,19 @@
 """An acquisition process: a RunEngine with a PrefectCallback, told on stdin what to do.
 
 Lines: ``count N`` runs N plans and prints a uid each, ``opt-out`` and ``hostile`` run one with metadata of that kind,
-``counts`` prints how much is in the outbox, ``end`` ends as a script does. Runs go to Tiled if one is set.
-Its arguments are the deployments to start; without any, it starts those that the setting names.
+``abort REASON`` aborts one, ``counts`` prints how much is in the outbox, ``end`` ends as a script does. Runs go to
+Tiled if one is set. Its arguments are the deployments to start; without any, it starts those that the setting
+names.
 """
 
 import sys
+from contextlib import redirect_stdout, suppress
 
 import numpy as np
 from bluesky import RunEngine
+from bluesky import plan_stubs as bps
 from bluesky import plans as bp
+from bluesky.utils import RunEngineInterrupted
 from ophyd.sim import det
 
 from bluesky_prefect import PrefectCallback, get_settings
@@ -38,6 +42,12 @@ def subscribe_tiled(engine: RunEngine) -> None:
         engine.subscribe(TiledWriter(root[settings.raw_container]))
 
 
+def pausing():
+    yield from bps.open_run({"plan_name": "aborted_scan"})
+    yield from bps.trigger_and_read([det])
+    yield from bps.pause()
+
+
 def main() -> None:
     RE = RunEngine(context_managers=[])  # noqa: N806 - the name that everybody gives it
     callback = PrefectCallback(sys.argv[1:] or None)
@@ -50,6 +60,12 @@ def main() -> None:
             for _ in range(int(arguments[0]) if arguments else 1):
                 [uid] = RE(bp.count([det], 2), **METADATA[word])
                 print(uid, flush=True)
+        elif word == "abort":
+            with redirect_stdout(sys.stderr):
+                with suppress(RunEngineInterrupted):
+                    RE(pausing())
+                [uid] = RE.abort(" ".join(arguments))
+            print(uid, flush=True)
         elif word == "counts":
             counts = callback.outbox.counts()
             print(counts.waiting, counts.sent, counts.dead, flush=True)

@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, closing
+import time
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
-from uuid import UUID
+from urllib.parse import urlsplit
+from uuid import UUID, uuid4
 
 import pytest
 from apprise.plugins.slack import NotifySlack
@@ -17,11 +19,13 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import get_client
 from prefect.states import Completed, Crashed, Failed, Running
 
-from bluesky_prefect import Workflow
-from bluesky_prefect.core import Run, Submission, as_workflows
+from bluesky_prefect import Workflow, succeeded
+from bluesky_prefect.core import DeploymentMissing, PrefectUnavailable, Run, Submission, as_workflows
 from bluesky_prefect.prefect_api import PrefectApi, flow_run_url
 from bluesky_prefect.prefect_api._notifications import TAG, Notifications, automation
+from bluesky_prefect.prefect_api._run_failure import run_failure_event
 from bluesky_prefect.reconciliation import FlowRunStarter
+from tests.services.fault_proxy import FaultProxy
 from tests.services.forked import run_code
 from tests.services.prefect_process import user_of, wait_until
 from tests.services.receiver import Receiver
@@ -38,6 +42,12 @@ BLOCK = "slack/mon-beamline"
 SECRET = "T0B0-s3cret-of-the-webhook"
 # What the session below subscribes; it finds them by their place, as a facility's does.
 WORKFLOWS = as_workflows([Workflow("tomo-recon/gpu", notify=BLOCK, notify_on=("failure", "success"))])
+RUN_FAILURES = as_workflows(
+    [
+        Workflow(DEPLOYMENT, when=succeeded, notify=BLOCK, notify_on="run-failure"),
+        Workflow(DEPLOYMENT, name="second", when=succeeded, notify=BLOCK, notify_on=["run-failure", "failure"]),
+    ]
+)
 DEPLOY = """
 import sys
 from prefect import flow
@@ -273,6 +283,106 @@ def test_an_automation_that_was_turned_off_stays_off_and_is_kept_up_to_date(told
     assert told.receiver.received(name) == []
 
 
+@contextmanager
+def acquisition(told, folder, address=""):
+    """A session that starts nothing on runs that failed, and has people told of those."""
+    environment = {
+        "PREFECT_API_URL": address or told.stack.prefect_api_url,
+        "PREFECT_API_AUTH_STRING": user_of(told.stack),
+        "BLUESKY_PREFECT_WORKFLOWS": f"{__name__}:RUN_FAILURES",
+        "PYTHONPATH": str(HERE.parents[1]),
+    }
+    made = Acquisition(folder, environment)
+    try:
+        yield made
+    finally:
+        (folder / "session.log").write_text(made.end())
+
+
+def test_people_are_told_once_of_a_run_that_was_aborted_and_why(told, tmp_path):
+    with acquisition(told, tmp_path) as session:
+        uid = session.run("abort the beam was dumped")
+        [well] = session.count(1)
+        [message] = map(json.loads, wait_until(lambda: told.receiver.received(uid)))
+        wait_until(lambda: session.outbox_counts() == (0, 3, 0))
+    told.end(BLOCK, Failed(message="the last of all"))  # what was on its way before it has arrived
+    assert len(told.receiver.received(uid)) == 1
+    assert told.receiver.received(well) == []
+    assert message["title"] == f"scan-1-aborted_scan-{uid[:8]}: run aborted"
+    lines = message["message"].splitlines()
+    assert lines[:5] == [
+        "Scan id: 1",
+        "Plan: aborted_scan",
+        f"Run: {uid}",
+        "Exit status: aborted",
+        "Reason: the beam was dumped",
+    ]
+    assert lines[5].startswith("Stopped: 20")
+    assert found_in(tmp_path, SECRET) == []
+
+
+@pytest.mark.parametrize("mode", ["refuse", "500"])
+def test_people_are_told_of_a_failed_run_after_an_outage_of_prefect(told, tmp_path, mode):
+    with closing(FaultProxy(urlsplit(told.stack.prefect_api_url).port)) as proxy:
+        proxy.mode = mode
+        with acquisition(told, tmp_path, f"{proxy.url}/api") as session:
+            uid = session.run("abort while Prefect is away")
+            if mode != "refuse":
+                wait_until(lambda: proxy.struck)
+            assert session.outbox_counts() == (1, 0, 0)
+            proxy.mode = "pass"
+            wait_until(lambda: told.receiver.received(uid))
+            wait_until(lambda: session.outbox_counts() == (0, 1, 0))
+    assert len(told.receiver.received(uid)) == 1
+
+
+def failed_run(block, **stop):
+    uid = str(uuid4())
+    run = Run(uid, {"scan_id": 6, "plan_name": "count"}, {"exit_status": "fail", "time": time.time(), **stop})
+    return Submission.message(run, f"run-failure:{block}")
+
+
+def tell(told, submission):
+    """Have people told as the courier does, which asks again where Prefect needs a moment."""
+
+    def is_told():
+        with PrefectApi(30, client_retries=True) as api, suppress(PrefectUnavailable):
+            api.tell(submission)
+            return True
+
+    wait_until(is_told)
+    wait_until(lambda: told.receiver.received(submission.run_uid))
+
+
+def test_a_run_of_which_two_outboxes_know_is_told_of_once(told):
+    message = failed_run(BLOCK)
+    for _ in range(2):
+        tell(told, message)
+    again = run_failure_event(message, TAG + message.deployment).model_copy(update={"id": uuid4()})
+    with get_client(sync_client=True) as client:  # as a server tells it that was started anew meanwhile
+        client.request("POST", "/events", json=[again.model_dump(mode="json")])
+    tell(told, failed_run(BLOCK))
+    assert len(told.receiver.received(message.run_uid)) == 1
+
+
+def test_the_reason_of_a_failed_run_is_text_that_mentions_nobody(told):
+    message = failed_run(BLOCK, reason=f"{{{{ 6 * 7 }}}} {MARKUP}", time=1e300)
+    tell(told, message)
+    [text] = told.receiver.received(message.run_uid)
+    body = json.loads(text)["message"]
+    assert "{{ 6 * 7 }} \u2039!channel\u203a" in body
+    assert not re.search(r"[<>]|@\w|\]\(", body), body
+
+
+def test_a_failed_run_is_told_of_once_somebody_has_made_the_block(told):
+    message = failed_run("slack/later")
+    with pytest.raises(DeploymentMissing, match="Prefect has no notification block 'slack/later'"):
+        tell(told, message)
+    SlackWebhook(url=f"json://{told.receiver.address}/later").save("later")
+    tell(told, message)
+    assert len(told.receiver.received(message.run_uid, "/later")) == 1
+
+
 def test_each_command_of_the_how_to_does_what_it_says(told):
     page = PAGE.read_text().replace("mon-beamline", "shift")  # the other one is in use
     make, attempt, pause = re.findall(r"^\$ (.*)$", page, re.MULTILINE)
@@ -288,7 +398,9 @@ def test_each_command_of_the_how_to_does_what_it_says(told):
 
 
 def test_the_how_to_s_workflows_are_some():
-    [snippet] = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    names = {}
-    exec(snippet, names)
-    assert [len(workflow.notices) for workflow in names["workflows"]] == [1, 4]
+    notices = []
+    for snippet in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        names = {}
+        exec(snippet, names)
+        notices.append([(len(one.notices), len(one.run_notices)) for one in names["workflows"]])
+    assert notices == [[(1, 0), (4, 0)], [(1, 1)]]

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from event_model import DocumentRouter
 
-from bluesky_prefect.callback._decision import Decision, decide, ends_process
+from bluesky_prefect.callback._decision import Decision, decide, ends_process, messages
 from bluesky_prefect.callback._recent_runs import RecentRuns
 from bluesky_prefect.core import (
     FollowedList,
@@ -91,7 +91,7 @@ class PrefectCallback(DocumentRouter):
         }
         self._check_outbox()
         deployments = [workflow.deployment for workflow in self.workflows]
-        notices = [notice for workflow in self.workflows for notice in workflow.notices]
+        notices = [notice for one in self.workflows for notice in (*one.notices, *one.run_notices)]
         self._forwarder = Forwarder(
             [self.outbox, self._memory], settings, deployments=deployments, notices=notices, stands_by=True
         )
@@ -153,7 +153,7 @@ class PrefectCallback(DocumentRouter):
             decisions = [decide(workflow, run) for workflow in self.workflows]
             # Who refuses a run without its start document may want it with that: reconciliation asks again.
             kept = [decision.draft for decision in decisions if decision.is_wanted or start]
-            self._keep(kept, written)
+            self._keep(kept + messages(self.workflows, decisions, run), written)
             self._forwarder.wake()
         started = [decision.draft.submission.workflow for decision in decisions if decision.is_wanted]
         sent = [decision.draft.submission.workflow for decision in decisions if decision.draft.state == "waiting"]

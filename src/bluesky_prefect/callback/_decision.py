@@ -2,7 +2,8 @@
 
 import logging
 import threading
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bluesky_prefect.core import Run, Submission, Workflow, error_and_place, error_line, submission_key
@@ -12,6 +13,7 @@ logger = logging.getLogger(__name__)
 
 # All of its run that a refusal needs, so that a person finds it.
 _NAMES_OF_A_RUN = ("scan_id", "plan_name")
+_FAILED = ("abort", "fail")
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,13 @@ class Decision:
         What to put in the outbox: a submission, a dead letter if the workflow failed to decide, or a refusal.
     interrupt : BaseException or None
         What ends this process, if it came while the workflow decided.
+    concerns : bool
+        Whether the workflow is for such a run, also where it refuses this one because the run failed.
     """
 
     draft: Draft
     interrupt: BaseException | None = None
+    concerns: bool = True
 
     @property
     def is_wanted(self) -> bool:
@@ -40,7 +45,9 @@ def decide(workflow: Workflow, run: Run) -> Decision:
     try:
         theirs = run.copy()  # what a workflow changes concerns neither the next one nor what is sent
         if not workflow.when(theirs):
-            return Decision(_draft(workflow, run, "declined", "when= refused the run"))
+            return Decision(
+                _draft(workflow, run, "declined", "when= refused the run"), concerns=_concerns(workflow, run)
+            )
         return Decision(_draft(workflow, run, parameters=workflow.parameters_for(theirs)))
     except BaseException as error:  # noqa: BLE001 - it is somebody else's code
         # Whether this run was wanted is not known: a person has to see it.
@@ -50,6 +57,17 @@ def decide(workflow: Workflow, run: Run) -> Decision:
         return Decision(draft, error if ends_process(error) else None)
 
 
+def messages(workflows: Iterable[Workflow], decisions: Iterable[Decision], run: Run) -> list[Draft]:
+    """Return what has people told that a run failed or was aborted: once, however many of its workflows say so."""
+    if run.exit_status not in _FAILED:
+        return []
+    asked = zip(workflows, decisions, strict=True)
+    notices = dict.fromkeys(
+        notice for workflow, decision in asked if decision.concerns for notice in workflow.run_notices
+    )
+    return [Draft(Submission.message(run, notice)) for notice in notices]
+
+
 def ends_process(error: BaseException) -> bool:
     """Tell whether somebody wants this process to end, or a piece of code has only raised what looks like it.
 
@@ -57,6 +75,16 @@ def ends_process(error: BaseException) -> bool:
     SystemExit there.
     """
     return isinstance(error, KeyboardInterrupt | SystemExit) and threading.current_thread() is threading.main_thread()
+
+
+def _concerns(workflow: Workflow, run: Run) -> bool:
+    if run.exit_status not in _FAILED or not workflow.run_notices:
+        return False
+    try:
+        return workflow.wants(replace(run, stop={**run.stop, "exit_status": "success"}))
+    except Exception as error:  # noqa: BLE001 - it is somebody else's code, asked about a run that is not like that
+        logger.debug("Run %s: %s is told of, since nobody knows whether: %s", run.uid, workflow.name, error_line(error))
+        return True
 
 
 def _draft(workflow: Workflow, run: Run, state: State = "waiting", reason: str | None = None, **what: Any) -> Draft:

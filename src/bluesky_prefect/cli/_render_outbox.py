@@ -112,6 +112,10 @@ def remedy(one: Entry, options: str) -> str:
     retry, discard = (f"bluesky-prefect outbox {what}{options} {key}" for what in ("retry", "discard"))
     if one.held_by:
         return f"Nothing has to be done: process {one.held_by} is sending it now."
+    if one.is_message and one.state == "sent":
+        return "Nothing has to be done: Prefect has it."
+    if one.is_message and one.state == "dead":
+        return f"Fix what the reason names, then:  {retry}\nIf nobody needs to be told:  {discard}"
     if one.state == "sent":
         return f"Nothing has to be done: Prefect has it.\nTo start it again:  {again}"
     if one.state == "declined":

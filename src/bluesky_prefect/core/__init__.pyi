@@ -65,6 +65,7 @@ from ._settings import get_settings as get_settings
 from ._settings import setting_problems as setting_problems
 from ._submission import Submission as Submission
 from ._submission import Written as Written
+from ._submission import is_message as is_message
 from ._submission import key_parts as key_parts
 from ._submission import submission_key as submission_key
 from ._text import as_json as as_json
@@ -86,6 +87,7 @@ from ._urls import user_in_url as user_in_url
 from ._urls import without_secrets as without_secrets
 from ._urls import without_user as without_user
 from ._workflow import FAILURE as FAILURE
+from ._workflow import RUN_FAILURE as RUN_FAILURE
 from ._workflow import Workflow as Workflow
 from ._workflow import always as always
 from ._workflow import succeeded as succeeded

@@ -35,7 +35,7 @@ class SubmissionRefused(BlueskyPrefectError):
 
 
 class DeploymentMissing(BlueskyPrefectError):
-    """Prefect does not know the deployment (yet)."""
+    """Prefect does not know the deployment, or the notification block (yet)."""
 
 
 class PrefectUnavailable(BlueskyPrefectError):

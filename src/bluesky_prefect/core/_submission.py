@@ -9,7 +9,10 @@ import orjson
 
 from bluesky_prefect.core._documents import jsonable
 from bluesky_prefect.core._run import Run
+from bluesky_prefect.core._workflow import RUN_FAILURE
 
+# All of a run's documents that a message tells.
+_TOLD = ("scan_id", "plan_name", "time", "exit_status", "reason")
 # Documents that are JSON already, by their identity.
 Written = dict[int, orjson.Fragment]
 
@@ -23,7 +26,8 @@ class Submission:
     key : str
         Identifies the submission for ever; the same run and workflow give the same key.
     workflow, deployment : str
-        The workflow's name, and the deployment it starts.
+        The workflow's name, and the deployment it starts. For a message about a failed run, both are the notice; see
+        `is_message`.
     run_uid : str
         The run's uid.
     start, stop : Mapping
@@ -61,6 +65,14 @@ class Submission:
         """The run, without its files."""
         return Run(uid=self.run_uid, start=self.start, stop=self.stop)
 
+    @classmethod
+    def message(cls, run: Run, notice: str) -> "Submission":
+        """Return what has people told that a run failed; see `Workflow.run_notices`."""
+        start, stop = (
+            {name: document[name] for name in _TOLD if name in document} for document in (run.start, run.stop)
+        )
+        return cls(submission_key(run.uid, notice), notice, notice, run.uid, start, stop)
+
     def to_json(self, written: Written | None = None) -> bytes:
         """Return the submission as JSON text.
 
@@ -93,6 +105,11 @@ class Submission:
         if not isinstance(content, dict):
             raise TypeError(f"a submission is not a {type(content).__name__}")
         return cls(**{name: content[name] for name in cls.__dataclass_fields__ if name in content})
+
+
+def is_message(deployment: str) -> bool:
+    """Tell whether a submission for this starts no flow run, but has people told that the run failed."""
+    return deployment.startswith(f"{RUN_FAILURE}:")
 
 
 def submission_key(run_uid: str, workflow: str, generation: int = 0) -> str:

@@ -11,12 +11,12 @@ from bluesky_prefect.core._documents import jsonable
 from bluesky_prefect.core._exceptions import ConfigurationError
 from bluesky_prefect.core._run import Run
 
-FAILURE, SUCCESS = "failure", "success"
+FAILURE, SUCCESS, RUN_FAILURE = "failure", "success", "run-failure"
 _BLOCK = re.compile(r"[a-z0-9-]+/[a-z0-9-]+")
 # The most reruns that the setting allows, too.
 _MAX_RERUNS = 100
 
-End = Literal["failure", "success"]
+End = Literal["failure", "success", "run-failure"]
 Rerun = Literal["never", "crashed", "failed"]
 
 
@@ -48,8 +48,10 @@ class Workflow:
     notify : str or iterable of str, optional
         Prefect notification blocks through which people are told how the flow run ended, each named as its type and
         its own name: ``"slack/mon-beamline"``. Prefect knows the address; it never stands here.
-    notify_on : {'failure', 'success'} or iterable of these, optional
-        Which ends they are told of: that it failed or crashed (by default), or that it completed.
+    notify_on : {'failure', 'success', 'run-failure'} or iterable of these, optional
+        Which ends they are told of: that it failed or crashed (by default), or that it completed. With
+        ``'run-failure'``, that the Bluesky run itself failed or was aborted, if `when` accepts it, or would have
+        accepted it with exit status ``success``.
     was : str or iterable of str, optional
         Former names of the workflow. Flow runs that were started under one of them count as its own, so that a
         rename (also one of the deployment, if the workflow has no name of its own) processes no run again.
@@ -109,9 +111,10 @@ class Workflow:
                 f"notify= of {self.deployment} names Prefect notification blocks, each as 'type/name', for example "
                 "'slack/mon-beamline' (see: prefect block ls). Addresses belong into the block."
             )
-        if not self.notify_on or not set(self.notify_on) <= {FAILURE, SUCCESS}:
+        if not self.notify_on or not set(self.notify_on) <= set(get_args(End)):
             raise ConfigurationError(
-                f"notify_on={self.notify_on!r} of {self.deployment}: write 'failure' or 'success'."
+                f"notify_on={self.notify_on!r} of {self.deployment}: write 'failure', 'success' or 'run-failure', or "
+                "several of them."
             )
         if not all(self.was) or self.name in self.was:
             raise ConfigurationError(
@@ -156,8 +159,16 @@ class Workflow:
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """Recipients by outcome, such as ``"failure:slack/mon-beamline"``."""
-        return tuple(dict.fromkeys(f"{end}:{block}" for block in self.notify for end in self.notify_on))
+        """Recipients by outcome of the flow run, such as ``"failure:slack/mon-beamline"``."""
+        return self._notices(FAILURE, SUCCESS)
+
+    @property
+    def run_notices(self) -> tuple[str, ...]:
+        """Recipients to tell of failed runs, such as ``"run-failure:slack/mon-beamline"``."""
+        return self._notices(RUN_FAILURE)
+
+    def _notices(self, *ends: End) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(f"{end}:{block}" for block in self.notify for end in self.notify_on if end in ends))
 
     def parameters_for(self, run: Run) -> dict[str, Any] | None:
         """Return the parameters given for `run` as JSON values, or None if the deployment's schema decides.

@@ -261,7 +261,7 @@ class Forwarder(ToldOfForks):
                 self._connected()
             held_runs = self._journals.undelivered_runs()
             entry = outbox.take(self._here, skip=self._backoff.held, held_runs=held_runs)
-            if entry is None or not self._journals.is_undelivered(entry.run_uid):
+            if entry is None or entry.is_message or not self._journals.is_undelivered(entry.run_uid):
                 return entry
             # It has begun and stopped while the outbox was waited for, or its uid is too long for a name.
             outbox.give_back(entry.key, "Tiled does not have the run yet", HELD_S, aside=True)
@@ -288,7 +288,8 @@ class Forwarder(ToldOfForks):
         """Send `entry` and record what became of it; return how long to wait then, in seconds."""
         began = self._clock()
         try:
-            flow_run = self._connected().create_flow_run(entry.submission)
+            api = self._connected()
+            flow_run = api.tell(entry.submission) if entry.is_message else api.create_flow_run(entry.submission)
         except SubmissionRefused as error:
             logger.error("Run %s: dead letter %s: %s", entry.run_uid, entry.key, error)
             outbox.mark_dead(entry.key, str(error))
@@ -315,10 +316,14 @@ class Forwarder(ToldOfForks):
         self._outage.succeeded()
         return 0.0
 
-    def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef) -> None:
-        outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
+    def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef | None) -> None:
         self._reminders.forget(entry.deployment)
         self._backoff.succeeded(entry)
+        if flow_run is None:
+            outbox.mark_sent(entry.key)
+            logger.info("Run %s failed: Prefect tells people of it (%s)", entry.run_uid, entry.deployment)
+            return
+        outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
         self._preparation.saw(entry)
         made = flow_run.name, flow_run.id, entry.deployment
         logger.info("Run %s: flow run %s (%s) of %s created", entry.run_uid, *made)

@@ -52,7 +52,7 @@ def run_courier(settings: Settings, connect: Callable[[], Any], finish: threadin
             [outbox],
             settings,
             deployments=[workflow.deployment for workflow in workflows],
-            notices=[notice for workflow in workflows for notice in workflow.notices],
+            notices=[notice for one in workflows for notice in (*one.notices, *one.run_notices)],
             poll_s=_POLL_S,
         )
         journals = JournalCourier(settings, connect, delivered=forwarder.wake)

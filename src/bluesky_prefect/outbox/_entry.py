@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, Self
 
-from bluesky_prefect.core import OutboxError, Submission, Written
+from bluesky_prefect.core import OutboxError, Submission, Written, is_message
 from bluesky_prefect.outbox._lease_holder import host_and_pid, may_be_alive
 
 State = Literal["waiting", "sent", "dead", "declined"]
@@ -199,6 +199,11 @@ class Entry:
         if self.state not in ("waiting", "dead") or self._readable is None:
             return False
         return not self._readable.undecided
+
+    @property
+    def is_message(self) -> bool:
+        """True if it starts no flow run, but has people told that the run failed."""
+        return is_message(self.deployment)
 
     @property
     def is_readable(self) -> bool:

@@ -140,8 +140,10 @@ class Outbox(EntryLookup):
                 self._leave(connection, found)
         return None
 
-    def mark_sent(self, key: str, flow_run_id: str, flow_run_name: str, *, api_url: str | None = None) -> None:
-        """Record that Prefect has accepted the submission `key`.
+    def mark_sent(
+        self, key: str, flow_run_id: str | None = None, flow_run_name: str | None = None, *, api_url: str | None = None
+    ) -> None:
+        """Record that Prefect has accepted the submission `key`, and which flow run it made of it, if any.
 
         With `api_url`, the address of the API that did, only what is for that address or for any is marked; by
         default, whatever it is for.

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Container
 
+from bluesky_prefect.core import is_message
 from bluesky_prefect.outbox._entry import CLOCK_SLACK_S, holder, is_due
 
 # A longer queue takes a Prefect server on SQLite more than ten seconds: long enough for somebody at the beamline to
@@ -57,7 +58,8 @@ class SendOrder:
     Deployments take turns, and the submissions of one deployment go in the order they were put in; while the oldest is
     being sent or waits for its next attempt, the others wait with it. While more than `KEPT_IN_ORDER` of a deployment
     wait, every other one sent is the newest: the run just taken has its flow run soon, and the oldest move on too.
-    Those that stand aside go when nothing else can. Runs that are held are passed over: their data are on their way.
+    Those that stand aside go when nothing else can. Runs that are held are passed over: their data are on their way;
+    messages need no data.
     """
 
     def __init__(self) -> None:
@@ -79,11 +81,12 @@ class SendOrder:
         `now` is in seconds since the epoch; `unreadable` holds the numbers of submissions that stand aside and that
         this version cannot read.
         """
-        held = json.dumps(list(held_runs))
+        runs = json.dumps(list(held_runs))
         names = [name for [name] in connection.execute(_DEPLOYMENTS) if name not in skip]
+        held = {name: "[]" if is_message(name) else runs for name in names}
         names.sort(key=lambda name: (name <= self._last, name))
         for name in names:
-            if row := self._of(connection, name, api_url, now, held):
+            if row := self._of(connection, name, api_url, now, held[name]):
                 self._last = name
                 return row
         for name in names:
@@ -91,7 +94,7 @@ class SendOrder:
             for row in connection.execute(_ASIDE, values):
                 if row["seq"] in unreadable or holder(row, now) is not None:
                     continue
-                if not connection.execute(_HELD, {"seq": row["seq"], "held": held}).fetchone():
+                if not connection.execute(_HELD, {"seq": row["seq"], "held": held[name]}).fetchone():
                     return connection.execute("SELECT * FROM entries WHERE seq = ?", (row["seq"],)).fetchone()
         return None
 

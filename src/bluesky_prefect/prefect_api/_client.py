@@ -155,6 +155,33 @@ class PrefectApi:
         self.prepare_notifications(submission.notify)
         return flow_run
 
+    def tell(self, submission: Submission) -> None:
+        """Have Prefect's server tell people that a run failed; see `Notifications.tell`.
+
+        Raises
+        ------
+        DeploymentMissing
+            If there is no notification block of that name.
+        SubmissionRefused
+            If Prefect will not take such events.
+        PrefectUnavailable
+            If Prefect cannot be asked, or cannot answer now.
+        """
+        import httpx
+
+        self._notifications = self._notifications or Notifications(self.client)
+        try:
+            with prefect_errors():
+                self._notifications.tell(submission)
+        except PrefectUnavailable as error:
+            # Flow runs need other parts of the server, and may be allowed where events are not.
+            error.submission_specific = error.server_responded or not error.transient
+            raise
+        except httpx.HTTPStatusError as error:
+            raise SubmissionRefused(
+                f"Prefect refuses a message ({error.response.status_code}): {said(error)}"
+            ) from error
+
     def check(self, deployment: str) -> None:
         """Ask Prefect for a deployment, so that what would keep its submissions waiting is known before the first.
 

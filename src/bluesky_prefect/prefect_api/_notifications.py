@@ -1,4 +1,4 @@
-"""Messages about how flow runs end, which Prefect's server sends by itself."""
+"""Messages about how flow runs and runs end, which Prefect's server sends by itself."""
 
 import hashlib
 import logging
@@ -7,7 +7,17 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import FAILURE, ConfigurationError, error_line
+from bluesky_prefect.core import (
+    FAILURE,
+    ConfigurationError,
+    DeploymentMissing,
+    PrefectUnavailable,
+    Submission,
+    error_line,
+    is_message,
+)
+from bluesky_prefect.prefect_api._message_text import REASON_LENGTH, as_text
+from bluesky_prefect.prefect_api._run_failure import BODY, SUBJECT, run_failure_event, run_failure_trigger
 from bluesky_prefect.prefect_api._states import FAILED_STATES
 from bluesky_prefect.prefect_api._ui_links import flow_run_url, ui_url
 
@@ -16,7 +26,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import BlockDocument
-    from prefect.events.schemas.automations import AutomationCore
+    from prefect.events.schemas.automations import AutomationCore, EventTrigger
 
 logger = logging.getLogger(__name__)
 
@@ -26,26 +36,19 @@ TAG = "notify-"
 # An automation or a block may be deleted or made by hand at any time.
 _CHECKED_FOR_S = 600.0
 _TRIED_AGAIN_AFTER_S = 60.0
-# What chat services make mentions of everybody, links that show another address, and pictures of. Most blocks send
-# their text raw; Slack's translates "<!channel>" and "!channel>" back, however they were escaped.
-_AS_TEXT = r"replace('<', '\u2039') | replace('>', '\u203a') | replace('@', '@\u200b') | replace('](', ']\u200b(')"
+# The part of the server that acts on events reads automations so often, if nothing tells it of a new one.
+_TAKEN_UP_AFTER_S = 5.0
 
-
-def _text(value: str) -> str:
-    """Return the template of a value that anybody may have typed, in which a chat service finds no markup."""
-    return f"{{{{ {value} | {_AS_TEXT} }}}}"
-
-
-_REASON = "flow_run.state.message | default('none given', true) | truncate(500)"
-_SUBJECT = f"{_text('flow_run.name')}: {_text('flow_run.state.name')}"
+_REASON = f"flow_run.state.message | default('none given', true) | truncate({REASON_LENGTH})"
+_SUBJECT = f"{as_text('flow_run.name')}: {as_text('flow_run.state.name')}"
 
 
 class Notifications:
-    """Has Prefect's server tell people how flow runs end.
+    """Has Prefect's server tell people how flow runs end, and that runs failed.
 
     For each notice the server keeps an automation that waits for flow runs with the notice's tag: whoever starts them,
     whatever they execute, and also if their process is killed. The server then sends the message through a
-    notification block, which alone knows the address.
+    notification block, which alone knows the address. A failed run is made known to the server as an event.
     """
 
     def __init__(self, client: "SyncPrefectClient", *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -55,7 +58,7 @@ class Notifications:
         self._told: dict[str, str] = {}
 
     def prepare(self, notices: Iterable[str]) -> None:
-        """Make sure that the automations of `Workflow.notices` exist. Never raises: what is in the way is logged, once.
+        """Make sure that the automations of notices exist. Never raises: what is in the way is logged, once.
 
         A notice that was looked at a while ago costs nothing.
         """
@@ -68,6 +71,33 @@ class Notifications:
                 end, _, block = notice.partition(":")
                 logger.warning("No message about a %s goes to %s (flow runs are not affected): %s", end, block, trouble)
             self._told[notice] = trouble
+
+    def tell(self, submission: Submission) -> None:
+        """Make a failed run known to the server, whose automation tells people; the same run once within a day.
+
+        Raises
+        ------
+        DeploymentMissing
+            If there is no notification block of that name.
+        PrefectUnavailable
+            If the automation was made just now.
+        Exception
+            What Prefect's client raises.
+        """
+        notice = submission.deployment
+        try:
+            is_new = self._prepare(notice)
+        except ConfigurationError as error:
+            raise DeploymentMissing(str(error)) from error
+        if is_new:
+            raise PrefectUnavailable(
+                f"Prefect's automation {TAG}{notice} was made just now; the message is sent once it is in use.",
+                retry_after_s=_TAKEN_UP_AFTER_S,
+                server_responded=True,
+                busy=True,
+            )
+        event = run_failure_event(submission, TAG + notice)
+        self._client.request("POST", "/events", json=[event.model_dump(mode="json")])
 
     def _try(self, notice: str) -> str:
         """Return why the automation of a notice cannot be had, or an empty string."""
@@ -84,12 +114,14 @@ class Notifications:
             return f"Prefect's automations cannot be asked for: {error_line(error)}."
         return ""
 
-    def _prepare(self, notice: str) -> None:
+    def _prepare(self, notice: str) -> bool:
+        """Make sure that the automation of a notice exists; return whether it is new."""
         from prefect.exceptions import ObjectNotFound
 
         wanted = automation(notice, self._block(notice.partition(":")[2]).id)
         existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
-        if not existing:
+        is_new = not existing
+        if is_new:
             self._client.create_automation(wanted)
             # Another process may have done so at the same moment; both keep the same one.
             existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
@@ -99,6 +131,7 @@ class Notifications:
         for kept in existing[:1]:
             if kept.description != wanted.description:
                 self._client.update_automation(kept.id, wanted.model_copy(update={"enabled": kept.enabled}))
+        return is_new
 
     def _block(self, block: str) -> "BlockDocument":
         from prefect.exceptions import ObjectNotFound
@@ -127,11 +160,29 @@ def notification_tags(notices: Iterable[str]) -> list[str]:
 def automation(notice: str, block_id: "UUID") -> "AutomationCore":
     """Return the automation that sends the messages of a notice through a block."""
     from prefect.events.actions import SendNotification
-    from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+    from prefect.events.schemas.automations import AutomationCore
 
     tag = TAG + notice
+    if is_message(notice):
+        what, trigger, subject, body, same = "runs", run_failure_trigger(tag), SUBJECT, BODY, BODY
+    else:
+        what, trigger, subject, body = "flow runs", _flow_run_trigger(notice, tag), _SUBJECT, _body(_ui_url())
+        same = _body("")  # from wherever it is made
+    made_from = (trigger.model_dump_json(), str(block_id), subject, same)
+    version = hashlib.sha256(repr(made_from).encode()).hexdigest()[:8]
+    return AutomationCore(
+        name=f"bluesky-prefect {tag}",
+        description=f"Of {what} with the tag {tag}. Kept by bluesky-prefect ({version}); turned off, it stays off.",
+        trigger=trigger,
+        actions=[SendNotification(block_document_id=block_id, subject=subject, body=body)],
+    )
+
+
+def _flow_run_trigger(notice: str, tag: str) -> "EventTrigger":
+    from prefect.events.schemas.automations import EventTrigger, Posture
+
     states = list(FAILED_STATES) if notice.startswith(FAILURE) else ["COMPLETED"]
-    trigger = EventTrigger(
+    return EventTrigger(
         posture=Posture.Reactive,
         # By the type of the state: its name may be any, such as TimedOut.
         expect={"prefect.flow-run.*"},
@@ -139,14 +190,6 @@ def automation(notice: str, block_id: "UUID") -> "AutomationCore":
         # A flow run within another may inherit its tags; it is of no deployment.
         match_related=[{"prefect.resource.id": f"prefect.tag.{tag}"}, {"prefect.resource.role": "deployment"}],  # type: ignore[reportArgumentType]
         for_each={"prefect.resource.id"},
-    )
-    made_from = (trigger.model_dump_json(), str(block_id), _SUBJECT, _body(""))
-    version = hashlib.sha256(repr(made_from).encode()).hexdigest()[:8]
-    return AutomationCore(
-        name=f"bluesky-prefect {tag}",
-        description=f"Of flow runs with the tag {tag}. Kept by bluesky-prefect ({version}); turned off, it stays off.",
-        trigger=trigger,
-        actions=[SendNotification(block_document_id=block_id, subject=_SUBJECT, body=_body(_ui_url()))],
     )
 
 
@@ -158,8 +201,8 @@ def _body(ui: str) -> str:
             f"Scan id: {_tag_value('scan_id')}",
             f"Plan: {_tag_value('plan_name')}",
             f"Run: {_tag_value('uid')}",
-            f"Flow: {_text('flow.name')}",
-            f"Reason: {_text(_REASON)}",
+            f"Flow: {as_text('flow.name')}",
+            f"Reason: {as_text(_REASON)}",
             # The server knows its own address best, unless nobody has told it. It leads to the older of its UIs.
             f"{{% set url = flow_run | ui_url | replace('/runs/flow-run/', '{link.removeprefix(ui)}') %}}"
             f"{{{{ url if url and '//0.0.0.0' not in url else '{link}' ~ flow_run.id }}}}",
@@ -170,7 +213,7 @@ def _body(ui: str) -> str:
 def _tag_value(name: str) -> str:
     start = f"{name}:"
     return (
-        f"{{% for tag in flow_run.tags if tag.startswith('{start}') %}}{_text(f'tag[{len(start)}:]')}"
+        f"{{% for tag in flow_run.tags if tag.startswith('{start}') %}}{as_text(f'tag[{len(start)}:]')}"
         "{% else %}unknown{% endfor %}"
     )
 

@@ -43,5 +43,7 @@ class MachineOutbox:
             logger.warning("Dead letters are not known: %s", error)
             return
         for entry in entries:
+            if entry.is_message:
+                continue  # of no workflow; 'outbox list' shows it
             known = entry.run_uid, entry.scan_id, entry.plan_name, entry.workflow
             yield Finding(*known, RunState.DEAD, entry.created, entry.reason or "")

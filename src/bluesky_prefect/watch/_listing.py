@@ -154,7 +154,7 @@ def _unsent(settings: Settings, count: int, failed: bool, scan_id: int | None) -
         else:
             states: list[State] = ["dead"] if failed else ["dead", "waiting"]
             entries = [one for state in states for one in outbox.entries(state=state, limit=count)]
-    return [from_entry(entry) for entry in entries]
+    return [from_entry(entry) for entry in entries if not entry.is_message]
 
 
 def _newest(found: list[WorkflowStatus], count: int) -> list[WorkflowStatus]:

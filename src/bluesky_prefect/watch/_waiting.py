@@ -158,8 +158,10 @@ class _Waited:
 def _recent(outbox: Outbox, since_s: float, api_url: str | None) -> Iterator[tuple[Wanted, float]]:
     """Yield what is to be waited for, and when it was put in."""
     for entry in outbox.entries(state="waiting", limit=_MOST):
-        if entry.api_url in (None, api_url):  # what is for another server is sent by another session
+        if (
+            entry.api_url in (None, api_url) and not entry.is_message
+        ):  # what is for another server is sent by another session
             yield (entry.run_uid, entry.workflow), entry.created
     for entry in outbox.entries(state="sent", limit=_MOST):
-        if entry.changed >= since_s:
+        if entry.changed >= since_s and not entry.is_message:
             yield (entry.run_uid, entry.workflow), entry.created

@@ -167,6 +167,72 @@ def test_an_aborted_run_and_a_failed_plan_are_submitted_too(run_engine, make_cal
     assert [entry.submission.run.exit_status for entry in entries(callback)] == ["abort", "fail"]
 
 
+def told(callback):
+    """Return who is told of failed runs, of which, and why."""
+    return [
+        (one.deployment, one.scan_id, one.submission.run.exit_status, one.submission.stop["reason"])
+        for one in entries(callback)
+        if one.is_message
+    ]
+
+
+def channel(block, **changes):
+    return Workflow(f"{block}/x", notify=f"slack/{block}", notify_on="run-failure", **changes)
+
+
+def abort(run_engine, det, **metadata):
+    def pausing():
+        yield from bps.open_run(metadata)  # closed by bluesky, which drops the reason where a plan does so
+        yield from bps.trigger_and_read([det])
+        yield from bps.pause()
+
+    with pytest.raises(RunEngineInterrupted):
+        run_engine(pausing())
+    run_engine.abort("beam dump")
+
+
+def test_people_are_told_of_a_failed_run_once_whichever_workflows_say_so(run_engine, make_callback, det):
+    workflows = [channel("hutch"), channel("hutch", name="second"), channel("shift"), Workflow("quiet/x")]
+    callback = make_callback(workflows)
+    run_engine.subscribe(callback)
+    run_engine.subscribe(make_callback(workflows))
+    abort(run_engine, det)
+    run_engine(bp.count([det]))
+    assert told(callback) == [(f"run-failure:slack/{name}", 1, "abort", "beam dump") for name in ("hutch", "shift")]
+
+
+def test_people_are_told_of_failed_runs_of_the_kind_that_the_workflow_is_for(run_engine, make_callback, det):
+    def is_tomo(run):
+        return run.start["kind"] == "tomo" and run.exit_status == "success"
+
+    def asks_too_much(run):
+        return run.exit_status == "success" and run.stop["num_events"]["baseline"] > 0
+
+    callback = make_callback(
+        [channel("whole", when=succeeded), channel("tomo", when=is_tomo), channel("odd", when=asks_too_much)]
+    )
+    run_engine.subscribe(callback)
+    abort(run_engine, det, kind="xas")
+    assert [who for who, *_ in told(callback)] == ["run-failure:slack/whole", "run-failure:slack/odd"]
+    assert [entry.state for entry in callback.outbox.entries() if not entry.is_message] == ["declined"] * 3
+
+
+def test_nobody_is_told_of_a_failed_run_that_asks_for_no_workflow(run_engine, make_callback, det):
+    callback = make_callback([channel("hutch")])
+    run_engine.subscribe(callback)
+    abort(run_engine, det, prefect=False)
+    assert entries(callback) == []
+
+
+def test_a_message_holds_no_metadata_but_what_it_tells(run_engine, make_callback, det):
+    callback = make_callback([channel("hutch", when=succeeded)])
+    run_engine.subscribe(callback)
+    abort(run_engine, det, sample="secret")
+    [message] = entries(callback)
+    assert set(message.submission.start) == {"scan_id", "plan_name", "time"}
+    assert set(message.submission.stop) == {"exit_status", "reason", "time"}
+
+
 def test_interleaved_runs_are_told_apart(run_engine, make_callback, det):
     callback = make_callback()
     run_engine.subscribe(callback)

@@ -155,6 +155,19 @@ def test_show_tells_a_dead_letters_reason_and_mend_with_commands_that_work(outbo
     assert outbox.counts() == OutboxCounts(waiting=1)
 
 
+def test_show_offers_no_command_that_starts_a_workflow_for_a_message(outbox_command, outbox):
+    notice = "run-failure:slack/mon-beamline"
+    outbox.put(submission(FIRST, 12, workflow=notice), dead="Prefect refuses a message (404)")
+    shown = outbox_command("show", "12").stdout
+    assert "Prefect refuses a message (404)" in shown
+    assert "bluesky-prefect outbox discard" in shown
+    assert "bluesky-prefect submit" not in shown
+    assert outbox_command("retry", f"{FIRST}:{notice}").exit_code == 0
+    outbox.mark_sent(outbox.take().key)
+    assert "Nothing has to be done: Prefect has it." in outbox_command("show", "12").stdout
+    assert "bluesky-prefect submit" not in outbox_command("show", "12").stdout
+
+
 def test_show_has_the_documents_for_programs(outbox_command, outbox):
     outbox.put(submission(FIRST, 12))
     shown = json.loads(outbox_command("show", "12", "--json").stdout)

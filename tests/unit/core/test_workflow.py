@@ -37,6 +37,14 @@ def test_people_are_told_of_failures_unless_something_else_is_asked_for():
     assert Workflow("a/b", notify=["x/y"], notify_on="success").notices == ("success:x/y",)
 
 
+def test_people_are_told_of_failed_runs_apart_from_flow_runs():
+    only = Workflow("a/b", notify="slack/mon-beamline", notify_on="run-failure")
+    assert (only.notices, only.run_notices) == ((), ("run-failure:slack/mon-beamline",))
+    both = Workflow("a/b", notify=["x/y", "x/z"], notify_on=["run-failure", "failure"])
+    assert both.notices == ("failure:x/y", "failure:x/z")
+    assert both.run_notices == ("run-failure:x/y", "run-failure:x/z")
+
+
 @pytest.mark.parametrize("notify", ["mon-beamline", "slack/", "a/b/c", "Slack/Mon", 3, ["slack/mon", None], ""])
 def test_what_cannot_be_a_notification_block_is_refused(notify):
     with pytest.raises(ConfigurationError, match="notify= of a/b"):

@@ -55,6 +55,9 @@ class ToldApi:
             self.accepted.append(submission.run_uid)
             return FlowRunRef("id-" + submission.run_uid, "name")
 
+    def tell(self, submission: Submission) -> None:
+        self.create_flow_run(submission)
+
 
 class Clock:
     def __init__(self) -> None:
@@ -704,6 +707,26 @@ def test_a_run_that_began_while_the_outbox_was_waited_for_is_held_too(
     JournalDirectory(tmp_path / "journals").deliver(path)
     run_for(forwarder, clock, 10)
     assert api.accepted == ["other", uid]
+
+
+def test_people_are_told_of_a_failed_run_before_tiled_has_it(forwarder, disk, api, tmp_path):
+    journal(tmp_path, "a")
+    disk.put(submission("a", "run-failure:slack/mon-beamline"))
+    disk.put(submission("a"))
+    assert forwarder.step() == 0.0
+    assert forwarder.step() > 0.0
+    assert api.accepted == ["a"]
+    states = {entry.deployment: (entry.state, entry.flow_run_id) for entry in disk.entries()}
+    assert states == {"run-failure:slack/mon-beamline": ("sent", None), "flow/one": ("waiting", None)}
+
+
+def test_a_message_without_its_block_waits_and_holds_up_no_flow_run(forwarder, disk, api, clock, caplog):
+    api.answers = [DeploymentMissing("Prefect has no notification block 'slack/mon-beamline'")]
+    disk.put(submission("told", "run-failure:slack/mon-beamline"))
+    disk.put(submission("a", "z/flow"))
+    run_for(forwarder, clock, 70)
+    assert api.accepted == ["a", "told"]
+    assert "Run told waits: Prefect has no notification block" in caplog.text
 
 
 def test_the_more_runs_wait_the_less_often_it_is_looked_for_what_can_be_sent(
