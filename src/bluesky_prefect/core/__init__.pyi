@@ -30,6 +30,9 @@ from ._exceptions import StackError as StackError
 from ._exceptions import SubmissionRefused as SubmissionRefused
 from ._exceptions import TiledUnavailable as TiledUnavailable
 from ._exceptions import WaitError as WaitError
+from ._export_rights import AS_UMASK as AS_UMASK
+from ._export_rights import ExportRights as ExportRights
+from ._export_rights import group_id as group_id
 from ._exported_files import EXPORTED_FILES as EXPORTED_FILES
 from ._exported_files import exported_files_table as exported_files_table
 from ._exported_files import exported_paths as exported_paths

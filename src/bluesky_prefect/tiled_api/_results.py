@@ -13,6 +13,7 @@ from bluesky_prefect._version import __version__
 from bluesky_prefect.core import FlowInputError, error_line, jsonable, one_line
 from bluesky_prefect.tiled_api._catalog import Catalog
 from bluesky_prefect.tiled_api._connect import tiled_errors
+from bluesky_prefect.tiled_api._raw_catalog import inherited
 from bluesky_prefect.tiled_api._run_data import RunData
 from bluesky_prefect.tiled_api._run_reader import plain
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 _TRIES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _ORIGIN = ("raw_uid", "scan_id", "plan_name", "software", "created")
+# What facilities write into start documents, NSLS-II's names; a result may have its own.
+_PROPOSAL = ("proposal", "cycle", "data_session")
 
 
 def write_result(catalog: Catalog, run: RunData, name: str, value: Any, metadata: Mapping[str, Any]) -> str:
@@ -41,7 +44,7 @@ def write_result(catalog: Catalog, run: RunData, name: str, value: Any, metadata
     about = {**_origin_of(run), "quantity": name, **told, **metadata}
     container = catalog.processed()
     write = partial(
-        getattr(container, method), content, key=key, metadata=jsonable(about), access_tags=run.access_tags or None
+        getattr(container, method), content, key=key, metadata=jsonable(about), access_tags=inherited(run.access_tags)
     )
     with tiled_errors(catalog.name):
         _replace(container, key, write)
@@ -55,12 +58,14 @@ def results_of(catalog: Catalog, run_uid: str) -> dict[str, dict[str, Any]]:
 
 def _origin_of(run: RunData) -> dict[str, Any]:
     """Return the metadata that say which run a result was made from, and how."""
+    start: Any = run.start  # with what event-model's schema does not know
     return {
         "raw_uid": run.uid,
         "scan_id": run.start.get("scan_id"),
         "plan_name": one_line(run.start.get("plan_name", ""), 200),
         "software": {"name": "bluesky-prefect", "version": __version__},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **{name: start[name] for name in _PROPOSAL if start.get(name) is not None},
     }
 
 

@@ -1,11 +1,13 @@
 """The folder that a run is exported to."""
 
 import datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from zoneinfo import ZoneInfo
 
-from bluesky_prefect.core import is_number, whole_file, write_whole
+from bluesky_prefect.core import AS_UMASK, ExportRights, group_id, is_number, whole_file
 from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder
 from bluesky_prefect.flows.export_parts._csv import write_csv
 from bluesky_prefect.flows.export_parts._naming import distinct, names_the_run, render
@@ -17,12 +19,16 @@ if TYPE_CHECKING:
 
 
 class RunFolder:
-    """A folder that belongs to one run, the stem of the names of its files, and those that were written to it."""
+    """A folder that belongs to one run, the stem of the names of its files, and those that were written to it.
 
-    def __init__(self, path: Path, stem: str) -> None:
+    All that is made of it has the group and the modes that the settings ask for.
+    """
+
+    def __init__(self, path: Path, stem: str, rights: ExportRights = AS_UMASK) -> None:
         self.path = path
         self.stem = stem
         self.files: list[Path] = []
+        self._rights = rights
 
     @classmethod
     def of(cls, run: "RunData", zone: ZoneInfo, settings: "Settings") -> Self:
@@ -31,17 +37,25 @@ class RunFolder:
         template = settings.folder_template
         if not names_the_run(template):
             template = f"{template.rstrip('/')}_{{short_uid}}"
-        path = claim_folder(settings.exports_path, render(template, fields), run.uid)
-        return cls(path, render(settings.file_template.replace("/", "_"), fields).name)
+        rights = _rights(settings, fields)  # before anything is made
+        path = claim_folder(settings.exports_path, render(template, fields), run.uid, rights)
+        return cls(path, render(settings.file_template.replace("/", "_"), fields).name, rights)
 
     def file(self, ending: str) -> Path:
         """Return the path of a file, whether it is there or not."""
         return self.path / f"{self.stem}{ending}"
 
+    @contextmanager
+    def open(self, ending: str) -> Iterator[BinaryIO]:
+        """Open a file for writing, which is there once the block ends without an error."""
+        with whole_file(self.file(ending), rights=self._rights) as file:
+            yield file
+        self.files.append(self.file(ending))
+
     def write(self, ending: str, content: bytes) -> None:
         """Write a file."""
-        write_whole(self.file(ending), content)
-        self.files.append(self.file(ending))
+        with self.open(ending) as file:
+            file.write(content)
 
     def remove(self, ending: str) -> None:
         """Remove what an earlier export may have left."""
@@ -56,10 +70,16 @@ class RunFolder:
             progress.percent += share * more / rows
 
         for stream, safe in zip(run.streams, distinct([stream.name for stream in run.streams]).values(), strict=True):
-            path = self.file(f"_{safe}.csv")
-            with whole_file(path) as file:
+            with self.open(f"_{safe}.csv") as file:
                 write_csv(stream, file, wrote)
-            self.files.append(path)
+
+
+def _rights(settings: "Settings", fields: Mapping[str, Any]) -> ExportRights:
+    group = settings.export_group
+    if group is not None and "{" in group:
+        group = render(group, fields).name
+    number = None if group is None else group_id(group)
+    return ExportRights(number, settings.export_directory_mode, settings.export_file_mode)
 
 
 def start_day(run: "RunData", zone: ZoneInfo) -> datetime.date:
