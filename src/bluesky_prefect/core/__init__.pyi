@@ -55,6 +55,11 @@ from ._private_files import rights_in as rights_in
 from ._private_files import share_directory as share_directory
 from ._private_files import shared_with as shared_with
 from ._private_files import user_name as user_name
+from ._provenance import PROVENANCE as PROVENANCE
+from ._provenance import FileNote as FileNote
+from ._provenance import MadeBy as MadeBy
+from ._provenance import Provenance as Provenance
+from ._provenance import provenance_in as provenance_in
 from ._python_file import file_identity as file_identity
 from ._python_file import run_file as run_file
 from ._run import Run as Run

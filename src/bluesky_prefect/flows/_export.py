@@ -13,6 +13,8 @@ from prefect.states import Completed
 
 from bluesky_prefect.core import (
     EXPORTED_FILES,
+    MadeBy,
+    Provenance,
     Settings,
     counted,
     exported_files_table,
@@ -21,8 +23,10 @@ from bluesky_prefect.core import (
     run_name,
 )
 from bluesky_prefect.flows.common._artifacts import publish, publish_artifact, publish_table
+from bluesky_prefect.flows.common._made_by import made_by
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 from bluesky_prefect.flows.common._progress import Progress
+from bluesky_prefect.flows.export_parts._provenance import provenance_lines, provenance_of
 from bluesky_prefect.flows.export_parts._run_folder import RunFolder, start_day
 from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
@@ -112,12 +116,12 @@ async def export(
             folder = RunFolder.of(run, place.zone, settings)
             # The files are written while the weather service is asked, then more of them while Tiled writes.
             question = Question(place, day or start_day(run, place.zone), settings)
-            plot, weather, _ = await gather_all(
-                _write_data(run, folder, progress, question), _weather(run, question, settings), _name_flow_run(run)
+            plot, weather, maker = await gather_all(
+                _write_data(run, folder, progress, question), _weather(run, question, settings), _flow_run_of(run)
             )
             page = catalog.page_of(run.path)
             await gather_all(
-                _write_summary(run, folder, place, weather, plot, page, warnings),
+                _write_summary(run, folder, place, weather, plot, page, warnings, provenance_of(run, maker)),
                 _write_temperatures(catalog, run, weather),
             )
     print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
@@ -156,6 +160,12 @@ async def _weather(run: RunData, question: Question, settings: Settings) -> Weat
     return weather
 
 
+async def _flow_run_of(run: RunData) -> MadeBy | None:
+    """Have people find the flow run by what they know of the run; return what the files are to say of it."""
+    await _name_flow_run(run)
+    return await asyncio.to_thread(made_by)
+
+
 async def _name_flow_run(run: RunData) -> None:
     """Have people find the flow run by what they know of the run."""
     name = f"{run_name(run.start.get('scan_id'), run.start.get('plan_name'), run.uid)}-export"
@@ -173,6 +183,7 @@ async def _write_summary(
     plot: bytes,
     page: str,
     warnings: list[str],
+    provenance: Provenance,
 ) -> None:
     """Write what is about all the rest: the summary comes last, so that where it is, all is; then the artifacts."""
     from bluesky_prefect.flows.export_parts._plots import data_address
@@ -185,7 +196,9 @@ async def _write_summary(
         # An earlier export may have had weather; its picture must not stand beside a summary that has none.
         folder.remove("_temperature.png")
     names = [path.name for path in folder.files]
-    folder.write(".txt", summary(run, block, place.zone, names, warnings).encode())
+    words = summary(run, block, place.zone, names, warnings, provenance_lines(provenance)).encode()
+    await asyncio.to_thread(folder.write_provenance, provenance, txt=words)
+    folder.write(".txt", words)
     picture = await asyncio.to_thread(data_address, plot, MAX_PLOT_BYTES)
     text = run_page(run, weather=weather, zone=place.zone, files=folder.files, tiled=page, warnings=warnings)
     about = run_title(run)

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from zoneinfo import ZoneInfo
 
-from bluesky_prefect.core import AS_UMASK, ExportRights, group_id, is_number, whole_file
+from bluesky_prefect.core import (
+    AS_UMASK,
+    PROVENANCE,
+    ExportRights,
+    FileNote,
+    Provenance,
+    group_id,
+    is_number,
+    whole_file,
+    write_whole,
+)
 from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder
 from bluesky_prefect.flows.export_parts._csv import write_csv
 from bluesky_prefect.flows.export_parts._naming import distinct, names_the_run, render
@@ -56,6 +66,13 @@ class RunFolder:
         """Write a file."""
         with self.open(ending) as file:
             file.write(content)
+
+    def write_provenance(self, provenance: Provenance, **last: bytes) -> None:
+        """Write what made the files, and those whose content is given by its ending, which are still to be written."""
+        notes = {path.name: FileNote.of_file(path) for path in self.files}
+        notes |= {self.file(f".{ending}").name: FileNote.of(content) for ending, content in last.items()}
+        content = provenance.model_copy(update={"files": notes}).content()
+        write_whole(self.path / PROVENANCE, content, rights=self._rights)
 
     def remove(self, ending: str) -> None:
         """Remove what an earlier export may have left."""

@@ -12,6 +12,7 @@ from prefect.transactions import get_transaction
 from prefect.utilities.hashing import hash_objects
 
 from bluesky_prefect.core import ServiceUnavailable, Settings, one_line, without_secrets
+from bluesky_prefect.flows.common._made_by import made_by
 from bluesky_prefect.flows.common._outside import Patience, get_json, is_unavailable, unavailable
 from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
@@ -153,4 +154,4 @@ def write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any]) 
         "source_url": weather["source"],
     }
     table = {"time": weather["hours"], "temperature_2m": weather["temperatures"]}
-    return write_result(catalog, run, "temperature", table, metadata)
+    return write_result(catalog, run, "temperature", table, metadata, made_by())
