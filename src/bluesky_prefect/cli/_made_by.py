@@ -33,7 +33,8 @@ def runs_made_by(
             terminal.note(f"{workflow.name}: {counted(len(runs), 'run')}, results made by {_listed(found.versions)}")
             wanted.append((runs, [workflow]))
     if not wanted:
-        terminal.note(f"Tiled has no results of such runs that {text} made. Results by version: {_listed(known)}.")
+        whose = "" if among is None else "of these runs "
+        terminal.note(f"Tiled has no results {whose}that {text} made. Results by version: {_listed(known)}.")
     return wanted
 
 

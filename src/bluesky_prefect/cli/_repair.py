@@ -184,7 +184,7 @@ def submit(
         outcomes = list(render_repair.with_bar(chain.from_iterable(made), total))
     if as_json:
         render_repair.outcomes_as_json(outcomes)
-    else:
+    elif wanted:
         render_repair.outcomes(outcomes, dry_run=dry_run)
     raise typer.Exit(1 if any(outcome.refused for outcome in outcomes) else 0)
 

@@ -23,7 +23,7 @@ from bluesky_prefect.core import (
     run_name,
 )
 from bluesky_prefect.flows.common._artifacts import publish, publish_artifact, publish_table
-from bluesky_prefect.flows.common._made_by import made_by
+from bluesky_prefect.flows.common._made_by import made_by_in_time
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 from bluesky_prefect.flows.common._progress import Progress
 from bluesky_prefect.flows.export_parts._provenance import provenance_lines, provenance_of
@@ -57,9 +57,9 @@ async def save_temp_plot(weather: dict[str, Any], folder: RunFolder) -> None:
 
 
 @task(name="write_data_to_tiled", cache_policy=NO_CACHE)
-async def write_data_to_tiled(catalog: Catalog, run: RunData, weather: dict[str, Any]) -> str:
+async def write_data_to_tiled(catalog: Catalog, run: RunData, weather: dict[str, Any], maker: MadeBy | None) -> str:
     """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
-    return await asyncio.to_thread(write_temperatures, catalog, run, weather)
+    return await asyncio.to_thread(write_temperatures, catalog, run, weather, maker)
 
 
 @plain_flow(name="export", log_prints=True)
@@ -122,7 +122,7 @@ async def export(
             page = catalog.page_of(run.path)
             await gather_all(
                 _write_summary(run, folder, place, weather, plot, page, warnings, provenance_of(run, maker)),
-                _write_temperatures(catalog, run, weather),
+                _write_temperatures(catalog, run, weather, maker),
             )
     print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
     message = f"scan {run.start.get('scan_id', '?')} {run.start.get('plan_name', '?')}: {counted(run.points, 'point')}"
@@ -163,7 +163,7 @@ async def _weather(run: RunData, question: Question, settings: Settings) -> Weat
 async def _flow_run_of(run: RunData) -> MadeBy | None:
     """Have people find the flow run by what they know of the run; return what the files are to say of it."""
     await _name_flow_run(run)
-    return await asyncio.to_thread(made_by)
+    return await made_by_in_time()
 
 
 async def _name_flow_run(run: RunData) -> None:
@@ -211,7 +211,7 @@ async def _write_summary(
     )
 
 
-async def _write_temperatures(catalog: Catalog, run: RunData, weather: Weather) -> None:
+async def _write_temperatures(catalog: Catalog, run: RunData, weather: Weather, maker: MadeBy | None) -> None:
     if isinstance(weather, dict):
-        path = await write_data_to_tiled(catalog, run, weather)
+        path = await write_data_to_tiled(catalog, run, weather, maker)
         print(f"Wrote the temperatures to {one_line(path)} in Tiled")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from bluesky_prefect.core import ConfigurationError, Settings
 from bluesky_prefect.flows import OWNER
+from bluesky_prefect.flows.export_parts._provenance import provenance_of
 from bluesky_prefect.flows.export_parts._run_folder import RunFolder
 from bluesky_prefect.tiled_api import RunData
 from tests.conftest import missing_service
@@ -50,6 +51,7 @@ def written(output, **settings):
     """Return what an export makes: paths below the directory it made first, with modes and groups."""
     made = folder(output, **settings)
     made.write(".txt", b"text")
+    made.write_provenance(provenance_of(RUN, None))
     return {str(path.relative_to(output)): rights(path) for path in (output, *output.rglob("*"))}
 
 
@@ -57,7 +59,7 @@ def written(output, **settings):
 def test_all_that_an_export_makes_has_the_group_and_the_modes_whatever_the_umask(tmp_path):
     made = written(tmp_path / "exports", **SHARED)
     assert {".", "2026-1", "2026-1/4321", f"2026-1/4321/scan_0123abcd/{OWNER}"} < set(made)
-    assert len(made) == 6
+    assert len(made) == 7
     for name, found in made.items():
         is_directory = (tmp_path / "exports" / name).is_dir()
         assert found == (0o2770 if is_directory else 0o640, GROUP), name

@@ -1,16 +1,18 @@
 """The flow run that makes a result."""
 
+import asyncio
 import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
-from prefect import get_client
+from prefect.context import SyncClientContext
 from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
 from bluesky_prefect.core import MadeBy, as_json, error_line, jsonable
+from bluesky_prefect.flows.common._artifacts import MAX_S
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -34,12 +36,27 @@ def made_by() -> MadeBy | None:
         return _asked(flow_run_id)
     except (httpx.HTTPError, PrefectException) as error:
         logger.warning("Prefect does not tell what made this (flow run %s): %s", flow_run_id, error_line(error))
-        return MadeBy(flow_run_id=flow_run_id, flow_run_name=flow_run.get_name() or "")
+        return _known_here()
+
+
+async def made_by_in_time() -> MadeBy | None:
+    """Return what `made_by` does, or only what is known here if Prefect takes too long."""
+    try:
+        async with asyncio.timeout(MAX_S):
+            return await asyncio.to_thread(made_by)
+    except TimeoutError:
+        logger.warning("Prefect does not tell in %g s what made this (flow run %s)", MAX_S, flow_run.get_id())
+        return _known_here()
+
+
+def _known_here() -> MadeBy:
+    return MadeBy(flow_run_id=flow_run.get_id() or "", flow_run_name=flow_run.get_name() or "")
 
 
 @lru_cache(maxsize=16)
 def _asked(flow_run_id: str) -> MadeBy:
-    with get_client(sync_client=True) as client:
+    with SyncClientContext.get_or_create() as context:
+        client = context.client
         outermost = _outermost(client, client.read_flow_run(UUID(flow_run_id)))
         flow = client.read_flow(outermost.flow_id).name
         deployment = None
