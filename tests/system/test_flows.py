@@ -93,6 +93,11 @@ def lines_of(room, folder):
     return text.splitlines()
 
 
+def data_of(files):
+    """Return the files that do not name the flow run that made them."""
+    return {name: content for name, content in files.items() if not name.endswith(".txt")}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_run_of_any_kind_is_exported_and_its_csv_is_what_tiled_holds(room, uids, exported, kind):
     run = room.tiled["raw"][uids[kind]]
@@ -261,7 +266,7 @@ def test_exporting_again_writes_the_same_files_and_replaces_what_is_in_tiled(roo
     before = room.files(exported("grid"))
     [earlier] = room.tiled["processed"].search(Key("raw_uid") == uids["grid"]).values()
     assert export(uids["grid"]) == exported("grid")
-    assert room.files(exported("grid")) == before
+    assert data_of(room.files(exported("grid"))) == data_of(before)
     # Of the same day in another unit: what is there is the newer one, and only that.
     export(uids["grid"], temperature_unit="celsius")
     [later] = room.tiled["processed"].search(Key("raw_uid") == uids["grid"]).values()
