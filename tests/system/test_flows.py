@@ -30,7 +30,7 @@ from bluesky_prefect.core import (
     get_settings,
     markdown_literal,
 )
-from bluesky_prefect.flows import export
+from bluesky_prefect.flows import export, my_workflow
 from bluesky_prefect.flows.common._outside import Patience
 from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather._weather import get_weather, write_temperatures
@@ -109,6 +109,7 @@ def test_a_run_of_any_kind_is_exported_and_its_csv_is_what_tiled_holds(room, uid
         f"{stem}_plot.png",
         f"{stem}_temperature.png",
         *(f"{stem}_{stream}.csv" for stream in run),
+        *([f"{stem}_images.png"] if kind in {"images", "arrays"} else []),
     }
     for stream in run:
         held = run[stream].base["internal"].read()
@@ -196,6 +197,19 @@ def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(r
             assert (row["min"], row["max"], row["points"]) == (values.min(), values.max(), len(values))
 
 
+def test_a_dry_run_says_what_would_be_written_where_and_writes_nothing(room, uids, tmp_path, capfd):
+    with settings_from({"BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(tmp_path / "none")}):
+        state = my_workflow(uids["grid"], dry_run=True, return_state=True)
+        assert state.is_completed(), state.message
+        assert not (tmp_path / "none").exists()
+        planned = set(re.findall(r"Would write (\S+)", "".join(capfd.readouterr())))
+        folder = export(uids["grid"])
+    written = {str(path) for path in Path(folder).iterdir() if path.name != ".bluesky-run-uid"}
+    assert written - planned == {path for path in written if path.endswith("_temperature.png")}
+    assert planned <= written
+    assert folder in state.message
+
+
 def test_an_export_is_found_by_scan_id_plan_and_uid(room, uids):
     state = export(uids["scan"], return_state=True)
     assert state.message == "scan 2 scan: 11 points, 5 files"
@@ -203,11 +217,11 @@ def test_an_export_is_found_by_scan_id_plan_and_uid(room, uids):
     assert flow_run.json()["name"] == f"scan-2-scan-{uids['scan'][:8]}-export"
 
 
-def test_images_are_referred_to(room, uids, exported):
+def test_small_images_are_in_the_csv(room, uids, exported):
     run = room.tiled["raw"][uids["images"]]
     [csv] = [name for name in room.files(exported("images")) if name.endswith(".csv")]
     cells = pandas.read_csv(f"{exported('images')}/{csv}")["img"].tolist()
-    assert cells == [f"raw/{uids['images']}/primary/img[{frame}]" for frame in (0, 1)]
+    assert [json.loads(cell) for cell in cells] == run["primary"]["img"].read().tolist()
     assert run["primary"]["img"].shape == (2, 10, 10)
     assert any(line.startswith("primary/img:") and ".npy" in line for line in lines_of(room, exported("images")))
 

@@ -14,6 +14,7 @@ from prefect.states import Completed
 
 from bluesky_prefect.core import (
     EXPORTED_FILES,
+    PROVENANCE,
     MadeBy,
     Provenance,
     Settings,
@@ -29,12 +30,18 @@ from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 from bluesky_prefect.flows.common._progress import Progress
 from bluesky_prefect.flows.export_parts._data_files import write_csv_files, write_nexus_file
 from bluesky_prefect.flows.export_parts._provenance import provenance_lines, provenance_of
-from bluesky_prefect.flows.export_parts._run_folder import RunFolder, start_day
+from bluesky_prefect.flows.export_parts._run_folder import PlannedFolder, RunFolder, start_day
 from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
-from bluesky_prefect.flows.weather._weather import Question, format_weather, place_of, write_temperatures
+from bluesky_prefect.flows.weather._weather import (
+    Question,
+    format_weather,
+    place_of,
+    temperatures_path,
+    write_temperatures,
+)
 from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
@@ -73,6 +80,7 @@ async def export(
     date: str | None = None,
     timezone: str | None = None,
     temperature_unit: open_meteo.TemperatureUnit = "fahrenheit",
+    dry_run: bool = False,
 ) -> State[Any]:
     """Write a run's summary, data and plots to a folder of its own, and the weather of its day to Tiled.
 
@@ -91,6 +99,8 @@ async def export(
         not given.
     temperature_unit : str
         ``fahrenheit`` or ``celsius``.
+    dry_run : bool
+        Only say what would be written, and where.
 
     Returns
     -------
@@ -113,6 +123,8 @@ async def export(
         with await asyncio.to_thread(Catalog.connect, settings) as catalog:
             run = await get_tiled_data(ref, catalog, settings.stop_timeout_s)
             progress.percent = 40.0
+            if dry_run:
+                return await _plan(run, catalog, place, settings, progress)
             folder = RunFolder.of(run, place.zone, settings)
             # The files are written while the weather service is asked, then more of them while Tiled writes.
             question = Question(place, day or start_day(run, place.zone), settings)
@@ -134,6 +146,23 @@ async def export(
     message = f"{one_line(message, 200)}, {counted(len(folder.files), 'file')}"
     if warnings:
         message = one_line(f"{message}, {counted(len(warnings), 'warning')}: {warnings[0]}", 1000)
+    return Completed(message=message, data=str(folder.path))
+
+
+async def _plan(
+    run: RunData, catalog: Catalog, place: open_meteo.Place, settings: Settings, progress: Progress
+) -> State[Any]:
+    """Say what an export would write."""
+    folder = PlannedFolder.of(run, place.zone, settings)
+    drawn = await asyncio.to_thread(_write_files, run, catalog, folder, settings, progress)
+    paths = [*folder.files, folder.file(".txt"), folder.path / PROVENANCE]
+    for path in paths:
+        print(f"Would {'replace' if path.exists() else 'write'} {path}")
+    if settings.weather:
+        print(f"With the weather: {folder.file('_temperature.png')}, and {temperatures_path(settings, run)} in Tiled")
+    for warning in [*run.problems, *drawn.problems]:
+        get_run_logger().warning("Run %s: %s", one_line(run.uid), one_line(warning))
+    message = one_line(f"{run.label}: would write {counted(len(paths), 'file')} to {folder.path}", 1000)
     return Completed(message=message, data=str(folder.path))
 
 

@@ -21,6 +21,7 @@ from ._raw_catalog import spec_problem as spec_problem
 from ._raw_catalog import without_raw_spec as without_raw_spec
 from ._readable import ReadableStorage as ReadableStorage
 from ._readable import readable_storage as readable_storage
+from ._results import result_key as result_key
 from ._results import results_of as results_of
 from ._results import write_result as write_result
 from ._results_by_version import ResultsOfVersions as ResultsOfVersions

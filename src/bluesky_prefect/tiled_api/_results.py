@@ -48,7 +48,7 @@ def write_result(
     if taken := sorted(metadata.keys() & set(_ORIGIN)):
         raise FlowInputError(f"The result {name!r} cannot have metadata {', '.join(taken)}: they say where it is from.")
     method, content, told = _writable(name, value)
-    key = f"{name}-{run.uid}"
+    key = result_key(run, name)
     about = {**_origin_of(run, made_by), "quantity": name, **told, **metadata}
     container = catalog.processed()
     write = partial(
@@ -57,6 +57,11 @@ def write_result(
     with tiled_errors(catalog.name):
         _replace(container, key, write)
     return "/".join([*container.path_parts, key])
+
+
+def result_key(run: RunData, name: str) -> str:
+    """Return the key of a result among those of all runs."""
+    return f"{name}-{run.uid}"
 
 
 def results_of(catalog: Catalog, run_uid: str) -> dict[str, dict[str, Any]]:

@@ -24,14 +24,28 @@ def claim_folder(root: Path, relative: PurePosixPath, uid: str, rights: ExportRi
     ConfigurationError
         If the folder would lie outside `root` (a symbolic link leads there), or cannot be made or written to.
     """
-    safe_uid = "".join(c if c.isalnum() or c == "-" else "_" for c in uid)[:80]
-    for candidate in (relative, relative.with_name(f"{relative.name}_{safe_uid}")):
+    for candidate in _candidates(relative, uid):
         folder = _made(root, candidate, rights)
         if _claimed(folder, uid, rights):
             rights.renew_directory(folder)
             _sweep(folder)
             return folder
     raise ConfigurationError(f"{root / relative} and its like belong to other runs; move them away.")
+
+
+def folder_of(root: Path, relative: PurePosixPath, uid: str) -> Path:
+    """Return the folder that `claim_folder` would, and make nothing."""
+    folders = [root / candidate for candidate in _candidates(relative, uid)]
+    return next((one for one in folders if not (one / OWNER).exists() or _owner(one) == uid), folders[-1])
+
+
+def _candidates(relative: PurePosixPath, uid: str) -> tuple[PurePosixPath, PurePosixPath]:
+    safe_uid = "".join(c if c.isalnum() or c == "-" else "_" for c in uid)[:80]
+    return relative, relative.with_name(f"{relative.name}_{safe_uid}")
+
+
+def _owner(folder: Path) -> str:
+    return (folder / OWNER).read_text(encoding="utf-8")
 
 
 def _made(root: Path, relative: PurePosixPath, rights: ExportRights) -> Path:
@@ -54,7 +68,7 @@ def _claimed(folder: Path, uid: str, rights: ExportRights) -> bool:
     try:
         if not owner.exists():
             _claim(owner, uid, rights)
-        if owner.read_text(encoding="utf-8") != uid:
+        if _owner(folder) != uid:
             return False
         if not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -1,9 +1,10 @@
 """The folder that a run is exported to."""
 
 import datetime
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from zoneinfo import ZoneInfo
 
@@ -18,7 +19,7 @@ from bluesky_prefect.core import (
     whole_file,
     write_whole,
 )
-from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder
+from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder, folder_of
 from bluesky_prefect.flows.export_parts._naming import names_the_run, render
 
 if TYPE_CHECKING:
@@ -46,8 +47,12 @@ class RunFolder:
         if not names_the_run(template):
             template = f"{template.rstrip('/')}_{{short_uid}}"
         rights = _rights(settings, fields)  # before anything is made
-        path = claim_folder(settings.exports_path, render(template, fields), run.uid, rights)
+        path = cls._claim(settings.exports_path, render(template, fields), run.uid, rights)
         return cls(path, render(settings.file_template.replace("/", "_"), fields).name, rights)
+
+    @staticmethod
+    def _claim(root: Path, relative: PurePosixPath, uid: str, rights: ExportRights) -> Path:
+        return claim_folder(root, relative, uid, rights)
 
     def file(self, ending: str) -> Path:
         """Return the path of a file, whether it is there or not."""
@@ -75,6 +80,24 @@ class RunFolder:
     def remove(self, ending: str) -> None:
         """Remove what an earlier export may have left."""
         self.file(ending).unlink(missing_ok=True)
+
+
+class PlannedFolder(RunFolder):
+    """The folder that a run would be exported to: nothing is made, written or removed, only taken note of."""
+
+    @staticmethod
+    def _claim(root: Path, relative: PurePosixPath, uid: str, rights: ExportRights) -> Path:
+        return folder_of(root, relative, uid)
+
+    @contextmanager
+    def open(self, ending: str) -> Iterator[BinaryIO]:
+        """Take note of a file; what is written goes nowhere."""
+        with tempfile.TemporaryFile() as file:
+            yield file
+        self.files.append(self.file(ending))
+
+    def remove(self, ending: str) -> None:
+        """Leave a file alone."""
 
 
 def _rights(settings: "Settings", fields: Mapping[str, Any]) -> ExportRights:
