@@ -290,6 +290,14 @@ def test_exporting_again_writes_the_same_files_and_replaces_what_is_in_tiled(roo
     assert partition.is_file()
 
 
+def test_a_group_that_there_is_not_fails_an_export_in_a_line_before_it_writes(uids, tmp_path):
+    output = tmp_path / "exports"
+    settings = {"BLUESKY_PREFECT_EXPORT_GROUP": "no-such-group", "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(output)}
+    with settings_from(settings), pytest.raises(ConfigurationError, match="'no-such-group'"):
+        export(uids["count"])
+    assert not output.exists()
+
+
 def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):
     weather = {
         "latitude": 1.0, "longitude": 2.0, "timezone": "UTC", "date": "2026-05-01", "unit": "celsius", "symbol": "°C",
