@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import re
 import threading
 import time
@@ -197,12 +198,13 @@ def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(r
             assert (row["min"], row["max"], row["points"]) == (values.min(), values.max(), len(values))
 
 
-def test_a_dry_run_says_what_would_be_written_where_and_writes_nothing(room, uids, tmp_path, capfd):
+def test_a_dry_run_says_what_would_be_written_where_and_writes_nothing(room, uids, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     with settings_from({"BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(tmp_path / "none")}):
         state = my_workflow(uids["grid"], dry_run=True, return_state=True)
         assert state.is_completed(), state.message
         assert not (tmp_path / "none").exists()
-        planned = set(re.findall(r"Would write (\S+)", "".join(capfd.readouterr())))
+        planned = set(re.findall(r"Would write (\S+)", caplog.text))
         folder = export(uids["grid"])
     written = {str(path) for path in Path(folder).iterdir() if path.name != ".bluesky-run-uid"}
     assert written - planned == {path for path in written if path.endswith("_temperature.png")}

@@ -139,7 +139,7 @@ def image_scan(stack):
 
 def test_the_page_of_a_scan_shows_its_images(page, stack, image_scan):
     ui = PrefectUi(page, stack.prefect_ui_url, PICTURES)
-    ui.open(f"{stack.prefect_ui_url}/runs/flow-run/{image_scan}?tab=Artifacts")
+    ui.open_page(f"{stack.prefect_ui_url}/v2/runs/flow-run/{image_scan}?tab=Artifacts")
     pixels = ui.pixels("its images")
     ui.keep("images", height=1400)
     assert pixels.width > 300

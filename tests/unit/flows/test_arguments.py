@@ -32,4 +32,4 @@ def test_an_argument_that_cannot_be_used_is_one_line(flow, arguments, options, s
 
 def test_arguments_come_by_name_with_their_defaults():
     given = checked_arguments(my_workflow, "12")
-    assert given == {"ref": "12", "date": None}
+    assert given == {"ref": "12", "date": None, "dry_run": False}
