@@ -179,11 +179,11 @@ def flow_runs(hour: Hour) -> None:
 
 
 def flow_run(hour: Hour) -> None:
-    """Take a picture of the page of a scan, with its plot."""
+    """Take a picture of the page of a scan, with its plot and its images."""
     with hour.browser() as ui:
         ui.open(hour.last_link())
-        ui.pixels()
-        ui.keep("run-summary")
+        ui.pixels("its images")
+        ui.keep("run-summary", height=1400)
 
 
 def subflows(hour: Hour) -> None:

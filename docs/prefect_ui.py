@@ -169,9 +169,9 @@ class PrefectUi:
         self._click(self._tab("Artifacts"))
         self._click(self._page.get_by_role("link", name=key).first)
 
-    def pixels(self) -> Pixels:
-        """Draw the first image of the page and return what it consists of."""
-        image = self._page.locator("img[src^='data:image/png']").first
+    def pixels(self, shows: str = "the run, plotted") -> Pixels:
+        """Draw the picture of the page that shows this, and return what it consists of."""
+        image = self._page.locator(f"img[src^='data:image/'][alt='{shows}']").first
         image.wait_for()
         return Pixels(*image.evaluate(_PIXELS))
 
@@ -185,8 +185,9 @@ class PrefectUi:
             cells += [Cell(*cell) for cell in self._page.evaluate(_CELLS)]
         return cells
 
-    def keep(self, name: str) -> Path:
-        """Take a picture of the page."""
+    def keep(self, name: str, height: int = _SIZE["height"]) -> Path:
+        """Take a picture of the page, of this height [pixels]."""
+        self._page.set_viewport_size({**_SIZE, "height": height})
         self._page.wait_for_timeout(_ANIMATION_MS)
         path = self._pictures / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,13 +63,13 @@ def _flow_runs(stack: StackInfo, uid: str) -> dict[str, str]:
 
 
 def _rows(runs: "Catalog", uid: str) -> int:
-    from bluesky_prefect.tiled_api import read_stream, stream_nodes
+    from bluesky_prefect.tiled_api import ArrayColumns, read_stream, stream_nodes
 
     try:
         run = runs.find(uid)
     except RunNotFound:
         return 0
-    return sum(read_stream(node).rows for node in stream_nodes(run))
+    return sum(read_stream(node, ArrayColumns(None, 0)).rows for node in stream_nodes(run))
 
 
 def test_plans_over_rest_become_runs_in_tiled_and_completed_flow_runs(stack, server, runs):

@@ -30,7 +30,7 @@ from bluesky_prefect.core import (
     get_settings,
     markdown_literal,
 )
-from bluesky_prefect.flows import export
+from bluesky_prefect.flows import export, my_workflow
 from bluesky_prefect.flows.common._outside import Patience
 from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather._weather import get_weather, write_temperatures
@@ -91,6 +91,11 @@ def artifact(room, key, *, about, field="data"):
 def lines_of(room, folder):
     [text] = [content.decode() for name, content in room.files(folder).items() if name.endswith(".txt")]
     return text.splitlines()
+
+
+def data_of(files):
+    """Return the files that do not name the flow run that made them."""
+    return {name: content for name, content in files.items() if not name.endswith(".txt")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -192,6 +197,19 @@ def test_a_run_of_any_kind_has_a_page_with_its_plot_and_its_columns_in_numbers(r
             assert (row["min"], row["max"], row["points"]) == (values.min(), values.max(), len(values))
 
 
+def test_a_dry_run_says_what_would_be_written_where_and_writes_nothing(room, uids, tmp_path, capfd):
+    with settings_from({"BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(tmp_path / "none")}):
+        state = my_workflow(uids["grid"], dry_run=True, return_state=True)
+        assert state.is_completed(), state.message
+        assert not (tmp_path / "none").exists()
+        planned = set(re.findall(r"Would write (\S+)", "".join(capfd.readouterr())))
+        folder = export(uids["grid"])
+    written = {str(path) for path in Path(folder).iterdir() if path.name != ".bluesky-run-uid"}
+    assert written - planned == {path for path in written if path.endswith("_temperature.png")}
+    assert planned <= written
+    assert folder in state.message
+
+
 def test_an_export_is_found_by_scan_id_plan_and_uid(room, uids):
     state = export(uids["scan"], return_state=True)
     assert state.message == "scan 2 scan: 11 points, 5 files"
@@ -199,11 +217,12 @@ def test_an_export_is_found_by_scan_id_plan_and_uid(room, uids):
     assert flow_run.json()["name"] == f"scan-2-scan-{uids['scan'][:8]}-export"
 
 
-def test_small_images_are_json_and_their_files_are_named(room, uids, exported):
+def test_small_images_are_in_the_csv(room, uids, exported):
     run = room.tiled["raw"][uids["images"]]
     [csv] = [name for name in room.files(exported("images")) if name.endswith(".csv")]
     cells = pandas.read_csv(f"{exported('images')}/{csv}")["img"].tolist()
-    np.testing.assert_array_equal([json.loads(cell) for cell in cells], run["primary"]["img"].read())
+    assert [json.loads(cell) for cell in cells] == run["primary"]["img"].read().tolist()
+    assert run["primary"]["img"].shape == (2, 10, 10)
     assert any(line.startswith("primary/img:") and ".npy" in line for line in lines_of(room, exported("images")))
 
 
@@ -261,7 +280,7 @@ def test_exporting_again_writes_the_same_files_and_replaces_what_is_in_tiled(roo
     before = room.files(exported("grid"))
     [earlier] = room.tiled["processed"].search(Key("raw_uid") == uids["grid"]).values()
     assert export(uids["grid"]) == exported("grid")
-    assert room.files(exported("grid")) == before
+    assert data_of(room.files(exported("grid"))) == data_of(before)
     # Of the same day in another unit: what is there is the newer one, and only that.
     export(uids["grid"], temperature_unit="celsius")
     [later] = room.tiled["processed"].search(Key("raw_uid") == uids["grid"]).values()
@@ -269,6 +288,14 @@ def test_exporting_again_writes_the_same_files_and_replaces_what_is_in_tiled(roo
     assert later.read()["temperature_2m"].tolist() == [50.0 + hour for hour in range(24)]
     [partition] = (room.stack.state_directory / "tiled").rglob(f"temperature-{uids['grid']}/*")
     assert partition.is_file()
+
+
+def test_a_group_that_there_is_not_fails_an_export_in_a_line_before_it_writes(uids, tmp_path):
+    output = tmp_path / "exports"
+    settings = {"BLUESKY_PREFECT_EXPORT_GROUP": "no-such-group", "BLUESKY_PREFECT_OUTPUT_DIRECTORY": str(output)}
+    with settings_from(settings), pytest.raises(ConfigurationError, match="'no-such-group'"):
+        export(uids["count"])
+    assert not output.exists()
 
 
 def test_two_exports_of_one_run_at_once_leave_one_result(room, catalog):

@@ -8,12 +8,17 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from bluesky import RunEngine
+from bluesky.plans import scan
+from bluesky_tiled_plugins import TiledWriter
 from docs.prefect_ui import BROWSER, PrefectUi, open_browser, sign_in
 from prefect.settings import temporary_settings
+from tiled.client import from_uri
 
 from bluesky_prefect.core._markdown import from_cell
 from bluesky_prefect.flows import plain_flow
 from bluesky_prefect.flows.common._artifacts import publish_table
+from bluesky_prefect.sim import make_devices
 from bluesky_prefect.stack import sign_in_url
 from tests.conftest import missing_service
 from tests.services.loopback import Loopback
@@ -108,6 +113,37 @@ def find_plot(ui, link, printed):
     ui.open_flow_run(printed.flow_run)
     ui.open_artifact("run-summary")
     assert ui.pixels().colours > 3
+
+
+@pytest.fixture(scope="module")
+def image_scan(stack):
+    """The flow run of a scan of the image detector."""
+
+    def take() -> str:
+        devices = make_devices(stack.images)
+        client = from_uri(stack.tiled_uri, api_key=stack.tiled_api_key.get_secret_value())
+        with closing(client.context):
+            engine = RunEngine(context_managers=[])
+            engine.subscribe(TiledWriter(client["raw"]))
+            [uid] = engine(scan([devices.det1, devices.image_det], devices.motor1, -2, 2, 9))
+            return uid
+
+    with ThreadPoolExecutor(1) as thread:
+        uid = thread.submit(take).result()
+    deployment = ask(stack, "GET", "/deployments/name/my-workflow/local").raise_for_status().json()["id"]
+    wanted = {"parameters": {"ref": uid}, "state": {"type": "SCHEDULED"}}
+    made = post(stack.prefect_api_url, f"/deployments/{deployment}/create_flow_run", user=user_of(stack), **wanted)
+    wait_until(lambda: ask(stack, "GET", f"/flow_runs/{made['id']}").json()["state_type"] == "COMPLETED")
+    return made["id"]
+
+
+def test_the_page_of_a_scan_shows_its_images(page, stack, image_scan):
+    ui = PrefectUi(page, stack.prefect_ui_url, PICTURES)
+    ui.open(f"{stack.prefect_ui_url}/runs/flow-run/{image_scan}?tab=Artifacts")
+    pixels = ui.pixels("its images")
+    ui.keep("images", height=1400)
+    assert pixels.width > 300
+    assert pixels.colours > 100
 
 
 class Recorder(Loopback):

@@ -18,7 +18,7 @@ from bluesky_prefect.core import FlowInputError, RunNotFound, jsonable
 from bluesky_prefect.stack._info import StackPaths
 from bluesky_prefect.stack.workarounds import _tiled_app as tiled_app
 from bluesky_prefect.tiled_api import _stored_runs as runs_module
-from bluesky_prefect.tiled_api import runs_between, runs_named
+from bluesky_prefect.tiled_api import runs_between, runs_named, runs_with_uids
 from tests.system.beamline import Beamline
 from tests.system.flow_room import room_for
 
@@ -182,3 +182,9 @@ def test_runs_are_named_by_how_long_ago_they_were_written(catalog, room, monkeyp
 def test_one_name_of_nothing_is_told_before_any_run_is_given(catalog, archive, missing):
     with pytest.raises(RunNotFound, match=missing.replace("..", " to ")):
         runs_named(catalog, [archive["late"], missing])
+
+
+def test_runs_are_found_by_many_uids_those_that_are_gone_left_out(room, archive, catalog, monkeypatch):
+    monkeypatch.setattr(runs_module, "_UIDS", 5)
+    wanted = [*archive.values(), "no-such-run"]
+    assert {run.uid for run in runs_with_uids(catalog, wanted)} == set(archive.values())

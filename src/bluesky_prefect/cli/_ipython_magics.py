@@ -2,6 +2,7 @@
 
 import time
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.error import UsageError
@@ -40,6 +41,7 @@ class FlowMagics(Magics):
     @argument("-n", dest="count", metavar="COUNT", type=int, help=f"list so many (default: {_COUNT})")
     @argument("--scan", metavar="ID", type=int, help="only runs with this scan id")
     @argument("--failed", action="store_true", help="only what failed or crashed, and dead letters")
+    @argument("--of", metavar="FILE", help="which run and flow run an exported file, or all in a folder, came of")
     @argument("--watch", action="store_true", help="keep the list up to date until Ctrl-C")
     @line_magic
     def flows(self, line: str) -> None:
@@ -47,10 +49,15 @@ class FlowMagics(Magics):
         given = parse_argstring(self.flows, line)
         count, scan_id = count_and_scan(given.number, given.count, given.scan)
         from bluesky_prefect.cli import _render_flows as render_flows
+        from bluesky_prefect.cli import _render_origin as render_origin
         from bluesky_prefect.stack import prefect_absence
-        from bluesky_prefect.watch import look_up
+        from bluesky_prefect.watch import file_origin, look_up
 
         explain = partial(prefect_absence, get_settings())
+        if given.of is not None:
+            path = Path(given.of.strip("\"'"))  # IPython leaves them
+            _without_traceback(lambda: render_origin.origin(file_origin(path, explain=explain)))
+            return
         look_again = partial(look_up, count, failed=given.failed, scan_id=scan_id, explain=explain)
         if given.watch:
             render_flows.watch(look_again, failed=given.failed)

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -11,6 +12,7 @@ import typer
 
 from bluesky_prefect.cli import _render_repair as render_repair
 from bluesky_prefect.cli import _terminal as terminal
+from bluesky_prefect.cli._made_by import runs_made_by
 from bluesky_prefect.cli._options import AsJson, StateDirectory, Workflows, services_of, state_option
 from bluesky_prefect.core import ConfigurationError, Settings
 from bluesky_prefect.reconciliation import TimeWindow, parse_moment
@@ -105,13 +107,14 @@ def reconcile(
 
 def submit(
     refs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="REF...",
             help="Runs: scan ids, uids (or how they begin), negative indexes (-1 is the newest run), ranges such as "
-            "1200..1250 or -10..-1.",
+            "1200..1250 or -10..-1. May be left out with --made-by.",
+            show_default=False,
         ),
-    ],
+    ] = None,
     workflow: Annotated[
         list[str] | None,
         typer.Option(
@@ -126,6 +129,17 @@ def submit(
     regardless: Annotated[
         bool, typer.Option("--regardless", help="Also start it where the workflow's when= refuses the run.")
     ] = False,
+    made_by: Annotated[
+        str | None,
+        typer.Option(
+            "--made-by",
+            metavar="VERSION",
+            help="Again, and only the runs with results in Tiled that these versions of bluesky-prefect made, such as "
+            "'<0.2' or '==0.1.0'. Asks before it starts anything.",
+            show_default=False,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
     parameters: Annotated[
         str | None,
@@ -143,6 +157,9 @@ def submit(
     A run that has been processed, or is being processed, is left alone, unless --again is given; so is one that the
     workflow's when= refuses, unless --regardless is given. Ends with 0 if nothing was refused, with 1 otherwise.
     """
+    refs = refs or []
+    if not refs and made_by is None:
+        raise typer.BadParameter("Name the runs, or give --made-by.")
     for ref in refs:
         if ref.startswith("-") and not ref[1:2].isdigit():
             raise typer.BadParameter(f"No such option: {ref}")
@@ -154,13 +171,20 @@ def submit(
         chosen = choose_workflows(_workflows(places, workflow or ()), workflow or [])
         with terminal.progress("Looking up the runs"):
             runs = list({run.uid: run for _, run in runs_named(places.catalog, refs)}.values())
+            wanted: Any = [(runs, chosen)]
+            if made_by is not None:
+                wanted = runs_made_by(places.catalog, made_by, chosen, runs if refs else None)
+        if made_by is not None and wanted and not (yes or dry_run):
+            typer.confirm("Submit them again?", abort=True, err=True)
+        again |= made_by is not None
         request = ResubmissionRequest(again=again, regardless=regardless, dry_run=dry_run, overrides=overrides)
         starter = FlowRunStarter(places.api, places.outbox)
-        made = resubmit(runs, chosen, request, api=places.api, starter=starter)
-        outcomes = list(render_repair.with_bar(made, len(runs) * len(chosen)))
+        made = (resubmit(runs, ones, request, api=places.api, starter=starter) for runs, ones in wanted)
+        total = sum(len(runs) * len(ones) for runs, ones in wanted)
+        outcomes = list(render_repair.with_bar(chain.from_iterable(made), total))
     if as_json:
         render_repair.outcomes_as_json(outcomes)
-    else:
+    elif wanted:
         render_repair.outcomes(outcomes, dry_run=dry_run)
     raise typer.Exit(1 if any(outcome.refused for outcome in outcomes) else 0)
 

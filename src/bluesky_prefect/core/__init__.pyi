@@ -31,6 +31,9 @@ from ._exceptions import StackError as StackError
 from ._exceptions import SubmissionRefused as SubmissionRefused
 from ._exceptions import TiledUnavailable as TiledUnavailable
 from ._exceptions import WaitError as WaitError
+from ._export_rights import AS_UMASK as AS_UMASK
+from ._export_rights import ExportRights as ExportRights
+from ._export_rights import group_id as group_id
 from ._exported_files import EXPORTED_FILES as EXPORTED_FILES
 from ._exported_files import exported_files_table as exported_files_table
 from ._exported_files import exported_paths as exported_paths
@@ -53,6 +56,11 @@ from ._private_files import rights_in as rights_in
 from ._private_files import share_directory as share_directory
 from ._private_files import shared_with as shared_with
 from ._private_files import user_name as user_name
+from ._provenance import PROVENANCE as PROVENANCE
+from ._provenance import FileNote as FileNote
+from ._provenance import MadeBy as MadeBy
+from ._provenance import Provenance as Provenance
+from ._provenance import provenance_in as provenance_in
 from ._python_file import file_identity as file_identity
 from ._python_file import run_file as run_file
 from ._run import Run as Run

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
+from bluesky_prefect.core._export_rights import ExportRights
 from bluesky_prefect.core._private_files import private_file
 
 TEMPORARY = ".bluesky-prefect-"
@@ -17,15 +18,17 @@ _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.E
 
 
 @contextmanager
-def whole_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+def whole_file(path: Path, *, private: bool = False, rights: ExportRights | None = None) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name, flushed to the disk, when the block ends without an error.
 
-    What is written can be read back. Others may read it as the umask lets them; where it is `private`, see
-    `private_file`.
+    What is written can be read back. Others may read it as the umask lets them, or as its `rights` say; where it is
+    `private`, see `private_file`.
     """
     with _temporary(path) as temporary:
         if private:
             private_file(temporary)
+        elif rights is not None:
+            rights.make_file(temporary)
         with temporary.open("w+b") as stream:
             yield stream
             stream.flush()
@@ -34,13 +37,13 @@ def whole_file(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
         _sync_if_possible(path.parent)
 
 
-def write_whole(path: Path, content: bytes, *, private: bool = False) -> None:
+def write_whole(path: Path, content: bytes, *, private: bool = False, rights: ExportRights | None = None) -> None:
     """Write a file so that it is there in full or, whatever happens meanwhile, as it was before; see `whole_file`."""
-    with whole_file(path, private=private) as stream:
+    with whole_file(path, private=private, rights=rights) as stream:
         stream.write(content)
 
 
-def write_first(path: Path, content: bytes, *, private: bool = False) -> None:
+def write_first(path: Path, content: bytes, *, private: bool = False, rights: ExportRights | None = None) -> None:
     """Write a file as `write_whole` does, but never over one that is there: of all who do so at once, one succeeds.
 
     Raises
@@ -51,7 +54,7 @@ def write_first(path: Path, content: bytes, *, private: bool = False) -> None:
         If it cannot be written, or the file system knows no hard links.
     """
     with _temporary(path) as temporary:
-        write_whole(temporary, content, private=private)
+        write_whole(temporary, content, private=private, rights=rights)
         path.hardlink_to(temporary)  # unlike a replacement, it never overwrites
     _sync_if_possible(path.parent)
 

@@ -29,6 +29,23 @@ def _whole_place(where: str) -> str:
     return f"{_whole(Path(path))}:{attribute}" if path.endswith(".py") else where
 
 
+def _octal(owners: int) -> BeforeValidator:
+    """Read a mode in octal digits that gives its owner these rights at least."""
+
+    def read(mode: Any) -> Any:
+        try:
+            number = int(mode, 8) if isinstance(mode, str) else mode
+        except ValueError:
+            number = 0
+        if isinstance(number, int) and number & owners != owners:
+            raise ValueError(
+                "it has to be octal digits that let the owner in, such as 2770 of folders and 0640 of files"
+            )
+        return number
+
+    return BeforeValidator(read)
+
+
 def _separate(names: Any) -> Any:
     return [name for name in names.split(os.pathsep) if name] if isinstance(names, str) else names
 
@@ -207,6 +224,19 @@ class Settings(BaseSettings):
         default={},
         description="Beginnings of paths of detectors' files, each with what stands in its place where exported NeXus "
         "files are read, as JSON.",
+    )
+    export_group: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Group of exported files and folders, by name or number, over the same fields, such as "
+        "'{data_session}'; that of the folder or the process if not set.",
+    )
+    export_directory_mode: Annotated[int, Field(ge=0, le=0o7777), _octal(0o700)] | None = Field(
+        default=None,
+        description="Mode of folders that an export makes, in octal digits, such as 2770; the umask's if not set.",
+    )
+    export_file_mode: Annotated[int, Field(ge=0, le=0o777), _octal(0o600)] | None = Field(
+        default=None, description="Mode of exported files, in octal digits, such as 0640; the umask's if not set."
     )
     timezone: Annotated[str, AfterValidator(_zone)] = Field(
         default="America/New_York", description="Time zone of all times in exported files and their names."

@@ -14,6 +14,9 @@ from prefect.states import Completed
 
 from bluesky_prefect.core import (
     EXPORTED_FILES,
+    PROVENANCE,
+    MadeBy,
+    Provenance,
     Settings,
     counted,
     exported_files_table,
@@ -22,15 +25,24 @@ from bluesky_prefect.core import (
     run_name,
 )
 from bluesky_prefect.flows.common._artifacts import publish, publish_artifact, publish_table
+from bluesky_prefect.flows.common._made_by import made_by_in_time
 from bluesky_prefect.flows.common._plain_flow import gather_all, plain_flow
 from bluesky_prefect.flows.common._progress import Progress
-from bluesky_prefect.flows.export_parts._run_folder import NEXUS, RunFolder, start_day
+from bluesky_prefect.flows.export_parts._data_files import write_csv_files, write_nexus_file
+from bluesky_prefect.flows.export_parts._provenance import provenance_lines, provenance_of
+from bluesky_prefect.flows.export_parts._run_folder import PlannedFolder, RunFolder, start_day
 from bluesky_prefect.flows.export_parts._run_page import run_page, run_title
 from bluesky_prefect.flows.export_parts._statistics import column_statistics
 from bluesky_prefect.flows.export_parts._summary import summary
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
-from bluesky_prefect.flows.weather._weather import Question, format_weather, place_of, write_temperatures
-from bluesky_prefect.tiled_api import Catalog, RunData, array_sources, checked_ref
+from bluesky_prefect.flows.weather._weather import (
+    Question,
+    format_weather,
+    place_of,
+    temperatures_path,
+    write_temperatures,
+)
+from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref
 
 # With what else is on it, the page of a run in Prefect's UI stays below 100 kB.
 MAX_PICTURES_BYTES = 80_000
@@ -55,9 +67,9 @@ async def save_temp_plot(weather: dict[str, Any], folder: RunFolder) -> None:
 
 
 @task(name="write_data_to_tiled", cache_policy=NO_CACHE)
-async def write_data_to_tiled(catalog: Catalog, run: RunData, weather: dict[str, Any]) -> str:
+async def write_data_to_tiled(catalog: Catalog, run: RunData, weather: dict[str, Any], maker: MadeBy | None) -> str:
     """Write the temperatures of a run's day to Tiled, in place of earlier ones; return their path there."""
-    return await asyncio.to_thread(write_temperatures, catalog, run, weather)
+    return await asyncio.to_thread(write_temperatures, catalog, run, weather, maker)
 
 
 @plain_flow(name="export", log_prints=True)
@@ -68,6 +80,7 @@ async def export(
     date: str | None = None,
     timezone: str | None = None,
     temperature_unit: open_meteo.TemperatureUnit = "fahrenheit",
+    dry_run: bool = False,
 ) -> State[Any]:
     """Write a run's summary, data and plots to a folder of its own, and the weather of its day to Tiled.
 
@@ -86,6 +99,8 @@ async def export(
         not given.
     temperature_unit : str
         ``fahrenheit`` or ``celsius``.
+    dry_run : bool
+        Only say what would be written, and where.
 
     Returns
     -------
@@ -108,27 +123,46 @@ async def export(
         with await asyncio.to_thread(Catalog.connect, settings) as catalog:
             run = await get_tiled_data(ref, catalog, settings.stop_timeout_s)
             progress.percent = 40.0
+            if dry_run:
+                return await _plan(run, catalog, place, settings, progress)
             folder = RunFolder.of(run, place.zone, settings)
             # The files are written while the weather service is asked, then more of them while Tiled writes.
             question = Question(place, day or start_day(run, place.zone), settings)
-            drawn, weather, _ = await gather_all(
+            drawn, weather, maker = await gather_all(
                 _write_data(run, catalog, folder, settings, progress, question),
                 _weather(run, question, settings),
-                _name_flow_run(run),
+                _flow_run_of(run),
             )
             warnings = [*run.problems, *drawn.problems]
             for warning in warnings:
                 get_run_logger().warning("Run %s: %s", one_line(run.uid), one_line(warning))
             page = catalog.page_of(run.path)
             await gather_all(
-                _write_summary(run, folder, place, weather, drawn, page, warnings),
-                _write_temperatures(catalog, run, weather),
+                _write_summary(run, folder, place, weather, drawn, page, warnings, provenance_of(run, maker)),
+                _write_temperatures(catalog, run, weather, maker),
             )
     print(f"Wrote {counted(len(folder.files), 'file')} to {folder.path}")
     message = f"scan {run.start.get('scan_id', '?')} {run.start.get('plan_name', '?')}: {counted(run.points, 'point')}"
     message = f"{one_line(message, 200)}, {counted(len(folder.files), 'file')}"
     if warnings:
         message = one_line(f"{message}, {counted(len(warnings), 'warning')}: {warnings[0]}", 1000)
+    return Completed(message=message, data=str(folder.path))
+
+
+async def _plan(
+    run: RunData, catalog: Catalog, place: open_meteo.Place, settings: Settings, progress: Progress
+) -> State[Any]:
+    """Say what an export would write."""
+    folder = PlannedFolder.of(run, place.zone, settings)
+    drawn = await asyncio.to_thread(_write_files, run, catalog, folder, settings, progress)
+    paths = [*folder.files, folder.file(".txt"), folder.path / PROVENANCE]
+    for path in paths:
+        print(f"Would {'replace' if path.exists() else 'write'} {path}")
+    if settings.weather:
+        print(f"With the weather: {folder.file('_temperature.png')}, and {temperatures_path(settings, run)} in Tiled")
+    for warning in [*run.problems, *drawn.problems]:
+        get_run_logger().warning("Run %s: %s", one_line(run.uid), one_line(warning))
+    message = one_line(f"{run.label}: would write {counted(len(paths), 'file')} to {folder.path}", 1000)
     return Completed(message=message, data=str(folder.path))
 
 
@@ -164,10 +198,7 @@ def _write_files(run: RunData, catalog: Catalog, folder: RunFolder, settings: Se
     from bluesky_prefect.flows.export_parts._pictures import draw_pictures
     from bluesky_prefect.flows.export_parts._plots import run_plot
 
-    if "csv" in settings.export_formats:
-        folder.write_csv_files(run, progress, upto=60.0)
-    else:
-        folder.remove_csv_files(run)
+    write_csv_files(run, folder, settings, progress, upto=60.0)
     run.read_over(catalog)
     pictures = draw_pictures(run)
     if pictures.png:
@@ -178,10 +209,7 @@ def _write_files(run: RunData, catalog: Catalog, folder: RunFolder, settings: Se
     plot = run_plot(run, pictures.sums)
     folder.write("_plot.png", plot)
     # After all else: whatever may be wrong with it costs nothing of that.
-    if "nexus" in settings.export_formats:
-        folder.write_nexus_file(run, array_sources(catalog, run), settings.export_path_map, progress, upto=90.0)
-    else:
-        folder.remove(NEXUS)
+    write_nexus_file(run, catalog, folder, settings, progress, upto=90.0)
     progress.percent = 90.0
     return _Drawn(plot, pictures.png, pictures.problems)
 
@@ -194,6 +222,12 @@ async def _weather(run: RunData, question: Question, settings: Settings) -> Weat
     if isinstance(weather, str):
         get_run_logger().info("No weather for run %s: %s", one_line(run.uid), weather)
     return weather
+
+
+async def _flow_run_of(run: RunData) -> MadeBy | None:
+    """Have people find the flow run by what they know of the run; return what the files are to say of it."""
+    await _name_flow_run(run)
+    return await made_by_in_time()
 
 
 async def _name_flow_run(run: RunData) -> None:
@@ -213,6 +247,7 @@ async def _write_summary(
     drawn: _Drawn,
     page: str,
     warnings: list[str],
+    provenance: Provenance,
 ) -> None:
     """Write what is about all the rest: the summary comes last, so that where it is, all is; then the artifacts."""
     if isinstance(weather, dict):
@@ -223,7 +258,9 @@ async def _write_summary(
         # An earlier export may have had weather; its picture must not stand beside a summary that has none.
         folder.remove("_temperature.png")
     names = [path.name for path in folder.files]
-    folder.write(".txt", summary(run, block, place.zone, names, warnings).encode())
+    words = summary(run, block, place.zone, names, warnings, provenance_lines(provenance)).encode()
+    await asyncio.to_thread(folder.write_provenance, provenance, txt=words)
+    folder.write(".txt", words)
     pictures = await asyncio.to_thread(drawn.addresses)
     text = run_page(run, weather=weather, zone=place.zone, files=folder.files, tiled=page, warnings=warnings)
     about = run_title(run)
@@ -236,7 +273,7 @@ async def _write_summary(
     )
 
 
-async def _write_temperatures(catalog: Catalog, run: RunData, weather: Weather) -> None:
+async def _write_temperatures(catalog: Catalog, run: RunData, weather: Weather, maker: MadeBy | None) -> None:
     if isinstance(weather, dict):
-        path = await write_data_to_tiled(catalog, run, weather)
+        path = await write_data_to_tiled(catalog, run, weather, maker)
         print(f"Wrote the temperatures to {one_line(path)} in Tiled")

@@ -14,6 +14,7 @@ from ._flow_runs import PastFlowRun as PastFlowRun
 from ._flow_runs import SignsOfLife as SignsOfLife
 from ._flow_runs import Wanted as Wanted
 from ._flow_runs import child_flow_runs as child_flow_runs
+from ._flow_runs import flow_run_with_id as flow_run_with_id
 from ._flow_runs import is_of_run as is_of_run
 from ._flow_runs import lies_ahead as lies_ahead
 from ._flow_runs import made_after as made_after

@@ -5,6 +5,7 @@ Each function that asks Prefect raises `PrefectUnavailable` if that is not possi
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -151,6 +152,15 @@ def past_flow_runs(
             one for one in left if _may_go_on(found[one], generations) or not any(found[other] for other in alike[one])
         ]
     return {one: tuple(found[one][generation] for generation in sorted(found[one])) for one in found}
+
+
+def flow_run_with_id(api: PrefectApi, flow_run_id: str) -> PastFlowRun | None:
+    """Return a flow run; None if Prefect has no such one."""
+    from prefect.exceptions import ObjectNotFound
+
+    with prefect_errors(), suppress(ObjectNotFound, ValueError):  # that is no UUID
+        return past_flow_run(api.client.read_flow_run(UUID(flow_run_id)))
+    return None
 
 
 def signs_of_life(api: PrefectApi, flow_run_id: str) -> SignsOfLife:

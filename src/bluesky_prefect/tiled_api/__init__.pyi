@@ -21,8 +21,13 @@ from ._raw_catalog import spec_problem as spec_problem
 from ._raw_catalog import without_raw_spec as without_raw_spec
 from ._readable import ReadableStorage as ReadableStorage
 from ._readable import readable_storage as readable_storage
+from ._results import result_key as result_key
 from ._results import results_of as results_of
 from ._results import write_result as write_result
+from ._results_by_version import ResultsOfVersions as ResultsOfVersions
+from ._results_by_version import parse_versions as parse_versions
+from ._results_by_version import results_made_by as results_made_by
+from ._results_by_version import versions_of_results as versions_of_results
 from ._run_data import BOOKKEEPING as BOOKKEEPING
 from ._run_data import RunData as RunData
 from ._run_data import Stream as Stream
@@ -39,4 +44,5 @@ from ._run_writer import answers as answers
 from ._run_writer import is_outage as is_outage
 from ._stored_runs import runs_between as runs_between
 from ._stored_runs import runs_named as runs_named
+from ._stored_runs import runs_with_uids as runs_with_uids
 from ._temporary_server import temporary_catalog as temporary_catalog

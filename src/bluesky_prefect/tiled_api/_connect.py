@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _KEY = "TILED_API_KEY (or BLUESKY_PREFECT_TILED_API_KEY_BLOCK)"
 # Answers that tell of the server, or of who asks, and not of what was asked for.
 SERVER_TROUBLE = REFUSED_STATUSES | {502, 503, 504}
+# How Tiled's access policies explain a 403.
+_ABOUT_TAGS = "Access policy rejects"
 # A profile's entries that decide whether its server lets its client in.
 _OF_A_LOGIN = ("api_key", "headers", "verify", "trust_env")
 
@@ -121,6 +123,11 @@ def tiled_errors(name: str) -> Iterator[None]:
         yield
     except httpx.HTTPStatusError as error:
         status = error.response.status_code
+        if _ABOUT_TAGS in str(error):
+            raise TiledUnavailable(
+                f"Tiled at {name} refuses the access tags ({one_line(str(error), 300)}): have the key's owner made an "
+                "owner of these tags, who may read and write with them, or use another key."
+            ) from error
         remedy = (
             f"set {_KEY} to a key that may read runs and write results"
             if status in REFUSED_STATUSES

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 # What TiledWriter of bluesky-tiled-plugins 2 expects of its root, by name and version.
 RAW_SPEC = ("CatalogOfBlueskyRuns", "3.0")
 MAKE_COMMAND = "bluesky-prefect make-catalog"
+# How tags begin that stand for a person or a service.
+_WRITERS = ("user:", "service:")
 
 
 def spec_problem(raw: Any, name: str) -> str:
@@ -51,12 +53,28 @@ def make_raw_catalog(root: "Container", path: str) -> bool:
 
 
 def make_container(root: "Container", path: str, specs: "Sequence[Spec]" = ()) -> bool:
-    """Make a container with those above it; return False if it was there."""
+    """Make a container with those above it; return False if it was there.
+
+    What is made may be seen by those who may see what is above it.
+    """
     *parents, last = path.strip("/").split("/")
     container: Any = root
     for parent in parents:
-        container = container[parent] if parent in container else container.create_container(parent)
+        container = container[parent] if parent in container else _make(container, parent)
     if last in container:
         return False
-    container.create_container(last, specs=specs)
+    _make(container, last, specs)
     return True
+
+
+def inherited(tags: Iterable[str] | None) -> list[str] | None:
+    """Return the access tags that an entry gets from another one; None where it has none to give.
+
+    Tiled itself tags what is written without any with its writer, and refuses such tags from others.
+    """
+    return [tag for tag in tags or () if not tag.startswith(_WRITERS)] or None
+
+
+def _make(above: Any, key: str, specs: "Sequence[Spec]" = ()) -> Any:
+    tags = getattr(above, "access_tags", None)  # raises AttributeError where the server has none
+    return above.create_container(key, specs=specs, access_tags=inherited(tags))

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import tenacity
 
 from bluesky_prefect._version import __version__
-from bluesky_prefect.core import FlowInputError, error_line, jsonable, one_line
+from bluesky_prefect.core import FlowInputError, MadeBy, error_line, jsonable, one_line
 from bluesky_prefect.tiled_api._catalog import Catalog
 from bluesky_prefect.tiled_api._connect import tiled_errors
+from bluesky_prefect.tiled_api._raw_catalog import inherited
 from bluesky_prefect.tiled_api._run_data import RunData
 from bluesky_prefect.tiled_api._run_reader import plain
 
@@ -21,14 +22,24 @@ if TYPE_CHECKING:
 
 _TRIES = 8
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-_ORIGIN = ("raw_uid", "scan_id", "plan_name", "software", "created")
+_ORIGIN = ("raw_uid", "scan_id", "plan_name", "software", "created", "made_by")
+# What facilities write into start documents, NSLS-II's names; a result may have its own.
+_PROPOSAL = ("proposal", "cycle", "data_session")
 
 
-def write_result(catalog: Catalog, run: RunData, name: str, value: Any, metadata: Mapping[str, Any]) -> str:
+def write_result(
+    catalog: Catalog,
+    run: RunData,
+    name: str,
+    value: Any,
+    metadata: Mapping[str, Any],
+    made_by: MadeBy | None = None,
+) -> str:
     """Write what was made from a run to Tiled, in place of an earlier result of that name; return its path there.
 
-    The parameters, and the errors, are those of `bluesky_prefect.flows.write_result`. A key of the run and the name
-    keeps results from piling up, and makes a second try after a crash find what the first one left.
+    The parameters, and the errors, are those of `bluesky_prefect.flows.write_result`; the metadata tell of the flow run
+    that it was made by. A key of the run and the name keeps results from piling up, and makes a second try after a
+    crash find what the first one left.
     """
     if not _NAME.fullmatch(name):
         raise FlowInputError(
@@ -37,15 +48,20 @@ def write_result(catalog: Catalog, run: RunData, name: str, value: Any, metadata
     if taken := sorted(metadata.keys() & set(_ORIGIN)):
         raise FlowInputError(f"The result {name!r} cannot have metadata {', '.join(taken)}: they say where it is from.")
     method, content, told = _writable(name, value)
-    key = f"{name}-{run.uid}"
-    about = {**_origin_of(run), "quantity": name, **told, **metadata}
+    key = result_key(run, name)
+    about = {**_origin_of(run, made_by), "quantity": name, **told, **metadata}
     container = catalog.processed()
     write = partial(
-        getattr(container, method), content, key=key, metadata=jsonable(about), access_tags=run.access_tags or None
+        getattr(container, method), content, key=key, metadata=jsonable(about), access_tags=inherited(run.access_tags)
     )
     with tiled_errors(catalog.name):
         _replace(container, key, write)
     return "/".join([*container.path_parts, key])
+
+
+def result_key(run: RunData, name: str) -> str:
+    """Return the key of a result among those of all runs."""
+    return f"{name}-{run.uid}"
 
 
 def results_of(catalog: Catalog, run_uid: str) -> dict[str, dict[str, Any]]:
@@ -53,14 +69,17 @@ def results_of(catalog: Catalog, run_uid: str) -> dict[str, dict[str, Any]]:
     return {"/".join(node.path_parts): plain(node.metadata) for node in catalog.processed_by_uid(run_uid)}
 
 
-def _origin_of(run: RunData) -> dict[str, Any]:
+def _origin_of(run: RunData, made_by: MadeBy | None) -> dict[str, Any]:
     """Return the metadata that say which run a result was made from, and how."""
+    start: Any = run.start  # with what event-model's schema does not know
     return {
         "raw_uid": run.uid,
         "scan_id": run.start.get("scan_id"),
         "plan_name": one_line(run.start.get("plan_name", ""), 200),
         "software": {"name": "bluesky-prefect", "version": __version__},
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **({} if made_by is None else {"made_by": made_by.model_dump(exclude_none=True)}),
+        **{name: start[name] for name in _PROPOSAL if start.get(name) is not None},
     }
 
 

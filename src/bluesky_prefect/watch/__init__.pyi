@@ -1,4 +1,7 @@
 from ._failure_log import FailureLog as FailureLog
+from ._file_origin import UNCHANGED as UNCHANGED
+from ._file_origin import FileOrigin as FileOrigin
+from ._file_origin import file_origin as file_origin
 from ._listing import Listing as Listing
 from ._listing import flow_runs_of as flow_runs_of
 from ._listing import list_flow_runs as list_flow_runs

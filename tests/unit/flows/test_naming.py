@@ -1,5 +1,6 @@
 """Names made from metadata stay inside, whatever the metadata says."""
 
+import re
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
@@ -16,6 +17,15 @@ FOLDER = "{date}/scan_{scan_id}_{plan_name}_{short_uid}"
 
 def test_the_issues_file_name_comes_out_as_written():
     assert render("scan_{scan_id}_{plan_name}", {"scan_id": 5, "plan_name": "grid_scan"}).name == "scan_5_grid_scan"
+
+
+def test_the_layout_by_proposal_is_as_its_page_says():
+    page = (Path(__file__).parents[3] / "docs" / "how-to" / "use-proposals-and-access.md").read_text()
+    [template] = re.findall("FOLDER_TEMPLATE='(.*)'", page)
+    start = {"cycle": "2026-1", "data_session": "pass-123456", "scan_id": 12, "plan_name": "count"}
+    rendered = render(template, {**start, "date": "2026-05-01", "short_uid": "0a1b2c3d"})
+    assert f"`/data/proposals/{rendered}`" in page
+    assert render("{proposal[proposal_id]}/{cycle}", {"proposal": {"proposal_id": 7}}) == PurePosixPath("7/unknown")
 
 
 def test_slashes_in_the_template_make_folders_those_in_metadata_do_not():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect import tiled_api
 from bluesky_prefect.core import RunIncomplete, Settings, get_settings
+from bluesky_prefect.flows.common._made_by import made_by
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import stopped_runs
 from bluesky_prefect.tiled_api import Catalog, RunData, checked_ref
@@ -63,8 +64,9 @@ def write_result(run: RunData, name: str, value: "Result", /, **metadata: Any) -
     """Write a result to Tiled, beside the run that it was made from.
 
     An earlier result of this name for this run is replaced, so a flow can run again. The metadata say which run it is
-    from (``raw_uid``, ``scan_id``, ``plan_name``), and ``quantity`` is the name unless it is given. Who may see the
-    run may see the result: it gets the access tags of the run.
+    from (``raw_uid``, ``scan_id``, ``plan_name``), and which flow run made it with which parameters (``made_by``);
+    ``quantity`` is the name unless it is given. Who may see the run may see the result: it gets the access tags of the
+    run.
 
     Parameters
     ----------
@@ -91,7 +93,7 @@ def write_result(run: RunData, name: str, value: "Result", /, **metadata: Any) -
         If Tiled cannot be asked, or refuses.
     """
     with Catalog.connect(get_settings()) as catalog:
-        return tiled_api.write_result(catalog, run, name, value, metadata)
+        return tiled_api.write_result(catalog, run, name, value, metadata, made_by())
 
 
 async def finished_run(ref: int | str) -> RunData:

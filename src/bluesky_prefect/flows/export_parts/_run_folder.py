@@ -1,31 +1,43 @@
 """The folder that a run is exported to."""
 
 import datetime
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Self
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 from zoneinfo import ZoneInfo
 
-from bluesky_prefect.core import ExportFailed, error_line, is_number, whole_file, write_whole
-from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder
-from bluesky_prefect.flows.export_parts._csv import write_csv
-from bluesky_prefect.flows.export_parts._naming import distinct, names_the_run, render
+from bluesky_prefect.core import (
+    AS_UMASK,
+    PROVENANCE,
+    ExportRights,
+    FileNote,
+    Provenance,
+    group_id,
+    is_number,
+    whole_file,
+    write_whole,
+)
+from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder, folder_of
+from bluesky_prefect.flows.export_parts._naming import names_the_run, render
 
 if TYPE_CHECKING:
     from bluesky_prefect.core import Settings
-    from bluesky_prefect.flows.common._progress import Progress
-    from bluesky_prefect.tiled_api import ArraySource, RunData
-
-NEXUS = ".nxs"
+    from bluesky_prefect.tiled_api import RunData
 
 
 class RunFolder:
-    """A folder that belongs to one run, the stem of the names of its files, and those that were written to it."""
+    """A folder that belongs to one run, the stem of the names of its files, and those that were written to it.
 
-    def __init__(self, path: Path, stem: str) -> None:
+    All that is made of it has the group and the modes that the settings ask for.
+    """
+
+    def __init__(self, path: Path, stem: str, rights: ExportRights = AS_UMASK) -> None:
         self.path = path
         self.stem = stem
         self.files: list[Path] = []
+        self._rights = rights
 
     @classmethod
     def of(cls, run: "RunData", zone: ZoneInfo, settings: "Settings") -> Self:
@@ -34,77 +46,66 @@ class RunFolder:
         template = settings.folder_template
         if not names_the_run(template):
             template = f"{template.rstrip('/')}_{{short_uid}}"
-        path = claim_folder(settings.exports_path, render(template, fields), run.uid)
-        return cls(path, render(settings.file_template.replace("/", "_"), fields).name)
+        rights = _rights(settings, fields)  # before anything is made
+        path = cls._claim(settings.exports_path, render(template, fields), run.uid, rights)
+        return cls(path, render(settings.file_template.replace("/", "_"), fields).name, rights)
+
+    @staticmethod
+    def _claim(root: Path, relative: PurePosixPath, uid: str, rights: ExportRights) -> Path:
+        return claim_folder(root, relative, uid, rights)
 
     def file(self, ending: str) -> Path:
         """Return the path of a file, whether it is there or not."""
         return self.path / f"{self.stem}{ending}"
 
+    @contextmanager
+    def open(self, ending: str) -> Iterator[BinaryIO]:
+        """Open a file for writing, which is there once the block ends without an error."""
+        with whole_file(self.file(ending), rights=self._rights) as file:
+            yield file
+        self.files.append(self.file(ending))
+
     def write(self, ending: str, content: bytes) -> None:
         """Write a file."""
-        write_whole(self.file(ending), content)
-        self.files.append(self.file(ending))
+        with self.open(ending) as file:
+            file.write(content)
+
+    def write_provenance(self, provenance: Provenance, **last: bytes) -> None:
+        """Write what made the files, and those whose content is given by its ending, which are still to be written."""
+        notes = {path.name: FileNote.of_file(path) for path in self.files}
+        notes |= {self.file(f".{ending}").name: FileNote.of(content) for ending, content in last.items()}
+        content = provenance.model_copy(update={"files": notes}).content()
+        write_whole(self.path / PROVENANCE, content, rights=self._rights)
 
     def remove(self, ending: str) -> None:
         """Remove what an earlier export may have left."""
         self.file(ending).unlink(missing_ok=True)
 
-    def write_csv_files(self, run: "RunData", progress: "Progress", upto: float) -> None:
-        """Write a CSV for each stream of a run, and bring its progress to `upto` percent meanwhile."""
-        wrote = _counter(run, progress, upto)
-        for stream, ending in zip(run.streams, _csv_endings(run), strict=True):
-            with whole_file(self.file(ending)) as file:
-                write_csv(stream, file, wrote)
-            self.files.append(self.file(ending))
 
-    def write_nexus_file(
-        self,
-        run: "RunData",
-        sources: "Mapping[str, Sequence[ArraySource]]",
-        prefixes: Mapping[str, str],
-        progress: "Progress",
-        upto: float,
-    ) -> None:
-        """Write all of a run to a NeXus file, and bring its progress to `upto` percent meanwhile; see `write_nexus`.
+class PlannedFolder(RunFolder):
+    """The folder that a run would be exported to: nothing is made, written or removed, only taken note of."""
 
-        Raises
-        ------
-        ExportFailed
-            If it cannot be written, for whatever reason. An earlier one stays as it is.
-        """
-        from bluesky_prefect.flows.export_parts._nexus import write_nexus
+    @staticmethod
+    def _claim(root: Path, relative: PurePosixPath, uid: str, rights: ExportRights) -> Path:
+        return folder_of(root, relative, uid)
 
-        path = self.file(NEXUS)
-        try:
-            with whole_file(path) as file:
-                write_nexus(run, file, sources, prefixes, _counter(run, progress, upto))
-        except Exception as error:
-            raise ExportFailed(
-                f"The NeXus file {path} cannot be written ({error_line(error)}). What was written before it is whole. "
-                "BLUESKY_PREFECT_EXPORT_FORMATS=csv exports without it."
-            ) from error
-        self.files.append(path)
+    @contextmanager
+    def open(self, ending: str) -> Iterator[BinaryIO]:
+        """Take note of a file; what is written goes nowhere."""
+        with tempfile.TemporaryFile() as file:
+            yield file
+        self.files.append(self.file(ending))
 
-    def remove_csv_files(self, run: "RunData") -> None:
-        """Remove what `write_csv_files` may have left before."""
-        for ending in _csv_endings(run):
-            self.remove(ending)
+    def remove(self, ending: str) -> None:
+        """Leave a file alone."""
 
 
-def _csv_endings(run: "RunData") -> list[str]:
-    return [f"_{safe}.csv" for safe in distinct([stream.name for stream in run.streams]).values()]
-
-
-def _counter(run: "RunData", progress: "Progress", upto: float) -> Callable[[float], None]:
-    """Return what takes the progress on with the rows that have been written, to `upto` percent with the last."""
-    rows = max(sum(stream.rows for stream in run.streams), 1)
-    share = upto - progress.percent
-
-    def wrote(more: float) -> None:
-        progress.percent += share * more / rows
-
-    return wrote
+def _rights(settings: "Settings", fields: Mapping[str, Any]) -> ExportRights:
+    group = settings.export_group
+    if group is not None and "{" in group:
+        group = render(group, fields).name
+    number = None if group is None else group_id(group)
+    return ExportRights(number, settings.export_directory_mode, settings.export_file_mode)
 
 
 def start_day(run: "RunData", zone: ZoneInfo) -> datetime.date:

@@ -1,7 +1,8 @@
 """The text file that says what a run was."""
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -19,10 +20,17 @@ _BLUESKYS_OWN = {
 }  # fmt: skip
 
 
-def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str], warnings: Iterable[str] = ()) -> str:
+def summary(
+    run: "RunData",
+    weather: str,
+    zone: ZoneInfo,
+    files: Iterable[str],
+    warnings: Iterable[str] = (),
+    provenance: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """Return the text: times in a zone, the lines of the weather block if there is one, the names of files.
 
-    Warnings are what somebody should look at.
+    Warnings are what somebody should look at; the provenance says what made the files.
     """
     start, stop = run.start, run.stop
     about = {
@@ -50,6 +58,7 @@ def summary(run: "RunData", weather: str, zone: ZoneInfo, files: Iterable[str], 
         ("Warnings", "\n".join(map(one_line, warnings))),
         ("Weather", weather),
         ("Files", "\n".join(files)),
+        ("Provenance", _lines(dict(provenance))),
     ]
     blocks = [f"{title}\n{'-' * len(title)}\n{text}\n" for title, text in sections if text]
     return "\n".join([*blocks, f"Written by bluesky-prefect {__version__}\n"])

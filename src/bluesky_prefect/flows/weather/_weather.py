@@ -11,14 +11,15 @@ from prefect.context import TaskRunContext
 from prefect.transactions import get_transaction
 from prefect.utilities.hashing import hash_objects
 
-from bluesky_prefect.core import ServiceUnavailable, Settings, one_line, without_secrets
+from bluesky_prefect.core import MadeBy, ServiceUnavailable, Settings, one_line, without_secrets
 from bluesky_prefect.flows.common._outside import Patience, get_json, is_unavailable, unavailable
 from bluesky_prefect.flows.common._service_record import ServiceRecord
 from bluesky_prefect.flows.weather import _open_meteo as open_meteo
-from bluesky_prefect.tiled_api import Catalog, RunData, write_result
+from bluesky_prefect.tiled_api import Catalog, RunData, result_key, write_result
 
 # Belongs to the shape of the data: to be raised when that changes, so that old entries are left alone.
 _CACHE_VERSION = 1
+_RESULT = "temperature"
 # A forecast becomes an observation later; a day is how long it may stand.
 _FORECAST_KEPT = datetime.timedelta(hours=24)
 
@@ -137,10 +138,10 @@ class Question:
         return state.message or "the weather service failed"
 
 
-def write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any]) -> str:
+def write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any], maker: MadeBy | None = None) -> str:
     """Write the temperatures of a run's day to Tiled beside the run, in place of earlier ones; return their path there.
 
-    The metadata hold what a person (or a search) wants to know about them.
+    The metadata hold what a person (or a search) wants to know about them, and the flow run that makes them.
     """
     metadata = {
         "quantity": "temperature_2m",
@@ -153,4 +154,9 @@ def write_temperatures(catalog: Catalog, run: RunData, weather: dict[str, Any]) 
         "source_url": weather["source"],
     }
     table = {"time": weather["hours"], "temperature_2m": weather["temperatures"]}
-    return write_result(catalog, run, "temperature", table, metadata)
+    return write_result(catalog, run, _RESULT, table, metadata, maker)
+
+
+def temperatures_path(settings: Settings, run: RunData) -> str:
+    """Return the path in Tiled that they are written to."""
+    return f"{settings.processed_container.strip('/')}/{result_key(run, _RESULT)}"
