@@ -15,11 +15,14 @@ import bluesky.preprocessors as bpp
 import h5py
 import numpy as np
 import pytest
+import silx.io
 from bluesky import RunEngine
 from bluesky_tiled_plugins import TiledWriter
+from nexusformat.nexus import nxload
 from ophyd_async.core import StaticPathProvider, TriggerInfo, UUIDFilenameProvider, init_devices
 from ophyd_async.sim import PatternGenerator, SimBlobDetector, SimStage
 from PIL import Image
+from silx.io.nxdata import get_default
 
 from bluesky_prefect.flows import data_validation, export, read_run
 from tests.services.prefect_process import ask
@@ -142,6 +145,26 @@ def shown(page, title):
     assert address.startswith("data:image/"), page[:300]
     picture = Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
     return np.asarray(picture.convert("RGB"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "signal", "axis"),
+    [("scan", "bdet_sum", "stage_x"), ("fly", "bdet_sum", "frame"), ("bursts", "stage_x", "elapsed_time")],
+)
+def test_a_nexus_file_holds_the_sums_and_links_to_the_frames(room, detectors, kind, signal, axis):
+    uid = getattr(detectors, kind)()
+    state, _ = exported(room, uid)
+    [file] = Path(state.result()).glob("*.nxs")
+    with h5py.File(file) as root, h5py.File(detectors.file_of(uid)) as its_own:
+        primary = root["entry/primary"]
+        assert isinstance(primary.get("bdet", getlink=True), h5py.ExternalLink)
+        np.testing.assert_array_equal(primary["bdet"], its_own["entry/data/data"])
+        np.testing.assert_array_equal(np.ravel(primary["bdet_sum"]), its_own["entry/sum"])
+    with silx.io.open(str(file)) as root:
+        plot = get_default(root)
+        names = plot.signal_dataset_name, plot.axes_dataset_names[0]
+    assert names == (signal, axis)
+    assert nxload(file).plottable_data.nxsignal.nxname == signal
 
 
 def test_scalars_in_the_file_of_a_step_scan_are_in_its_csv(room, detectors):

@@ -142,6 +142,13 @@ def test_points_that_are_on_no_grid_open_as_points_of_a_plane(file, run):
         assert get_default(root).is_scatter
 
 
+@pytest.mark.parametrize(("table", "axis"), [({"frame": [0, 1]}, "frame"), ({}, None)])
+def test_without_times_viewers_open_on_the_frames(file, table, axis):
+    names, signal, _ = default_plot(written(run_of(primary({**table, "det": [1.5, 2.5]}, hinted=["det"])), file))
+    assert names == ("det", [axis])
+    assert signal.tolist() == [1.5, 2.5]
+
+
 @pytest.mark.filterwarnings("ignore:.*set_bad:PendingDeprecationWarning")  # nexusformat of matplotlib
 @pytest.mark.parametrize("run", [scan(), grid(), spiral()], ids=["scan", "grid", "spiral"])
 def test_it_can_be_plotted(file, monkeypatch, run):

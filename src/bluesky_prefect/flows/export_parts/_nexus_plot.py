@@ -33,7 +33,7 @@ def write_plot(entry: "h5py.Group", name: str, run: "RunData", streams: list[Str
         for key in (*signals, *motors):
             data[written.names[key]] = _link(written.path(key))
         # With two of them, the points are scattered over a plane.
-        axes = [written.names[key] for key in reversed(motors)] or [_write_elapsed_time(data, written)]
+        axes = [written.names[key] for key in reversed(motors)] or [_write_axis(data, written)]
         axes += ["."] * (len(written.shapes[signals[0]]) - len(axes))
     names = [written.names[key] for key in signals]
     set_attributes(data, signal=names[0], axes=axes, auxiliary_signals=names[1:] or None)
@@ -108,8 +108,13 @@ def _values(written: StreamGroup, key: str) -> "numpy.ndarray":
     return dataset[()]
 
 
-def _write_elapsed_time(data: "h5py.Group", written: StreamGroup) -> str:
-    if written.stream.table.column_names.count("time") != 1:
+def _write_axis(data: "h5py.Group", written: StreamGroup) -> str:
+    """Write the time since the first point, or what numbers the frames of a fly scan; return its name, "." if none."""
+    columns = written.stream.table.column_names
+    if "time" not in columns and "frame" in columns:
+        data[written.names["frame"]] = _link(written.path("frame"))
+        return written.names["frame"]
+    if "time" not in columns:
         return "."
     times = _values(written, "time")
     if times.dtype.kind not in "iuf":
