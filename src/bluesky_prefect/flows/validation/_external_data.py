@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bluesky_prefect.tiled_api import ExternalArray, ReadableStorage
 
 # What is asked of Tiled at once.
-_BLOCK_BYTES = 32 * 2**20
+_BLOCK_BYTES = 16 * 2**20
 _LOOK_EVERY_S = 0.5
 _HDF5 = {".h5", ".hdf5", ".hdf", ".nxs"}
 # What libraries raise at files that are not what they should be; numpy has the header of an array tokenized by Python.
