@@ -26,6 +26,8 @@ BIN = Path(sys.executable).parent
 WIDTH = 118
 LONGEST_S = 300
 MOMENT_S = 1.0
+# A flow run has begun by then, and has not ended.
+UNDER_WAY_S = 0.8
 _BLOCK = re.compile(r"^```(console|ipython)\n(.*?)^```$|^!\[[^]]*\]\(\S*/([\w-]+)\.png\)$", re.MULTILINE | re.DOTALL)
 _INPUT = {"console": re.compile(r"^\$ (.*)$"), "ipython": re.compile(r"^In \[\d+\]: (.*)$")}
 _PROMPT = re.compile(r"In \[(\d+)\]: ")
@@ -140,7 +142,7 @@ class Hour:
         prompt.expect_exact(line)
         came_meanwhile = self._plain(prompt.before or "")
         if interrupted:
-            if prompt.expect([pexpect.TIMEOUT, _PROMPT], timeout=MOMENT_S):
+            if prompt.expect([pexpect.TIMEOUT, _PROMPT], timeout=UNDER_WAY_S):
                 raise ValueError(f"It ended before Ctrl-C: {line}")
             prompt.sendintr()
         prompt.expect([_PROMPT, pexpect.EOF])

@@ -215,6 +215,30 @@ def test_the_sums_of_an_image_detector_are_plotted_over_a_grid(room, detectors):
     assert len(np.unique(plot.reshape(-1, 3), axis=0)) > 8
 
 
+def test_a_grid_of_images_without_a_number_is_exported_and_plotted_by_their_sums(room, detectors):
+    stage, detector = detectors.stage, detectors.detector
+    seen = []
+
+    def without_sums(name, document):
+        if name == "descriptor":
+            document = {**document, "data_keys": {k: v for k, v in document["data_keys"].items() if k != "bdet-sum"}}
+            document["object_keys"] = {**document["object_keys"], "bdet": ["bdet"]}
+        if document.get("data_key") == "bdet-sum":
+            seen.append(document["uid"])
+            return
+        if document.get("stream_resource") not in seen or name != "stream_datum":
+            writer(name, document)
+
+    writer = TiledWriter(detectors.raw)
+    engine = RunEngine(context_managers=[], loop=detectors.engine.loop)
+    engine.subscribe(without_sums)
+    [uid] = engine(bp.grid_scan([detector], stage.x, -5, 5, 3, stage.y, -5, 5, 3))
+    state, _ = exported(room, uid)
+    assert "warning" not in state.message
+    plot = shown(page_of(room, uid), "the run, plotted")
+    assert len(np.unique(plot.reshape(-1, 3), axis=0)) > 8
+
+
 def test_an_analysis_reads_images_and_their_sums(room, detectors):
     uid = detectors.scan(3)
     run = read_run(uid)
@@ -283,7 +307,7 @@ def test_a_file_that_does_not_come_is_told_and_the_rest_is_exported(room, detect
     file = detectors.file_of(uid)
     file.unlink()
     state, files = exported(room, uid)
-    assert "2 warnings: primary, bdet-sum: Tiled cannot read it (" in state.message
+    assert "2 warnings: primary, bdet: Tiled cannot read it (" in state.message
     rows = table(files)
     assert [float(row["stage-x"]) for row in rows] == [-10, 0, 10]
     assert rows[2]["bdet-sum"] == f"raw/{uid}/primary/bdet-sum[2]"

@@ -21,12 +21,17 @@ _MAX_BYTES = 256 * 2**20
 # What is asked of Tiled at once.
 _BLOCK_BYTES = 16 * 2**20
 _NUMBERS = "biuf"
+_LARGEST = 8  # Arrow has no longer numbers
 # How often a file that may be late is looked for.
 _LOOK_EVERY_S = 0.5
 
 
 class NotInTable(Exception):
-    """The values of an array cannot be had; the message says why."""
+    """The values of an array are not in the table; the message says why."""
+
+
+class CannotBeRead(NotInTable):
+    """The values of an array cannot be had at all."""
 
 
 class ArrayColumns:
@@ -46,10 +51,13 @@ class ArrayColumns:
         self._deadline: float | None = None
         self._bytes_left = _MAX_BYTES
 
-    def read(self, array: ExternalArray, node: Any, rows: int, *, may_be_shorter: bool) -> "pyarrow.Array | None":
+    def read(
+        self, array: ExternalArray, node: Any, rows: int, *, may_be_shorter: bool, each_event: int | None = None
+    ) -> "pyarrow.Array | None":
         """Return an array as a column of so many rows: a value each, or a list; None if it is not a short array.
 
-        Where there are no events, an array `may_be_shorter` than others; its last rows are empty then.
+        Where there are no events, an array `may_be_shorter` than others; its last rows are empty then. `each_event` is
+        how many values of each event the descriptor promises.
 
         Raises
         ------
@@ -57,18 +65,22 @@ class ArrayColumns:
             If Tiled refuses to read it; or it is short, but cannot be had, or has not as many rows as it should.
         """
         if self._storage and (why := self._storage.refusal(array.files)):
-            raise NotInTable(why)
+            raise CannotBeRead(why)
         if family(node) not in {"array", "ragged"} or not rows or not array.shape:
             return None
         length, *each = array.shape
         if length and not length % rows:
             each = [length // rows, *each]
         values = math.prod(MAX_VALUES_IN_A_CELL if one is None else one for one in each)
-        if values > MAX_VALUES_IN_A_CELL:
-            return None
+        if array.files and values > MAX_VALUES_IN_A_CELL:
+            self._patiently(array, node, (slice(0, 1),) * len(array.shape))  # is it there?
         if length % rows and not (may_be_shorter and length < rows):
             raise NotInTable(f"{counted(length, 'row')} of it, and {counted(rows, 'event')}")
-        if family(node) == "ragged" or node.dtype.kind not in _NUMBERS or not values:
+        if length != rows and not may_be_shorter and each_event not in {None, values}:
+            raise NotInTable(f"{values} values of it for each event, and not {each_event}")
+        if values > MAX_VALUES_IN_A_CELL:
+            return None
+        if family(node) == "ragged" or node.dtype.kind not in _NUMBERS or node.dtype.itemsize > _LARGEST or not values:
             return None if array.files else _texts(node.read().tolist(), len(array.shape))
         size = math.prod(array.shape) * node.dtype.itemsize
         if size > self._bytes_left:
@@ -87,7 +99,7 @@ class ArrayColumns:
             result[part] = self._patiently(array, node, part)
         return result
 
-    def _patiently(self, array: ExternalArray, node: Any, part: slice) -> "numpy.ndarray":
+    def _patiently(self, array: ExternalArray, node: Any, part: Any) -> "numpy.ndarray":
         """Read a part; a file of a detector may be late."""
         import httpx
 
@@ -104,7 +116,7 @@ class ArrayColumns:
             if self._deadline is None:
                 self._deadline = time.monotonic() + self._late_s
             if time.monotonic() >= self._deadline:
-                raise NotInTable(f"{why}, {self._late_s:g} s after it was first tried")
+                raise CannotBeRead(f"{why}, {self._late_s:g} s after it was first tried")
             time.sleep(_LOOK_EVERY_S)
 
 

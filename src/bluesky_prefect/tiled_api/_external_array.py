@@ -40,7 +40,9 @@ class ExternalArray:
     files : list of str
         Addresses of the files that hold it; empty where Tiled holds it or does not say.
     problem : str
-        Why it cannot be read, or is not in the table where its values are few enough.
+        Why it cannot be read, or its values do not belong to the events.
+    is_readable : bool
+        Whether it can be read all the same.
     """
 
     key: str
@@ -49,6 +51,7 @@ class ExternalArray:
     dtype: str
     files: list[str]
     problem: str = ""
+    is_readable: bool = True
 
     def read(self) -> "numpy.ndarray":
         """Read all of it from Tiled; shape and dtype are the array's."""

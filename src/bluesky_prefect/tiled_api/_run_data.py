@@ -1,6 +1,6 @@
 """A run's streams as tables: values in columns, external arrays as references."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,11 @@ class Stream:
         return self.table.num_rows
 
     @property
+    def has_events(self) -> bool:
+        """False if each row is a frame, as in a fly scan."""
+        return "frame" not in self.table.column_names or bool(self.about("frame"))
+
+    @property
     def referred(self) -> list[ExternalArray]:
         """Arrays that are not in the table."""
         return [array for array in self.arrays if array.key not in self.table.column_names]
@@ -53,8 +58,10 @@ class Stream:
     @property
     def hinted(self) -> list[str]:
         """Data keys that their devices ask to be plotted."""
-        hints: Any = self.metadata.get("hints") or {}
-        return [key for device in hints.values() if device for key in device.get("fields", [])]
+        hints: Any = self.metadata.get("hints")  # of whatever type
+        devices = hints.values() if isinstance(hints, Mapping) else ()
+        fields = [device.get("fields") for device in devices if isinstance(device, Mapping)]
+        return [key for keys in fields if isinstance(keys, list | tuple) for key in keys if isinstance(key, str)]
 
     @property
     def numeric(self) -> list[str]:
@@ -62,13 +69,19 @@ class Stream:
         from pyarrow import types
 
         kinds = (types.is_integer, types.is_floating, types.is_boolean)
-        schema = (field for field in self.table.schema if field.name not in BOOKKEEPING)
+        others = BOOKKEEPING if self.has_events else {*BOOKKEEPING, "frame"}
+        schema = (field for field in self.table.schema if field.name not in others)
         return [field.name for field in schema if any(is_kind(field.type) for is_kind in kinds)]
 
     def device(self, key: str) -> str:
         """Return the name of the device that a data key belongs to."""
-        about: Any = (self.metadata.get("data_keys") or {}).get(key) or {}
-        return str(about.get("object_name") or key)
+        return str(self.about(key).get("object_name") or key)
+
+    def about(self, key: str) -> Mapping[str, Any]:
+        """Return what the descriptor says of a data key; nothing if it does not know it."""
+        data_keys: Any = self.metadata.get("data_keys")
+        about = data_keys.get(key) if isinstance(data_keys, Mapping) else None
+        return about if isinstance(about, Mapping) else {}
 
     def numbers(self, key: str) -> list[float]:
         """Return a column as numbers; what is missing is NaN."""

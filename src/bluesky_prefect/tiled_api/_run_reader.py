@@ -1,12 +1,13 @@
 """Runs read from Tiled, with their streams."""
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import Settings, get_settings
-from bluesky_prefect.tiled_api._array_columns import ArrayColumns, NotInTable
+from bluesky_prefect.tiled_api._array_columns import ArrayColumns, CannotBeRead, NotInTable
 from bluesky_prefect.tiled_api._connect import tiled_errors
 from bluesky_prefect.tiled_api._external_array import ExternalArray, external_array, family
 from bluesky_prefect.tiled_api._readable import readable_storage
@@ -77,15 +78,24 @@ def read_stream(node: "Container", columns: ArrayColumns) -> Stream:
     kept = []
     for array, child in arrays:
         try:
-            column = columns.read(array, child, rows, may_be_shorter=not has_events)
+            each = _promised(metadata, array.key)
+            column = columns.read(array, child, rows, may_be_shorter=not has_events, each_event=each)
         except NotInTable as why:
-            kept.append(replace(array, problem=str(why)))
+            kept.append(replace(array, problem=str(why), is_readable=not isinstance(why, CannotBeRead)))
             continue
         if column is not None:
             table[array.key] = pyarrow.chunked_array([column])
         if column is None or array.files:
             kept.append(array)
     return Stream(node.item["id"], metadata, pyarrow.table(table or _no_events(metadata, kept)), kept)
+
+
+def _promised(metadata: Any, key: str) -> int | None:
+    """Return how many values of each event the descriptor promises; None if it does not say."""
+    try:
+        return math.prod(int(length) for length in metadata["data_keys"][key]["shape"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _frames(arrays: list[tuple[ExternalArray, Any]]) -> int:

@@ -9,9 +9,10 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from bluesky_prefect.core import ConfigurationError, write_whole
+from bluesky_prefect.core import ConfigurationError, ExportRights, write_whole
 from bluesky_prefect.flows import OWNER
-from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder
+from bluesky_prefect.flows.export_parts import _claimed_folder
+from bluesky_prefect.flows.export_parts._claimed_folder import claim_folder, folder_of
 
 FOLDER = PurePosixPath("2026-05-01/scan_1_count_0123abcd")
 
@@ -67,9 +68,57 @@ def test_a_link_that_leads_out_is_refused_and_nothing_is_made_there(tmp_path):
     output.mkdir()
     elsewhere.mkdir()
     (output / "2026-05-01").symlink_to(elsewhere)
-    with pytest.raises(ConfigurationError, match="leads out of the output directory"):
+    with pytest.raises(ConfigurationError, match=r"2026-05-01 leads elsewhere: .* Remove the link"):
         claim_folder(output, FOLDER, "a")
     assert names(elsewhere) == []
+
+
+@pytest.mark.parametrize("link", ["a", "a/scan_1"])
+@pytest.mark.parametrize("claim", [claim_folder, folder_of])
+def test_a_link_to_another_folder_of_the_output_directory_is_refused(tmp_path, link, claim):
+    (tmp_path / "b" / "scan_1").mkdir(parents=True)
+    (tmp_path / "a").mkdir()
+    if link == "a":
+        (tmp_path / "a").rmdir()
+    (tmp_path / link).symlink_to(tmp_path / link.replace("a", "b", 1))
+    with pytest.raises(ConfigurationError, match=f"{tmp_path / link} leads elsewhere"):
+        claim(tmp_path, PurePosixPath("a/scan_1"), "uid")
+    assert names(tmp_path / "b" / "scan_1") == []
+
+
+@pytest.mark.parametrize("part", ["a", "a/scan_1"])
+def test_a_folder_that_is_replaced_while_it_is_claimed_gets_no_rights(tmp_path, monkeypatch, part):
+    victim = claim_folder(tmp_path, PurePosixPath("b/scan_1"), "uid")
+    victim.chmod(0o700)
+
+    def claimed_and_replaced(folder, *others):
+        is_claimed = claimed(folder, *others)
+        (tmp_path / part).rename(tmp_path / "away")
+        (tmp_path / part).symlink_to(tmp_path / part.replace("a", "b", 1))
+        return is_claimed
+
+    claimed = _claimed_folder._claimed
+    monkeypatch.setattr(_claimed_folder, "_claimed", claimed_and_replaced)
+    with pytest.raises(ConfigurationError, match="was replaced while it was claimed"):
+        claim_folder(tmp_path, PurePosixPath("a/scan_1"), "uid", ExportRights(None, 0o755, 0o640))
+    assert victim.stat().st_mode & 0o777 == 0o700
+
+
+def test_only_a_folder_that_the_run_owns_gets_rights(tmp_path, monkeypatch):
+    other = tmp_path / "a"
+    other.mkdir(mode=0o700)
+    (other / OWNER).write_text("of another run")
+    monkeypatch.setattr(_claimed_folder, "_claimed", lambda *_: True)
+    with pytest.raises(ConfigurationError, match="was replaced while it was claimed"):
+        claim_folder(tmp_path, PurePosixPath("a"), "uid", ExportRights(None, 0o755, 0o640))
+    assert other.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("put", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_an_owner_s_file_that_is_none_makes_the_folder_another_s(tmp_path, put):
+    (tmp_path / "a").mkdir()
+    put(tmp_path / "a" / OWNER)
+    assert claim_folder(tmp_path, PurePosixPath("a"), "uid") == tmp_path / "a_uid"
 
 
 def test_an_output_directory_that_is_a_link_itself_is_fine(tmp_path):

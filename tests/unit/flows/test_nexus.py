@@ -142,9 +142,18 @@ def test_points_that_are_on_no_grid_open_as_points_of_a_plane(file, run):
         assert get_default(root).is_scatter
 
 
+def test_frames_without_any_number_open_on_what_there_is(file):
+    waves = [[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]]
+    names, signal, _ = default_plot(written(run_of(primary({"frame": [0, 1], "w3": waves}, data_keys("w3"))), file))
+    assert names[0] == "w3"
+    assert signal.tolist() == waves
+
+
 @pytest.mark.parametrize(("table", "axis"), [({"frame": [0, 1]}, "frame"), ({}, None)])
 def test_without_times_viewers_open_on_the_frames(file, table, axis):
-    names, signal, _ = default_plot(written(run_of(primary({**table, "det": [1.5, 2.5]}, hinted=["det"])), file))
+    names, signal, _ = default_plot(
+        written(run_of(primary({**table, "det": [1.5, 2.5]}, data_keys("det"), ["det"])), file)
+    )
     assert names == ("det", [axis])
     assert signal.tolist() == [1.5, 2.5]
 

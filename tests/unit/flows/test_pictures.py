@@ -22,8 +22,9 @@ class Held(ExternalArray):
     def __new__(cls, *_):
         return object.__new__(cls)
 
-    def __init__(self, key, values, problem=""):
-        super().__init__(key, f"raw/u/primary/{key}", values.shape, str(values.dtype), ["file:///a.h5"], problem)
+    def __init__(self, key, values, problem="", is_readable=True):
+        about = f"raw/u/primary/{key}", values.shape, str(values.dtype), ["file:///a.h5"]
+        super().__init__(key, *about, problem, is_readable)
         self.__dict__["values"] = values
         self.__dict__["bytes_read"] = 0
 
@@ -79,7 +80,7 @@ def test_what_is_no_image_is_none(values):
 
 
 def test_what_cannot_be_read_is_not_tried():
-    assert ImageSeries.of_stream(run_of([Held("x", FRAMES, "outside")], {"seq_num": [1]}).streams[0]) == []
+    assert ImageSeries.of_stream(run_of([Held("x", FRAMES, "outside", False)], {"seq_num": [1]}).streams[0]) == []
 
 
 def test_the_survey_is_the_mean_and_the_sums_of_all(monkeypatch):
@@ -178,21 +179,30 @@ def waves(length=7):
 )
 def test_waveforms_are_found_in_the_table(column, shape):
     found = waveforms(run_of([], {"wave": column}).streams[0])
-    assert {key: values.shape for key, values in found.items()} == ({"wave": shape} if shape else {})
+    assert {key: read().shape for key, _, read in found} == ({"wave": shape} if shape else {})
 
 
 def test_a_long_waveform_is_read_from_its_file():
     values = np.ones((5, 9000))
-    found = waveforms(run_of([Held("wave", values)], {"seq_num": [1, 2, 3, 4, 5]}).streams[0])
-    assert found["wave"].shape == (5, 9000)
+    [(key, events, read)] = waveforms(run_of([Held("wave", values)], {"seq_num": [1, 2, 3, 4, 5]}).streams[0])
+    assert (key, events, read().shape) == ("wave", 5, (5, 1000))
+
+
+@pytest.mark.parametrize("shape", [(3000, 50), (2, 60_000), (3000, 3000)])
+def test_of_a_large_map_no_more_is_read_than_is_shown(shape):
+    array = Held("wave", np.ones(shape, "uint8"))
+    [(_, events, read)] = waveforms(run_of([array], {"seq_num": list(range(shape[0]))}).streams[0])
+    assert events == shape[0]
+    assert max(read().shape) <= 1000
+    assert array.__dict__["bytes_read"] <= 1_000_000
 
 
 def test_a_map_spans_the_motor_s_positions():
     run = run_of([], {"motor": [0.0, 1.0, 2.0, 3.0, 4.0]}, ["motor"])
     stream, motors = run.scanned()
-    assert _Map("wave", waves(), stream, motors)._scan() == ((-0.5, 4.5), "motor")
+    assert _Map("wave", waves(), 5, stream, motors)._scan() == ((-0.5, 4.5), "motor")
     uneven = run_of([], {"motor": [0.0, 1.0, 5.0, 3.0, 4.0]}, ["motor"]).scanned()
-    assert _Map("wave", waves(), *uneven)._scan() == ((0.5, 5.5), "point")
+    assert _Map("wave", waves(), 5, *uneven)._scan() == ((0.5, 5.5), "point")
 
 
 @pytest.mark.parametrize(
@@ -213,6 +223,41 @@ def test_what_there_is_is_drawn(arrays, columns, motors):
 
 def test_a_run_without_images_or_waveforms_has_no_picture():
     assert draw_pictures(run_of([], {"det": [1.0, 2.0]})).png == b""
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(1).random((5, 8, 6)) > 0.5,
+        np.ones((5, 5000, 4)),
+        np.ones((5, 4, 4096)),
+        np.array([[1.7e308, -1.7e308] * 4] * 5),
+        np.zeros((5, 4), [("a", "i4"), ("b", "f4")]),
+    ],
+    ids=["masks", "tall", "wide", "immense", "structured"],
+)
+def test_an_odd_array_costs_no_other_its_picture(values):
+    columns = {"motor": [0.0, 1.0, 2.0, 3.0, 4.0]}
+    drawn = draw_pictures(run_of([Held("odd", values), Held("img", FRAMES)], columns, ["motor"]))
+    assert drawn.png or drawn.problems
+
+
+def test_images_that_do_not_belong_to_events_are_numbered():
+    frames = np.arange(11)[:, None, None] * np.ones((8, 6))
+    array = Held("img", frames, "11 rows of it, and 10 events")
+    sheet, _ = sheet_of(run_of([array], {"motor": np.arange(10.0)}, ["motor"]))
+    assert sheet.labels[:2] == ["image 1", "image 2"]
+
+
+def test_frames_of_a_slower_detector_are_labelled_as_its_rows_are():
+    stream = run_of([Held("img", FRAMES)], {"frame": list(range(10))}).streams[0]
+    assert [ImageSeries.of_stream(stream)[0].event(index) for index in range(5)] == list(range(5))
+
+
+def test_labels_tell_energies_apart():
+    columns = {"energy": np.linspace(12658, 12660, 5)}
+    sheet, _ = sheet_of(run_of([Held("img", FRAMES)], columns, ["energy"]))
+    assert len(set(sheet.labels)) == 5
 
 
 def test_images_that_cannot_be_read_are_told_and_the_rest_is_drawn():

@@ -10,7 +10,7 @@ import pytest
 from bluesky_prefect.core import Settings
 from bluesky_prefect.tiled_api import ArrayColumns, ExternalArray, ReadableStorage
 from bluesky_prefect.tiled_api import _array_columns as module
-from bluesky_prefect.tiled_api._array_columns import NotInTable
+from bluesky_prefect.tiled_api._array_columns import CannotBeRead, NotInTable
 
 FILE = "file://localhost/data/a.h5"
 
@@ -97,6 +97,29 @@ def test_columns_of_a_stream_are_bounded_together(monkeypatch):
     assert columns.read(array, node, 20, may_be_shorter=False) is not None
     with pytest.raises(NotInTable, match="too much for a table"):
         columns.read(array, node, 20, may_be_shorter=False)
+
+
+def test_values_that_the_descriptor_does_not_promise_are_not_taken_for_those_of_an_event():
+    array = ExternalArray("key", "p", (20,), "int64", [FILE])
+    columns = ArrayColumns(None, 0.0)
+    assert len(columns.read(array, Node(np.arange(20)), 10, may_be_shorter=False, each_event=2)) == 10
+    with pytest.raises(NotInTable, match="2 values of it for each event, and not 1"):
+        columns.read(array, Node(np.arange(20)), 10, may_be_shorter=False, each_event=1)
+
+
+def test_large_images_that_do_not_belong_to_events_are_told_too():
+    with pytest.raises(NotInTable, match="11 rows of it, and 10 events"):
+        read(Node(np.zeros((11, 100, 100), "uint8")), 10)
+
+
+def test_a_large_image_whose_file_is_not_there_is_told(monkeypatch):
+    monkeypatch.setattr(module, "_LOOK_EVERY_S", 0.01)
+    with pytest.raises(CannotBeRead, match=r"from file://localhost/data/a\.h5"):
+        read(Node(np.zeros((2, 100, 100), "uint8"), [status(500)] * 1000), 2, late_s=0.1)
+
+
+def test_numbers_longer_than_arrow_has_are_referred_to():
+    assert read(Node(np.zeros(2, np.longdouble)), 2) is None
 
 
 def test_rows_that_do_not_belong_to_events_are_told():

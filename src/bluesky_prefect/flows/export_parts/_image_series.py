@@ -50,7 +50,7 @@ class ImageSeries:
     array : ExternalArray
         Where they are, of shape (events, ..., height, width), in colour with one dimension more.
     rows : int
-        Number of events.
+        Number of events; 0 if there are frames alone.
     """
 
     array: "ExternalArray"
@@ -59,7 +59,8 @@ class ImageSeries:
     @classmethod
     def of_stream(cls, stream: "Stream") -> list[Self]:
         """Return those of a stream that can be read; what is too small for a picture is none."""
-        made = [cls(array, stream.rows) for array in stream.arrays if not array.problem]
+        rows = stream.rows if stream.has_events else 0
+        made = [cls(array, rows) for array in stream.arrays if array.is_readable]
         return [one for one in made if one.is_pictures]
 
     @property
@@ -72,9 +73,13 @@ class ImageSeries:
         """Number of images."""
         return math.prod(self._leading)
 
-    def event(self, index: int) -> int:
-        """Return the row of the stream's table that an image belongs to."""
-        return index * self.rows // self.count if self.rows else index
+    def event(self, index: int) -> int | None:
+        """Return the row of the stream's table that an image belongs to; None if that is not known."""
+        length = self.array.shape[0]
+        row = index // (self.count // length)
+        if not self.rows:
+            return row
+        return None if length % self.rows else row // (length // self.rows)
 
     def image(self, index: int) -> "numpy.ndarray":
         """Read one, of shape (height, width), or (height, width, 3) in colour; sides above 2,048 pixels in steps."""
@@ -104,6 +109,9 @@ class ImageSeries:
 
     def _blocks(self) -> "Iterator[numpy.ndarray]":
         each = math.prod(self.array.shape[1:]) * self._item_bytes
+        if each > _BLOCK_BYTES:
+            yield from (self.image(index)[None] for index in range(self.count))
+            return
         step = max(_BLOCK_BYTES // each, 1)
         for begin in range(0, self.array.shape[0], step):
             block = self.array[(slice(begin, begin + step), ..., *self._colours)]
@@ -131,12 +139,8 @@ class ImageSeries:
     @property
     def is_pictures(self) -> bool:
         """True if there is something to be seen."""
-        return (
-            len(self.array.shape) > 2
-            and self.count > 0
-            and min(self._sides) >= _FEWEST_PIXELS
-            and bool(self._item_bytes)
-        )
+        has_shape = len(self.array.shape) > 2 and all(self.array.shape)  # None is a length that is not known
+        return has_shape and min(self._sides) >= _FEWEST_PIXELS and bool(self._item_bytes)
 
     @property
     def _item_bytes(self) -> int:

@@ -26,7 +26,9 @@ def write_plot(entry: "h5py.Group", name: str, run: "RunData", streams: list[Str
         return
     data = make_group(entry, name, "NXdata")
     write_value(data, "title", f"{run.label}, run {run.uid}")
-    grid = _Grid.of(run, written, motors) if len(motors) == 2 else None
+    # Images are linked to, and stay where they are.
+    can_be_reordered = set(signals) <= set(written.stream.numeric)
+    grid = _Grid.of(run, written, motors) if len(motors) == 2 and can_be_reordered else None
     if grid:
         axes = grid.write(data, written, signals)
     else:
@@ -111,7 +113,7 @@ def _values(written: StreamGroup, key: str) -> "numpy.ndarray":
 def _write_axis(data: "h5py.Group", written: StreamGroup) -> str:
     """Write the time since the first point, or what numbers the frames of a fly scan; return its name, "." if none."""
     columns = written.stream.table.column_names
-    if "time" not in columns and "frame" in columns:
+    if not written.stream.has_events and "frame" in columns:
         data[written.names["frame"]] = _link(written.path("frame"))
         return written.names["frame"]
     if "time" not in columns:

@@ -1,11 +1,11 @@
 """The picture of a run's images and waveforms."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import BlueskyPrefectError, error_line
+from bluesky_prefect.core import error_line
 from bluesky_prefect.flows.export_parts._image_series import ImageSeries
 from bluesky_prefect.flows.export_parts._plots import draw, labelled, new_figure, text, unit
 from bluesky_prefect.flows.export_parts._waveforms import waveforms
@@ -54,27 +54,38 @@ def draw_pictures(run: "RunData") -> Pictures:
     stream, motors = run.scanned()
     if stream is None:
         return result
-    panels: list[Callable[[SubFigure], None]] = []
-    heights: list[float] = []
-    for series in ImageSeries.of_stream(stream)[:_MOST_KEYS]:
-        try:
-            sheet = _Sheet.of(series, stream, motors, result)
-        except (BlueskyPrefectError, ValueError, TypeError, OSError) as error:
-            result.problems.append(f"{stream.name}, {series.key}: no picture: {error_line(error)}")
-        else:
-            panels.append(sheet.draw)
-            heights.append(sheet.height)
-    for key, values in list(waveforms(stream).items())[: _MOST_KEYS - len(panels)]:
-        panels.append(_Map(key, values, stream, motors).draw)
-        heights.append(3.0)
-    if panels:
-        figure = new_figure(f"{run.label}  {run.uid[:8]}")
-        figure.set_size_inches(8, sum(heights) + 0.5)
-        parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
-        for panel, part in zip(panels, parts, strict=True):
-            panel(part)
-        result.png = draw(figure)
+    panels: list[_Sheet | _Map] = []
+    for key, made in _of_stream(stream, motors, result):
+        if len(panels) < _MOST_KEYS:
+            try:
+                panels.append(made())
+            except Exception as error:  # noqa: BLE001 - whatever an array has, the rest of the run is exported
+                result.problems.append(f"{stream.name}, {key}: no picture: {error_line(error)}")
+    try:
+        result.png = _drawn(f"{run.label}  {run.uid[:8]}", panels) if panels else b""
+    except Exception as error:  # noqa: BLE001 - as before
+        result.problems.append(f"{stream.name}: no picture of images and waveforms: {error_line(error)}")
     return result
+
+
+def _of_stream(
+    stream: "Stream", motors: list[str], result: Pictures
+) -> "Iterator[tuple[str, Callable[[], _Sheet | _Map]]]":
+    """Yield what there is to be shown: data key, and what reads it."""
+    for series in ImageSeries.of_stream(stream):
+        yield series.key, lambda series=series: _Sheet.of(series, stream, motors, result)
+    for key, events, read in waveforms(stream):
+        yield key, lambda key=key, events=events, read=read: _Map(key, read(), events, stream, motors)
+
+
+def _drawn(title: str, panels: "Sequence[_Sheet | _Map]") -> bytes:
+    figure = new_figure(title)
+    heights = [panel.height for panel in panels]
+    figure.set_size_inches(8, sum(heights) + 0.5)
+    parts = figure.subfigures(len(panels), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for panel, part in zip(panels, parts, strict=True):
+        panel.draw(part)
+    return draw(figure)
 
 
 @dataclass
@@ -98,7 +109,11 @@ class _Sheet:
         if motors or survey is None:
             chosen = numpy.unique(numpy.linspace(0, series.count - 1, min(_MOST_IMAGES, series.count)).round())
             images = [int(index) for index in chosen]
-            labels = [_where(stream, motors, series.event(index)) for index in images]
+            rows = [series.event(index) for index in images]
+            labels = [
+                f"image {index + 1}" if row is None else _where(stream, motors, row)
+                for index, row in zip(images, rows, strict=True)
+            ]
             shown = [_smaller(series.image(index)) for index in images]
             return cls(f"{title}, {len(images)} of {series.count}", shown, labels)
         ends = {0: "first", series.count - 1: "last"} if series.count > 1 else {0: "the only one"}
@@ -141,8 +156,10 @@ class _Map:
 
     key: str
     values: "numpy.ndarray"
+    events: int
     stream: "Stream"
     motors: list[str]
+    height = 3.0
 
     def draw(self, part: "SubFigure") -> None:
         """Draw it into a part of a figure."""
@@ -166,19 +183,19 @@ class _Map:
         """Return what the horizontal axis spans and says: the motor's positions if they are evenly spaced."""
         import numpy
 
-        if len(self.motors) == 1 and len(self.values) == self.stream.rows > 1:
+        if len(self.motors) == 1 and self.events == self.stream.rows > 1:
             positions = numpy.asarray(self.stream.numbers(self.motors[0]))
             steps = numpy.diff(positions)
             if steps[0] and numpy.allclose(steps, steps[0], rtol=0.05):
                 half = float(steps[0]) / 2
                 ends = float(positions[0]) - half, float(positions[-1]) + half
                 return ends, labelled(self.stream, self.motors[0])
-        return (0.5, self.stream.rows + 0.5), "point"
+        return (0.5, self.events + 0.5), "point"
 
 
 def _where(stream: "Stream", motors: Sequence[str], row: int) -> str:
     """Return where the motors were at an event."""
-    places = [f"{motor} {stream.numbers(motor)[row]:.4g} {unit(stream, motor)}".rstrip() for motor in motors]
+    places = [f"{motor} {stream.numbers(motor)[row]:.8g} {unit(stream, motor)}".rstrip() for motor in motors]
     return ", ".join(places) or f"event {row + 1}"
 
 
@@ -187,8 +204,9 @@ def _smaller(image: "numpy.ndarray") -> "numpy.ndarray":
     step = max(image.shape[:2]) // _SHOWN_SIDE
     if step < 2:
         return image
-    tall, wide = (length // step for length in image.shape[:2])
-    parts = image[: tall * step, : wide * step].reshape(tall, step, wide, step, *image.shape[2:])
+    down, across = (min(step, length) for length in image.shape[:2])
+    tall, wide = image.shape[0] // down, image.shape[1] // across
+    parts = image[: tall * down, : wide * across].reshape(tall, down, wide, across, *image.shape[2:])
     return parts.mean(axis=(1, 3))
 
 
@@ -196,7 +214,7 @@ def _limits(images: "Sequence[numpy.ndarray]") -> tuple[float, float]:
     """Return what colours span."""
     import numpy
 
-    values = numpy.concatenate([image[numpy.isfinite(image)].ravel() for image in images])
+    values = numpy.concatenate([image[numpy.isfinite(image)].ravel() for image in images]).astype(float)
     if not len(values):
         return 0.0, 1.0
     lowest, highest = (float(limit) for limit in numpy.percentile(values, (_DARKEST, _BRIGHTEST)))

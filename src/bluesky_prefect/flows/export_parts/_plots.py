@@ -107,8 +107,8 @@ def _seconds(stream: "Stream") -> tuple[list[float], str]:
 
 def unit(stream: "Stream", key: str) -> str:
     """Return the unit of a data key; empty if it has none."""
-    about: Any = (stream.metadata.get("data_keys") or {}).get(key) or {}
-    return str(about.get("units") or "")
+    units = stream.about(key).get("units")
+    return units if isinstance(units, str) else ""
 
 
 def labelled(stream: "Stream", key: str) -> str:

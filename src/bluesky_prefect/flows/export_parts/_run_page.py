@@ -55,7 +55,7 @@ def run_page(
     warnings : iterable of str
         What somebody should look at.
     """
-    paths = list(files)
+    paths, told = list(files), list(warnings)
     start, stop = run.start, run.stop
     about = {
         "scan id": markdown_literal(start.get("scan_id", "none"), 60),
@@ -80,7 +80,8 @@ def run_page(
     parts = [
         title,
         f"[Look at the data in Tiled]({tiled}). {_SIGN_IN}",
-        *(f"**Warning**: {markdown_literal(warning, 500)}" for warning in warnings),
+        *(f"**Warning**: {markdown_literal(warning, 500)}" for warning in told[:_MAX_LISTED]),
+        *([f"and {len(told) - _MAX_LISTED} more warnings"] if len(told) > _MAX_LISTED else []),
         markdown_table((name, value) for name, value in about.items() if value),
         f"## Files\n\n{where}{markdown_table(sizes)}",
     ]

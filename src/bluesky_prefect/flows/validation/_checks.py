@@ -1,7 +1,7 @@
 """Checks of a run's stream against its documents."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -33,7 +33,14 @@ class Check:
 
 def stream_checks(run: "RunData", stream: "Stream") -> list[Check]:
     """Check the table of a stream against what its run's documents say."""
-    return [_points(run, stream), *_sequence(stream), *_times(stream), *_shapes(stream), *_columns(run, stream)]
+    return [
+        _points(run, stream),
+        *_sequence(stream),
+        *_times(stream),
+        *_nowhere(stream),
+        *_shapes(stream),
+        *_columns(run, stream),
+    ]
 
 
 def missing_streams(run: "RunData") -> list[Check]:
@@ -92,20 +99,28 @@ def _times(stream: "Stream") -> Iterator[Check]:
         yield Check(stream.name, "times", detail="complete and ascending")
 
 
+def _nowhere(stream: "Stream") -> Iterator[Check]:
+    """Find what is promised to be in files, and is in none."""
+    data_keys: Any = stream.metadata.get("data_keys")
+    there = {*stream.table.column_names, *(array.key for array in stream.arrays)}
+    for key in data_keys if isinstance(data_keys, Mapping) and stream.rows else ():
+        if stream.about(key).get("external") and key not in there:
+            yield Check(stream.name, f"{key}: files", "broken", "none of it is there")
+
+
 def _shapes(stream: "Stream") -> Iterator[Check]:
     """Compare each external array's shape with what the descriptor promised of each event."""
-    keys = stream.metadata.get("data_keys") or {}
     for array in stream.arrays:
-        each: Any = (keys.get(array.key) or {}).get("shape")
+        each: Any = stream.about(array.key).get("shape")
         if not isinstance(each, list) or not all(isinstance(length, int) and length > 0 for length in each):
             continue
-        promised = math.prod(each) * stream.rows
-        held = math.prod(array.shape)
+        rows = stream.rows if stream.has_events or not array.shape else array.shape[0]
+        promised, held = math.prod(each) * rows, math.prod(array.shape)
         shape = f"shape {list(array.shape)}"
-        if held == promised or "frame" in stream.table.column_names:
+        if held == promised:
             yield Check(stream.name, f"{array.key}: shape", detail=shape)
         else:
-            said = f"{shape} holds {held} values, and {counted(stream.rows, 'point')} of {each} {promised}"
+            said = f"{shape} holds {held} values, and {counted(rows, 'point')} of {each} {promised}"
             yield Check(stream.name, f"{array.key}: shape", "broken", said)
 
 

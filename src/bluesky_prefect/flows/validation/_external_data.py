@@ -1,6 +1,7 @@
 """Arrays that detectors wrote to files: are the files there, whole, and what Tiled says they are."""
 
 import math
+import os
 import stat
 import time
 import tokenize
@@ -43,7 +44,7 @@ def array_checks(
     """
     files = [path for uri in array.files if (path := _visible(uri)) is not None]
     what = f"{array.key}: files"
-    while time.monotonic() < late_until and not all(map(Path.exists, files)):
+    while time.monotonic() < late_until and not all(map(os.path.exists, files)):
         time.sleep(_LOOK_EVERY_S)
     try:
         held = [_values_in(path) for path in files]
@@ -78,10 +79,11 @@ def _read_through(stream: str, array: "ExternalArray", node: Any, seen: list[Pat
     what = f"{array.key}: reading"
     begin = 0
     try:
-        for begin, end in _blocks(array.shape, getattr(node, "dtype", None)):
-            shape = tuple(read_part(node, slice(begin, end)).shape)
-            if shape != (end - begin, *array.shape[1:]):
-                return Check(stream, what, "broken", f"from {begin} on it has the shape {list(shape)}")
+        for part, shape in _parts(array.shape, getattr(getattr(node, "dtype", None), "itemsize", None) or 8):
+            begin = part[0].start
+            found = tuple(read_part(node, tuple(part) if len(part) > 1 else part[0]).shape)
+            if found != shape:
+                return Check(stream, what, "broken", f"from {begin} on it has the shape {list(found)}")
     except httpx.HTTPStatusError as error:
         if error.response.status_code in SERVER_TROUBLE:
             raise
@@ -95,11 +97,21 @@ def _read_through(stream: str, array: "ExternalArray", node: Any, seen: list[Pat
     return Check(stream, what, detail="all of it")
 
 
-def _blocks(shape: tuple[int, ...], dtype: Any) -> Iterator[tuple[int, int]]:
-    each = math.prod(shape[1:]) * (getattr(dtype, "itemsize", None) or 8) if shape else 0
+def _parts(shape: tuple[int, ...], item_bytes: int) -> Iterator[tuple[list[slice], tuple[int, ...]]]:
+    """Yield the parts of an array that memory holds, and the shape of each; of a large event, parts of that."""
+    if not shape:
+        return
+    length, rest = shape[0], shape[1:]
+    each = math.prod(rest) * item_bytes
+    if each > _BLOCK_BYTES and len(rest) > 1:
+        for row in range(length):
+            for part, held in _parts(rest, item_bytes):
+                yield [slice(row, row + 1), *part], (1, *held)
+        return
     step = max(_BLOCK_BYTES // max(each, 1), 1)
-    for begin in range(0, shape[0] if shape else 0, step):
-        yield begin, min(begin + step, shape[0])
+    for begin in range(0, length, step):
+        end = min(begin + step, length)
+        yield [slice(begin, end)], (end - begin, *rest)
 
 
 class _Unusable(Exception):
@@ -113,7 +125,7 @@ def _visible(uri: str) -> Path | None:
         if parts.scheme != "file" or parts.hostname not in {None, "localhost"}:
             return None
         path = Path(unquote(parts.path))
-        return path if path.parent.is_dir() else None
+        return path if path.parent.is_dir() and os.access(path.parent, os.X_OK) else None
     except (OSError, ValueError):  # a folder that only others may enter, an address that is none
         return None
 
