@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from bluesky_prefect.core._export_rights import ExportRights
+from bluesky_prefect.core._export_rights import AS_UMASK, ExportRights
 from bluesky_prefect.core._private_files import private_file
 
 TEMPORARY = ".bluesky-prefect-"
@@ -27,9 +27,10 @@ def whole_file(path: Path, *, private: bool = False, rights: ExportRights | None
     with _temporary(path) as temporary:
         if private:
             private_file(temporary)
-        elif rights is not None:
-            rights.make_file(temporary)
-        with temporary.open("w+b") as stream:
+            opened = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        else:
+            opened = (rights or AS_UMASK).open_file(temporary)
+        with os.fdopen(opened, "w+b") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -1,13 +1,20 @@
 """The file beside exported files that says what made them."""
 
+import errno
 import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, BinaryIO, Literal, Self
 
 from pydantic import BaseModel, ValidationError
 
 PROVENANCE = ".bluesky-provenance.json"
 """Its name: one for each folder."""
+_MOST_BYTES = 10_000_000
+_PART_BYTES = 1 << 20
 
 
 class MadeBy(BaseModel):
@@ -42,11 +49,20 @@ class FileNote(BaseModel):
         return cls(size_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
     @classmethod
-    def of_file(cls, path: Path) -> Self:
-        """Return the note of a file as it is now; may raise `OSError`."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return cls(size_bytes=file.tell(), sha256=digest)
+    def of_stream(cls, file: BinaryIO) -> Self:
+        """Return the note of an open file, read from its start."""
+        file.seek(0)
+        digest, size = hashlib.sha256(), 0
+        while part := file.read(_PART_BYTES):
+            digest.update(part)
+            size += len(part)
+        return cls(size_bytes=size, sha256=digest.hexdigest())
+
+    @classmethod
+    def of_file(cls, path: Path) -> Self | None:
+        """Return the note of a file as it is now; None if it is no regular one. May raise `OSError`."""
+        with _regular_file(path) as file:
+            return file and cls.of_stream(file)
 
 
 class Provenance(BaseModel):
@@ -83,6 +99,27 @@ class Provenance(BaseModel):
 def provenance_in(folder: Path) -> Provenance | None:
     """Return what made the files of a folder; None if nobody has noted it. May raise `OSError`."""
     try:
-        return Provenance.model_validate_json((folder / PROVENANCE).read_bytes())
+        with _regular_file(folder / PROVENANCE) as file:
+            content = file.read(_MOST_BYTES + 1) if file else b""
+        return Provenance.model_validate_json(content) if len(content) <= _MOST_BYTES else None
     except (FileNotFoundError, ValidationError):  # or it is of a newer version
         return None
+
+
+@contextmanager
+def _regular_file(path: Path) -> Iterator[BinaryIO | None]:
+    """Open a file for reading; None if it is a symbolic link, or something that may never end or answer."""
+    try:
+        # Without waiting: a pipe would, for somebody who writes to it.
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in {errno.ELOOP, errno.ENXIO}:  # a link; a socket
+            raise
+        yield None
+        return
+    if stat.S_ISREG(os.fstat(opened).st_mode):
+        with os.fdopen(opened, "rb") as file:
+            yield file
+    else:
+        os.close(opened)
+        yield None

@@ -44,7 +44,7 @@ class FileOrigin:
     @property
     def unchanged(self) -> bool:
         """True if all files are as they were written."""
-        return set(self.files.values()) == {UNCHANGED}
+        return all(state == UNCHANGED for state in self.files.values())
 
 
 def file_origin(
@@ -86,9 +86,17 @@ def _states(provenance: Provenance, folder: Path, name: str | None) -> Iterator[
             f"{name} is none of the files that the last export wrote to {folder}: {', '.join(provenance.files)}."
         )
     for one in provenance.files if name is None else [name]:
-        try:
-            now = FileNote.of_file(folder / one)
-        except FileNotFoundError:
-            yield one, "gone"
-        else:
-            yield one, UNCHANGED if now == provenance.files[one] else "CHANGED since it was written"
+        yield one, _state(folder, one, provenance.files[one])
+
+
+def _state(folder: Path, name: str, written: FileNote) -> str:
+    # Whoever can write to the folder may have put any name there.
+    if name in {"", ".", ".."} or "/" in name or "\0" in name:
+        return "no name of a file in this folder, not looked at"
+    try:
+        now = FileNote.of_file(folder / name)
+    except FileNotFoundError:
+        return "gone"
+    if now is None:
+        return "no regular file, not looked at"
+    return UNCHANGED if now == written else "CHANGED since it was written"

@@ -1,6 +1,8 @@
 """The folder that a run is exported to."""
 
 import datetime
+import re
+import string
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,6 +40,7 @@ class RunFolder:
         self.stem = stem
         self.files: list[Path] = []
         self._rights = rights
+        self._notes: dict[str, FileNote] = {}
 
     @classmethod
     def of(cls, run: "RunData", zone: ZoneInfo, settings: "Settings") -> Self:
@@ -47,12 +50,14 @@ class RunFolder:
         if not names_the_run(template):
             template = f"{template.rstrip('/')}_{{short_uid}}"
         rights = _rights(settings, fields)  # before anything is made
-        path = cls._claim(settings.exports_path, render(template, fields), run.uid, rights)
+        relative = render(template, fields)
+        common = _common_folders(template, settings.export_group or "")
+        path = cls._claim(settings.exports_path, relative, run.uid, rights, common)
         return cls(path, render(settings.file_template.replace("/", "_"), fields).name, rights)
 
     @staticmethod
-    def _claim(root: Path, relative: PurePosixPath, uid: str, rights: ExportRights) -> Path:
-        return claim_folder(root, relative, uid, rights)
+    def _claim(root: Path, relative: PurePosixPath, uid: str, rights: ExportRights, common: int | None) -> Path:
+        return claim_folder(root, relative, uid, rights, common=common)
 
     def file(self, ending: str) -> Path:
         """Return the path of a file, whether it is there or not."""
@@ -63,7 +68,10 @@ class RunFolder:
         """Open a file for writing, which is there once the block ends without an error."""
         with whole_file(self.file(ending), rights=self._rights) as file:
             yield file
+            # Of what was written here: another export of the run may put its own file at the same path.
+            note = FileNote.of_stream(file)
         self.files.append(self.file(ending))
+        self._notes[self.file(ending).name] = note
 
     def write(self, ending: str, content: bytes) -> None:
         """Write a file."""
@@ -72,8 +80,7 @@ class RunFolder:
 
     def write_provenance(self, provenance: Provenance, **last: bytes) -> None:
         """Write what made the files, and those whose content is given by its ending, which are still to be written."""
-        notes = {path.name: FileNote.of_file(path) for path in self.files}
-        notes |= {self.file(f".{ending}").name: FileNote.of(content) for ending, content in last.items()}
+        notes = self._notes | {self.file(f".{ending}").name: FileNote.of(content) for ending, content in last.items()}
         content = provenance.model_copy(update={"files": notes}).content()
         write_whole(self.path / PROVENANCE, content, rights=self._rights)
 
@@ -86,7 +93,7 @@ class PlannedFolder(RunFolder):
     """The folder that a run would be exported to: nothing is made, written or removed, only taken note of."""
 
     @staticmethod
-    def _claim(root: Path, relative: PurePosixPath, uid: str, rights: ExportRights) -> Path:
+    def _claim(root: Path, relative: PurePosixPath, uid: str, rights: ExportRights, common: int | None) -> Path:
         return folder_of(root, relative, uid)
 
     @contextmanager
@@ -106,6 +113,29 @@ def _rights(settings: "Settings", fields: Mapping[str, Any]) -> ExportRights:
         group = render(group, fields).name
     number = None if group is None else group_id(group)
     return ExportRights(number, settings.export_directory_mode, settings.export_file_mode)
+
+
+def _common_folders(template: str, group: str) -> int | None:
+    """Return how many folders of a template are common to runs whose group differs; None if the group is always one.
+
+    They are those above the first folder by which all fields of the group are known that the template names.
+    """
+    if "{" not in group:
+        return None
+    parts = [_fields(part) for part in template.split("/") if part.strip(".")]
+    missing = _fields(group) & set().union(*parts)
+    if missing:
+        for number, named in enumerate(parts):
+            missing -= named
+            if not missing:
+                return number
+    return max(len(parts) - 1, 0)
+
+
+def _fields(template: str) -> set[tuple[str, ...]]:
+    """Return the fields that a template names; ``{a[b]}`` and ``{a.b}`` are one."""
+    named = (field for _, field, _, _ in string.Formatter().parse(template) if field)
+    return {tuple(re.split(r"[\[\].]+", field.rstrip("]"))) for field in named}
 
 
 def start_day(run: "RunData", zone: ZoneInfo) -> datetime.date:
