@@ -141,7 +141,7 @@ class Demo:
 
     def _look_at(self, row: DemoRow, outbox: "Outbox") -> DemoRow:
         if row.flow_run_id is None:
-            [*_, entry] = outbox.entries(run_uid=row.run.uid) or [None]
+            [*_, entry] = [None, *(one for one in outbox.entries(run_uid=row.run.uid) if not one.is_message)]
             if entry is None:
                 return replace(row, state="not in the outbox", message="")
             if entry.flow_run_id is None:

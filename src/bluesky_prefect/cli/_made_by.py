@@ -27,7 +27,7 @@ def runs_made_by(
     uids = None if among is None else {run.uid for run in among}
     wanted: list[tuple[list[Run], list[Workflow]]] = []
     for workflow in workflows if versions else ():
-        found = results_made_by(catalog, versions, workflow.deployment)
+        found = results_made_by(catalog, versions, _deployments(workflow))
         runs = [run for run in found.runs if uids is None or run.uid in uids]
         if runs:
             terminal.note(f"{workflow.name}: {counted(len(runs), 'run')}, results made by {_listed(found.versions)}")
@@ -38,13 +38,22 @@ def runs_made_by(
     return wanted
 
 
+def _deployments(workflow: "Workflow") -> list[str]:
+    """Return the deployment of a workflow, and its former names that may be deployments."""
+    return [workflow.deployment, *(name for name in workflow.was if name.count("/") == 1)]
+
+
 def _is_one_of(version: str, meant: "SpecifierSet") -> bool:
-    from packaging.version import InvalidVersion
+    """Tell whether a version is meant; before 0.2 are its pre-releases too, which packages do not get by ``<0.2``."""
+    from packaging.version import InvalidVersion, Version
 
     try:
-        return version in meant
+        one = Version(version)
     except InvalidVersion:
         return False
+    return all(
+        one < Version(each.version) if each.operator == "<" else each.contains(one, prereleases=True) for each in meant
+    )
 
 
 def _listed(versions: dict[str, int]) -> str:

@@ -144,7 +144,7 @@ def discard(
                     "Look again with 'bluesky-prefect outbox list --state all'."
                 )
             render.done("Discarded", entry)
-    render.after_discarding()
+    render.after_discarding(entries)
 
 
 @app.command()
@@ -245,9 +245,10 @@ def _unsent(outbox: Outbox, names: Sequence[str]) -> list[Entry]:
                 "To start it all the same: bluesky-prefect submit --workflow NAME --regardless UID"
             )
         if present:
+            again = "\nTo start it again: bluesky-prefect submit --workflow NAME --again UID"
             raise ConfigurationError(
-                f"{one_line(name, 100)!r} has been sent: Prefect has it.\n"
-                f"{render.candidates(present)}\nTo start it again: bluesky-prefect submit --workflow NAME --again UID"
+                f"{one_line(name, 100)!r} has been sent: Prefect has it.\n{render.candidates(present)}"
+                + ("" if all(one.is_message for one in present) else again)
             )
         entry = _only(unsent, name, outbox)
         chosen[entry.key] = entry

@@ -120,6 +120,11 @@ def remedy(one: Entry, options: str) -> str:
         return f"Nothing has to be done: Prefect has it.\nTo start it again:  {again}"
     if one.state == "declined":
         return f"Nothing has to be done: the workflow did not want the run.\nTo start it all the same:  {regardless}"
+    if one.is_message and one.state == "waiting" and not one.is_readable:
+        return (
+            "This version cannot read it: a session of a newer one sends it. Upgrade this one.\n"
+            f"If nobody needs to be told:  {discard}"
+        )
     if one.state == "waiting" and not one.is_readable:
         return (
             "This version cannot read it: a session of a newer one sends it. Upgrade this one, or start the workflow "
@@ -188,8 +193,10 @@ def moved(many: int, target: str) -> None:
     terminal.show(terminal.out(), f"Moved: {counted(many, 'submission')}, now for {one_line(target, 200)}")
 
 
-def after_discarding() -> None:
-    """Say where discarded runs are found from now on."""
+def after_discarding(entries: Sequence[Entry]) -> None:
+    """Say where discarded runs are found from now on; messages about runs are gone for good."""
+    if all(one.is_message for one in entries):
+        return
     terminal.show(
         terminal.err(),
         "As long as their workflow is on the list of workflows, 'bluesky-prefect reconcile' shows these runs as runs "

@@ -9,6 +9,8 @@ from bluesky_prefect.core import (
     PrefectUnavailable,
     error_and_place,
     error_line,
+    file_identity,
+    file_of_list,
     load_workflows,
     on_daemon_thread,
 )
@@ -23,6 +25,8 @@ _LOOK_UP_TIMEOUT_S = 2.0
 _PATIENCE_S = 0.5
 # A Prefect that is away is asked so many steps later at most.
 _MAX_PAUSE = 32
+
+_Identity = tuple[int, int, int] | None
 
 
 class Preparation:
@@ -55,11 +59,15 @@ class Preparation:
         self._looking: Future[dict[str, str]] | None = None
         self._notices = notices
         self._reminders = reminders
-        # How many steps pass before deployments are looked up the next time, and after that.
-        self._pause = self._next_pause = 0
+        self._pause = _Pause()
         self._listed_at = listed_at
         # When workflows were first seen in a session; None once Prefect knows.
         self._seen: dict[str, float | None] = {}
+        # Names that are not on the list, and the file in which they are not.
+        self._refused: frozenset[str] = frozenset()
+        self._refused_by: _Identity = None
+        self._listing: Future[tuple[_Identity, frozenset[str] | None]] | None = None
+        self._list_pause = _Pause()
 
     @property
     def is_done(self) -> bool:
@@ -73,8 +81,8 @@ class Preparation:
         self._unchecked.update(dict.fromkeys(new))
 
     def after_fork(self) -> None:
-        """Forget, in a child, the look-up that its parent's thread is at."""
-        self._looking = None
+        """Forget, in a child, the look-ups that its parent's threads are at."""
+        self._looking = self._listing = None
 
     def saw(self, entry: Entry) -> None:
         """Take note of a submission that was sent: its workflow may be on the list."""
@@ -84,8 +92,7 @@ class Preparation:
         """Look the deployments up without importing Prefect, once it answers: a wrong name is told before the scan."""
         if self.is_done:
             return
-        if self._pause:
-            self._pause -= 1
+        if not self._pause.is_over():
             return
         try:
             if self._looking is None:
@@ -95,7 +102,7 @@ class Preparation:
             missing = self._looking.result(_PATIENCE_S)
         except Exception as error:  # noqa: BLE001 - the courier tells of an outage
             logger.debug("The names of deployments were not looked up: %s", error_line(error))
-            self._next_pause = self._pause = min(2 * self._next_pause + 1, _MAX_PAUSE)
+            self._pause.grow()
             if self._looking is not None and self._looking.done():
                 self._looking = None
             return
@@ -136,24 +143,71 @@ class Preparation:
     def note_listed(self, api: PrefectApi) -> None:
         """Let Prefect know since when workflows are on a list, for reconciliation, on whichever machine.
 
-        One that a session starts beside the list has no such date: when it is listed later, it is new.
+        One that a session starts beside the list has no such date: when it is listed later, it is new. A list that is
+        a module's is as it was when this process imported it: what only a session's newer one names has no date until
+        `reconcile` gives it one.
         """
         unknown = {name: at for name, at in self._seen.items() if at is not None}
-        if not unknown:
+        if not unknown or not self._list_pause.is_over():
             return
         try:
-            listed = self._listed_names()
+            listed = self._listed_names(frozenset(unknown))
             for name, at in unknown.items():
-                if listed is not None and name not in listed:
+                if name in self._refused:
                     del self._seen[name]
-                    continue
-                first_listed(api, [name], at, note=True)
-                self._seen[name] = None
-        except Exception as error:  # noqa: BLE001 - the next idle moment will do
+                elif name in listed:
+                    first_listed(api, [name], at, note=True)
+                    self._seen[name] = None
+        except Exception as error:  # noqa: BLE001 - a later idle moment will do
             logger.debug("Prefect was not told since when workflows are listed: %s", error_and_place(error))
+            self._list_pause.grow()
+        else:
+            self._list_pause = _Pause()
 
-    def _listed_names(self) -> set[str] | None:
+    def _listed_names(self, unknown: frozenset[str]) -> frozenset[str]:
+        """Return the names on the list, and remember which of those unknown are not; none if it was not loaded again.
+
+        Raises `TimeoutError` if the list is not there yet: a later call returns what came of it.
+        """
         if not self._listed_at:
-            return None
-        listed = on_daemon_thread(load_workflows, self._listed_at).result(_PATIENCE_S)
-        return {name for workflow in listed for name in workflow.names}
+            return unknown
+        if self._listing is None:
+            self._listing = on_daemon_thread(_look_at, self._listed_at, unknown, self._refused, self._refused_by)
+        try:
+            identity, listed = self._listing.result(_PATIENCE_S)
+        finally:
+            if self._listing.done():
+                self._listing = None
+        if listed is None:
+            return frozenset()
+        before = self._refused if identity == self._refused_by else frozenset()
+        self._refused, self._refused_by = (before | unknown) - listed, identity
+        return listed
+
+
+class _Pause:
+    """Steps to pass over after a failure: more after each."""
+
+    def __init__(self) -> None:
+        self._left = self._next = 0
+
+    def is_over(self) -> bool:
+        """Tell whether none is left; else this is one of them."""
+        if self._left:
+            self._left -= 1
+            return False
+        return True
+
+    def grow(self) -> None:
+        self._next = self._left = min(2 * self._next + 1, _MAX_PAUSE)
+
+
+def _look_at(
+    where: str, names: frozenset[str], refused: frozenset[str], refused_by: _Identity
+) -> tuple[_Identity, frozenset[str] | None]:
+    """Return what the list's file is known by, and the names on it; None for these if it refuses all, as is known."""
+    file = file_of_list(where)
+    identity = file and file_identity(file)
+    if names <= refused and identity == refused_by:
+        return identity, None
+    return identity, frozenset(name for workflow in load_workflows(where) for name in workflow.names)

@@ -154,7 +154,7 @@ class FlowWatcher:
             found = lookup_statuses(api, stopped.outboxes, [(uid, name) for name in names], stopped.stopped)
             return [one for one in found.values() if one]
         with existing_outbox(self._settings.outbox_path) as outbox:
-            entries = outbox.entries(run_uid=uid) if outbox else []
+            entries = [one for one in outbox.entries(run_uid=uid) if not one.is_message] if outbox else []
             if outbox and entries:
                 wanted = [(uid, one.workflow) for one in entries]
                 found = lookup_statuses(api, [outbox], wanted, min(one.created for one in entries)).values()

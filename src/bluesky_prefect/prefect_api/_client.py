@@ -165,17 +165,17 @@ class PrefectApi:
         SubmissionRefused
             If Prefect will not take such events.
         PrefectUnavailable
-            If Prefect cannot be asked, or cannot answer now.
+            If Prefect cannot be asked, or cannot answer now; that says nothing about flow runs.
         """
         import httpx
 
-        self._notifications = self._notifications or Notifications(self.client)
         try:
+            notifications = self._prepared_notifications(self.client)
             with prefect_errors():
-                self._notifications.tell(submission)
+                notifications.tell(submission)
         except PrefectUnavailable as error:
-            # Flow runs need other parts of the server, and may be allowed where events are not.
-            error.submission_specific = error.server_responded or not error.transient
+            # Flow runs need other parts of the server, may be allowed where events are not, and find an outage out.
+            error.submission_specific = True
             raise
         except httpx.HTTPStatusError as error:
             raise SubmissionRefused(
@@ -220,8 +220,11 @@ class PrefectApi:
     def prepare_notifications(self, notices: Sequence[str]) -> None:
         """Have Prefect tell people of the ends of flow runs, once it was reached; see `Notifications.prepare`."""
         if notices and self._client is not None:
-            self._notifications = self._notifications or Notifications(self._client)
-            self._notifications.prepare(notices)
+            self._prepared_notifications(self._client).prepare(notices)
+
+    def _prepared_notifications(self, client: "SyncPrefectClient") -> Notifications:
+        self._notifications = self._notifications or Notifications(client, now=self.now)
+        return self._notifications
 
     def _create(self, submission: Submission) -> FlowRunRef:
         client = self.client

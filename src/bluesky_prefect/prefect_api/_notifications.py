@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import datetime
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import (
@@ -38,6 +40,8 @@ _CHECKED_FOR_S = 600.0
 _TRIED_AGAIN_AFTER_S = 60.0
 # The part of the server that acts on events reads automations so often, if nothing tells it of a new one.
 _TAKEN_UP_AFTER_S = 5.0
+# A server tells the time in whole seconds.
+_CLOCK_STEP_S = 1.0
 
 _REASON = f"flow_run.state.message | default('none given', true) | truncate({REASON_LENGTH})"
 _SUBJECT = f"{as_text('flow_run.name')}: {as_text('flow_run.state.name')}"
@@ -49,11 +53,20 @@ class Notifications:
     For each notice the server keeps an automation that waits for flow runs with the notice's tag: whoever starts them,
     whatever they execute, and also if their process is killed. The server then sends the message through a
     notification block, which alone knows the address. A failed run is made known to the server as an event.
+
+    The clock gives a time in seconds that never jumps; `now` gives the server's time in seconds since the epoch.
     """
 
-    def __init__(self, client: "SyncPrefectClient", *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: "SyncPrefectClient",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._client = client
         self._clock = clock
+        self._now = now
         self._due: dict[str, float] = {}
         self._told: dict[str, str] = {}
 
@@ -80,19 +93,20 @@ class Notifications:
         DeploymentMissing
             If there is no notification block of that name.
         PrefectUnavailable
-            If the automation was made just now.
+            If the automation was made or changed just now.
         Exception
             What Prefect's client raises.
         """
         notice = submission.deployment
         try:
-            is_new = self._prepare(notice)
+            kept = self._prepare(notice)
         except ConfigurationError as error:
             raise DeploymentMissing(str(error)) from error
-        if is_new:
+        if kept is None or self._is_new(kept):
             raise PrefectUnavailable(
-                f"Prefect's automation {TAG}{notice} was made just now; the message is sent once it is in use.",
-                retry_after_s=_TAKEN_UP_AFTER_S,
+                f"Prefect's automation {TAG}{notice} is new, or has just changed; the message is sent once it is in "
+                "use.",
+                retry_after_s=_TAKEN_UP_AFTER_S + _CLOCK_STEP_S,
                 server_responded=True,
                 busy=True,
             )
@@ -114,14 +128,14 @@ class Notifications:
             return f"Prefect's automations cannot be asked for: {error_line(error)}."
         return ""
 
-    def _prepare(self, notice: str) -> bool:
-        """Make sure that the automation of a notice exists; return whether it is new."""
+    def _prepare(self, notice: str) -> "UUID | None":
+        """Make sure that the automation of a notice exists; return its id if it was there and is as it should be."""
         from prefect.exceptions import ObjectNotFound
 
         wanted = automation(notice, self._block(notice.partition(":")[2]).id)
         existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
-        is_new = not existing
-        if is_new:
+        is_ready = bool(existing)
+        if not existing:
             self._client.create_automation(wanted)
             # Another process may have done so at the same moment; both keep the same one.
             existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
@@ -131,7 +145,25 @@ class Notifications:
         for kept in existing[:1]:
             if kept.description != wanted.description:
                 self._client.update_automation(kept.id, wanted.model_copy(update={"enabled": kept.enabled}))
-        return is_new
+                is_ready = False
+        return existing[0].id if is_ready else None
+
+    def _is_new(self, kept: "UUID") -> bool:
+        """Tell whether somebody has made or changed an automation so lately that it may not be in use yet."""
+        import httpx
+
+        # Not read_automation, which keeps the date to itself.
+        try:
+            found = self._client.request("GET", "/automations/{id}", path_params={"id": str(kept)}).json()
+            updated = datetime.fromisoformat(found["updated"])
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code != HTTPStatus.NOT_FOUND:
+                raise
+            return True  # it was deleted at this moment, and is made anew
+        except (KeyError, TypeError, ValueError):
+            return False
+        # Its database may have another clock; by that an automation is not new for ever.
+        return abs(self._now() - updated.timestamp()) < _TAKEN_UP_AFTER_S
 
     def _block(self, block: str) -> "BlockDocument":
         from prefect.exceptions import ObjectNotFound

@@ -37,11 +37,14 @@ def parse_versions(text: str) -> "SpecifierSet":
     from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
     try:
-        return SpecifierSet(text, prereleases=True)
+        meant = SpecifierSet(text, prereleases=True)
     except InvalidSpecifier:
+        meant = SpecifierSet()
+    if not len(meant):
         raise FlowInputError(
             f"{text!r} does not say which versions are meant: write '<0.2' for those before 0.2, or '==0.1.0'."
-        ) from None
+        )
+    return meant
 
 
 def versions_of_results(catalog: Catalog) -> dict[str, int]:
@@ -55,8 +58,8 @@ def versions_of_results(catalog: Catalog) -> dict[str, int]:
     return _counts(catalog, _results(catalog), _VERSION) if catalog.has_processed() else {}
 
 
-def results_made_by(catalog: Catalog, versions: Iterable[str], deployment: str) -> ResultsOfVersions:
-    """Return the results of a deployment that these versions have made, and their runs.
+def results_made_by(catalog: Catalog, versions: Iterable[str], deployments: Iterable[str]) -> ResultsOfVersions:
+    """Return the results of deployments that these versions have made, and their runs.
 
     A result that does not say which deployment made it may be of any.
 
@@ -65,12 +68,12 @@ def results_made_by(catalog: Catalog, versions: Iterable[str], deployment: str) 
     TiledUnavailable
         If Tiled cannot be asked.
     """
-    from tiled.queries import Eq, In, KeyPresent
+    from tiled.queries import In, KeyPresent
 
     made = _results(catalog).search(In(_VERSION, list(versions)))
     counts: dict[str, int] = {}
     uids: dict[str, None] = {}
-    for found in (made.search(Eq(_DEPLOYMENT, deployment)), made.search(KeyPresent(_DEPLOYMENT, exists=False))):
+    for found in (made.search(In(_DEPLOYMENT, list(deployments))), made.search(KeyPresent(_DEPLOYMENT, exists=False))):
         for version, many in _counts(catalog, found, _VERSION).items():
             counts[version] = counts.get(version, 0) + many
         uids |= dict.fromkeys(_counts(catalog, found, "raw_uid"))

@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from bluesky_prefect import Outbox
 from bluesky_prefect.cli._app import app
-from bluesky_prefect.core import Submission, submission_key
+from bluesky_prefect.core import Run, Submission, submission_key
 from bluesky_prefect.outbox import Draft, OutboxCounts
 
 FIRST, SECOND, THIRD = ("4f3a2b1c-1111", "4f3a2b1c-2222", "9c0ffee0-3333")
@@ -379,3 +379,16 @@ def test_what_a_newer_version_has_to_send_is_shown_as_that(outbox_command, outbo
         connection.execute("""UPDATE entries SET submission = '{"from": "the future"}'""")
     assert outbox.take() is None
     assert "a session of a newer one sends it" in outbox_command("show", FIRST).stdout
+
+
+def test_of_messages_nothing_is_said_that_holds_for_flow_runs_only(outbox_command, outbox):
+    for uid, scan_id in ((FIRST, 7), (SECOND, 8)):
+        start = {"uid": uid, "scan_id": scan_id}
+        outbox.put(Submission.message(Run(uid, start, {"exit_status": "fail"}), "run-failure:slack/mon"))
+    outbox.mark_sent(outbox.take().key)
+    sent = error_of(outbox_command("discard", "7", "--yes"))
+    assert "has been sent: Prefect has it." in sent
+    assert "submit" not in sent
+    discarded = outbox_command("discard", "8", "--yes")
+    assert "Discarded" in discarded.stdout
+    assert discarded.stderr == ""

@@ -729,6 +729,21 @@ def test_a_message_without_its_block_waits_and_holds_up_no_flow_run(forwarder, d
     assert "Run told waits: Prefect has no notification block" in caplog.text
 
 
+def test_messages_whose_requests_hang_hold_up_no_flow_run(forwarder, disk, api, clock):
+    def hang(_):
+        clock.now += 10
+        raise PrefectUnavailable("Prefect cannot be reached: ReadTimeout.", submission_specific=True)
+
+    api.tell = hang
+    for index in range(20):
+        disk.put(submission(f"told{index}", "run-failure:slack/mon-beamline"))
+        disk.put(submission(f"run{index}"))
+    began = clock.now
+    while len(api.accepted) < 20 and clock.now < began + 600:
+        clock.now += max(forwarder.step(), 0.001)
+    assert clock.now - began < 150
+
+
 def test_the_more_runs_wait_the_less_often_it_is_looked_for_what_can_be_sent(
     forwarder, disk, clock, tmp_path, monkeypatch
 ):

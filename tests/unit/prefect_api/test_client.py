@@ -330,3 +330,19 @@ def test_a_server_that_says_no_time_leaves_it_to_this_machine(server):
     with temporary_settings({PREFECT_API_URL: url(server)}), PrefectApi(5) as api:
         server.answer, server.date = (200, {}, b"{}"), "soon"
         assert abs(api.now() - time.time()) < 1
+
+
+@pytest.mark.parametrize("status", [0, 403, 500, 503])
+def test_a_message_that_prefect_does_not_take_says_nothing_about_flow_runs(server, status):
+    server.answer = (status, {}, b"{}")
+    if status == 0:
+        server.hang.set()
+    message = replace(SUBMISSION, deployment="run-failure:slack/mon-beamline")
+    with (
+        temporary_settings({PREFECT_API_URL: url(server)}),
+        PrefectApi(0.5) as api,
+        pytest.raises(PrefectUnavailable) as caught,
+    ):
+        api.tell(message)
+    assert caught.value.submission_specific
+    assert caught.value.server_responded == (status >= 500)

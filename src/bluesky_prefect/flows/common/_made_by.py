@@ -2,16 +2,15 @@
 
 import asyncio
 import logging
+from contextvars import copy_context
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-import httpx
 from prefect.context import SyncClientContext
-from prefect.exceptions import PrefectException
 from prefect.runtime import flow_run
 
-from bluesky_prefect.core import MadeBy, as_json, error_line, jsonable
+from bluesky_prefect.core import MadeBy, as_json, error_line, jsonable, on_daemon_thread
 from bluesky_prefect.flows.common._artifacts import MAX_S
 
 if TYPE_CHECKING:
@@ -27,26 +26,23 @@ _MAX_CHARACTERS = 2_000
 def made_by() -> MadeBy | None:
     """Return the flow run that this is a part of, the outermost one; None where there is none.
 
-    Asks Prefect, once for each flow run, and waits for it. If Prefect does not tell, a warning says so, and only what
-    is known here is returned.
+    Asks Prefect, once for each flow run, and waits some seconds for it. If Prefect does not tell, a warning says so,
+    and only what is known here is returned.
     """
     if not (flow_run_id := flow_run.get_id()):
         return None
     try:
-        return _asked(flow_run_id)
-    except (httpx.HTTPError, PrefectException) as error:
+        return on_daemon_thread(copy_context().run, _asked, flow_run_id).result(MAX_S)
+    except TimeoutError:
+        logger.warning("Prefect does not tell in %g s what made this (flow run %s)", MAX_S, flow_run_id)
+    except Exception as error:  # noqa: BLE001 - the result counts, not what made it; the client raises many kinds
         logger.warning("Prefect does not tell what made this (flow run %s): %s", flow_run_id, error_line(error))
-        return _known_here()
+    return _known_here()
 
 
 async def made_by_in_time() -> MadeBy | None:
-    """Return what `made_by` does, or only what is known here if Prefect takes too long."""
-    try:
-        async with asyncio.timeout(MAX_S):
-            return await asyncio.to_thread(made_by)
-    except TimeoutError:
-        logger.warning("Prefect does not tell in %g s what made this (flow run %s)", MAX_S, flow_run.get_id())
-        return _known_here()
+    """Return what `made_by` does, while the event loop goes on."""
+    return await asyncio.to_thread(made_by)
 
 
 def _known_here() -> MadeBy:
