@@ -302,9 +302,11 @@ class Forwarder(ToldOfForks):
                 outbox.give_back(entry.key, str(error), delay_s)
                 return delay_s
             wait = self._backoff.failed(entry, self._clock() - began, error)
-            if wait.first:
+            if wait.first and not self._outage.under_way:
                 logger.warning("Run %s: %s is tried again later, others go on: %s", entry.run_uid, entry.key, error)
             outbox.give_back(entry.key, str(error), wait.delay_s, aside=wait.aside)
+            if entry.is_message and not error.server_responded:
+                return 0.0  # nobody has answered: whether there is an outage, flow runs find out
         except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
             where = error_and_place(error)
             logger.error("Run %s: %s cannot be sent; trying again later: %s", entry.run_uid, entry.key, where)

@@ -757,3 +757,22 @@ def test_the_more_runs_wait_the_less_often_it_is_looked_for_what_can_be_sent(
 
     monkeypatch.setattr(JournalDirectory, "undelivered_runs", many)
     assert forwarder.step() == pytest.approx(3.0)
+
+
+def test_a_message_that_nobody_answers_neither_ends_an_outage_nor_is_told_of_in_one(
+    forwarder, disk, api, clock, caplog
+):
+    def hang(_):
+        raise PrefectUnavailable("Prefect cannot be reached: ReadTimeout.", submission_specific=True)
+
+    api.tell = hang
+    api.troubles["a"] = PrefectUnavailable("Prefect cannot be reached: ConnectError.")
+    disk.put(submission("a"))
+    forwarder.step()
+    for index in range(3):
+        disk.put(submission(f"told{index}", "run-failure:slack/mon-beamline"))
+    run_for(forwarder, clock, 120)
+    assert caplog.messages == ["Run a waits in the outbox: Prefect cannot be reached: ConnectError."]
+    del api.troubles["a"]
+    run_for(forwarder, clock, 120)
+    assert caplog.messages[1] == "Prefect answers again; sending what waits"
