@@ -145,7 +145,7 @@ def _differences(raw: Any, uid: str, folder: Path) -> list[str]:
     comparison = Comparison()
     compare_run(run, folder, comparison)
     kinds = Counter(path.suffix for path in folder.iterdir() if not path.name.startswith("."))
-    wanted = {".txt": 1, ".png": 1, ".csv": len(run)}
+    wanted = {".txt": 1, ".png": 1, ".nxs": 1, ".csv": len(run)}
     if kinds != wanted:
         comparison.differences.append(f"{folder} holds {dict(kinds)}, not {wanted}")
     return comparison.differences

@@ -40,7 +40,7 @@ class Blueapi:
         self._log = directory / "blueapi.log"
         port = _free_port()
         for name, text in _files_of_the_page().items():
-            (directory / name).write_text(text.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
+            (directory / name).write_text(text.replace("127.0.0.1:8025", f"127.0.0.1:{port}"))
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60)
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(

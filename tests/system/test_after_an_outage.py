@@ -95,9 +95,11 @@ def test_each_command_of_the_page_does_what_it_says(hutch, stack):
                 assert [len(hutch.flow_runs(uid)) for uid in hutch.uids] == [2, 3, 2, 2]
             case ["submit", "1203", *_]:
                 assert hutch.flow_runs(hutch.uids[3])[-1].parameters == {"ref": hutch.uids[3], "date": "2026-01-01"}
+            case ["submit", "--made-by", *_]:
+                assert "Tiled has no results that <0.2 made" in error + said
             case ["deploy", *_]:
                 assert "with the list tests.system.hutch:WORKFLOWS" in error
             case _:
                 pytest.fail(f"The page has a command that this test does not know: {command}")
-    assert len(ended) == 13
+    assert len(ended) == 15
     assert [command for command, code in ended if code and not command.startswith("reconcile")] == []
