@@ -91,5 +91,6 @@ def test_a_plain_run_leaves_its_summary_data_and_plot(acquired, stack):
     assert {path.suffix for path in summary.parent.iterdir() if not path.name.startswith(".")} == {
         ".txt",
         ".csv",
+        ".nxs",
         ".png",
     }

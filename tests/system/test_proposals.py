@@ -14,7 +14,15 @@ from bluesky_prefect.core import RunNotFound, Settings, TiledUnavailable
 from bluesky_prefect.courier import JournalCourier
 from bluesky_prefect.flows.weather._weather import write_temperatures
 from bluesky_prefect.journal import JournalDirectory, RunRecorder
-from bluesky_prefect.tiled_api import Catalog, read_stream, results_of, run_without_streams, stream_nodes, write_result
+from bluesky_prefect.tiled_api import (
+    ArrayColumns,
+    Catalog,
+    read_stream,
+    results_of,
+    run_without_streams,
+    stream_nodes,
+    write_result,
+)
 from tests.services.prefect_process import wait_until
 from tests.services.tiled_with_access import TiledWithAccess
 from tests.system.beamline import WaveSignal
@@ -73,7 +81,7 @@ def _courier(settings: Settings, catalog: Catalog) -> Iterator[None]:
 def _run(catalog: Catalog, uid: str):
     node = catalog.find(uid)
     run = run_without_streams(node)
-    run.streams = [read_stream(stream) for stream in stream_nodes(node)]
+    run.streams = [read_stream(stream, ArrayColumns(None, 0)) for stream in stream_nodes(node)]
     return run
 
 

@@ -74,7 +74,7 @@ def test_files_and_results_of_an_export_name_the_run_the_flow_run_and_the_versio
 def test_a_workflow_is_named_and_not_the_flow_within_it(room, uid):
     known = provenance_in(Path(my_workflow(uid)))
     assert known.made_by.flow == "my-workflow"
-    assert known.made_by.parameters == {"ref": uid, "date": None}
+    assert known.made_by.parameters == {"ref": uid, "date": None, "dry_run": False}
 
 
 def test_a_deployment_is_named_with_the_parameters_that_it_was_given(room, uid):

@@ -67,7 +67,7 @@ def _write(api: "PrefectApi", name: str, since: float, *, is_new: bool) -> None:
     from prefect.client.schemas.actions import VariableCreate, VariableUpdate
     from prefect.exceptions import ObjectAlreadyExists
 
-    value = datetime.fromtimestamp(since, UTC).isoformat(timespec="seconds")
+    value = datetime.fromtimestamp(since, UTC).isoformat(timespec="milliseconds")
     if not is_new:
         api.client.update_variable(VariableUpdate(name=_variable(name), value=value))
         return
