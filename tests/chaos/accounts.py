@@ -145,7 +145,8 @@ def _differences(raw: Any, uid: str, folder: Path) -> list[str]:
     comparison = Comparison()
     compare_run(run, folder, comparison)
     kinds = Counter(path.suffix for path in folder.iterdir() if not path.name.startswith("."))
-    wanted = {".txt": 1, ".png": 1, ".nxs": 1, ".csv": len(run)}
+    has_images = any("image_det" in run[stream].metadata["data_keys"] for stream in run)
+    wanted = {".txt": 1, ".png": 1 + has_images, ".nxs": 1, ".csv": len(run)}
     if kinds != wanted:
         comparison.differences.append(f"{folder} holds {dict(kinds)}, not {wanted}")
     return comparison.differences
