@@ -187,7 +187,8 @@ class PrefectUi:
 
     def keep(self, name: str, height: int = _SIZE["height"]) -> Path:
         """Take a picture of the page, of this height [pixels]."""
-        self._page.set_viewport_size({**_SIZE, "height": height})
+        if height != _SIZE["height"]:  # a page that is laid out anew may lose the next click
+            self._page.set_viewport_size({**_SIZE, "height": height})
         self._page.wait_for_timeout(_ANIMATION_MS)
         path = self._pictures / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -266,7 +266,8 @@ def test_what_a_session_sends_says_since_when_its_workflow_is_listed(hutch, new_
     with PrefectApi(30) as api:
         listed = first_listed(api, new_workflow.names, now + 3600, note=False)
     assert int(now) <= listed < now + 3600
-    report = hutch.reconcile(submit=True, workflows=[new_workflow], always=False)
+    # Prefect's clock, which reconciliation goes by, tells whole seconds.
+    report = hutch.reconcile(submit=True, workflows=[new_workflow], always=False, clock=lambda: time.time() + 60)
     assert report.states == {RunState.BEFORE_LISTED: 1, RunState.UNDER_WAY: 1}
     assert flow_runs_of([before]) == []
 
