@@ -44,7 +44,7 @@ async def data_validation(ref: int | str, fix: bool = False) -> State[Any]:
     ref : int or str
         The run: scan id, negative index (-1 is the newest run), full or partial uid.
     fix : bool
-        Have Tiled take over from detectors' files what it has wrong of them: element type, shape, chunks.
+        Have Tiled take over from detectors' files what it has wrong of them: element type and shape.
 
     Raises
     ------

@@ -66,7 +66,7 @@ class ArrayColumns:
         """
         if self._storage and (why := self._storage.refusal(array.files)):
             raise CannotBeRead(why)
-        if family(node) not in {"array", "ragged"} or not rows or not array.shape:
+        if family(node) not in {"array", "ragged"} or not rows or not array.shape or array.shape[0] is None:
             return None
         length, *each = array.shape
         if length and not length % rows:
@@ -74,7 +74,7 @@ class ArrayColumns:
         values = math.prod(MAX_VALUES_IN_A_CELL if one is None else one for one in each)
         if array.files and values > MAX_VALUES_IN_A_CELL:
             self._patiently(array, node, (slice(0, 1),) * len(array.shape))  # is it there?
-        if length % rows and not (may_be_shorter and length < rows):
+        if (length % rows or not length) and not (may_be_shorter and length < rows):
             raise NotInTable(f"{counted(length, 'row')} of it, and {counted(rows, 'event')}")
         if length != rows and not may_be_shorter and each_event not in {None, values}:
             raise NotInTable(f"{values} values of it for each event, and not {each_event}")

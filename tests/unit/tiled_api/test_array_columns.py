@@ -127,6 +127,11 @@ def test_rows_that_do_not_belong_to_events_are_told():
         read(Node(np.arange(11)), 10)
 
 
+def test_an_array_without_rows_is_told_and_no_column_of_nothing():
+    with pytest.raises(NotInTable, match="0 rows of it, and 10 events"):
+        read(Node(np.zeros(0)), 10)
+
+
 def test_in_a_fly_scan_a_slower_detector_has_empty_rows_at_the_end():
     assert read(Node([1, 2]), 3, may_be_shorter=True).to_pylist() == [1, 2, None]
     assert read(Node([[1, 2], [3, 4]]), 3, may_be_shorter=True).to_pylist() == [[1, 2], [3, 4], None]
