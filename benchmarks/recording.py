@@ -648,6 +648,7 @@ def main() -> None:
     parser.add_argument("--scans", type=int, help="scans of each way, on an idle and on a busy stack (20)")
     parser.add_argument("--endurance", type=int, help="small runs for the courier's memory (300)")
     parser.add_argument("--quick", action="store_true", help="less of everything: does it work at all")
+    parser.add_argument("--only-memory", action="store_true", help="nothing but the courier's memory")
     parser.add_argument("--session", nargs=2, metavar=("WAY", "IMAGES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.session:
@@ -667,7 +668,11 @@ def main() -> None:
         )
         local = LocalStack(settings)
         stack.callback(local.down, say, flow_runs_timeout_s=0)
-        measure(Bench(local.up(say), settings, stack), sizes)
+        bench = Bench(local.up(say), settings, stack)
+        if arguments.only_memory:
+            memory_table(Console(width=170), measure_memory(bench, sizes.endurance))
+        else:
+            measure(bench, sizes)
 
 
 def measure(bench: Bench, sizes: Sizes) -> None:
