@@ -141,14 +141,21 @@ class PrefectCallback(DocumentRouter):
             stop = {"document": stop}
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))
         start, files = self._known(uid)
+        self.run_stopped(Run(uid=uid, start=start, stop=stop, files=tuple(files)))
+
+    def run_stopped(self, run: Run) -> None:
+        """Put a submission on disk for each workflow that wants a run that has stopped.
+
+        `stop` does so with the documents that it has seen; other sources may know the run as a whole.
+        """
+        uid, start = run.uid, run.start
         # Written before a workflow gets hold of it, and once for all of them.
-        written = {id(start): self._recent_runs.remember(uid, start, files)}
+        written = {id(start): self._recent_runs.remember(uid, start, run.files)}
         opted_out = start.get("prefect") is False
         decisions: list[Decision] = []
         if opted_out:
             logger.debug("Run %s opted out", uid)
         else:
-            run = Run(uid=uid, start=start, stop=stop, files=tuple(files))
             # All of them before anything is written: what is written is all, or nothing.
             decisions = [decide(workflow, run) for workflow in self.workflows]
             # Who refuses a run without its start document may want it with that: reconciliation asks again.
@@ -165,6 +172,12 @@ class PrefectCallback(DocumentRouter):
         )
         for interrupt in filter(None, (decision.interrupt for decision in decisions)):
             raise interrupt
+
+    @property
+    def has_all_on_disk(self) -> bool:
+        """True unless only this process's memory holds a submission, since the disk has refused it."""
+        counts = self._memory.counts()
+        return not (counts.waiting or counts.dead)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
         """Send what can be sent now and end the background thread.

@@ -1,7 +1,7 @@
 """The start documents of runs that have stopped, in case a stop document comes again."""
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -19,7 +19,7 @@ class RecentRuns:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def remember(self, uid: str, start: dict[str, Any], files: Iterable[str]) -> orjson.Fragment:
+    def remember(self, uid: str, start: Mapping[str, Any], files: Iterable[str]) -> orjson.Fragment:
         """Keep a run's start document and files, in the place of those of the oldest; return the document as JSON."""
         document = orjson.Fragment(orjson.dumps(start))
         text = orjson.dumps((document, list(files)))

@@ -9,6 +9,7 @@ from bluesky_prefect import __version__
 from bluesky_prefect.cli import _courier as courier
 from bluesky_prefect.cli import _deploy as deploy
 from bluesky_prefect.cli import _flows as flows
+from bluesky_prefect.cli import _listen as listen
 from bluesky_prefect.cli import _new as new
 from bluesky_prefect.cli import _outbox as outbox
 from bluesky_prefect.cli import _render as render
@@ -41,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(outbox.app, name="outbox")
 app.add_typer(courier.app, name="journal")
+app.add_typer(listen.app, name="listen")
 
 
 def run() -> int:

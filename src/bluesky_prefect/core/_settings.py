@@ -150,6 +150,15 @@ class Settings(BaseSettings):
         default=True, description="Whether IPython says, before the next prompt, which flows a run starts, with a link."
     )
 
+    # Other sources of runs than a RunEngine.
+    listen_every_s: float = Field(
+        default=5.0,
+        gt=0,
+        le=3600,
+        description="How often 'listen tiled' looks for runs that have stopped; a tenth as often while Tiled's stream "
+        "tells of them.",
+    )
+
     # Reconciliation: Tiled's runs compared with Prefect's flow runs.
     settle_s: float = Field(
         default=60.0, ge=0, le=3600, description="A run that stopped less than this ago may still be on its way."

@@ -143,6 +143,11 @@ class Workflow:
         """The moment `since`, in seconds since the epoch."""
         return self.since.timestamp() if isinstance(self.since, datetime) else None
 
+    @property
+    def asks_of_run(self) -> bool:
+        """True if code of the beamline's own may look at a run: `when` or `parameters`."""
+        return self.when is not always or callable(self.parameters)
+
     def wants(self, run: Run) -> bool:
         """Return the answer of `when` for a run, whose documents it gets as copies; raises what `when` raises."""
         own = replace(run, start=deepcopy(run.start), stop=deepcopy(run.stop))

@@ -2,6 +2,7 @@ from ._directory import JournalDirectory as JournalDirectory
 from ._directory import RefusedJournal as RefusedJournal
 from ._directory import WaitingJournal as WaitingJournal
 from ._frames import JournalDamaged as JournalDamaged
+from ._frames import unpack as unpack
 from ._journal import Journal as Journal
 from ._names import SUFFIX as SUFFIX
 from ._names import run_uid_of as run_uid_of

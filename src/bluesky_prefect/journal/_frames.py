@@ -62,7 +62,7 @@ def documents(file: IO[bytes]) -> Iterator[tuple[str, dict[str, Any]]]:
                 return
             if zlib.crc32(content) != checksum:
                 raise ValueError("its checksum is that of other bytes")
-            name, doc = _unpack(content)
+            name, doc = unpack(content)
         except Exception as error:  # a decoder that meets garbage raises anything
             file.seek(position)
             raise JournalDamaged(f"{file.name} is damaged at byte {position}: {error_line(error)}") from error
@@ -93,7 +93,11 @@ def _decode(value: dict[Any, Any]) -> Any:
         return value
 
 
-def _unpack(content: bytes) -> Any:
+def unpack(content: bytes) -> Any:
+    """Return what msgpack holds, with numpy's arrays, as Bluesky writes it; raises anything if it holds none.
+
+    A pickle in it stays bytes: it would run what somebody has put into it.
+    """
     try:
         return msgpack.unpackb(content, object_hook=_decode, strict_map_key=False)
     except TypeError:  # a tuple was a key, and a list cannot be one

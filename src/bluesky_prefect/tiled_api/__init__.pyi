@@ -37,11 +37,13 @@ from ._run_reader import external_arrays as external_arrays
 from ._run_reader import read_stream as read_stream
 from ._run_reader import run_without_streams as run_without_streams
 from ._run_reader import stream_nodes as stream_nodes
+from ._run_stream import RunStream as RunStream
 from ._run_writer import AlreadyInTiled as AlreadyInTiled
 from ._run_writer import CannotFollow as CannotFollow
 from ._run_writer import RunWriter as RunWriter
 from ._run_writer import answers as answers
 from ._run_writer import is_outage as is_outage
+from ._stored_runs import newest_runs as newest_runs
 from ._stored_runs import runs_between as runs_between
 from ._stored_runs import runs_named as runs_named
 from ._stored_runs import runs_with_uids as runs_with_uids

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # The most that a Tiled server gives at once. Without an index each page costs it a look at every run.
 _PAGE = 300
+_FIRST_PAGE = 25
 # They stand in the address, which some proxies allow 4 kB.
 _UIDS = 50
 _NEVER_S = 1e12
@@ -89,6 +90,16 @@ def runs_between(
             yield run
 
 
+def newest_runs(catalog: Catalog, number: int | None = None) -> Iterator[Run]:
+    """Yield all runs, or so many, the one that came to Tiled last first; raises `TiledUnavailable`.
+
+    A page is small at first and larger then: mostly a few runs are wanted.
+    """
+    first = list(islice(_search(catalog, catalog.raw, [], page=_FIRST_PAGE), min(_FIRST_PAGE, number or _FIRST_PAGE)))
+    rest = _search(catalog, catalog.raw, [], offset=len(first)) if len(first) == _FIRST_PAGE else iter(())
+    return islice(chain(first, rest), number)
+
+
 def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, Run]]:
     """Return the runs that references name, each with its reference.
 
@@ -155,10 +166,12 @@ def _at_indexes(catalog: Catalog, first: int, last: int) -> list[Run]:
     return list(islice(runs, last - first + 1))[::-1]
 
 
-def _search(catalog: Catalog, raw: "Container", queries: Sequence[Any], offset: int = 0) -> Iterator[Run]:
+def _search(
+    catalog: Catalog, raw: "Container", queries: Sequence[Any], offset: int = 0, page: int = _PAGE
+) -> Iterator[Run]:
     """Yield the runs that match all queries, the one that was written to Tiled last first."""
     link = raw.item["links"]["search"]
-    pages = _pages(catalog, raw, link, {**_as_parameters(queries), "page[offset]": offset, "page[limit]": _PAGE})
+    pages = _pages(catalog, raw, link, {**_as_parameters(queries), "page[offset]": offset, "page[limit]": page})
     return (_stored(catalog, item) for item in chain.from_iterable(pages))
 
 

@@ -1,0 +1,152 @@
+"""'bluesky-prefect listen kafka' on a real broker: an offset is committed once its run is on disk, and not before."""
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from tests.services.listeners import Listener
+
+SERVICES = Path(__file__).parents[1] / "services"
+
+
+@pytest.fixture(scope="module")
+def broker():
+    process = subprocess.Popen(
+        [sys.executable, str(SERVICES / "kafka_broker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    yield process.stdout.readline().strip()
+    process.communicate(timeout=30)
+
+
+@pytest.fixture
+def topic():
+    return f"tst{uuid.uuid4().hex[:8]}.bluesky.runengine.documents"
+
+
+class Publishing:
+    """A session that publishes to a topic."""
+
+    def __init__(self, broker: str, topic: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, str(SERVICES / "kafka_publisher.py"), broker, topic],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, order: str) -> str:
+        """Give an order, and return the answer."""
+        self.process.stdin.write(f"{order}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+
+@pytest.fixture
+def publish(broker, topic):
+    publishing = Publishing(broker, topic)
+    yield publishing
+    publishing.process.communicate(timeout=30)
+
+
+@pytest.fixture
+def listen(broker, topic, tmp_path):
+    """Start listeners of one group, with one state directory."""
+    started: list[Listener] = []
+
+    def start(*arguments: str, **options) -> Listener:
+        words = arguments if arguments and not arguments[0].startswith("-") else (topic, *arguments)
+        log = tmp_path / "state" / "listener.log"
+        log.unlink(missing_ok=True)
+        started.append(Listener(log.parent, *_words("kafka", words, broker, topic), **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.close()
+
+
+def _words(source, words, broker, topic):
+    return source, *words, "--servers", broker, "--group", topic
+
+
+def committed(broker, topic):
+    """Return how far the group has come, as the sum over partitions."""
+    consumer = Consumer({"bootstrap.servers": broker, "group.id": topic})
+    try:
+        parts = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        found = consumer.committed([TopicPartition(topic, number) for number in parts], timeout=10)
+        return sum(max(0, one.offset) for one in found)
+    finally:
+        consumer.close()
+
+
+def test_a_run_that_is_published_is_in_the_outbox_and_then_committed(broker, topic, publish, listen):
+    listener = listen("--from-beginning")
+    uid = publish("scan")
+    listener.wait_for(uid)
+    [entry] = listener.entries()
+    assert (entry.submission.start["plan_name"], entry.submission.stop["num_events"]) == ("count", {"primary": 1})
+    listener.wait_until(lambda: committed(broker, topic) == 4)
+
+
+def test_a_regular_expression_names_topics(topic, publish, listen):
+    uid = publish("scan")
+    listener = listen(f"^{topic[:8]}.*documents$", "--from-beginning")
+    listener.wait_for(uid)
+
+
+def test_killed_between_document_and_commit_it_reads_the_run_again_and_starts_it_once(broker, topic, publish, listen):
+    first = listen("--from-beginning", command=(sys.executable, str(SERVICES / "killed_at_commit.py")))
+    uid = publish("scan")
+    assert first.process.wait(60) == -9
+    assert committed(broker, topic) == 0
+    second = listen()
+    second.wait_until(lambda: committed(broker, topic) == 4)
+    assert second.uids() == [uid]
+
+
+def test_killed_in_the_middle_of_a_run_it_knows_the_start_document_afterwards(broker, topic, publish, listen):
+    first = listen("--from-beginning")
+    before = publish("scan")
+    first.wait_for(before)
+    begun = publish("begin")
+    first.wait_until(lambda: committed(broker, topic) == 4)
+    first.kill()
+    assert publish("end") == begun
+    second = listen()
+    second.wait_for(begun)
+    assert [entry.submission.start.get("plan_name") for entry in second.entries()] == ["count", "count"]
+
+
+def test_a_message_that_holds_no_document_is_set_aside_and_the_next_run_arrives(topic, publish, listen):
+    listener = listen("--from-beginning")
+    publish("send \x93poison")
+    uid = publish("scan")
+    listener.wait_for(uid)
+    [about] = (listener.log.parent / "refused-messages").glob("*.json")
+    assert json.loads(about.read_text())["topic"] == topic
+    assert about.with_suffix(".message").read_bytes().endswith(b"poison")
+
+
+def test_a_new_group_begins_with_what_is_published_from_then_on(broker, topic, publish, listen):
+    publish("scan")
+    first = listen()
+    first.wait_until(lambda: committed(broker, topic) == 4)
+    first.kill()
+    uid = publish("scan")
+    second = listen()
+    second.wait_for(uid)
+    assert second.uids() == [uid]
+
+
+def test_settings_that_kafka_does_not_know_are_named(topic, tmp_path, listen):
+    (tmp_path / "config.json").write_text('{"no.such.setting": 1}')
+    listener = listen(topic, "--config", str(tmp_path / "config.json"))
+    assert listener.process.wait(60) == 1
+    assert "no.such.setting" in listener.log.read_text()

@@ -1,0 +1,165 @@
+"""'bluesky-prefect listen tiled' on a real Tiled server, whose parts are killed: each run starts its workflows once."""
+
+import uuid
+
+import pytest
+from bluesky_tiled_plugins import TiledWriter
+from event_model import compose_run
+from tiled.client import from_uri
+
+from bluesky_prefect import Settings
+from bluesky_prefect.tiled_api import Catalog
+from tests.services.listeners import Listener
+from tests.services.streaming_tiled import KEY, StreamingTiled
+
+NEVER, OFTEN = {"BLUESKY_PREFECT_LISTEN_EVERY_S": "3600"}, {"BLUESKY_PREFECT_LISTEN_EVERY_S": "0.5"}
+
+
+@pytest.fixture(scope="module")
+def tiled(tmp_path_factory):
+    server = StreamingTiled(tmp_path_factory.mktemp("tiled"))
+    try:
+        make_raw(server)
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def listen(tiled, tmp_path):
+    """Start listeners, all with one state directory: each is the next process of the one before."""
+    started: list[Listener] = []
+
+    def start(*arguments: str, waits: bool = True, **environment: str) -> Listener:
+        (tmp_path / "state" / "listener.log").unlink(missing_ok=True)
+        started.append(Listener(tmp_path / "state", "tiled", *arguments, **tiled.environment, **environment))
+        if waits:
+            started[-1].wait_for_line("Listening to")
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.close()
+
+
+def make_raw(server):
+    settings = Settings(tiled_uri=server.uri, tiled_api_key=KEY)
+    with Catalog.connect(settings) as catalog:
+        catalog.make_raw()
+
+
+def begin(server, time_s=None, **metadata):
+    """Write the beginning of a run to Tiled; return its uid, and what writes its end."""
+    times = {} if time_s is None else {"time": time_s}
+    client = from_uri(server.uri, api_key=KEY)
+    writer = TiledWriter(client["raw"])
+    run = compose_run(metadata={"plan_name": "count", **metadata})
+    writer("start", run.start_doc | times)
+
+    def stop():
+        writer("stop", run.compose_stop() | times)
+        client.context.close()
+
+    return run.start_doc["uid"], stop
+
+
+def take(server, time_s=None, **metadata):
+    """Write a run to Tiled; return its uid."""
+    uid, stop = begin(server, time_s, **metadata)
+    stop()
+    return uid
+
+
+def test_the_stream_tells_of_a_run_that_stops(tiled, listen):
+    listener = listen(**NEVER)
+    uid = take(tiled, scan_id=7)
+    listener.wait_for(uid)
+    [entry] = listener.entries()
+    assert (entry.submission.start["scan_id"], entry.submission.stop["exit_status"]) == (7, "success")
+
+
+def test_runs_before_the_first_start_are_left_alone(tiled, listen):
+    take(tiled)
+    listener = listen(**OFTEN)
+    uid = take(tiled)
+    listener.wait_for(uid)
+    assert listener.uids() == [uid]
+
+
+def test_since_reaches_back_before_the_first_start(tiled, listen):
+    uid = take(tiled)
+    listener = listen("--since", "1h", **NEVER)
+    listener.wait_for(uid)
+
+
+def test_runs_that_stop_while_the_listener_is_away_are_found(tiled, listen):
+    first = listen(**OFTEN)
+    begun, stop = begin(tiled)
+    before = take(tiled)
+    first.wait_for(before)
+    first.wait_until(lambda: begun in (first.log.parent / "listen-tiled.json").read_text())
+    first.kill()
+    stop()
+    uids = {begun, *(take(tiled) for _ in range(30))}
+    second = listen(**NEVER)
+    second.wait_for(*uids)
+    assert sorted(second.uids()) == sorted({before, *uids})
+
+
+def test_a_listener_killed_while_it_catches_up_misses_none(tiled, listen):
+    listen(**NEVER).kill()
+    uids = [take(tiled) for _ in range(60)]
+    second = listen(**NEVER, waits=False)
+    second.wait_until(lambda: len(second.uids()) >= 5)
+    second.kill()
+    third = listen(**NEVER)
+    third.wait_for(*uids)
+    assert len(third.uids()) == 60
+
+
+def test_runs_are_found_after_tiled_was_killed(tiled, listen):
+    listener = listen(**OFTEN)
+    tiled.kill()
+    tiled.start()
+    uid = take(tiled)
+    listener.wait_for(uid)
+
+
+def test_runs_are_found_after_the_cache_of_the_stream_has_forgotten_all(tiled, listen):
+    listener = listen(**OFTEN)
+    before = take(tiled)
+    listener.wait_for(before)
+    tiled.kill_cache()
+    tiled.start_cache()
+    uids = [take(tiled) for _ in range(3)]
+    listener.wait_for(*uids)
+    assert sorted(listener.uids()) == sorted([before, *uids])
+
+
+def test_a_run_delivered_long_after_it_was_taken_is_found(tiled, listen):
+    listen("--since", "2026-01-01", **OFTEN).kill()
+    uid = take(tiled, time_s=1_780_000_000.0)
+    listener = listen(**NEVER)
+    listener.wait_for(uid)
+
+
+def test_without_a_streaming_cache_runs_are_looked_for(tmp_path):
+    server = StreamingTiled(tmp_path, streams=False)
+    try:
+        make_raw(server)
+        listener = Listener(tmp_path / "state", "tiled", **server.environment, **OFTEN)
+        try:
+            listener.wait_for_line("streaming_cache")
+            uid = take(server)
+            listener.wait_for(uid)
+        finally:
+            assert listener.close() == 0
+    finally:
+        server.close()
+
+
+def test_a_catalog_that_is_not_there_is_named(tiled, tmp_path):
+    listener = Listener(tmp_path, "tiled", **tiled.environment, BLUESKY_PREFECT_RAW_CONTAINER=f"no-{uuid.uuid4()}")
+    assert listener.process.wait(60) == 1
+    assert "no-" in listener.log.read_text()
