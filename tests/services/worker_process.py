@@ -116,7 +116,7 @@ class WorkerProcess:
                 response = self._client.request(method, path, json=content or None)
             except httpx.ReadTimeout:
                 return None
-            return None if response.status_code == 503 else response
+            return None if response.status_code in (502, 503) else response
 
         response = wait_until(answer, timeout_s=120)
         response.raise_for_status()

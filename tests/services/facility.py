@@ -1,0 +1,135 @@
+"""Prefect as a facility runs it, from deploy/: servers behind one address, background services, PostgreSQL, Redis."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from tests.conftest import missing_service
+from tests.services.prefect_process import wait_until
+from tests.services.streaming_tiled import free_port
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+_PREFECT = str(Path(sys.executable).with_name("prefect"))
+
+
+class Facility:
+    """Two Prefect servers, their background services, a Redis server and HAProxy, all on loopback.
+
+    Parameters
+    ----------
+    folder : Path
+        For their files.
+    database_url : str
+        An empty database on PostgreSQL.
+
+    Attributes
+    ----------
+    api_url : str
+        The one address of the servers.
+    user : str
+        User and password, as ``name:password``.
+    """
+
+    def __init__(self, folder: Path, database_url: str) -> None:
+        self.folder = folder
+        self.user = "prefect:a-password"
+        self._ports = {name: free_port() for name in ("redis", "haproxy", "server_1", "server_2")}
+        self.api_url = f"http://127.0.0.1:{self._ports['haproxy']}/api"
+        self._environment = {
+            **os.environ,
+            **_variables(DEPLOY / "prefect" / "servers.env"),
+            "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
+            "PREFECT_SERVER_API_AUTH_STRING": self.user,
+            "PREFECT_API_AUTH_STRING": self.user,
+            "PREFECT_REDIS_MESSAGING_URL": f"redis://127.0.0.1:{self._ports['redis']}/0",
+            "PREFECT_CLI_PROMPT": "false",
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        try:
+            self._start_all()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of its clients."""
+        return {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self.user}
+
+    def start_server(self, number: int) -> None:
+        """Start one of the two servers, and wait until the proxy sends requests to it."""
+        name = f"server_{number}"
+        port = self._ports[name]
+        options = ["--no-services", "--host", "127.0.0.1", "--port", str(port)]
+        self._start(name, [_PREFECT, "server", "start", *options])
+        wait_until(lambda: self._answers(name, f"http://127.0.0.1:{port}/api"), 120)
+
+    def kill(self, name: str) -> None:
+        """End a process as a power cut would."""
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait(30)
+
+    def log(self, name: str) -> str:
+        """Return what a process has written."""
+        return (self.folder / f"{name}.log").read_text()
+
+    def close(self) -> None:
+        """End all of it."""
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _start_all(self) -> None:
+        redis, haproxy = _program("redis-server"), _program("haproxy")
+        redis_options = ["--port", str(self._ports["redis"]), "--bind", "127.0.0.1", "--save", ""]
+        self._start("redis", [redis, *redis_options, "--dir", str(self.folder)])
+        subprocess.run(
+            [_PREFECT, "server", "database", "upgrade", "--yes"],
+            env=self._environment,
+            check=True,
+            capture_output=True,
+        )
+        for number in (1, 2):
+            self.start_server(number)
+        self._start("services", [_PREFECT, "server", "services", "start"])
+        addresses = {"address": "haproxy", "server_1": "server_1", "server_2": "server_2"}
+        places = {f"PREFECT_{name}".upper(): f"127.0.0.1:{self._ports[port]}" for name, port in addresses.items()}
+        self._start("haproxy", [haproxy, "-f", str(DEPLOY / "haproxy" / "haproxy.cfg")], **places)
+        wait_until(lambda: self._answers("haproxy", self.api_url))
+
+    def _start(self, name: str, command: list[str], **more: str) -> None:
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command, env={**self._environment, **more}, stdout=log, stderr=subprocess.STDOUT
+            )
+
+    def _answers(self, name: str, api_url: str) -> bool:
+        assert self.processes[name].poll() is None, self.log(name)[-3000:]
+        try:
+            return httpx.get(f"{api_url}/health", timeout=5, verify=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def _program(name: str) -> str:
+    # Debian has it where only root's PATH leads.
+    found = shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin")
+    if not found:
+        missing_service(f"{name}, which Debian's package of that name has")
+    return str(found)
+
+
+def _variables(path: Path) -> dict[str, str]:
+    lines = (line.strip() for line in path.read_text().splitlines())
+    return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
