@@ -305,14 +305,16 @@ class Settings(BaseSettings):
     )
 
     @classmethod
-    def settings_customise_sources(cls, settings_cls: type[BaseSettings], **sources: Any) -> tuple[Any, ...]:
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: Any, env_settings: Any, *_: Any, **__: Any
+    ) -> tuple[Any, ...]:
         """Return where values come from, first those that win."""
 
         def empty() -> dict[str, Any]:
             found = EnvSettingsSource(settings_cls, env_ignore_empty=False)()
             return {name: value for name, value in found.items() if name in _MAY_BE_EMPTY}
 
-        return sources["init_settings"], sources["env_settings"], empty
+        return init_settings, env_settings, empty
 
     @property
     def outbox_path(self) -> Path:
