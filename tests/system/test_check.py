@@ -6,9 +6,10 @@ from pathlib import Path
 
 import bluesky.plans as bp
 import pytest
+from prefect.settings import temporary_settings
 
 from tests.services.forked import run_code, run_command
-from tests.services.prefect_process import user_of
+from tests.services.prefect_process import prefect_settings, user_of
 from tests.system.beamline import Beamline
 
 # By these programs know what was looked at.
@@ -88,6 +89,38 @@ def test_a_deployment_that_is_not_there_is_told_with_those_of_near_names(stack, 
     assert key == ("workflows", "deployment")
     assert "'my-workflow/lokal'" in found["found"]
     assert "there is my-workflow/local" in found["remedy"]
+
+
+NOTIFYING = """
+from bluesky_prefect import Workflow
+
+workflows = [
+    Workflow("my-workflow/local", notify=["slack/mon-beamline", "secret/no-address"]),
+    Workflow("find-peak/local", notify=["slack/mon-beamline", "slack/known"], notify_on="run-failure"),
+]
+"""
+
+
+# apprise, through which Prefect's blocks send, imports it.
+@pytest.mark.filterwarnings("ignore:'imghdr' is deprecated:DeprecationWarning")
+def test_a_notification_block_that_is_not_there_is_told_with_the_command(stack, tmp_path):
+    from prefect.blocks.notifications import SlackWebhook
+    from prefect.blocks.system import Secret
+
+    (tmp_path / "our_list.py").write_text(NOTIFYING)
+    with temporary_settings(prefect_settings(stack)):
+        SlackWebhook(url="json://127.0.0.1:9/token").save("known", overwrite=True)
+        Secret(value="x").save("no-address", overwrite=True)
+    code, findings = check(stack, "--workflows", "our_list:workflows", PYTHONPATH=str(tmp_path))
+    assert code == 1
+    missing, no_address, known = [one for one in findings if one["name"] == "notification"]
+    assert [one["state"] for one in (missing, no_address, known)] == ["problem", "problem", "ok"]
+    said = "no message of my-workflow/local, find-peak/local is sent: Prefect has no notification block "
+    assert missing["found"].startswith(f"{said}'slack/mon-beamline'")
+    assert "SlackWebhook(url=input('Address: ')).save('mon-beamline')" in missing["found"]
+    assert "my-workflow/local is sent: Prefect's block 'secret/no-address' cannot send" in no_address["found"]
+    assert known["found"] == "slack/known, for find-peak/local"
+    assert "json://127.0.0.1:9" not in str(findings)
 
 
 def test_files_that_tiled_can_no_longer_read_are_told_of(stack, raw):

@@ -13,7 +13,7 @@ from prefect.settings import temporary_settings
 
 from bluesky_prefect.core import Settings
 from bluesky_prefect.tiled_api import Catalog, results_of
-from tests.services.prefect_process import ask, prefect_settings
+from tests.services.prefect_process import ask, prefect_settings, wait_until
 from tests.system.test_ipython import Terminal
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +99,67 @@ def test_a_scan_starts_an_analysis_of_ones_own_after_these_commands(stack, shell
     third = prompt.run("count([det], 3, md={'prefect': False})")
     assert f"processed/my-analysis-{third}" in prompt.type("my_analysis(-1)")
     assert results(stack, third)[f"processed/my-analysis-{third}"]["edited"] == 3
+
+
+@pytest.fixture
+def own_flow(shell, prompt, tmp_path):
+    """A flow that `new` writes, loaded at the prompt after a scan, perhaps with a line more in `analyse`."""
+    shell(f".venv/bin/bluesky-prefect new own-flow --directory {tmp_path}")
+    file = tmp_path / "own_flow.py"
+    prompt.run("count([det], 2), prefect=False")
+
+    def load(line=""):
+        before, table, after = file.read_text().partition("    table = run.table()")
+        assert table
+        file.write_text(f"{before}    {line}\n{table}{after}")
+        prompt.type(f"%run -i {file}")
+
+    return load
+
+
+def flow_runs_of(stack, flow):
+    found = ask(stack, "POST", "/flow_runs/filter", json={"flows": {"name": {"any_": [flow]}}}).json()
+    return sorted((one["name"], one["state_name"]) for one in found)
+
+
+def test_a_mistake_with_a_flow_of_ones_own_is_a_line_and_no_flow_run(stack, own_flow, prompt):
+    own_flow()
+    before = flow_runs_of(stack, "own-flow")
+    for line, said in {
+        "own_flow(-99)": "RunNotFound: ",
+        'own_flow("zzz")': "FlowInputError: 'zzz' is too short",
+        "own_flow()": "FlowInputError: own-flow: missing a required argument: 'ref'. It takes: ref.",
+        "own_flow(1.5)": "FlowInputError: ref=1.5: ",
+    }.items():
+        shown = [one for one in prompt.type(line).splitlines()[1:] if one.strip()]
+        assert len(shown) == 1, shown
+        assert shown[0].startswith(said)
+    assert flow_runs_of(stack, "own-flow") == before
+
+
+def test_an_error_in_ones_own_flow_leads_to_its_line_alone(stack, own_flow, prompt):
+    own_flow("1 / 0")
+    said = prompt.type("own_flow(-1)")
+    assert "own_flow.py:" in said
+    assert "1 / 0" in said
+    assert said.count("Traceback") == 1
+    assert "site-packages" not in said
+    assert said.rstrip().endswith("ZeroDivisionError: division by zero")
+    assert ("own-flow -1", "Failed") in flow_runs_of(stack, "own-flow")
+    assert wait_until(lambda: tracebacks_in_log(stack)), "Prefect's UI shows it"
+
+
+def tracebacks_in_log(stack):
+    said = [one["message"] for one in ask(stack, "POST", "/logs/filter", json={"sort": "TIMESTAMP_DESC"}).json()]
+    return [one for one in said if "Encountered exception during execution: ZeroDiv" in one and "Traceback" in one]
+
+
+def test_ctrl_c_cancels_the_flow_run_of_ones_own_flow(stack, own_flow, prompt):
+    own_flow("print('waits'); __import__('time').sleep(60)")
+    said = prompt.interrupt("own_flow(-1)", after="waits")
+    assert "Interrupted: flow run 'own-flow -1' is cancelled." in said
+    assert "Traceback" not in said
+    assert ("own-flow -1", "Cancelled") in flow_runs_of(stack, "own-flow")
 
 
 def test_the_test_that_new_writes_passes_without_a_server(tmp_path):

@@ -35,8 +35,35 @@ async def doubled(number: int) -> int:
     return 2 * number
 
 
+@plain_flow(name="halved")
+def halved(number: int) -> float:
+    return number / 2
+
+
 def plainly():
     return doubled(2)
+
+
+def of_a_plain_function():
+    return halved(8)
+
+
+def of_a_plain_function_while_a_loop_runs():
+    async def cell():
+        return halved(8)
+
+    return asyncio.run(cell())
+
+
+def of_a_plain_function_within_another():
+    return plain_flow(name="parent")(lambda: halved(8))()
+
+
+def of_a_plain_function_within_a_coroutine():
+    async def parent():
+        return halved(8)
+
+    return plain_flow(name="parent")(parent)()
 
 
 def while_a_loop_runs():
@@ -75,6 +102,10 @@ def within_another():
     "call",
     [
         plainly,
+        of_a_plain_function,
+        of_a_plain_function_while_a_loop_runs,
+        of_a_plain_function_within_another,
+        of_a_plain_function_within_a_coroutine,
         while_a_loop_runs,
         within_a_plain_flow,
         within_a_plain_task,

@@ -15,7 +15,7 @@ from bluesky_prefect.core import ConfigurationError
 _TEMPLATES = Path(__file__).with_name("templates")
 _TEMPLATE = "my-analysis"
 # What the template itself uses.
-_TAKEN = {"analyse", "conclude", "flow", "read_run", "task", "write_result"}
+_TAKEN = {"analyse", "conclude", "plain_flow", "read_run", "task", "write_result"}
 
 
 def new(

@@ -10,8 +10,10 @@ from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.core import counted
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bluesky_prefect.cli._demo import DemoResult
-    from bluesky_prefect.stack import StackInfo, StackStatus
+    from bluesky_prefect.stack import FlowRunStatus, StackInfo, StackStatus
 
 
 def stack_info(info: "StackInfo", *, sign_in: str, options: str = "") -> None:
@@ -74,16 +76,27 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
     if status.flow_runs_problem:
         terminal.show(out, f"\nFlow runs: unknown, {status.flow_runs_problem}")
         return
-    runs = terminal.table("Flow run", "State", "Created", "Ran for")
-    for run in status.flow_runs:
-        runs.add_row(terminal.linked(out, run.name, run.url), run.state, _local(run.created), _seconds(run.run_s))
     out.print()
     if status.flow_runs:
-        out.print(runs)
-        for run in status.flow_runs[: 1 if out.is_terminal else None]:
-            terminal.show(out, f"{run.name}: {run.url}")
+        _flow_runs(status.flow_runs)
     else:
         out.print("No flow runs yet.")
+
+
+def _flow_runs(flow_runs: "Sequence[FlowRunStatus]") -> None:
+    out = terminal.out()
+    # Flow runs of several workflows on one run have one name.
+    several = len({run.workflow for run in flow_runs}) > 1
+    runs = terminal.table(*(["Workflow"] if several else []), "Flow run", "State", "Created", "Ran for")
+    runs.collapse_padding = several
+    for run in flow_runs:
+        workflow = [run.workflow or terminal.BY_HAND] if several else []
+        name = terminal.linked(out, run.name, run.url)
+        runs.add_row(*workflow, name, run.state, _local(run.created), _seconds(run.run_s))
+    out.print(runs)
+    for run in flow_runs[: 1 if out.is_terminal else None]:
+        told_apart = f" ({run.workflow})" if several and run.workflow else ""
+        terminal.show(out, f"{run.name}{told_apart}: {run.url}")
 
 
 def demo(result: "DemoResult") -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 _CELL = 60
 _REFRESH_S = 2.0
-_BY_HAND = "by hand"
 
 
 def listing(listing: "Listing", *, failed: bool = False) -> None:
@@ -113,7 +112,7 @@ def _table(workflows: "Sequence[WorkflowStatus]", out: Console) -> "Table":
     for one in workflows:
         scan = "" if one.scan_id is None else str(one.scan_id)
         run = [terminal.local(one.created), scan, one_line(one.plan_name or "", 40)]
-        workflow = [one_line(one.workflow or _BY_HAND, _CELL)] if several else []
+        workflow = [one_line(one.workflow or terminal.BY_HAND, _CELL)] if several else []
         name = terminal.linked(out, _name(one), one.url)
         cells = [*run, *workflow, name, one_line(one.state, _CELL), _seconds(one)]
         table.add_row(*cells, style="red" if one.failed else None)

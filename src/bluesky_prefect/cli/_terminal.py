@@ -13,6 +13,8 @@ from rich.text import Text
 
 # Into a file or a pipe nothing has to be folded; 80 columns, rich's own choice, break every address.
 WIDE = 160
+BY_HAND = "by hand"
+"""In place of the workflow of a flow run that was made for none."""
 # A path, an error or a plan's name may hold brackets and colons: they are text, not markup.
 _PLAIN: dict[str, Any] = {"markup": False, "highlight": False, "emoji": False}
 

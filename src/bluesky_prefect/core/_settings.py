@@ -10,11 +10,13 @@ from zoneinfo import ZoneInfo
 
 import platformdirs
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from bluesky_prefect.core._exceptions import ConfigurationError
 
 Port = Annotated[int, Field(ge=0, le=65535)]
+# Of these an empty variable is a value.
+_MAY_BE_EMPTY = ("export_formats",)
 
 
 def _whole(path: Path) -> Path:
@@ -81,8 +83,8 @@ def _zone(name: str) -> str:
 class Settings(BaseSettings):
     """Settings of bluesky-prefect, read from ``BLUESKY_PREFECT_<NAME>`` environment variables.
 
-    Prefect's own settings (``PREFECT_API_URL``, ``PREFECT_API_AUTH_STRING``, profiles) stay Prefect's: they are
-    not repeated here.
+    An empty variable counts as not set, but for ``export_formats``. Prefect's own settings (``PREFECT_API_URL``,
+    ``PREFECT_API_AUTH_STRING``, profiles) stay Prefect's: they are not repeated here.
 
     Raises
     ------
@@ -90,7 +92,7 @@ class Settings(BaseSettings):
         If a value cannot be parsed or lies outside its bounds.
     """
 
-    model_config = SettingsConfigDict(env_prefix="BLUESKY_PREFECT_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="BLUESKY_PREFECT_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     state_directory: AbsolutePath = Field(
         default_factory=default_state_directory,
@@ -310,6 +312,18 @@ class Settings(BaseSettings):
         description="Directories of detectors' files that the local stack's Tiled server may read, besides its own and "
         "those of earlier starts; whole paths, separated by colons. 'none' stands for forgetting those before it.",
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: Any, env_settings: Any, *_: Any, **__: Any
+    ) -> tuple[Any, ...]:
+        """Return where values come from, first those that win."""
+
+        def empty() -> dict[str, Any]:
+            found = EnvSettingsSource(settings_cls, env_ignore_empty=False)()
+            return {name: value for name, value in found.items() if name in _MAY_BE_EMPTY}
+
+        return init_settings, env_settings, empty
 
     @property
     def outbox_path(self) -> Path:

@@ -26,6 +26,7 @@ from ._inventory import KnownPool as KnownPool
 from ._inventory import known_deployments as known_deployments
 from ._inventory import known_pools as known_pools
 from ._inventory import server_version as server_version
+from ._notifications import unusable_blocks as unusable_blocks
 from ._parameters import given_parameters as given_parameters
 from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
 from ._recent_flow_runs import recent_flow_runs as recent_flow_runs

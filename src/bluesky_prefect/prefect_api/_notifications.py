@@ -18,6 +18,7 @@ from bluesky_prefect.core import (
     error_line,
     is_message,
 )
+from bluesky_prefect.prefect_api._api_errors import prefect_errors
 from bluesky_prefect.prefect_api._message_text import REASON_LENGTH, as_text
 from bluesky_prefect.prefect_api._run_failure import BODY, SUBJECT, run_failure_event, run_failure_trigger
 from bluesky_prefect.prefect_api._states import FAILED_STATES
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import BlockDocument
     from prefect.events.schemas.automations import AutomationCore, EventTrigger
+
+    from bluesky_prefect.prefect_api._client import PrefectApi
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +135,7 @@ class Notifications:
         """Make sure that the automation of a notice exists; return its id if it was there and is as it should be."""
         from prefect.exceptions import ObjectNotFound
 
-        wanted = automation(notice, self._block(notice.partition(":")[2]).id)
+        wanted = automation(notice, _block(self._client, notice.partition(":")[2]).id)
         existing = sorted(self._client.read_automations_by_name(wanted.name), key=lambda one: str(one.id))
         is_ready = bool(existing)
         if not existing:
@@ -165,23 +168,37 @@ class Notifications:
         # Its database may have another clock; by that an automation is not new for ever.
         return abs(self._now() - updated.timestamp()) < _TAKEN_UP_AFTER_S
 
-    def _block(self, block: str) -> "BlockDocument":
-        from prefect.exceptions import ObjectNotFound
 
-        kind, _, name = block.partition("/")
-        for slug in (kind, f"{kind}-webhook"):
-            try:
-                found = self._client.read_block_document_by_name(name, slug, include_secrets=False)
-            except ObjectNotFound:
-                continue
-            if found.block_schema is None or "notify" not in found.block_schema.capabilities:
-                raise ConfigurationError(
-                    f"Prefect's block {block!r} cannot send messages: it is no notification block."
-                )
-            return found
-        raise ConfigurationError(
-            f"Prefect has no notification block {block!r}. Make it in Prefect's UI (Blocks), or with: {_command(block)}"
-        )
+def unusable_blocks(api: "PrefectApi", blocks: Iterable[str]) -> dict[str, str]:
+    """Return which of these notification blocks cannot send messages, each with the reason and what to do.
+
+    Raises `PrefectUnavailable` if Prefect cannot be asked.
+    """
+    found: dict[str, str] = {}
+    for block in blocks:
+        try:
+            with prefect_errors():
+                _block(api.client, block)
+        except ConfigurationError as error:
+            found[block] = str(error)
+    return found
+
+
+def _block(client: "SyncPrefectClient", block: str) -> "BlockDocument":
+    from prefect.exceptions import ObjectNotFound
+
+    kind, _, name = block.partition("/")
+    for slug in (kind, f"{kind}-webhook"):
+        try:
+            found = client.read_block_document_by_name(name, slug, include_secrets=False)
+        except ObjectNotFound:
+            continue
+        if found.block_schema is None or "notify" not in found.block_schema.capabilities:
+            raise ConfigurationError(f"Prefect's block {block!r} cannot send messages: it is no notification block.")
+        return found
+    raise ConfigurationError(
+        f"Prefect has no notification block {block!r}. Make it in Prefect's UI (Blocks), or with: {_command(block)}"
+    )
 
 
 def notification_tags(notices: Iterable[str]) -> list[str]:

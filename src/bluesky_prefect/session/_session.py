@@ -8,7 +8,12 @@ from bluesky_prefect.core import BlueskyPrefectError, Settings, is_anothers, sha
 from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.session._courier import CourierKeeper, wait_until_delivered
 from bluesky_prefect.session._metadata import PersistentMetadata
-from bluesky_prefect.session._shortcomings import drop_unusable_settings, has_usable_directory, subscribed_callback
+from bluesky_prefect.session._shortcomings import (
+    SCAN_IDS_BEGIN,
+    drop_unusable_settings,
+    has_usable_directory,
+    subscribed_callback,
+)
 from bluesky_prefect.session._tiled import LazyClient, TiledConnection
 from bluesky_prefect.stack import Service, describe, prefect_service, start_or_check, use_services
 
@@ -78,7 +83,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
 
     best_effort = _best_effort_callback()
     prefect_callback = subscribed_callback(workflows, settings, tell)
-    metadata = persistent_metadata(settings, None if tiled_service.problem else tiled)
+    metadata = persistent_metadata(settings, None if tiled_service.problem else tiled, tell)
     run_engine = RunEngine(metadata, scan_id_source=metadata.next_scan_id)  # type: ignore[arg-type]  # any mapping
     run_engine.subscribe(best_effort)
     run_engine.subscribe(RunRecorder(settings.journals_path))
@@ -100,11 +105,21 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     )
 
 
-def persistent_metadata(settings: Settings, tiled: TiledConnection | None) -> PersistentMetadata:
-    """Return the metadata kept in the state directory; a new directory's scan ids go on from the newest in Tiled."""
+def persistent_metadata(
+    settings: Settings, tiled: TiledConnection | None, tell: Callable[[str], None] = print
+) -> PersistentMetadata:
+    """Return the metadata kept in the state directory; a new directory's scan ids go on from the newest in Tiled.
+
+    `tiled` is None where it does not answer. If a server is named, `tell` is told then that scan ids begin at 1.
+    """
     metadata = PersistentMetadata(settings.metadata_path)
-    if tiled is not None and "scan_id" not in metadata:
-        metadata.skip_scan_ids(tiled.newest_scan_id())
+    if "scan_id" in metadata:
+        return metadata
+    newest = tiled.newest_scan_id() if tiled is not None else None
+    if newest is not None:
+        metadata.skip_scan_ids(newest)
+    elif settings.tiled_uri is not None or settings.tiled_profile is not None:
+        tell(SCAN_IDS_BEGIN)
     return metadata
 
 

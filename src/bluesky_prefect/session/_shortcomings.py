@@ -25,6 +25,10 @@ _NO_FLOWS = (
     "Scans run and are recorded, but this session starts no flows. Correct it and restart the session; what was missed "
     "is started with: bluesky-prefect reconcile --submit"
 )
+SCAN_IDS_BEGIN = (
+    "Scan ids begin at 1: Tiled, which knows the last one, does not tell it. Ids may be taken twice. To go on after "
+    "scan 1234: RE.md['scan_id'] = 1234"
+)
 
 
 def drop_unusable_settings(

@@ -130,20 +130,22 @@ class TiledConnection:
             ) from None
         return without_raw_spec(path, self.url)
 
-    def newest_scan_id(self) -> int:
-        """Return the scan id of the run that was written to the catalog last; 0 if it has none, or cannot be asked.
+    def newest_scan_id(self) -> int | None:
+        """Return the scan id of the run that was written to the catalog last, 0 if it has none; None if nobody answers.
 
         Takes a second at most, and costs no import of Tiled's client.
         """
         if not self._settings.tiled_uri:
-            return 0
+            return None
         page, headers = self._catalog_page("search")
         wanted = {"page[limit]": 1, "sort": "-", "fields": "metadata", "select_metadata": "{scan_id: start.scan_id}"}
         try:
             found = request_json(f"{page}?{urlencode(wanted)}", headers=headers, timeout_s=_CONNECT_TIMEOUT_S)
             [newest] = found["data"]
             scan_id = newest["attributes"]["metadata"]["selected"]["scan_id"]
-        except (StackError, LookupError, TypeError, ValueError):
+        except StackError:
+            return None
+        except (LookupError, TypeError, ValueError):
             return 0
         return scan_id if type(scan_id) is int and 0 < scan_id < _MAX_SCAN_ID else 0
 

@@ -18,6 +18,7 @@ from ._readable import reads as reads
 from ._sign_in import sign_in_url as sign_in_url
 from ._sign_in import tiled_sign_in_url as tiled_sign_in_url
 from ._stack import LocalStack as LocalStack
+from ._status import FlowRunStatus as FlowRunStatus
 from ._status import StackStatus as StackStatus
 from ._worker import DEPLOYMENT as DEPLOYMENT
 from ._workflow_file import add_to_list as add_to_list

@@ -82,7 +82,7 @@ def use_services(environment: MutableMapping[str, str] = os.environ, *, make_key
             # As it was meant at the start: the settings are read again later, here and in child processes.
             environment[f"BLUESKY_PREFECT_{name.upper()}"] = str(getattr(settings, name))
     stack = _stack_environment(settings)
-    kept = {name for name in ("BLUESKY_PREFECT_OUTPUT_DIRECTORY",) if name in environment}
+    kept = {name for name in ("BLUESKY_PREFECT_OUTPUT_DIRECTORY",) if environment.get(name)}
     # The stack's list says what runs of the stack should have had, and nothing of those of another server.
     names_another = _names_another(prefect_url(environment), stack.get("PREFECT_API_URL", ""))
     if settings.workflows or names_another:

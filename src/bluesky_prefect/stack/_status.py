@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, shared_with
+from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, key_parts, shared_with
 from bluesky_prefect.courier import running_courier
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
@@ -46,6 +46,8 @@ class FlowRunStatus:
     created: str
     run_s: float
     url: str
+    workflow: str = ""
+    """The workflow that it was made for; empty if it was made by hand."""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,7 @@ def _flow_runs(ask: Callable[..., Any], ui_url: str, limit: int) -> tuple[tuple[
             created=one["created"],
             run_s=one["estimated_run_time"],
             url=flow_run_url(ui_url, one["id"], failed=one["state_type"] in FAILED_STATES),
+            workflow=(key_parts(one["idempotency_key"] or "") or ("", ""))[1],
         )
         for one in found
         if is_of_run(one["tags"], one["parameters"])

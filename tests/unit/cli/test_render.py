@@ -58,6 +58,25 @@ def test_progress_goes_to_stderr_line_by_line(capsys):
     assert captured.out == ""
 
 
+def test_status_tells_flow_runs_of_one_name_apart_by_their_workflows(capsys):
+    made = ("Completed", "2026-01-02T03:04:05Z", 4.25)
+    flow_runs = (
+        FlowRunStatus("scan-1-count-12345678", *made, f"{LINK}/1", "my-workflow/local"),
+        FlowRunStatus("scan-1-count-12345678", *made, f"{LINK}/2", "my-analysis/local"),
+        FlowRunStatus("export -1", *made, f"{LINK}/3"),
+    )
+    render.status(StackStatus((), "", OutboxCounts(), None, flow_runs, None))
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if "Completed" in line]
+    for row, workflow in zip(rows, ("my-workflow/local", "my-analysis/local", "by hand"), strict=True):
+        assert row.startswith(workflow)
+    assert lines[-3:] == [
+        f"scan-1-count-12345678 (my-workflow/local): {LINK}/1",
+        f"scan-1-count-12345678 (my-analysis/local): {LINK}/2",
+        f"export -1: {LINK}/3",
+    ]
+
+
 def test_status_shows_parts_outbox_and_flow_runs(capsys):
     render.status(
         StackStatus(

@@ -77,6 +77,28 @@ def test_export_formats_are_a_list_with_commas_and_an_unknown_one_is_refused_wit
         checked_settings()
 
 
+@pytest.mark.parametrize("name", sorted(Settings.model_fields.keys() - {"export_formats"}))
+def test_an_empty_variable_counts_as_not_set(name, monkeypatch):
+    monkeypatch.delenv(f"BLUESKY_PREFECT_{name.upper()}", raising=False)
+    before = getattr(checked_settings(), name)
+    monkeypatch.setenv(f"BLUESKY_PREFECT_{name.upper()}", "")
+    settings = checked_settings()
+    assert getattr(settings, name) == before
+    assert name not in settings.model_fields_set
+
+
+def test_an_empty_variable_hides_no_other_of_its_setting(monkeypatch):
+    monkeypatch.setenv("BLUESKY_PREFECT_TILED_API_KEY", "")
+    monkeypatch.setenv("TILED_API_KEY", "of-tiled")
+    assert checked_settings().tiled_api_key.get_secret_value() == "of-tiled"
+
+
+def test_what_a_call_gives_wins_over_an_empty_variable(monkeypatch):
+    monkeypatch.setenv("BLUESKY_PREFECT_EXPORT_FORMATS", "")
+    assert checked_settings().export_formats == ()
+    assert checked_settings(export_formats="csv").export_formats == ("csv",)
+
+
 def test_a_map_of_paths_is_json_and_anything_else_is_refused_with_an_example(monkeypatch):
     monkeypatch.setenv("BLUESKY_PREFECT_EXPORT_PATH_MAP", '{"/data/": "/nsls2/data/"}')
     assert Settings().export_path_map == {"/data/": "/nsls2/data/"}

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from bluesky_prefect.core import Settings, WorkflowList, get_settings
-from bluesky_prefect.session._session import _tiled_service
+from bluesky_prefect.session._metadata import PersistentMetadata
+from bluesky_prefect.session._session import _tiled_service, persistent_metadata
 from bluesky_prefect.session._shortcomings import drop_unusable_settings, has_usable_directory, subscribed_callback
 from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.stack import describe
@@ -104,3 +105,35 @@ def test_an_unknown_profile_of_tiled_is_a_line_as_a_server_that_is_away():
     service = _tiled_service(TiledConnection(Settings(tiled_profile="unheard-of")), print)
     assert service.problem == "There is no Tiled profile 'unheard-of': check BLUESKY_PREFECT_TILED_PROFILE."
     assert "Scans run all the same: runs wait on disk" in describe([service])
+
+
+_AWAY = {"tiled_uri": "http://127.0.0.1:1"}
+
+
+def _scan_ids_begin(directory: Path, tiled: bool = True, **where: str) -> tuple[list[str], PersistentMetadata]:
+    told: list[str] = []
+    settings = Settings(state_directory=directory, **where)
+    return told, persistent_metadata(settings, TiledConnection(settings) if tiled else None, told.append)
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+def test_scan_ids_that_begin_at_1_since_tiled_is_away_are_told_once(tmp_path: Path, tiled: bool):
+    told, metadata = _scan_ids_begin(tmp_path, tiled, **_AWAY)
+    [line] = told
+    assert line.startswith("Scan ids begin at 1: ")
+    assert "Ids may be taken twice" in line
+    assert "\n" not in line
+
+    remedy = line.partition("RE.md")[2]
+    assert remedy == "['scan_id'] = 1234"
+    metadata["scan_id"] = 1234
+    assert metadata.next_scan_id() == 1235
+    told, metadata = _scan_ids_begin(tmp_path, tiled, **_AWAY)
+    assert told == []
+    assert metadata.next_scan_id() == 1236
+
+
+def test_where_no_tiled_is_named_scan_ids_begin_without_a_word(tmp_path: Path):
+    told, metadata = _scan_ids_begin(tmp_path, False)
+    assert told == []
+    assert metadata.next_scan_id() == 1

@@ -112,5 +112,6 @@ def test_the_newest_scan_id_is_known_without_tiled_s_client(content: object, exp
     assert authorization == "Apikey s3cret"
 
 
-def test_with_no_tiled_there_is_no_newest_scan_id():
-    assert TiledConnection(Settings(tiled_uri="http://127.0.0.1:1")).newest_scan_id() == 0
+@pytest.mark.parametrize("where", [{"tiled_uri": "http://127.0.0.1:1"}, {"tiled_profile": "local"}, {}])
+def test_with_no_tiled_nobody_knows_the_newest_scan_id(where):
+    assert TiledConnection(Settings(**where)).newest_scan_id() is None

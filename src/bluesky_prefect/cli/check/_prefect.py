@@ -25,6 +25,7 @@ from bluesky_prefect.prefect_api import (
     known_deployments,
     known_pools,
     server_version,
+    unusable_blocks,
 )
 from bluesky_prefect.stack import prefect_service
 
@@ -46,6 +47,7 @@ def look_at_prefect(places: Places) -> Findings:
         if workflows is not None:
             deployments = known_deployments(api)
             findings += _deployments(workflows, deployments)
+            findings += _notifications(workflows, unusable_blocks(api, _blocks(workflows)))
             pools = {deployments[one.deployment].work_pool for one in workflows if one.deployment in deployments}
             of_stack = places.settings.work_pool if places.is_stack else None
             findings += _workers(known_pools(api, sorted(pool for pool in pools if pool)), of_stack)
@@ -99,6 +101,25 @@ def _deployments(workflows: WorkflowList, known: Mapping[str, KnownDeployment]) 
             findings.ok("deployment", f"{name}, served by a process, on no work pool")
         else:
             findings.ok("deployment", f"{name}, on work pool {deployment.work_pool}")
+    return findings
+
+
+def _blocks(workflows: WorkflowList) -> dict[str, list[str]]:
+    """Return the notification blocks on the list, each with the names of the workflows that send through it."""
+    found: dict[str, list[str]] = {}
+    for one in workflows:
+        for block in one.notify:
+            found.setdefault(block, []).append(one.name)
+    return found
+
+
+def _notifications(workflows: WorkflowList, unusable: Mapping[str, str]) -> Findings:
+    findings = Findings("workflows")
+    for block, names in _blocks(workflows).items():
+        if problem := unusable.get(block):
+            findings.problem("notification", f"no message of {', '.join(names)} is sent: {problem}")
+        else:
+            findings.ok("notification", f"{block}, for {', '.join(names)}")
     return findings
 
 

@@ -11,9 +11,9 @@ What you change here counts from the next flow run on.
 from typing import Any
 
 import pandas
-from prefect import flow, task
+from prefect import task
 
-from bluesky_prefect.flows import RunData, read_run, write_result
+from bluesky_prefect.flows import RunData, plain_flow, read_run, write_result
 
 
 @task
@@ -30,7 +30,7 @@ def conclude(run: RunData, result: pandas.DataFrame) -> dict[str, Any]:
     return {"points": len(run.table()), "columns": list(result.columns)}
 
 
-@flow(name="my-analysis", log_prints=True)
+@plain_flow(name="my-analysis", log_prints=True)
 def my_analysis(ref: int | str) -> str:
     """Analyse a run and write the result to Tiled beside it; return its path there.
 

@@ -3,10 +3,10 @@
 import asyncio
 import contextvars
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from bluesky_prefect import tiled_api
 from bluesky_prefect.core import RunIncomplete, Settings, get_settings
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     Result = ArrayLike | pandas.DataFrame | pyarrow.Table | Mapping[str, Sequence[Any]] | Path
 
+R = TypeVar("R")
 _POLL_S = 0.05
 
 
@@ -51,13 +52,18 @@ def read_run(ref: int | str) -> RunData:
     TiledUnavailable, ConfigurationError
         If Tiled cannot be asked.
     """
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return _read(ref)
-    # This thread's loop cannot run it while it waits for it.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(contextvars.copy_context().run, _read, ref).result()
+    return _outcome(finished_run(ref))
+
+
+def require_run(ref: int | str) -> None:
+    """Refuse a run that Tiled does not have, whether it has stopped or not.
+
+    Raises
+    ------
+    FlowInputError, RunNotFound, RunIncomplete, TiledUnavailable, ConfigurationError
+        As `read_run`, which also waits for a run that may still come.
+    """
+    _outcome(_look_for(ref))
 
 
 def write_result(run: RunData, name: str, value: "Result", /, **metadata: Any) -> str:
@@ -105,10 +111,27 @@ async def finished_run(ref: int | str) -> RunData:
         return await catalog.read_run(ref, timeout_s=settings.stop_timeout_s)
 
 
-def _read(ref: int | str) -> RunData:
+async def _look_for(ref: int | str) -> None:
+    settings = get_settings()
+    await _last_run_delivered(ref, settings)
+    with await asyncio.to_thread(Catalog.connect, settings) as catalog:
+        await asyncio.to_thread(catalog.find, ref)
+
+
+def _outcome(work: Coroutine[Any, Any, R]) -> R:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _run(work)
+    # This thread's loop cannot run it while it waits for it.
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(contextvars.copy_context().run, _run, work).result()
+
+
+def _run(work: Coroutine[Any, Any, R]) -> R:
     # Not asyncio.run, which leaves the thread without the event loop that it had.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        return runner.run(finished_run(ref))
+        return runner.run(work)
 
 
 async def _last_run_delivered(ref: int | str, settings: Settings) -> None:
