@@ -8,6 +8,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -68,14 +69,13 @@ class CourierProcess:
             return error.code, error.read().decode()
 
     def metrics(self) -> dict[str, float]:
-        """Return the values of this deployment, or of none, by their names without prefix."""
+        """Return the values of this deployment, or of none, by their names without prefix; of all states together."""
         _, text = self.get("/metrics")
-        return {
-            sample.name.removeprefix("bluesky_prefect_"): sample.value
-            for family in text_string_to_metric_families(text)
-            for sample in family.samples
-            if sample.labels.get("deployment", DEPLOYMENT) == DEPLOYMENT and "le" not in sample.labels
-        }
+        values: Counter[str] = Counter()
+        for sample in (sample for family in text_string_to_metric_families(text) for sample in family.samples):
+            if sample.labels.get("deployment", DEPLOYMENT) == DEPLOYMENT and "le" not in sample.labels:
+                values[sample.name.removeprefix("bluesky_prefect_")] += sample.value
+        return dict(values)
 
     def health(self) -> tuple[int, dict[str, Any]]:
         status, text = self.get("/healthz")
@@ -91,13 +91,21 @@ class CourierProcess:
 
 
 @pytest.fixture
-def proxy(stack: StackInfo) -> Iterator[FaultProxy]:
+def prefect(stack: StackInfo) -> Iterator[FaultProxy]:
     with closing(FaultProxy(urlsplit(stack.prefect_api_url).port)) as proxy:
         yield proxy
 
 
 @pytest.fixture
-def start_courier(stack: StackInfo, proxy: FaultProxy, tmp_path: Path) -> Iterator[Callable[..., CourierProcess]]:
+def tiled(stack: StackInfo) -> Iterator[FaultProxy]:
+    with closing(FaultProxy(urlsplit(stack.tiled_uri).port)) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def start_courier(
+    stack: StackInfo, prefect: FaultProxy, tiled: FaultProxy, tmp_path: Path
+) -> Iterator[Callable[..., CourierProcess]]:
     started: list[CourierProcess] = []
     workflows = tmp_path / "workflows.py"
     workflows.write_text(f"workflows = [{DEPLOYMENT!r}]\n")
@@ -105,7 +113,8 @@ def start_courier(stack: StackInfo, proxy: FaultProxy, tmp_path: Path) -> Iterat
     def start(**environment: str) -> CourierProcess:
         values = {
             **stack.environment(),
-            "PREFECT_API_URL": f"{proxy.url}/api",
+            "PREFECT_API_URL": f"{prefect.url}/api",
+            "BLUESKY_PREFECT_TILED_URI": tiled.url,
             "BLUESKY_PREFECT_METRICS_PORT": "0",
             "BLUESKY_PREFECT_WORKFLOWS": f"{workflows}:workflows",
             "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": "2",
@@ -120,7 +129,7 @@ def start_courier(stack: StackInfo, proxy: FaultProxy, tmp_path: Path) -> Iterat
         courier.end()
 
 
-def test_a_run_moves_the_histograms_and_the_gauges_through_an_outage(start_courier, proxy):
+def test_a_run_moves_the_histograms_and_the_gauges_through_an_outage(start_courier, prefect, tiled):
     courier = start_courier()
     before = courier.metrics()
     for name in ("submissions_sent_total", "submissions_waiting", "stop_to_sent_seconds_count", "journals_waiting"):
@@ -144,20 +153,27 @@ def test_a_run_moves_the_histograms_and_the_gauges_through_an_outage(start_couri
         asked = set(re.findall(r"bluesky_prefect_\w+", (DEPLOY / file).read_text()))
         assert not {name for name in asked if not re.search(rf"^{name}[ {{]", text, re.MULTILINE)}
 
-    proxy.mode = "black-hole"
+    prefect.mode, tiled.mode = "black-hole", "refuse"
     courier.record()
-    wait_until(lambda: courier.metrics()["submissions_waiting"] == 1 and courier.metrics()["prefect_reachable"] == 0)
-    away = courier.metrics()
-    assert away["submissions_oldest_age_seconds"] > 0
-    assert away["prefect_reachable_since_timestamp_seconds"] > found["prefect_reachable_since_timestamp_seconds"]
-    wait_until(lambda: courier.metrics()["submissions_oldest_age_seconds"] > away["submissions_oldest_age_seconds"])
+    away = wait_until(
+        lambda: (found := courier.metrics())["prefect_reachable"] + found["tiled_reachable"] == 0 and found
+    )
+    assert (away["submissions_waiting"], away["journals_waiting"], away["healthy"]) == (1, 1, 1)
+    assert away["journals_waiting_bytes"] > 0
+    since = "prefect_reachable_since_timestamp_seconds"
+    assert away[since] > found[since]
+    ages = ("submissions_oldest_age_seconds", "journals_oldest_age_seconds")
+    assert all(away[age] > 0 for age in ages)
+    wait_until(lambda: (later := courier.metrics()) and all(later[age] > away[age] for age in ages))
     status, health = courier.health()
-    assert (status, health["ok"], health["waiting"], health["prefect"]["is_up"]) == (200, True, 1, False)
+    assert (status, health["ok"], health["waiting"], health["journals"]) == (200, True, 1, 1)
+    assert (health["prefect"]["is_up"], health["tiled"]["is_up"]) == (False, False)
 
-    proxy.mode = "pass"
+    prefect.mode = tiled.mode = "pass"
     back = wait_until(lambda: (found := courier.metrics())["submissions_waiting"] == 0 and found)
     assert (back["submissions_sent_total"], back["submissions_oldest_age_seconds"]) == (2, 0)
-    wait_until(lambda: courier.metrics()["prefect_reachable"] == 1)
+    assert back["journals_waiting"] == 0
+    wait_until(lambda: (found := courier.metrics())["prefect_reachable"] + found["tiled_reachable"] == 2)
 
 
 def test_a_courier_whose_outbox_cannot_be_opened_is_not_healthy_until_it_can(start_courier):

@@ -13,6 +13,7 @@ from prometheus_client import Counter, Histogram, Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
 from bluesky_prefect._version import __version__
+from bluesky_prefect.core import is_message
 from bluesky_prefect.metrics._facts import Facts, FactsReader
 from bluesky_prefect.metrics._followed_flow_runs import FollowedFlowRuns, Moment
 from bluesky_prefect.metrics._signals import Reachability, Signals
@@ -26,6 +27,7 @@ OTHERS = "others"
 # A stop document that is older than that when its submission is made was emitted anew, or tells no time.
 _STOPPED_BEFORE_S = 86400.0
 _DEPLOYMENT = ("deployment",)
+_ENDS = ("completed", "failed", "crashed", "cancelled")
 
 
 @dataclass(frozen=True)
@@ -223,16 +225,24 @@ class MetricsCollector:
         self._durations[what].labels(*self._labels.values(), deployment).observe(max(seconds, 0.0))
 
     def _known(self, deployment: str) -> str:
-        """Return the label of a deployment; all that is counted of one begins at 0."""
+        """Return the label of a deployment."""
         with self._lock:
             if deployment not in self._deployments:
                 if len(self._deployments) >= _MAX_DEPLOYMENTS:
                     deployment = OTHERS
                 self._deployments[deployment] = None
-                self._sent.labels(*self._labels.values(), deployment)
-                for one in self._durations.values():
-                    one.labels(*self._labels.values(), deployment)
+                self._begin(deployment)
         return deployment
+
+    def _begin(self, deployment: str) -> None:
+        """Have all that is counted of a deployment begin at 0: Prometheus sees no increase in what was not there."""
+        self._sent.labels(*self._labels.values(), deployment)
+        if is_message(deployment):
+            return
+        for one in self._durations.values():
+            one.labels(*self._labels.values(), deployment)
+        for state in _ENDS:
+            self._ended.labels(*self._labels.values(), deployment, state)
 
     def _counter(self, name: str) -> Counter:
         told = METRICS[f"bluesky_prefect_{name}"]

@@ -120,6 +120,7 @@ def test_what_is_on_the_list_counts_from_0_before_its_first_run(process):
     for name in ("submissions_waiting", "submissions_oldest_age_seconds", "submissions_sent_total", "dead_letters"):
         assert process.value(name, deployment="flow/one") == 0
     assert process.value("stop_to_running_seconds_count", deployment="flow/one") == 0
+    assert process.value("flow_runs_ended_total", deployment="flow/one", state="failed") == 0
     assert process.value("stop_to_sent_seconds_created", deployment="flow/one") is None
 
 

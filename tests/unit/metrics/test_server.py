@@ -10,6 +10,7 @@ import urllib.request
 from contextlib import ExitStack
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
 from bluesky_prefect import Outbox, Settings
@@ -25,9 +26,10 @@ class Served:
         self.signals = signals
         self.outbox = outbox
 
-    def get(self, path):
+    def get(self, path, accept="*/*"):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Accept": accept})
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, answer.headers["Content-Type"], answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.headers["Content-Type"], error.read().decode()
@@ -58,6 +60,14 @@ def test_metrics_are_served_as_prometheus_reads_them(open_process):
     assert {"bluesky_prefect_submissions_waiting", "process_resident_memory_bytes"} <= names
     # A process without journals has no metrics of them.
     assert not any("journals" in name for name in names)
+
+
+def test_metrics_are_served_as_openmetrics_to_who_asks_for_that(open_process):
+    process = open_process()
+    process.outbox.put(Submission("a", "one", "flow/one", "a"))
+    _, content_type, text = process.get("/metrics", "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
+    assert content_type.startswith("application/openmetrics-text; version=1.0.0")
+    assert "bluesky_prefect_submissions_sent" in {one.name for one in openmetrics_families(text)}
 
 
 def test_single_metrics_can_be_asked_for(open_process):
