@@ -92,7 +92,7 @@ def test_units_name_commands_and_options_that_exist():
         parsed.read(unit)
         program, *words = parsed["Service"]["ExecStart"].split()
         command = [str(DEPLOY.parent / ".venv" / "bin" / program.rpartition("/")[2])]
-        arguments = [word for word in words if not word.startswith("-") and not re.search(r"[%\\d.]", word)]
+        arguments = [word for word in words if not word.startswith("-") and not re.search(r"[%\d.]", word)]
         options = [word for word in words if word.startswith("--")]
         shown = subprocess.run([*command, *arguments, "--help"], capture_output=True, text=True, check=True).stdout
         assert [option for option in options if option not in shown] == []

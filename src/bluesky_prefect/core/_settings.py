@@ -141,6 +141,17 @@ class Settings(BaseSettings):
     )
     start_courier: bool = Field(default=True, description="Whether a session that finds no courier at work starts one.")
 
+    # What Prometheus may ask the courier.
+    metrics_port: Port | None = Field(
+        default=None,
+        description="Port at which the courier serves metrics and its health; 0 takes any free one, none if not set.",
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="Address of this machine at which it does; 0.0.0.0 for all of them. Whoever reaches it may read.",
+    )
+
     delivery_timeout_s: float = Field(
         default=30.0,
         ge=0,

@@ -13,6 +13,7 @@ from bluesky_prefect.courier._backoff import growing_waits
 from bluesky_prefect.courier._journal_sender import OF_THIS_MACHINE, JournalSender, RunRefused
 from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.journal import JournalDirectory, adopt_unsaved_runs, run_uid_of
+from bluesky_prefect.metrics import Signals
 from bluesky_prefect.tiled_api import answers, is_outage
 
 logger = logging.getLogger(__name__)
@@ -47,14 +48,22 @@ class JournalCourier:
         Returns the catalog of runs in Tiled, as ``TiledWriter`` wants it; may raise anything.
     delivered : callable, optional
         Is called, on any thread, each time that Tiled has a run.
+    signals : Signals, optional
+        Where its threads say how they are; see `serve_metrics`.
     """
 
     def __init__(
-        self, settings: Settings, connect: Callable[[], Any], *, delivered: Callable[[], None] = lambda: None
+        self,
+        settings: Settings,
+        connect: Callable[[], Any],
+        *,
+        delivered: Callable[[], None] = lambda: None,
+        signals: Signals | None = None,
     ) -> None:
         self._settings = settings
         self._connect = connect
         self._delivered = delivered
+        self._signals = signals or Signals()
         self._directory = JournalDirectory(settings.journals_path)
         self._wait_s = growing_waits(settings)
         self._senders: dict[Path, _Task] = {}
@@ -85,11 +94,24 @@ class JournalCourier:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
+    def ask_tiled(self) -> None:
+        """Ask Tiled whether it is there, and signal that; runs on their way are not concerned."""
+        try:
+            raw = self._catalog() if self._raw is None else self._raw
+            reason = "" if answers(raw) else "Tiled does not answer, or does not have the catalog of runs."
+        except Exception as error:  # noqa: BLE001 - whatever it is, Tiled cannot be used
+            reason = error_line(error)
+        if reason:
+            self._signals.tiled.down(reason)
+        else:
+            self._signals.tiled.up()
+
     def _watch(self) -> None:
         warm_up_at, upkeep_at, took_s = time.monotonic() + _WARM_UP_S, 0.0, 0.0
         # With thousands of them, looking must not be all that it does.
         while not self._finish.wait(max(_LOOK_EVERY_S, 10 * took_s)):
             began = time.monotonic()
+            self._signals.at_work(10 * took_s)
             try:
                 self._look()
                 took_s = time.monotonic() - began
@@ -141,6 +163,7 @@ class JournalCourier:
             )
 
     def _work(self) -> None:
+        self._signals.at_work()  # one piece of a large run may take as long as it likes
         while not self._finish.is_set():
             task = self._next()
             if task is None:
@@ -249,6 +272,7 @@ class JournalCourier:
 
     def _away(self, error: Exception) -> None:
         """Have all runs wait for Tiled."""
+        self._signals.tiled.down(error_line(error))
         with self._lock:
             # Those that were at work beside it meet the same outage.
             if time.monotonic() < self._outage.until:
@@ -266,6 +290,7 @@ class JournalCourier:
         with self._lock:
             told = self._outage.told
             self._outage = _Outage()
+        self._signals.tiled.up()
         if told:
             logger.warning("Tiled answers again; writing what waits")
 

@@ -32,6 +32,7 @@ from bluesky_prefect.courier._preparation import Preparation
 from bluesky_prefect.courier._reminders import Reminders
 from bluesky_prefect.courier._submission_backoff import MOMENT_S, SubmissionBackoff
 from bluesky_prefect.journal import JournalDirectory
+from bluesky_prefect.metrics import Signals
 from bluesky_prefect.outbox import Entry, Outbox
 from bluesky_prefect.prefect_api import FlowRunRef, PrefectApi
 
@@ -73,11 +74,15 @@ class Forwarder(ToldOfForks):
         Prefect.
     poll_s : float, optional
         How often the outbox is looked at for what others have put there, in seconds.
+    signals : Signals, optional
+        Where its thread says how it is; see `serve_metrics`.
     clock : callable, optional
         Gives a time in seconds that never jumps.
 
     Attributes
     ----------
+    signals : Signals
+        Those that were given, or its own.
     api_url : str or None
         Address of the Prefect API that it sends to, as `comparable_url` writes it; None if it has none, or
         has not imported Prefect yet.
@@ -93,6 +98,7 @@ class Forwarder(ToldOfForks):
         stands_by: bool = False,
         poll_s: float = POLL_S,
         connect: Callable[[], AbstractContextManager[PrefectApi]] | None = None,
+        signals: Signals | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stands_by = stands_by
@@ -101,6 +107,7 @@ class Forwarder(ToldOfForks):
         self._outboxes = outboxes
         self._settings = settings
         self._connect = connect or (lambda: PrefectApi(settings.request_timeout_s))
+        self.signals = signals or Signals()
         self._clock = clock
         self._upkeep = OutboxUpkeep(outboxes, settings, clock)
         self._outage = Backoff(settings, clock, logger)
@@ -201,7 +208,9 @@ class Forwarder(ToldOfForks):
         idle_since = self._clock()
         while not self._finish.is_set():
             self._wake.clear()
-            if (wait_s := self.step()) == 0.0:
+            wait_s = self.step()
+            self.signals.at_work(wait_s)
+            if wait_s == 0.0:
                 continue
             if self._outage.under_way:
                 self._finish.wait(wait_s)  # in an outage a new run is no reason to knock again
@@ -254,21 +263,26 @@ class Forwarder(ToldOfForks):
         return self._api
 
     def _take(self, outbox: Outbox) -> Entry | None:
+        entry, trouble = None, None
         try:
-            if not outbox.has_waiting():
-                return None
-            with suppress(PrefectUnavailable):  # `_send` meets it again, and tells of it
-                self._connected()
-            held_runs = self._journals.undelivered_runs()
-            entry = outbox.take(self._here, skip=self._backoff.held, held_runs=held_runs)
-            if entry is None or entry.is_message or not self._journals.is_undelivered(entry.run_uid):
-                return entry
-            # It has begun and stopped while the outbox was waited for, or its uid is too long for a name.
-            outbox.give_back(entry.key, "Tiled does not have the run yet", HELD_S, aside=True)
-            return None
+            if outbox.has_waiting():
+                entry = self._take_next(outbox)
         except OutboxError as error:
             self._reminders.tell("outbox", logging.ERROR, "%s Runs are kept in memory until it works again.", error)
-            return None
+            trouble = str(error)
+        self.signals.trouble(f"outbox {outbox.path}", trouble)
+        return entry
+
+    def _take_next(self, outbox: Outbox) -> Entry | None:
+        with suppress(PrefectUnavailable):  # `_send` meets it again, and tells of it
+            self._connected()
+        held_runs = self._journals.undelivered_runs()
+        entry = outbox.take(self._here, skip=self._backoff.held, held_runs=held_runs)
+        if entry is None or entry.is_message or not self._journals.is_undelivered(entry.run_uid):
+            return entry
+        # It has begun and stopped while the outbox was waited for, or its uid is too long for a name.
+        outbox.give_back(entry.key, "Tiled does not have the run yet", HELD_S, aside=True)
+        return None
 
     def _senders(self) -> Sequence[Outbox]:
         """Return the outboxes to send from: only what no courier can see, where there is one."""
@@ -298,6 +312,7 @@ class Forwarder(ToldOfForks):
             outbox.give_back(entry.key, str(error), self._settings.missing_deployment_retry_s)
         except PrefectUnavailable as error:
             if not error.submission_specific:
+                self.signals.prefect.down(str(error))
                 delay_s = self._outage.failed(error, entry.run_uid)
                 outbox.give_back(entry.key, str(error), delay_s)
                 return delay_s
@@ -316,6 +331,7 @@ class Forwarder(ToldOfForks):
         else:
             self._sent(outbox, entry, flow_run)
         self._outage.succeeded()
+        self.signals.prefect.up()
         return 0.0
 
     def _sent(self, outbox: Outbox, entry: Entry, flow_run: FlowRunRef | None) -> None:
@@ -323,9 +339,11 @@ class Forwarder(ToldOfForks):
         self._backoff.succeeded(entry)
         if flow_run is None:
             outbox.mark_sent(entry.key)
+            self.signals.sent(entry, None)
             logger.info("Run %s failed: Prefect tells people of it (%s)", entry.run_uid, entry.deployment)
             return
         outbox.mark_sent(entry.key, flow_run.id, flow_run.name)
+        self.signals.sent(entry, flow_run.id)
         self._preparation.saw(entry)
         made = flow_run.name, flow_run.id, entry.deployment
         logger.info("Run %s: flow run %s (%s) of %s created", entry.run_uid, *made)

@@ -10,6 +10,7 @@ from bluesky_prefect.courier._courier import JournalCourier
 from bluesky_prefect.courier._courier_lock import is_theirs, only_courier
 from bluesky_prefect.courier._forwarder import Forwarder
 from bluesky_prefect.journal import JournalDirectory
+from bluesky_prefect.metrics import Signals, serve_metrics
 from bluesky_prefect.outbox import Outbox
 from bluesky_prefect.tiled_api import server_name
 
@@ -48,22 +49,35 @@ def run_courier(settings: Settings, connect: Callable[[], Any], finish: threadin
     with only_courier(settings, prefect=api_address(), tiled=server_name(settings)) as lock:
         outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         workflows = _workflows(settings)
+        deployments = [workflow.deployment for workflow in workflows]
+        signals = Signals()
         forwarder = Forwarder(
             [outbox],
             settings,
-            deployments=[workflow.deployment for workflow in workflows],
+            deployments=deployments,
             notices=[notice for one in workflows for notice in (*one.notices, *one.run_notices)],
             poll_s=_POLL_S,
+            signals=signals,
         )
-        journals = JournalCourier(settings, connect, delivered=forwarder.wake)
-        waiting = len(JournalDirectory(settings.journals_path).waiting())
-        logger.info("The courier of %s is at work; %s for Tiled", settings.state_directory, counted(waiting, "run"))
+        journals = JournalCourier(settings, connect, delivered=forwarder.wake, signals=signals)
+        directory = JournalDirectory(settings.journals_path)
+        waiting = counted(len(directory.waiting()), "run")
+        logger.info("The courier of %s is at work; %s for Tiled", settings.state_directory, waiting)
         forwarder.start()
         journals.start()
-        while not finish.wait(_LOOK_EVERY_S):
-            if is_theirs(lock, settings):
-                logger.warning("%s is gone, and this courier with it", settings.state_directory)
-                break
+        with serve_metrics(
+            settings,
+            signals,
+            [outbox],
+            process="courier",
+            journals=directory,
+            deployments=deployments,
+            ask_tiled=journals.ask_tiled,
+        ):
+            while not finish.wait(_LOOK_EVERY_S):
+                if is_theirs(lock, settings):
+                    logger.warning("%s is gone, and this courier with it", settings.state_directory)
+                    break
         journals.close(_CLOSE_TIMEOUT_S)
         forwarder.close(_CLOSE_TIMEOUT_S)
         logger.info("The courier ends; what waits is on disk, for the next one")

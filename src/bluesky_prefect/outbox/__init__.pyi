@@ -4,6 +4,7 @@ from ._entry import OutboxCounts as OutboxCounts
 from ._entry import State as State
 from ._entry_lookup import SHORTEST_UID as SHORTEST_UID
 from ._entry_lookup import EntryLookup as EntryLookup
+from ._entry_lookup import Unsent as Unsent
 from ._existing_outbox import existing_outbox as existing_outbox
 from ._outbox import PRUNED_AT_ONCE as PRUNED_AT_ONCE
 from ._outbox import Outbox as Outbox

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from bluesky_prefect.outbox._entry import Entry, OutboxCounts, State
@@ -16,6 +17,37 @@ _SCAN_ID_CANDIDATES = 200
 # SQLite takes some 1,000 values in a statement, older ones no more.
 _KEYS_AT_ONCE = 500
 _UNSENT = "state IN ('waiting', 'dead')"
+
+
+# Counted by the index alone, however many wait; only the first row of each deployment is read.
+_BY_DEPLOYMENT = f"""
+SELECT counted.state, counted.deployment, many, created FROM (
+    SELECT state, deployment, count(*) AS many, min(seq) AS first
+    FROM entries WHERE {_UNSENT} GROUP BY state, deployment
+) AS counted JOIN entries ON seq = first
+"""  # noqa: S608 - this module's texts
+
+
+@dataclass(frozen=True)
+class Unsent:
+    """The submissions of a deployment that wait, or those that are dead.
+
+    Attributes
+    ----------
+    deployment : str
+        The submissions' own.
+    state : {'waiting', 'dead'}
+        In which state they are.
+    count : int
+        How many there are.
+    since : float
+        When the first of them was put in, in seconds since the epoch.
+    """
+
+    deployment: str
+    state: State
+    count: int
+    since: float
 
 
 class _Reader(Protocol):
@@ -111,6 +143,11 @@ class EntryLookup:
     def waiting_by_address(self, *, for_s: float = 0.0) -> dict[str | None, int]:
         """Return how many wait, and have done so for that long, by the address that they are for."""
         return self._by_address("state = 'waiting' AND created <= ?", self._clock() - for_s)
+
+    def unsent_by_deployment(self) -> list[Unsent]:
+        """Return how many wait or are dead of each deployment, and since when."""
+        rows = self._reader.read(_BY_DEPLOYMENT)
+        return [Unsent(row["deployment"], row["state"], row["many"], row["created"]) for row in rows]
 
     def _by_address(self, which: str, *values: float) -> dict[str | None, int]:
         query = f"SELECT api_url, count(*) FROM entries WHERE {which} GROUP BY api_url"  # noqa: S608 - this module's texts

@@ -10,6 +10,8 @@ from ._exported_files import exported_files as exported_files
 from ._first_listed import first_listed as first_listed
 from ._flow_file import flow_in_file as flow_in_file
 from ._flow_file import unfilled_parameters as unfilled_parameters
+from ._flow_run_times import FlowRunTimes as FlowRunTimes
+from ._flow_run_times import flow_run_times as flow_run_times
 from ._flow_runs import PastFlowRun as PastFlowRun
 from ._flow_runs import SignsOfLife as SignsOfLife
 from ._flow_runs import Wanted as Wanted

@@ -49,7 +49,7 @@ _CONNECT_RETRIES = 3
 # A new flow run is scheduled for now; this leaves time for a slow request.
 _NEW_S = 60.0
 # By so much two clocks may differ that agree: a server tells the time in whole seconds, and says it late.
-_SAME_TIME_S = 5.0
+SAME_TIME_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class PrefectApi:
         from prefect.states import Scheduled
 
         now = self._server_now()
-        if now is None or abs(time.time() - now) < _SAME_TIME_S:
+        if now is None or abs(time.time() - now) < SAME_TIME_S:
             return None
         return Scheduled(scheduled_time=datetime.fromtimestamp(now, UTC))
 

@@ -1,5 +1,6 @@
 """The command line without a stack: help, errors, exit codes."""
 
+import dataclasses
 import json
 import os
 import re
@@ -8,12 +9,16 @@ import sys
 from contextlib import closing
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import pytest
 
 from bluesky_prefect.stack._info import StackState
+from bluesky_prefect.stack._status import FlowRunStatus
 from tests.services.forked import run_command
 from tests.services.loopback import Loopback
+
+ROOT = Path(__file__).parents[3]
 
 
 class Welcoming(BaseHTTPRequestHandler):
@@ -132,6 +137,20 @@ def test_status_is_there_for_programs(tmp_path):
     assert status["all_up"] is False
     assert [part["name"] for part in status["parts"]] == ["tiled", "prefect", "worker", "courier"]
     assert status["outbox"] == {"waiting": 0, "sent": 0, "dead": 0, "declined": 0}
+
+
+def test_the_how_to_names_each_key_of_status_for_programs_and_what_is_in_it(tmp_path):
+    page = (ROOT / "docs" / "how-to" / "watch-with-prometheus.md").read_text()
+    rows = [line.split("|") for line in page.partition("Of `status`:")[2].partition("\n#")[0].splitlines()]
+    told = {
+        key: re.findall(r"`(\w+)`", row[2]) for row in rows if len(row) == 4 for key in re.findall(r"`(\w+)`", row[1])
+    }
+    status = json.loads(cli("status", "--json", "--state-directory", str(tmp_path)).stdout)
+    assert told.keys() == status.keys()
+    [part, *_] = status["parts"]
+    for found, key in ((part, "parts"), (status["outbox"], "outbox")):
+        assert set(found) <= set(told[key])
+    assert {field.name for field in dataclasses.fields(FlowRunStatus)} == set(told["flow_runs"])
 
 
 @pytest.mark.parametrize("missing", ["typer", "psutil", "tiled"])

@@ -14,6 +14,7 @@ from bluesky_prefect.core import Settings
 from bluesky_prefect.courier import JournalCourier
 from bluesky_prefect.courier._journal_sender import JournalSender
 from bluesky_prefect.journal import Journal, JournalDirectory, JournalReader
+from bluesky_prefect.metrics import Signals
 from tests.services.prefect_process import wait_until
 
 
@@ -70,8 +71,9 @@ def _recorded(settings: Settings, uid: str) -> Journal:
 @pytest.fixture
 def courier(settings: Settings, request: pytest.FixtureRequest) -> Any:
     raw = _Tiled()
-    courier = JournalCourier(settings, lambda: raw)
-    courier.tiled = raw  # type: ignore[attr-defined]
+    signals = Signals()
+    courier = JournalCourier(settings, lambda: raw, signals=signals)
+    courier.tiled, courier.signals = raw, signals  # type: ignore[attr-defined]
     yield courier
     courier.close(10)
     raw.http_client.close()
@@ -184,3 +186,39 @@ def test_a_machine_without_free_file_handles_sets_no_run_aside(settings, fails, 
 
     fails.clear()
     wait_until(lambda: not directory.waiting(), 10)
+
+
+def test_whoever_watches_hears_that_tiled_is_away_and_back(settings, fails, courier):
+    def is_up() -> bool | None:
+        return courier.signals.tiled.last and courier.signals.tiled.last.is_up
+
+    courier.tiled.status = 503
+    fails["one"] = httpx.ConnectError("refused")
+    _recorded(settings, "one").close()
+    courier.start()
+    wait_until(lambda: is_up() is False, 10)
+    assert "refused" in courier.signals.tiled.last.reason
+    assert courier.signals.problems() == []
+
+    fails.clear()
+    courier.tiled.status = 200
+    wait_until(is_up, 10)
+
+
+def test_tiled_can_be_asked_while_no_run_is_on_its_way(courier):
+    courier.start()
+    courier.tiled.status = 503
+    courier.ask_tiled()
+    assert not courier.signals.tiled.last.is_up
+    courier.tiled.status = 200
+    courier.ask_tiled()
+    assert courier.signals.tiled.last.is_up
+
+
+def test_a_tiled_that_nobody_can_connect_to_is_told_with_the_reason(settings):
+    def connect() -> Any:
+        raise httpx.ConnectError("refused")
+
+    signals = Signals()
+    JournalCourier(settings, connect, signals=signals).ask_tiled()
+    assert "refused" in signals.tiled.last.reason

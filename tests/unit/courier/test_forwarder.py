@@ -776,3 +776,52 @@ def test_a_message_that_nobody_answers_neither_ends_an_outage_nor_is_told_of_in_
     del api.troubles["a"]
     run_for(forwarder, clock, 120)
     assert caplog.messages[1] == "Prefect answers again; sending what waits"
+
+
+def test_whoever_watches_hears_of_each_submission_once_prefect_has_it(forwarder, disk, api, clock):
+    heard = []
+    forwarder.signals.listen(lambda entry, flow_run_id: heard.append((entry.run_uid, flow_run_id)))
+    api.answers = [PrefectUnavailable("refused")]
+    disk.put(submission("a"))
+    disk.put(submission("b", "run-failure:slack/mon-beamline"))
+    run_for(forwarder, clock, 60)
+    assert sorted(heard) == [("a", "id-a"), ("b", None)]
+
+
+def test_whoever_watches_hears_that_prefect_is_away_and_back(forwarder, disk, api, clock):
+    api.answers = [PrefectUnavailable("refused")]
+    disk.put(submission("a"))
+    forwarder.step()
+    assert (forwarder.signals.prefect.last.is_up, forwarder.signals.prefect.last.reason) == (False, "refused")
+    run_for(forwarder, clock, 60)
+    assert forwarder.signals.prefect.last.is_up
+
+
+def test_one_submission_s_trouble_does_not_make_prefect_unreachable(forwarder, disk, api, clock):
+    api.troubles["a"] = PrefectUnavailable("Prefect answers 500: ?", **OWN)
+    disk.put(submission("a"))
+    run_for(forwarder, clock, 60)
+    assert forwarder.signals.prefect.last.is_up
+
+
+def test_an_outbox_that_cannot_be_used_is_a_problem_until_it_can(forwarder, tmp_path):
+    path = tmp_path / "outbox.sqlite"
+    path.mkdir()
+    forwarder.step()
+    [problem] = forwarder.signals.problems()
+    assert str(path) in problem
+    path.rmdir()
+    forwarder.step()
+    assert forwarder.signals.problems() == []
+
+
+def test_a_forwarder_whose_thread_is_at_work_has_no_problem(tmp_path):
+    settings = Settings(state_directory=tmp_path)
+    outbox = Outbox(settings.outbox_path)
+    forwarder = Forwarder([outbox], settings, poll_s=0.01)
+    forwarder.start()
+    wait_until(lambda: forwarder.signals._at_work)
+    assert forwarder.signals.problems() == []
+    forwarder.close()
+    assert forwarder.signals.problems() == ["The thread bluesky-prefect-forwarder has ended."]
+    outbox.close()

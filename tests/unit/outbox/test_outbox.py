@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from bluesky_prefect.core import OutboxError, Submission, submission_key
-from bluesky_prefect.outbox import PRUNED_AT_ONCE, Draft, Outbox, OutboxCounts
+from bluesky_prefect.outbox import PRUNED_AT_ONCE, Draft, Outbox, OutboxCounts, Unsent
 from bluesky_prefect.outbox._send_order import _ASIDE, KEPT_IN_ORDER
 
 
@@ -565,6 +565,22 @@ def test_a_backlog_of_another_server_costs_taking_nothing(tmp_path):
         return len(hundreds)
 
     assert cost(2000) <= 1.2 * cost(20)
+
+
+def test_what_is_not_sent_is_counted_by_deployment_since_the_first(outbox, clock):
+    first = clock.now
+    outbox.put(submission("a", "flow/one"))
+    outbox.put(submission("sent", "flow/two"))
+    clock.now += 10
+    outbox.put(submission("b", "flow/one"))
+    outbox.put(submission("dead", "flow/one"), dead="why")
+    outbox.put(submission("c", "flow/two"))
+    outbox.mark_sent("sent:flow/two")
+    assert sorted(outbox.unsent_by_deployment(), key=str) == [
+        Unsent("flow/one", "dead", 1, first + 10),
+        Unsent("flow/one", "waiting", 2, first),
+        Unsent("flow/two", "waiting", 1, first + 10),
+    ]
 
 
 def test_a_backlog_is_moved_to_another_address_on_purpose(outbox):
