@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -71,6 +72,14 @@ class StreamingTiled:
         """End the server as a power cut would."""
         self._process.kill()
         self._process.wait(30)
+
+    def hang(self) -> None:
+        """Have it answer nobody, and refuse nobody."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """End that."""
+        self._process.send_signal(signal.SIGCONT)
 
     def start_cache(self) -> None:
         """Start the Redis server, which remembers nothing of an earlier one."""

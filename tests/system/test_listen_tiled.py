@@ -2,6 +2,7 @@
 
 import uuid
 
+import httpx
 import pytest
 from bluesky_tiled_plugins import TiledWriter
 from event_model import compose_run
@@ -98,7 +99,8 @@ def test_runs_that_stop_while_the_listener_is_away_are_found(tiled, listen):
     begun, stop = begin(tiled)
     before = take(tiled)
     first.wait_for(before)
-    first.wait_until(lambda: begun in (first.log.parent / "listen-tiled.json").read_text())
+    [seen] = first.log.parent.glob("listen-tiled-*.json")
+    first.wait_until(lambda: begun in seen.read_text())
     first.kill()
     stop()
     uids = {begun, *(take(tiled) for _ in range(30))}
@@ -138,10 +140,28 @@ def test_runs_are_found_after_the_cache_of_the_stream_has_forgotten_all(tiled, l
 
 
 def test_a_run_delivered_long_after_it_was_taken_is_found(tiled, listen):
-    listen("--since", "2026-01-01", **OFTEN).kill()
+    listen(**OFTEN).kill()
     uid = take(tiled, time_s=1_780_000_000.0)
     listener = listen(**NEVER)
     listener.wait_for(uid)
+
+
+def test_a_listener_of_a_tiled_that_hangs_ends_in_time(tiled, listen):
+    listener = listen(**OFTEN)
+    tiled.hang()
+    try:
+        listener.wait_until(lambda: not take_answer(tiled))
+        assert listener.close() == 0
+    finally:
+        tiled.go_on()
+
+
+def take_answer(tiled):
+    """Tell whether Tiled answers within a second."""
+    try:
+        return httpx.get(f"{tiled.uri}/api/v1/", timeout=1, verify=False).is_success
+    except httpx.TimeoutException:
+        return False
 
 
 def test_without_a_streaming_cache_runs_are_looked_for(tmp_path):

@@ -35,6 +35,8 @@ from bluesky_prefect.outbox import Draft, Entry, Outbox, stopped_runs
 if TYPE_CHECKING:
     from event_model import Resource, RunStart, RunStop, StreamResource
 
+    from bluesky_prefect.metrics import Signals
+
 logger = logging.getLogger(__name__)
 
 # Runs without a stop document (a killed RunEngine upstream of a dispatcher) must not pile up.
@@ -58,6 +60,8 @@ class PrefectCallback(DocumentRouter):
         none. Where the two differ, a warning says how. If that list is a file, the next run follows a change of it.
     settings : Settings, optional
         Where the outbox lies, time-outs and waits; from the environment by default.
+    signals : Signals, optional
+        Where the background thread notes what it does, for this process's metrics.
 
     Raises
     ------
@@ -70,7 +74,11 @@ class PrefectCallback(DocumentRouter):
     """
 
     def __init__(
-        self, workflows: str | Workflow | Iterable[str | Workflow] | None = None, *, settings: Settings | None = None
+        self,
+        workflows: str | Workflow | Iterable[str | Workflow] | None = None,
+        *,
+        settings: Settings | None = None,
+        signals: "Signals | None" = None,
     ) -> None:
         super().__init__()
         settings = settings or get_settings()
@@ -93,7 +101,12 @@ class PrefectCallback(DocumentRouter):
         deployments = [workflow.deployment for workflow in self.workflows]
         notices = [notice for one in self.workflows for notice in (*one.notices, *one.run_notices)]
         self._forwarder = Forwarder(
-            [self.outbox, self._memory], settings, deployments=deployments, notices=notices, stands_by=True
+            [self.outbox, self._memory],
+            settings,
+            deployments=deployments,
+            notices=notices,
+            stands_by=True,
+            signals=signals,
         )
         self._forwarder.start()
 

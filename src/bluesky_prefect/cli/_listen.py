@@ -26,6 +26,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 _REFUSED = "refused-messages"
+_LOOK_EVERY_S = 0.2
+_END_S = 5.0
 
 
 class _Source(Protocol):
@@ -159,17 +161,54 @@ def _listen(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for others in ("httpx", "tiled", "stamina", "prefect", "bluesky"):
         logging.getLogger(others).setLevel(logging.WARNING)
-    finish = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: finish.set())
+    asked = _Asked()
     # Prefect and Tiled read the environment when they are imported.
     from bluesky_prefect.callback import PrefectCallback
+    from bluesky_prefect.metrics import Signals, serve_metrics
 
     logger = logging.getLogger(__name__)
-    callback = PrefectCallback(settings=settings)
+    signals = Signals()
+    callback = PrefectCallback(settings=settings, signals=signals)
+    deployments = [workflow.deployment for workflow in callback.workflows]
     logger.info("Runs start %s", ", ".join(workflow.name for workflow in callback.workflows))
     try:
-        make(callback, settings).run(finish)
+        with serve_metrics(settings, signals, [callback.outbox], process="listener", deployments=deployments):
+            _run(make(callback, settings), asked)
     finally:
         callback.close()
     logger.info("The listener ends; what waits is in the outbox, for the next process")
+
+
+class _Asked:
+    """Notes that a signal has asked this process to end; does nothing else, whatever it interrupts."""
+
+    def __init__(self) -> None:
+        self.to_end = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.to_end = True
+
+
+def _run(source: _Source, asked: _Asked) -> None:
+    """Run a source on a thread, which nobody waits for long: it may wait for a server that does not answer.
+
+    What a workflow's code raises to end a process ends none there.
+    """
+    finish, raised = threading.Event(), list[BaseException]()
+
+    def listen() -> None:
+        try:
+            source.run(finish)
+        except BaseException as error:  # noqa: BLE001 - raised again in the main thread
+            raised.append(error)
+
+    thread = threading.Thread(target=listen, name="listen", daemon=True)
+    thread.start()
+    while thread.is_alive() and not asked.to_end:
+        thread.join(_LOOK_EVERY_S)
+    finish.set()
+    thread.join(_END_S)
+    if raised:
+        raise raised[0]

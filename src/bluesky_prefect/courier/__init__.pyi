@@ -5,3 +5,4 @@ from ._courier_lock import running_courier as running_courier
 from ._forwarder import CLOSE_TIMEOUT_S as CLOSE_TIMEOUT_S
 from ._forwarder import Forwarder as Forwarder
 from ._process import run_courier as run_courier
+from ._reminders import Reminders as Reminders

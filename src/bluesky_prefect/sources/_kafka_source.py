@@ -1,6 +1,7 @@
 """Documents from Kafka, as bluesky-kafka publishes them."""
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -8,6 +9,7 @@ from typing import Any
 
 from bluesky_prefect.callback import PrefectCallback
 from bluesky_prefect.core import ConfigurationError, Settings, error_line, uid_text
+from bluesky_prefect.courier import Reminders
 from bluesky_prefect.sources._documents import hand_over, read_document
 from bluesky_prefect.sources._offsets import PartitionOffsets
 from bluesky_prefect.sources._refused_messages import RefusedMessages
@@ -16,11 +18,18 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _COMMIT_EVERY_S = 1.0
-_AGAIN_S = 1.0
-# A listener that takes the place of one that was killed waits for that long.
-_DEFAULTS = {"session.timeout.ms": 10_000}
+_AGAIN_S = 2.0
+_ANSWER_S = 10.0
+# A listener that takes the place of one that was killed waits for that long. In Kafka's newer protocol brokers say it.
+_SESSION = {"session.timeout.ms": 10_000}
 # What is decided here, and by nobody's configuration file.
-_OWN = {"enable.auto.commit": False, "enable.auto.offset.store": False, "auto.offset.reset": "earliest"}
+_OWN = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": False,
+    # Of a topic that comes later nothing is passed over.
+    "auto.offset.reset": "earliest",
+}
 
 
 class KafkaSource:
@@ -59,13 +68,14 @@ class KafkaSource:
         self._wait_s = settings.open_after_s
         self._topics = list(topics)
         self._refused = refused
-        self._config = dict(config)
+        session = {} if config.get("group.protocol") == "consumer" else _SESSION
+        self._config = {**session, **config, **_OWN, "error_cb": self._tell, "on_commit": self._note_commit}
         self._from_beginning = from_beginning
         self._offsets: dict[tuple[str, int], PartitionOffsets] = {}
-        self._is_new_group: bool | None = None
         self._committed: dict[tuple[str, int], int] = {}
         self._commit_at = 0.0
-        self._told: set[int] = set()
+        self._reminders = Reminders(logger, time.monotonic)
+        self._is_away = False
 
     def run(self, finish: threading.Event) -> None:
         """Hand over documents until `finish` is set; an outage of Kafka is waited out.
@@ -73,26 +83,57 @@ class KafkaSource:
         Raises
         ------
         ConfigurationError
-            If Kafka's client does not take its settings.
+            If Kafka's client does not take its settings, or a broker says that this listener cannot go on.
         """
         from confluent_kafka import Consumer, KafkaException
 
         try:
-            consumer = Consumer(
-                {**_DEFAULTS, **self._config, **_OWN, "error_cb": self._tell}, logger=logging.getLogger("kafka")
-            )
-            consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+            consumer = Consumer(self._config, logger=logging.getLogger("kafka"))
         except (KafkaException, ValueError, TypeError) as error:
             raise ConfigurationError(f"Kafka's client does not take its settings: {error_line(error)}.") from error
-        logger.info("Listening to %s of Kafka as group %s", ", ".join(self._topics), self._config.get("group.id"))
         try:
+            self._set_beginning(consumer, finish)
+            consumer.subscribe(self._topics, on_revoke=self._revoked, on_lost=self._lost)
+            logger.info("Listening to %s of Kafka as group %s", ", ".join(self._topics), self._config["group.id"])
             while not finish.is_set():
                 self._take(consumer, consumer.poll(_POLL_S), finish)
                 if time.monotonic() >= self._commit_at:
                     self._commit(consumer, asynchronous=True)
             self._commit(consumer)
+        except KafkaException as error:
+            raise ConfigurationError(f"Kafka: {error_line(error)}. Start the listener again.") from error
         finally:
             consumer.close()
+
+    def _set_beginning(self, consumer: Any, finish: threading.Event) -> None:
+        """Keep where a new group begins, once and before it reads: else each start would begin at that time's end."""
+        from confluent_kafka import KafkaException, TopicPartition
+
+        while not self._from_beginning and not finish.is_set():
+            try:
+                topics = consumer.list_topics(timeout=_ANSWER_S).topics
+                there = [
+                    TopicPartition(name, number)
+                    for name, topic in topics.items()
+                    if self._names(name)
+                    for number in topic.partitions
+                ]
+                known = consumer.committed(there, timeout=_ANSWER_S) if there else []
+                for one in known:
+                    if one.error:
+                        raise KafkaException(one.error)
+                if not known or any(one.offset >= 0 for one in known):
+                    return
+                for one in known:
+                    _, one.offset = consumer.get_watermark_offsets(one, timeout=_ANSWER_S)
+                consumer.commit(offsets=known, asynchronous=False)
+                return
+            except KafkaException as error:
+                self._away(error_line(error))
+                finish.wait(_AGAIN_S)
+
+    def _names(self, topic: str) -> bool:
+        return any(re.match(one, topic) if one.startswith("^") else one == topic for one in self._topics)
 
     def _take(self, consumer: Any, message: Any, finish: threading.Event) -> None:
         if message is None:
@@ -100,32 +141,44 @@ class KafkaSource:
         if message.error():
             self._tell(message.error())
             return
-        self._told.clear()
+        if self._is_away:
+            self._is_away = False
+            logger.warning("Kafka answers again")
         partition, offset = (message.topic(), message.partition()), message.offset()
         known = self._offsets.setdefault(partition, PartitionOffsets(offset))
-        time_ms = max(0, message.timestamp()[1])
         content = message.value() or b""
         try:
             name, doc = read_document(content, "msgpack")
-            if name == "start":
-                known.start(uid_text(doc["uid"]), offset, time_ms)
             hand_over(self._callback, name, doc)
-            if name == "stop":
-                known.stop(uid_text(doc.get("run_start")))
+            if name == "start":
+                known.start(uid_text(doc["uid"]), offset)
+            elif name == "stop":
+                known.stop(uid_text(doc["run_start"]))
                 self._commit_at = 0.0
         except Exception as error:  # noqa: BLE001 - a decoder that meets garbage raises anything
-            place = {"topic": partition[0], "partition": partition[1], "offset": offset}
-            while not finish.is_set():
-                try:
-                    self._refused.put(content, error_line(error), **place)
-                    break
-                except OSError as trouble:
-                    logger.error("A message cannot be set aside; nothing else is read until it can: %s", trouble)
-                    consumer.poll(0)
-                    finish.wait(_AGAIN_S)
-            else:
+            if not self._set_aside(content, error, partition, offset):
+                self._read_again(consumer, partition, offset, finish)
                 return
-        known.handled(offset, time_ms)
+        known.handled(offset)
+
+    def _set_aside(self, content: bytes, error: Exception, partition: tuple[str, int], offset: int) -> bool:
+        try:
+            self._refused.put(content, error_line(error), topic=partition[0], partition=partition[1], offset=offset)
+        except OSError as trouble:
+            self._reminders.tell(
+                "aside", logging.ERROR, "A message of Kafka cannot be set aside, and is tried again: %s", trouble
+            )
+            return False
+        return True
+
+    def _read_again(self, consumer: Any, partition: tuple[str, int], offset: int, finish: threading.Event) -> None:
+        from confluent_kafka import KafkaException, TopicPartition
+
+        finish.wait(_AGAIN_S)
+        try:
+            consumer.seek(TopicPartition(*partition, offset))
+        except KafkaException as error:  # somebody else reads this partition now, from the last commit on
+            logger.debug("%s is not read here any more: %s", partition, error)
 
     def _commit(self, consumer: Any, *, asynchronous: bool = False) -> None:
         """Commit how far this group has come, if all of that is on disk."""
@@ -135,39 +188,30 @@ class KafkaSource:
         if not self._callback.has_all_on_disk:
             return
         reached = {partition: known.may_commit(self._wait_s) for partition, known in self._offsets.items()}
-        news = {partition: offset for partition, offset in reached.items() if self._committed.get(partition) != offset}
-        if not news:
+        places = [
+            TopicPartition(*partition, offset)
+            for partition, offset in reached.items()
+            if self._committed.get(partition) != offset
+        ]
+        if not places:
             return
         try:
-            consumer.commit(
-                offsets=[TopicPartition(*one, offset) for one, offset in news.items()], asynchronous=asynchronous
-            )
-            self._committed |= news
+            consumer.commit(offsets=places, asynchronous=asynchronous)
         except KafkaException as error:
-            logger.warning("How far Kafka was read cannot be kept; what comes is read again if need be: %s", error)
+            self._told_of_commit(error)
 
-    def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
-        """Begin where the group has been, or keep where it begins: it must not begin later because it was killed."""
-        from confluent_kafka import KafkaException
+    def _note_commit(self, error: Any, partitions: list[Any]) -> None:
+        if error is not None:
+            self._told_of_commit(error)
+            return
+        for one in partitions:
+            if one.error is None:
+                self._committed[one.topic, one.partition] = one.offset
 
-        try:
-            committed = consumer.committed(partitions, timeout=10)
-            if self._is_new_group is None:
-                self._is_new_group = all(one.offset < 0 for one in committed)
-            first = []
-            for one in committed:
-                if one.offset < 0:
-                    low, high = consumer.get_watermark_offsets(one, timeout=10)
-                    one.offset = high if self._is_new_group and not self._from_beginning else low
-                    first.append(one)
-            # A topic that comes later is read from its beginning.
-            self._is_new_group = self._is_new_group and not committed
-            if first:
-                consumer.commit(offsets=first, asynchronous=False)
-            consumer.assign(committed)
-        except KafkaException as error:
-            logger.error("Where to begin in Kafka is not known; it is read from the beginning: %s", error)
-            consumer.assign(partitions)
+    def _told_of_commit(self, error: Any) -> None:
+        self._reminders.tell(
+            "commit", logging.WARNING, "How far Kafka was read cannot be kept; it is tried again: %s", error
+        )
 
     def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
         self._commit(consumer)
@@ -179,6 +223,14 @@ class KafkaSource:
             self._committed.pop((one.topic, one.partition), None)
 
     def _tell(self, error: Any) -> None:
-        if error.code() not in self._told:
-            self._told.add(error.code())
-            logger.warning("Kafka: %s. What is published meanwhile is read when it is back.", error.str())
+        from confluent_kafka import KafkaException
+
+        if error.fatal():
+            raise KafkaException(error)
+        self._away(error.str())
+
+    def _away(self, reason: str) -> None:
+        self._is_away = True
+        self._reminders.tell(
+            "away", logging.WARNING, "Kafka: %s. What is published meanwhile is read when it is back.", reason
+        )

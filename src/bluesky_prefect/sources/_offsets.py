@@ -1,5 +1,7 @@
 """Offsets of a Kafka partition: how far a group may be said to have come."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -14,24 +16,23 @@ class PartitionOffsets:
     ----------
     next : int
         The offset after the last message that was handled.
-    time_ms : int
-        The latest time of a message, by the broker's or the publisher's clock, in milliseconds since the epoch.
+    clock : callable
+        Gives a time in seconds that never jumps: that of messages is a publisher's.
     begun : dict
-        Offset and time of the start documents of runs that have not stopped, by their uids.
+        Offset of the start documents of runs that have not stopped, and when they were read, by the runs' uids.
     """
 
     next: int
-    time_ms: int = 0
-    begun: dict[str, tuple[int, int]] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    begun: dict[str, tuple[int, float]] = field(default_factory=dict)
 
-    def handled(self, offset: int, time_ms: int) -> None:
+    def handled(self, offset: int) -> None:
         """Take note of a message that needs not be read again for its own sake."""
         self.next = offset + 1
-        self.time_ms = max(self.time_ms, time_ms)
 
-    def start(self, uid: str, offset: int, time_ms: int) -> None:
+    def start(self, uid: str, offset: int) -> None:
         """Take note of a run's start document."""
-        self.begun.setdefault(uid, (offset, time_ms))
+        self.begun.setdefault(uid, (offset, self.clock()))
 
     def stop(self, uid: str) -> None:
         """Take note of a run's stop document."""
@@ -39,7 +40,6 @@ class PartitionOffsets:
 
     def may_commit(self, wait_s: float) -> int:
         """Return the offset to begin at again; a run without a stop document is waited for that long, in seconds."""
-        for uid, (_, time_ms) in list(self.begun.items()):
-            if self.time_ms - time_ms > wait_s * 1000:
-                del self.begun[uid]
+        now = self.clock()
+        self.begun = {uid: known for uid, known in self.begun.items() if now - known[1] <= wait_s}
         return min([self.next, *(offset for offset, _ in self.begun.values())])

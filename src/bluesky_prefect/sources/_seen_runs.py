@@ -1,45 +1,68 @@
 """The runs of a catalog that a listener has seen, kept over its restarts."""
 
+import hashlib
 import json
-import time
+import logging
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from bluesky_prefect.core import write_whole
+from bluesky_prefect.core import error_line, write_whole
+
+logger = logging.getLogger(__name__)
 
 # A look that meets so many known runs in a row has met all that is new.
 # Runs that were begun at the same moment may come to Tiled in another order than they are listed in.
 IN_A_ROW = 20
+_PREFIX = "listen-tiled-"
 
 
 class SeenRuns:
-    """The newest runs at the last complete look, those of them that had not stopped, and since when runs are wanted.
+    """The newest runs at the last complete look, and all that had not stopped by then.
 
     Parameters
     ----------
-    path : Path
-        The file.
+    directory : Path
+        Where the file is, whose name tells catalogs apart.
     catalog : str
-        Address of the catalog; what a file says of another one is not taken.
+        Address of the catalog.
+
+    Attributes
+    ----------
+    is_new : bool
+        True until the first complete look.
     """
 
-    # So many runs are kept.
+    # So many of the newest are kept, and of those that go on.
     MOST = 1000
+    MOST_OPEN = 5000
 
-    def __init__(self, path: Path, catalog: str) -> None:
-        self._path = path
+    def __init__(self, directory: Path, catalog: str) -> None:
+        self.path = directory / f"{_PREFIX}{hashlib.sha256(catalog.encode()).hexdigest()[:8]}.json"
         self._catalog = catalog
-        self.since = time.time()
         self.newest: dict[str, None] = {}
         self.open: dict[str, None] = {}
+        self._saved = b""
         self.is_new = not self._read()
+        if self.is_new and (others := sorted(directory.glob(f"{_PREFIX}*.json"))):
+            logger.warning(
+                "%s was not listened to from here before, but %s was. If it is the same one by another address, name "
+                "the time of the change with --since: what has stopped since then is not known here.",
+                catalog,
+                ", ".join(map(_catalog_in, others)),
+            )
 
     def complete(self, newest: Iterable[str], begun: Iterable[str]) -> None:
         """Take note of a complete look: the runs that it met, newest first, and those among them that go on."""
-        self.newest = dict.fromkeys([*newest, *self.newest][: self.MOST])
-        self.open = {uid: None for uid in (*begun, *self.open) if uid in self.newest}
+        self.newest = dict.fromkeys(islice(dict.fromkeys([*newest, *self.newest]), self.MOST))
+        self.open = dict.fromkeys([*begun, *self.open])
+        if left := list(islice(self.open, self.MOST_OPEN, None)):
+            logger.warning(
+                "%d runs have no stop document for long, %s for one: they are not asked for", len(left), left[0]
+            )
+            self.open = dict.fromkeys(islice(self.open, self.MOST_OPEN))
+        self.is_new = False
 
     def next_open(self, number: int) -> list[str]:
         """Return so many of the runs that go on, others each time."""
@@ -53,18 +76,31 @@ class SeenRuns:
         self.open.pop(uid, None)
 
     def save(self) -> None:
-        """Write the file; raises `OSError`."""
-        content = {"catalog": self._catalog, "since": self.since, "newest": [*self.newest], "open": [*self.open]}
-        write_whole(self._path, json.dumps(content).encode(), private=True)
+        """Write the file if there is news; raises `OSError`."""
+        known = {"catalog": self._catalog, "newest": [*self.newest], "open": sorted(self.open)}
+        if (content := json.dumps(known).encode()) != self._saved:
+            write_whole(self.path, content, private=True)
+            self._saved = content
 
     def _read(self) -> bool:
         try:
-            content: dict[str, Any] = json.loads(self._path.read_bytes())
-            if content["catalog"] != self._catalog:
-                return False
-            since = float(content["since"])
-            newest, begun = (dict.fromkeys(map(str, content[name])) for name in ("newest", "open"))
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return False  # the first start, or a file that is spoilt
-        self.since, self.newest, self.open = since, newest, begun
+            content: dict[str, Any] = json.loads(self.path.read_bytes())
+            self.newest, self.open = (dict.fromkeys(map(str, content[name])) for name in ("newest", "open"))
+        except FileNotFoundError:
+            return False
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning(
+                "%s cannot be read, so this counts as a first start: %s. What has stopped since the last one is found "
+                "with --since.",
+                self.path,
+                error_line(error),
+            )
+            return False
         return True
+
+
+def _catalog_in(path: Path) -> str:
+    try:
+        return str(json.loads(path.read_bytes())["catalog"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return path.name

@@ -5,10 +5,19 @@ import queue
 import threading
 import time
 from collections.abc import Iterable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 
 from bluesky_prefect.callback import PrefectCallback
-from bluesky_prefect.core import Run, RunNotFound, Settings, TiledUnavailable, counted, error_and_place
+from bluesky_prefect.core import (
+    ConfigurationError,
+    Run,
+    RunNotFound,
+    Settings,
+    TiledUnavailable,
+    counted,
+    error_and_place,
+    error_line,
+)
 from bluesky_prefect.sources._seen_runs import IN_A_ROW, SeenRuns
 from bluesky_prefect.tiled_api import Catalog, RunStream, newest_runs, runs_between, runs_with_uids
 
@@ -22,7 +31,9 @@ _STREAM_AGAIN_S = 60.0
 _MOST_TAKEN = 10_000
 # Of the runs that go on so many are asked for at a look, in turns.
 _OPEN_AT_ONCE = 50
-_FIRST_WAIT_S, _MAX_WAIT_S = 1.0, 10.0
+# A run whose files Tiled cannot name, while it answers else, is handed over without them after so many tries.
+_TRIES_OF_FILES = 3
+_WAITS_S = (1.0, 2.0, 5.0, 10.0)
 
 
 class TiledSource:
@@ -48,10 +59,16 @@ class TiledSource:
         self._callback = callback
         self._settings = settings
         self._since_s = since_s
+        self._began_s = time.time()
+        self._seen: SeenRuns | None = None
         # Keys of runs that the stream tells of; None wakes who waits.
         self._told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._taken: dict[str, None] = {}
+        self._tries_of_files: dict[str, int] = {}
+        self._stream: RunStream | None = None
+        self._stream_at = 0.0
         self._told_of_stream = False
+        self._is_away = False
 
     def run(self, finish: threading.Event) -> None:
         """Hand over runs until `finish` is set, and wait while Tiled is away.
@@ -59,49 +76,67 @@ class TiledSource:
         Raises
         ------
         ConfigurationError
-            If Tiled cannot be used as the settings say.
+            If Tiled cannot be used as the settings say, at the start.
         """
         threading.Thread(target=self._wake_at, args=[finish], name="listen-tiled-end", daemon=True).start()
         failures = 0
         while not finish.is_set():
-            began = time.monotonic()
             try:
-                with Catalog.connect(self._settings) as catalog:
+                with ExitStack() as opened:
+                    catalog = opened.enter_context(Catalog.connect(self._settings))
+                    opened.callback(self._close_stream)
+                    failures = 0
                     self._serve(catalog, finish)
-            except TiledUnavailable as error:
-                failures = 1 if time.monotonic() - began > _MAX_WAIT_S else failures + 1
-                if failures == 1:
-                    logger.warning("Tiled is away. Runs that stop meanwhile are found when it is back: %s", error)
-                finish.wait(min(_FIRST_WAIT_S * 2 ** (failures - 1), _MAX_WAIT_S))
+            except Exception as error:
+                if isinstance(error, ConfigurationError) and self._seen is None:
+                    raise
+                self._away(error)
+                finish.wait(_WAITS_S[min(failures, len(_WAITS_S) - 1)])
+                failures += 1
 
     def _wake_at(self, finish: threading.Event) -> None:
         finish.wait()
         self._told.put(None)
 
+    def _away(self, error: Exception) -> None:
+        if not self._is_away:
+            self._is_away = True
+            reason = str(error) if isinstance(error, TiledUnavailable) else error_and_place(error)
+            logger.warning("Tiled is away. Runs that stop meanwhile are found when it is back: %s", reason)
+
     def _serve(self, catalog: Catalog, finish: threading.Event) -> None:
         address = catalog.page_of(self._settings.raw_container)
-        seen = SeenRuns(self._settings.state_directory / "listen-tiled.json", address)
-        with ExitStack() as opened:
-            # First the stream, then the look: what stops in between is found twice and started once.
-            stream, stream_at = self._open_stream(catalog, opened), time.monotonic() + _STREAM_AGAIN_S
-            if seen.is_new:
-                self._begin(catalog, seen)
-            else:
-                self._look(catalog, seen)
-            logger.info("Listening to %s%s", address, "" if stream.is_alive else ", without its stream")
-            while not finish.is_set():
-                every_s = self._settings.listen_every_s * (_MORE_RARELY if stream.is_alive else 1)
-                self._wait(catalog, seen, time.monotonic() + every_s, finish)
-                if finish.is_set():
-                    return
-                if not stream.is_alive and time.monotonic() >= stream_at:
-                    stream, stream_at = self._open_stream(catalog, opened), time.monotonic() + _STREAM_AGAIN_S
-                self._look(catalog, seen)
+        _ = catalog.raw  # says what to do if it is not there
+        if self._seen is None:
+            self._seen = SeenRuns(self._settings.state_directory, address)
+        seen = self._seen
+        # First the stream, then the look: what stops in between is found twice and started once.
+        self._open_stream(catalog)
+        self._look(catalog, seen)
+        logger.info("Listening to %s", address)
+        while not finish.is_set():
+            every_s = self._settings.listen_every_s * (_MORE_RARELY if self._has_stream else 1)
+            self._wait(catalog, seen, time.monotonic() + every_s, finish)
+            if finish.is_set():
+                return
+            if not self._has_stream and time.monotonic() >= self._stream_at:
+                self._open_stream(catalog)
+            self._look(catalog, seen)
 
-    def _open_stream(self, catalog: Catalog, opened: ExitStack) -> RunStream:
-        stream = opened.enter_context(closing(RunStream(catalog, self._told.put, self._stream_ended)))
-        stream.start()
-        return stream
+    @property
+    def _has_stream(self) -> bool:
+        return self._stream is not None and self._stream.is_alive
+
+    def _open_stream(self, catalog: Catalog) -> None:
+        self._close_stream()
+        self._stream_at = time.monotonic() + _STREAM_AGAIN_S
+        self._stream = RunStream(catalog, self._told.put, self._stream_ended)
+        self._stream.start()
+
+    def _close_stream(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
     def _stream_ended(self, problem: str) -> None:
         if not self._told_of_stream:
@@ -116,55 +151,60 @@ class TiledSource:
 
     def _wait(self, catalog: Catalog, seen: SeenRuns, until: float, finish: threading.Event) -> None:
         """Hand over what the stream tells of, until a time, or until the stream ends."""
-        while not finish.is_set():
+        key: str | None = ""
+        while key is not None and not finish.is_set():
+            keys: dict[str, None] = {}
             try:
                 key = self._told.get(timeout=max(0.0, until - time.monotonic()))
+                while key is not None:
+                    keys[key] = None
+                    key = self._told.get_nowait()
             except queue.Empty:
-                return
-            if key is None:
-                return
-            keys = [key]
-            while not self._told.empty() and (another := self._told.get()) is not None:
-                keys.append(another)
-            self._hand_over(
-                runs_with_uids(catalog, [one for one in dict.fromkeys(keys) if one not in self._taken]), seen
-            )
-
-    def _begin(self, catalog: Catalog, seen: SeenRuns) -> None:
-        """Leave alone what has stopped before the first start, but for what is asked for."""
-        met = list(newest_runs(catalog, seen.MOST))
-        seen.complete([run.uid for run in met], [run.uid for run in met if not run.stop])
-        logger.info(
-            "The first start here: runs that have stopped before it are left alone unless --since says otherwise"
-        )
-        self._reach_back(catalog, seen)
+                if not keys:
+                    return
+            self._hand_over(catalog, runs_with_uids(catalog, [one for one in keys if one not in self._taken]), seen)
 
     def _look(self, catalog: Catalog, seen: SeenRuns) -> None:
         """Hand over what has stopped since the last complete look, the newest first."""
-        known, in_a_row, met, begun = seen.newest, 0, [], []
-        for run in newest_runs(catalog):
-            if run.uid in known:
-                in_a_row += 1
+        if seen.is_new or self._is_another(catalog, seen):
+            self._begin(catalog, seen)
+        else:
+            met: list[str] = []
+            in_a_row = 0
+            for run in newest_runs(catalog):
+                in_a_row = in_a_row + 1 if run.uid in seen.newest else 0
                 if in_a_row == IN_A_ROW:
                     break
-                continue
-            in_a_row = 0
-            met.append(run.uid)
-            self._hand_over([run], seen)
-            if run.uid not in self._taken:
-                begun.append(run.uid)
-        self._hand_over(runs_with_uids(catalog, seen.next_open(_OPEN_AT_ONCE)), seen)
-        seen.complete(met, begun)
-        self._reach_back(catalog, seen)
-
-    def _reach_back(self, catalog: Catalog, seen: SeenRuns) -> None:
+                if not in_a_row:
+                    met.append(run.uid)
+                    self._hand_over(catalog, [run], seen)
+            self._hand_over(catalog, runs_with_uids(catalog, seen.next_open(_OPEN_AT_ONCE)), seen)
+            seen.complete(met, [uid for uid in met if uid not in self._taken])
         if self._since_s is not None:
             found = list(runs_between(catalog, self._since_s, None))
             logger.info("Since the time asked for %s stopped", counted(sum(bool(run.stop) for run in found), "run"))
-            seen.since = min(seen.since, self._since_s)
-            self._hand_over(found, seen)
+            self._hand_over(catalog, found, seen)
             self._since_s = None
         self._save(seen)
+        if self._is_away:
+            self._is_away = False
+            logger.warning("Tiled answers again; what has stopped meanwhile is in the outbox")
+
+    def _begin(self, catalog: Catalog, seen: SeenRuns) -> None:
+        """Leave alone what had stopped before this process began."""
+        met = list(newest_runs(catalog, seen.MOST))
+        logger.info("This is the first start here: runs that have stopped already are left alone, except by --since")
+        new = [run for run in met if run.time_s >= self._began_s]
+        self._hand_over(catalog, new, seen)
+        waits = {run.uid for run in new} - self._taken.keys()
+        seen.complete([run.uid for run in met], [run.uid for run in met if not run.stop or run.uid in waits])
+
+    def _is_another(self, catalog: Catalog, seen: SeenRuns) -> bool:
+        """Tell whether nothing that was seen is in the catalog: it was emptied, or another one took its place."""
+        some = list(seen.newest)[:_OPEN_AT_ONCE]
+        if not some or any(run.uid in seen.newest for run in newest_runs(catalog, IN_A_ROW)):
+            return False
+        return not any(True for _ in runs_with_uids(catalog, some))
 
     def _save(self, seen: SeenRuns) -> None:
         # What only memory holds is looked for again by the next process.
@@ -172,27 +212,40 @@ class TiledSource:
             try:
                 seen.save()
             except OSError as error:
-                logger.error("What has been seen cannot be kept; the next start looks again: %s", error)
+                logger.error("%s cannot be written, so the next start knows less: %s", seen.path, error_line(error))
 
-    def _hand_over(self, runs: Iterable[Run], seen: SeenRuns) -> None:
+    def _hand_over(self, catalog: Catalog, runs: Iterable[Run], seen: SeenRuns) -> None:
         for run in runs:
             if not run.stop or run.uid in self._taken:
                 continue
-            if run.time_s >= seen.since:
-                try:
-                    self._callback.run_stopped(self._with_files(run))
-                except RunNotFound:
-                    continue  # it was deleted, or is being written anew
-                except TiledUnavailable:
-                    raise
-                except Exception as error:  # noqa: BLE001 - the other runs go on; reconciliation finds this one
-                    logger.error("Run %s could not be handed over: %s", run.uid, error_and_place(error))
+            try:
+                self._callback.run_stopped(self._with_files(catalog, run))
+            except (RunNotFound, _FilesUnknown):
+                continue  # it was deleted, and is being written anew, or is asked for again
+            except TiledUnavailable:
+                raise
+            except Exception as error:  # noqa: BLE001 - the other runs go on; reconciliation finds this one
+                logger.error("Run %s could not be handed over: %s", run.uid, error_and_place(error))
             seen.stopped(run.uid)
+            self._tries_of_files.pop(run.uid, None)
             self._taken[run.uid] = None
             if len(self._taken) > _MOST_TAKEN:
                 del self._taken[next(iter(self._taken))]
 
-    def _with_files(self, run: Run) -> Run:
+    def _with_files(self, catalog: Catalog, run: Run) -> Run:
         """Return a run whose files are known, if a workflow may look at them: Tiled may be away when it does."""
-        asked = any(workflow.asks_of_run for workflow in self._callback.workflows)
-        return Run(run.uid, run.start, run.stop, tuple(run.files) if asked else ())
+        files: tuple[str, ...] = ()
+        if any(workflow.asks_of_run for workflow in self._callback.workflows):
+            try:
+                files = tuple(run.files)
+            except TiledUnavailable as error:
+                _ = list(newest_runs(catalog, 1))  # raises if it is Tiled's trouble, and not this run's
+                tries = self._tries_of_files[run.uid] = self._tries_of_files.get(run.uid, 0) + 1
+                if tries < _TRIES_OF_FILES:
+                    raise _FilesUnknown from error
+                logger.error("Run %s is handed over without its files: %s", run.uid, error)
+        return Run(run.uid, run.start, run.stop, files)
+
+
+class _FilesUnknown(Exception):
+    """Tiled answers, but does not name the files of this run."""

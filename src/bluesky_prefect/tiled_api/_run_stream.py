@@ -10,6 +10,7 @@ from bluesky_prefect.tiled_api._connect import tiled_errors
 
 # A start document with much metadata is larger than the client's own bound, beyond which it never connects again.
 _MAX_MESSAGE = 64_000_000
+_CLOSE_S = 2.0
 
 
 class RunStream:
@@ -48,8 +49,9 @@ class RunStream:
     def close(self) -> None:
         """End it."""
         self._closed = True
-        self._subscription.disconnect()
-        self._thread.join()
+        # It waits for a server that may not answer; the thread is of no harm then.
+        threading.Thread(target=self._subscription.disconnect, daemon=True).start()
+        self._thread.join(_CLOSE_S)
 
     def _look(self, update: Any) -> None:
         if (update.metadata or {}).get("stop"):

@@ -95,9 +95,7 @@ def newest_runs(catalog: Catalog, number: int | None = None) -> Iterator[Run]:
 
     A page is small at first and larger then: mostly a few runs are wanted.
     """
-    first = list(islice(_search(catalog, catalog.raw, [], page=_FIRST_PAGE), min(_FIRST_PAGE, number or _FIRST_PAGE)))
-    rest = _search(catalog, catalog.raw, [], offset=len(first)) if len(first) == _FIRST_PAGE else iter(())
-    return islice(chain(first, rest), number)
+    return islice(_search(catalog, catalog.raw, [], page=_FIRST_PAGE), number)
 
 
 def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, Run]]:
@@ -186,7 +184,7 @@ def _pages(catalog: Catalog, raw: "Container", link: str, parameters: dict[str, 
         if following is None:
             return
         parameters = {name: value for name, value in parameters.items() if not name.startswith("page[")}
-        parameters |= parse_qs(urlsplit(following).query)
+        parameters |= parse_qs(urlsplit(following).query) | {"page[limit]": _PAGE}
 
 
 def _answer(raw: "Container", link: str, parameters: Mapping[str, Any]) -> Any:
