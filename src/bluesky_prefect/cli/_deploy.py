@@ -86,13 +86,14 @@ def _deploy_shipped(
 
     from bluesky_prefect.flows import data_validation, find_peak, my_workflow
     from bluesky_prefect.prefect_api import deploy as deploy_flow
-    from bluesky_prefect.prefect_api import list_problem, refuse_to_take_over, tiled_problem
+    from bluesky_prefect.prefect_api import list_problem, prepare_queues, refuse_to_take_over, tiled_problem
     from bluesky_prefect.reconciliation import note_list, reconcile
 
     flows = [my_workflow, data_validation, find_peak, *([] if reconcile_every is None else [reconcile])]
     with terminal.progress("Deploying") as report:
         if not move:
             anyio.run(refuse_to_take_over, [f"{flow.name}/{name}" for flow in flows], work_pool)
+        report(anyio.run(prepare_queues, work_pool))
         deployed = anyio.run(deploy_flow, my_workflow, name, work_pool)
         report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
         for flow in (data_validation, find_peak):
@@ -127,7 +128,7 @@ def _deploy_file(where: str, *, work_pool: str | None, name: str, move: bool, ad
     import anyio
 
     from bluesky_prefect.prefect_api import deploy as deploy_flow
-    from bluesky_prefect.prefect_api import flow_in_file, refuse_to_take_over, unfilled_parameters
+    from bluesky_prefect.prefect_api import flow_in_file, prepare_queues, refuse_to_take_over, unfilled_parameters
 
     pool = work_pool or settings.work_pool
     with terminal.progress("Deploying") as report:
@@ -135,6 +136,7 @@ def _deploy_file(where: str, *, work_pool: str | None, name: str, move: bool, ad
         if not move:
             anyio.run(partial(refuse_to_take_over, entrypoint=entrypoint), [f"{flow.name}/{name}"], pool)
         deployed = anyio.run(partial(deploy_flow, flow, name, pool, entrypoint=entrypoint))
+        report(anyio.run(prepare_queues, pool))
         report(f"Deployed {deployed}. Each flow run reads {path}: what you change there counts from the next one on.")
         if unfilled := unfilled_parameters(flow):
             report(

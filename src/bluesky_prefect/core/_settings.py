@@ -122,6 +122,15 @@ class Settings(BaseSettings):
     missing_deployment_retry_s: float = Field(
         default=60.0, gt=0, le=3600, description="Wait between two tries while Prefect does not know the deployment."
     )
+    # As `settle_s`: by then a run has its flow runs, unless something is away. A server that restarts, or a RunEngine
+    # that goes on meanwhile, makes no backlog.
+    live_within_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="What has waited longer for Tiled or Prefect is sent to the work queue 'backlog', the rest to "
+        "'live', which goes first.",
+    )
     lease_s: float = Field(
         default=120.0,
         ge=1,

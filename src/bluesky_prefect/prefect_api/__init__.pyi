@@ -4,6 +4,7 @@ from ._client import PrefectApi as PrefectApi
 from ._deployment_names import missing_deployments as missing_deployments
 from ._deployments import deploy as deploy
 from ._deployments import list_problem as list_problem
+from ._deployments import prepare_queues as prepare_queues
 from ._deployments import refuse_to_take_over as refuse_to_take_over
 from ._deployments import tiled_problem as tiled_problem
 from ._exported_files import exported_files as exported_files

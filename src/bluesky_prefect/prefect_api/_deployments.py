@@ -15,6 +15,7 @@ from bluesky_prefect.core import (
     without_secrets,
 )
 from bluesky_prefect.prefect_api._api_errors import NO_API, prefect_errors, said
+from bluesky_prefect.prefect_api._work_queues import make_work_queues
 from bluesky_prefect.tiled_api import spec_problem
 
 if TYPE_CHECKING:
@@ -99,6 +100,20 @@ async def deploy(
             await _forget_missed(f"{flow.name}/{name}")
         await deployment.aapply()
     return f"{flow.name}/{name}"
+
+
+async def prepare_queues(work_pool: str) -> str:
+    """Make the work queues that a work pool lacks, and return what it has now, in a line; see `make_work_queues`.
+
+    Raises
+    ------
+    ConfigurationError
+        If Prefect has no such work pool, or no Prefect server is set.
+    PrefectUnavailable
+        If the server cannot be reached.
+    """
+    async with _client_for(work_pool) as client:
+        return await make_work_queues(client, work_pool)
 
 
 async def _require_this_machine(client: "PrefectClient", work_pool: str, entrypoint: str) -> None:

@@ -51,11 +51,13 @@ class FlowRunStarter:
         *,
         parameters: Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
+        live: bool = False,
     ) -> FlowRunRef:
         """Make the flow run of one generation of a workflow on a run, or find it, if somebody was a moment faster.
 
         The run has stopped, and the workflow is under the name that the flow run is to have. What it is started with is
-        the workflow's own, unless `parameters` are given; `overrides` win over both.
+        the workflow's own, unless `parameters` are given; `overrides` win over both. It
+        waits for a worker behind the runs that have just ended, unless it is `live`.
 
         Raises
         ------
@@ -78,7 +80,7 @@ class FlowRunStarter:
             generation=generation,
             notify=workflow.notices,
         )
-        flow_run = self._api.create_flow_run(submission)
+        flow_run = self._api.create_flow_run(submission, live=live)
         self._tell_outbox(submission, flow_run)
         if not flow_run.is_new:
             raise FlowRunOverlooked(flow_run)
