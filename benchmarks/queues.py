@@ -18,7 +18,6 @@ from pathlib import Path
 import anyio
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from rich.console import Console
-from rich.table import Table
 from tests.services.prefect_process import PrefectProcess, wait_until
 from tests.services.worker_process import WorkerProcess
 from tests.system.worker.conftest import FLOWS
@@ -78,7 +77,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="runs taken meanwhile, one after the other")
     arguments = parser.parse_args()
     console = Console(width=120)
-    table = Table("Flow runs that wait", "Queues", "Stop to Running, s: median", "longest", "runs")
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         server = PrefectProcess(folder)
@@ -95,11 +93,14 @@ def main() -> None:
                             at_work(server, folder, backlog, pool, queues) as (worker, deployment),
                         ):
                             took = measured(worker, deployment, folder / pool, runs)
-                        row = f"{backlog:,}", "live, backlog" if queues else "one"
-                        table.add_row(*row, f"{statistics.median(took):.2f}", f"{max(took):.2f}", str(runs))
+                        how = "live and backlog" if queues else "one queue"
+                        middle, longest = statistics.median(took), max(took)
+                        console.print(
+                            f"{backlog:,} flow runs wait, {how}: stop to Running {middle:.2f} s "
+                            f"(median of {runs}; longest {longest:.2f} s)"
+                        )
         finally:
             server.kill()
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -184,7 +184,7 @@ def submit(
         request = ResubmissionRequest(
             again=again, regardless=regardless, dry_run=dry_run, overrides=overrides, live=live
         )
-        starter = FlowRunStarter(places.api, places.outbox)
+        starter = FlowRunStarter(places.api, places.outbox, beamline=places.settings.beamline)
         made = (resubmit(runs, ones, request, api=places.api, starter=starter) for runs, ones in wanted)
         total = sum(len(runs) * len(ones) for runs, ones in wanted)
         outcomes = list(render_repair.with_bar(chain.from_iterable(made), total))

@@ -14,8 +14,11 @@ def flow_run_name(submission: Submission) -> str:
 
 
 def flow_run_tags(submission: Submission) -> list[str]:
-    """Return the tags of the flow run: ``scan_id:12``, ``plan_name:count``, ``uid:...``, as known, and its notices."""
+    """Return the tags of the flow run: ``scan_id:12``, ``plan_name:count``, ``uid:...``, as known, and its notices.
+
+    Also ``beamline:tst``, if the beamline has a name.
+    """
     run = submission.run
-    known = {"scan_id": run.scan_id, "plan_name": run.plan_name, "uid": run.uid}
+    known = {"scan_id": run.scan_id, "plan_name": run.plan_name, "uid": run.uid, "beamline": submission.beamline}
     tags = [printable(f"{name}:{value}")[:_TAG_LENGTH] for name, value in known.items() if value is not None]
     return tags + notification_tags(submission.notify)

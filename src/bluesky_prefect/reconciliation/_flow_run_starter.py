@@ -36,11 +36,12 @@ class FlowRunStarter:
     """Starts workflows on runs that Tiled holds, with the keys that the callback uses.
 
     It asks Prefect itself: somebody is there who sees whether it went well, and doing it again does no harm. An
-    outbox of this machine, if there is one, is told.
+    outbox of this machine, if there is one, is told. The flow runs are of a beamline, if that has a name.
     """
 
-    def __init__(self, api: PrefectApi, outbox: Outbox | None) -> None:
+    def __init__(self, api: PrefectApi, outbox: Outbox | None, *, beamline: str | None = None) -> None:
         self._api = api
+        self._beamline = beamline
         self._outbox = outbox
 
     def start(
@@ -79,6 +80,7 @@ class FlowRunStarter:
             overrides=overrides or {},
             generation=generation,
             notify=workflow.notices,
+            beamline=self._beamline,
         )
         flow_run = self._api.create_flow_run(submission, live=live)
         self._tell_outbox(submission, flow_run)
