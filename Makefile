@@ -22,7 +22,7 @@ INTERPRETER_TESTS := $(addprefix $(UNIT)/,callback courier reconciliation tiled_
   core/test_documents.py core/test_workflow.py core/test_settings.py outbox/test_outbox.py outbox/test_database_files.py) \
   --ignore $(UNIT)/courier/test_submission_trouble.py
 CLIENT_TESTS := $(addprefix $(UNIT)/,callback courier/test_forwarder.py reconciliation watch \
-  prefect_api/test_client.py prefect_api/test_flow_runs.py prefect_api/test_parameters.py)
+  prefect_api/test_client.py prefect_api/test_flow_runs.py prefect_api/test_parameters.py prefect_api/test_work_queues.py)
 # What of the worker meets Prefect; its fork server is the same with any.
 WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py test_job_variables.py \
   test_prefect_internals.py) $(addprefix tests/system/worker/,test_worker.py test_wake.py)

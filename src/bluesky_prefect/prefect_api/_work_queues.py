@@ -4,8 +4,10 @@ import logging
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from bluesky_prefect.prefect_api._api_errors import TO_BE_ASKED_LATER
+from bluesky_prefect.prefect_api._inventory import ask_with
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient, SyncPrefectClient
@@ -48,17 +50,17 @@ class WorkQueues:
 
     def _has_both(self, client: "SyncPrefectClient", pool: str) -> bool:
         import httpx
-        from prefect.client.schemas.filters import WorkQueueFilter
-        from prefect.exceptions import ObjectNotFound
 
-        wanted = WorkQueueFilter.model_validate({"name": {"any_": [LIVE, BACKLOG]}})
+        # The client's own read_work_queues is newer than the oldest Prefect here.
+        wanted = {"work_queues": {"name": {"any_": [LIVE, BACKLOG]}}}
         try:
-            missing = {LIVE, BACKLOG} - {one.name for one in client.read_work_queues(pool, wanted)}
-        except (ObjectNotFound, httpx.HTTPStatusError, ValueError) as error:
-            if isinstance(error, httpx.HTTPStatusError) and error.response.status_code in TO_BE_ASKED_LATER:
+            found = ask_with(client)(f"/work_pools/{quote(pool)}/queues/filter", wanted)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code in TO_BE_ASKED_LATER:
                 raise
             logger.debug("The queues of work pool %s cannot be read: %s", pool, error)
             return False  # the order is no reason not to start it
+        missing = {LIVE, BACKLOG} - {one["name"] for one in found}
         if missing and pool not in self._told:
             self._told.add(pool)
             logger.info(
