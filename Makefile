@@ -22,14 +22,14 @@ INTERPRETER_TESTS := $(addprefix $(UNIT)/,callback courier reconciliation tiled_
   core/test_documents.py core/test_workflow.py core/test_settings.py outbox/test_outbox.py outbox/test_database_files.py) \
   --ignore $(UNIT)/courier/test_submission_trouble.py
 CLIENT_TESTS := $(addprefix $(UNIT)/,callback courier/test_forwarder.py reconciliation watch \
-  prefect_api/test_client.py prefect_api/test_flow_runs.py prefect_api/test_parameters.py)
+  prefect_api/test_client.py prefect_api/test_flow_runs.py prefect_api/test_parameters.py prefect_api/test_work_queues.py)
 # What of the worker meets Prefect; its fork server is the same with any.
 WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py test_job_variables.py \
   test_prefect_internals.py) $(addprefix tests/system/worker/,test_worker.py test_wake.py)
 BLUEAPI_TESTS := tests/system/test_blueapi.py
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
-.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
+.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-queues bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -129,6 +129,9 @@ chaos: $(STAMP)  ## Break everything while scans run, and count at the end: 2,00
 
 bench-backlog: $(STAMP)  ## What a backlog of 10,000 runs costs: memory, the newest run, scans
 	$(BIN)/python -m benchmarks.backlog
+
+bench-queues: $(STAMP)  ## How soon the run just taken is processed while others wait for the worker
+	$(BIN)/python -m benchmarks.queues
 
 bench-worker: $(STAMP)  ## From creation to Completed: stock and warm worker, SQLite and PostgreSQL (half an hour)
 	$(BIN)/python -m benchmarks.worker

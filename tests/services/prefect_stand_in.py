@@ -36,6 +36,12 @@ class PrefectStandIn:
         The status that everything is answered with.
     retry_after_s : int or None
         What goes with those.
+    placed : dict
+        The work pool and the work queue that every deployment is on; on none, if it is empty.
+    queues : list of str or int
+        Work queues of each work pool, or the status that whoever asks for them is answered with.
+    chosen : dict
+        By idempotency key, the work queue that a flow run was created for.
     """
 
     def __init__(self) -> None:
@@ -47,6 +53,9 @@ class PrefectStandIn:
         self.troubles: dict[str, int] = {}
         self.down: int | None = None
         self.retry_after_s: int | None = None
+        self.placed: dict[str, str] = {}
+        self.queues: list[str] | int = []
+        self.chosen: dict[str, str | None] = {}
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -62,7 +71,9 @@ class PrefectStandIn:
                 key = content.get("idempotency_key")
                 if key is not None:
                     stand_in.asked.append(key)
-                if key in stand_in.troubles:
+                if self.path.endswith("/queues/filter") and isinstance(stand_in.queues, int):
+                    stand_in.refuse(self, stand_in.queues)
+                elif key in stand_in.troubles:
                     stand_in.refuse(self, stand_in.troubles[key])
                 else:
                     stand_in.answer(self, stand_in.post(self.path, content))
@@ -102,11 +113,15 @@ class PrefectStandIn:
                 "flow_id": FLOW_ID,
                 "name": name,
                 "parameter_openapi_schema": schema,
+                **self.placed,
                 **moments,
             }
         return None
 
     def post(self, path: str, content: dict[str, Any]) -> Any:
+        if path.endswith("/queues/filter"):
+            ids = {"id": FLOW_ID, "work_pool_id": FLOW_ID}
+            return [{"name": name, "created": MOMENT, "updated": MOMENT, **ids} for name in self.queues]
         if path != f"/api/deployments/{DEPLOYMENT_ID}/create_flow_run":
             return None
         self.before_create()
@@ -114,6 +129,7 @@ class PrefectStandIn:
         with self._lock:
             self.repeated += key in self.created
             self.created.setdefault(key, time.time())
+            self.chosen.setdefault(key, content.get("work_queue_name"))
         flow_run_id = str(uuid.uuid5(uuid.UUID(FLOW_ID), key))
         return {"id": flow_run_id, "flow_id": FLOW_ID, "name": content["name"], "created": MOMENT, "updated": MOMENT}
 

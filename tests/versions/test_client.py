@@ -194,3 +194,16 @@ def test_what_a_server_cannot_do_keeps_no_flow_run_from_being_made(api, deployme
     api.create_flow_run(Submission(**{**vars(one), "notify": ("failure:slack/nobody",)}))
     assert "No message about a failure goes to slack/nobody" in caplog.text
     assert "Prefect has no notification block" in caplog.text
+
+
+def test_runs_that_have_just_ended_have_a_work_queue_of_their_own(api, deployment):
+    pool = f"pool-{uuid4()}"
+    api.client.request("POST", "/work_pools/", json={"name": pool, "type": "process"})
+    for name in ("live", "backlog"):
+        api.client.request("POST", f"/work_pools/{pool}/queues", json={"name": name})
+    flow_id = api.client.create_flow_from_name(deployment.partition("/")[0])
+    api.client.create_deployment(flow_id, pool, work_pool_name=pool)
+    name = f"{deployment.partition('/')[0]}/{pool}"
+    made = {live: api.create_flow_run(submission(str(uuid4()), name), live=live) for live in (True, False)}
+    queues = {live: api.client.read_flow_run(UUID(one.id)).work_queue_name for live, one in made.items()}
+    assert queues == {True: "live", False: "backlog"}

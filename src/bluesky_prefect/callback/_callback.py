@@ -57,7 +57,8 @@ class PrefectCallback(DocumentRouter):
     workflows : str, Workflow or iterable of these, optional
         The deployments to start, for example ``"my-workflow/local"``. By default the list that the setting
         ``workflows`` names, which is the one that reconciliation compares with; ``"my-workflow/local"`` if it names
-        none. Where the two differ, a warning says how. If that list is a file, the next run follows a change of it.
+        none, or the deployment that is called after the setting ``beamline``. Where the two differ, a warning says how.
+        If that list is a file, the next run follows a change of it.
     settings : Settings, optional
         Where the outbox lies, time-outs and waits; from the environment by default.
     signals : Signals, optional
@@ -83,7 +84,8 @@ class PrefectCallback(DocumentRouter):
         super().__init__()
         settings = settings or get_settings()
         self._listed = FollowedList(settings.workflows if workflows is None else None)
-        self.workflows = workflows_of_session(workflows, settings.workflows)
+        self._beamline = settings.beamline
+        self.workflows = workflows_of_session(workflows, settings.workflows, beamline=settings.beamline)
         self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         self._memory = Outbox(None)
         # Start document and files, which a dictionary holds in order and each once.
@@ -170,7 +172,7 @@ class PrefectCallback(DocumentRouter):
             logger.debug("Run %s opted out", uid)
         else:
             # All of them before anything is written: what is written is all, or nothing.
-            decisions = [decide(workflow, run) for workflow in self.workflows]
+            decisions = [decide(workflow, run, beamline=self._beamline) for workflow in self.workflows]
             # Who refuses a run without its start document may want it with that: reconciliation asks again.
             kept = [decision.draft for decision in decisions if decision.is_wanted or start]
             self._keep(kept + messages(self.workflows, decisions, run), written)

@@ -40,20 +40,19 @@ class Decision:
         return self.draft.state != "declined"
 
 
-def decide(workflow: Workflow, run: Run) -> Decision:
+def decide(workflow: Workflow, run: Run, *, beamline: str | None = None) -> Decision:
     """Ask a workflow about a run. Whatever it raises is told and becomes a dead letter; nothing is raised."""
     try:
         theirs = run.copy()  # what a workflow changes concerns neither the next one nor what is sent
         if not workflow.when(theirs):
-            return Decision(
-                _draft(workflow, run, "declined", "when= refused the run"), concerns=_concerns(workflow, run)
-            )
-        return Decision(_draft(workflow, run, parameters=workflow.parameters_for(theirs)))
+            declined = _draft(workflow, run, "declined", "when= refused the run", beamline=beamline)
+            return Decision(declined, concerns=_concerns(workflow, run))
+        return Decision(_draft(workflow, run, parameters=workflow.parameters_for(theirs), beamline=beamline))
     except BaseException as error:  # noqa: BLE001 - it is somebody else's code
         # Whether this run was wanted is not known: a person has to see it.
         failed = f"when= or parameters= of workflow {workflow.name!r} failed"
         logger.error("Run %s: %s: %s", run.uid, failed, error_and_place(error))
-        draft = _draft(workflow, run, "dead", f"{failed}: {error_line(error)}", undecided=True)
+        draft = _draft(workflow, run, "dead", f"{failed}: {error_line(error)}", undecided=True, beamline=beamline)
         return Decision(draft, error if ends_process(error) else None)
 
 

@@ -1,21 +1,26 @@
 """The command that deploys flows: this package's, and those that people write."""
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.cli._options import StateDirectory, Workflows, settings_from
-from bluesky_prefect.core import ConfigurationError, StackError, file_of_list
+from bluesky_prefect.cli._options import BeamlineName, StateDirectory, Workflows, settings_from
+from bluesky_prefect.core import BlueskyPrefectError, ConfigurationError, Settings, StackError, file_of_list
 from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
+
+if TYPE_CHECKING:
+    from bluesky_prefect.prefect_api import Beamline
 
 _SHARED = (
     "It compares each run of the catalog with the list {}. If beamlines share a catalog, the list has to say which "
     "runs are its own: WorkflowList([...], ours=lambda run: run.start.get('beamline_id') == '...')"
 )
+_READY = {True: "is ready now", False: "was ready already"}
 
 
 def deploy(
@@ -26,11 +31,16 @@ def deploy(
     work_pool: Annotated[
         str | None,
         typer.Option(
-            help="Work pool of the Prefect server; it has to exist. Default for a flow in a file: the local stack's.",
+            help="Work pool of the Prefect server; it has to exist, unless it is a beamline's. "
+            "Default: the beamline's, bluesky-NAME; for a flow in a file that of the local stack.",
             show_default=False,
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="Name of the deployment.")] = "local",
+    name: Annotated[
+        str | None,
+        typer.Option(help="Name of the deployment. Default: that of the beamline, or local.", show_default=False),
+    ] = None,
+    beamline: BeamlineName = None,
     reconcile_every: Annotated[
         float | None,
         typer.Option(
@@ -57,7 +67,12 @@ def deploy(
     Without one, my-workflow, data-validation and find-peak go to a server of your own, the one that PREFECT_API_URL or
     the active Prefect profile names. Its workers need this package installed, and BLUESKY_PREFECT_TILED_URI and
     TILED_API_KEY in their environment. The local stack has these deployments already.
+
+    With --beamline, all that a beamline needs among others is made: its work pool, its containers in Tiled where that
+    can be done from here, and its deployments.
     """
+    if beamline is not None:
+        os.environ["BLUESKY_PREFECT_BEAMLINE"] = beamline
     if own is not None:
         if reconcile_every is not None:
             raise ConfigurationError("--reconcile-every deploys this package's flows: say it without a file.")
@@ -67,44 +82,50 @@ def deploy(
             os.environ["BLUESKY_PREFECT_WORKFLOWS"] = given.workflows or ""
         _deploy_file(own, work_pool=work_pool, name=name, move=move, add=add)
         return
-    if work_pool is None or add:
+    settings = settings_from(workflows=workflows)
+    if (work_pool is None and settings.beamline is None) or add:
         raise ConfigurationError(
             "Say what to deploy: a flow in a file (bluesky-prefect deploy my_flow.py:my_function), or this package's "
-            "flows, with --work-pool."
+            "flows, with --work-pool or --beamline."
         )
-    _deploy_shipped(work_pool, name, reconcile_every, workflows, move=move)
+    _deploy_shipped(work_pool or settings.work_pool, name, reconcile_every, settings, move=move)
 
 
 def _deploy_shipped(
-    work_pool: str, name: str, reconcile_every: float | None, workflows: str | None, *, move: bool
+    work_pool: str, given_name: str | None, reconcile_every: float | None, settings: Settings, *, move: bool
 ) -> None:
     """Deploy this package's flows."""
-    settings = settings_from(workflows=workflows)
+    name = given_name or settings.deployment_name
     # Before anything is deployed.
     compared_with = "" if reconcile_every is None else require_list_source(settings.workflows)
     import anyio
 
     from bluesky_prefect.flows import data_validation, find_peak, my_workflow
+    from bluesky_prefect.prefect_api import Beamline, list_problem, refuse_to_take_over, tiled_problem
     from bluesky_prefect.prefect_api import deploy as deploy_flow
-    from bluesky_prefect.prefect_api import list_problem, refuse_to_take_over, tiled_problem
     from bluesky_prefect.reconciliation import note_list, reconcile
 
     flows = [my_workflow, data_validation, find_peak, *([] if reconcile_every is None else [reconcile])]
+    beamline = Beamline.of(settings)
+    kept = {} if reconcile_every is None else {LIST_PARAMETER: compared_with}
     with terminal.progress("Deploying") as report:
         if not move:
-            anyio.run(refuse_to_take_over, [f"{flow.name}/{name}" for flow in flows], work_pool)
-        deployed = anyio.run(deploy_flow, my_workflow, name, work_pool)
-        report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
-        for flow in (data_validation, find_peak):
-            report(f"Deployed {anyio.run(deploy_flow, flow, name, work_pool)}. Subscribe it too if you want it.")
+            refuse = partial(refuse_to_take_over, beamline=beamline, parameters=kept)
+            anyio.run(refuse, [f"{flow.name}/{name}" for flow in flows], work_pool)
         # Read when Tiled's client is imported: its own patience with a server that is away is 45 s.
         os.environ.setdefault("TILED_RETRY_ATTEMPTS", "2")
-        if problem := tiled_problem(settings_from()):
+        for line in (*_prepared_pool(work_pool, beamline), *_made_containers(settings)):
+            report(line)
+        deploy_it = partial(deploy_flow, beamline=beamline)
+        deployed = anyio.run(deploy_it, my_workflow, name, work_pool)
+        report(f'Deployed {deployed}. Subscribe it with: RE.subscribe(PrefectCallback("{deployed}"))')
+        for flow in (data_validation, find_peak):
+            report(f"Deployed {anyio.run(deploy_it, flow, name, work_pool)}. Subscribe it too if you want it.")
+        if beamline is None and (problem := tiled_problem(settings)):
             report(problem)
         if reconcile_every is not None:
-            kept = {LIST_PARAMETER: compared_with}
             deployed = anyio.run(
-                partial(deploy_flow, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept)
+                partial(deploy_it, reconcile, name, work_pool, every_s=reconcile_every, parameters=kept)
             )
             report(f"Deployed {deployed}, to run every {reconcile_every:g} s. {_SHARED.format(compared_with)}")
             if problem := list_problem(compared_with):
@@ -113,7 +134,35 @@ def _deploy_shipped(
                 note_list(compared_with, settings.request_timeout_s)
 
 
-def _deploy_file(where: str, *, work_pool: str | None, name: str, move: bool, add: bool) -> None:
+def _prepared_pool(work_pool: str, beamline: "Beamline | None") -> Iterator[str]:
+    """Make the work pool of a beamline, and the queues of any; yield what was done, a line each."""
+    import anyio
+
+    from bluesky_prefect.prefect_api import prepare_pool, prepare_queues
+
+    if beamline is not None:
+        yield anyio.run(prepare_pool, work_pool, beamline)
+    yield anyio.run(prepare_queues, work_pool)
+
+
+def _made_containers(settings: Settings) -> Iterator[str]:
+    """Make the containers of a beamline, if that can be done from here; yield what was done, a line each."""
+    if settings.beamline is None:
+        return
+    from bluesky_prefect.tiled_api import Catalog
+
+    raw, processed = settings.raw_container, settings.processed_container
+    try:
+        with Catalog.connect(settings) as catalog:
+            yield f"The catalog {raw} of Tiled at {catalog.name} {_READY[catalog.make_raw()]}."
+            had = catalog.has_processed()
+            catalog.processed()
+            yield f"The container {processed} of Tiled at {catalog.name} {_READY[not had]}."
+    except BlueskyPrefectError as error:
+        yield f"{raw} and {processed} are to be made in Tiled by somebody who may (make-catalog). {error}"
+
+
+def _deploy_file(where: str, *, work_pool: str | None, name: str | None, move: bool, add: bool) -> None:
     """Deploy a flow of a file, and show its line for the list of workflows."""
     from bluesky_prefect.stack import prefect_service, use_services
 
@@ -126,15 +175,19 @@ def _deploy_file(where: str, *, work_pool: str | None, name: str, move: bool, ad
     # It imports Prefect, which reads the environment then.
     import anyio
 
+    from bluesky_prefect.prefect_api import Beamline, flow_in_file, refuse_to_take_over, unfilled_parameters
     from bluesky_prefect.prefect_api import deploy as deploy_flow
-    from bluesky_prefect.prefect_api import flow_in_file, refuse_to_take_over, unfilled_parameters
 
-    pool = work_pool or settings.work_pool
+    pool, beamline = work_pool or settings.work_pool, Beamline.of(settings)
+    name = name or settings.deployment_name
     with terminal.progress("Deploying") as report:
         flow, entrypoint = flow_in_file(where)
         if not move:
-            anyio.run(partial(refuse_to_take_over, entrypoint=entrypoint), [f"{flow.name}/{name}"], pool)
-        deployed = anyio.run(partial(deploy_flow, flow, name, pool, entrypoint=entrypoint))
+            refuse = partial(refuse_to_take_over, entrypoint=entrypoint, beamline=beamline)
+            anyio.run(refuse, [f"{flow.name}/{name}"], pool)
+        for line in _prepared_pool(pool, beamline):
+            report(line)
+        deployed = anyio.run(partial(deploy_flow, flow, name, pool, entrypoint=entrypoint, beamline=beamline))
         report(f"Deployed {deployed}. Each flow run reads {path}: what you change there counts from the next one on.")
         if unfilled := unfilled_parameters(flow):
             report(

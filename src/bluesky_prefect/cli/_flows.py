@@ -20,6 +20,14 @@ def flows(
         int | None, typer.Option(metavar="ID", help="Only runs with this scan id.", show_default=False)
     ] = None,
     failed: Annotated[bool, typer.Option("--failed", help="Only what failed or crashed, and dead letters.")] = False,
+    beamline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Only runs of this beamline; '*' for those of all. Default: BLUESKY_PREFECT_BEAMLINE, or all.",
+            show_default=False,
+        ),
+    ] = None,
     of: Annotated[
         Path | None,
         typer.Option(
@@ -47,7 +55,9 @@ def flows(
         origin = file_origin(of, settings=settings, explain=explain)
         (render_origin.origin_as_json if as_json else render_origin.origin)(origin)
         raise typer.Exit(0 if origin.unchanged else 1)
-    look_again = partial(look_up, count, failed=failed, scan_id=scan, settings=settings, explain=explain)
+    look_again = partial(
+        look_up, count, failed=failed, scan_id=scan, beamline=beamline, settings=settings, explain=explain
+    )
     if watch:
         render_flows.watch(look_again, failed=failed)
         return

@@ -40,6 +40,7 @@ class FlowMagics(Magics):
     )
     @argument("-n", dest="count", metavar="COUNT", type=int, help=f"list so many (default: {_COUNT})")
     @argument("--scan", metavar="ID", type=int, help="only runs with this scan id")
+    @argument("--beamline", metavar="NAME", help="only runs of this beamline; * for those of all")
     @argument("--failed", action="store_true", help="only what failed or crashed, and dead letters")
     @argument("--of", metavar="FILE", help="which run and flow run an exported file, or all in a folder, came of")
     @argument("--watch", action="store_true", help="keep the list up to date until Ctrl-C")
@@ -58,7 +59,8 @@ class FlowMagics(Magics):
             path = Path(given.of.strip("\"'"))  # IPython leaves them
             _without_traceback(lambda: render_origin.origin(file_origin(path, explain=explain)))
             return
-        look_again = partial(look_up, count, failed=given.failed, scan_id=scan_id, explain=explain)
+        of = {"failed": given.failed, "scan_id": scan_id, "beamline": given.beamline}
+        look_again = partial(look_up, count, **of, explain=explain)
         if given.watch:
             render_flows.watch(look_again, failed=given.failed)
         else:

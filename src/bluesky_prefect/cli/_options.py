@@ -34,6 +34,15 @@ Workflows = Annotated[
         show_default=False,
     ),
 ]
+BeamlineName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Short name of the beamline, where several use this Prefect and this Tiled. "
+        "Default: BLUESKY_PREFECT_BEAMLINE.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 WorkerType = Annotated[
     Literal["warm-process", "process"] | None,

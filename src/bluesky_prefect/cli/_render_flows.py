@@ -27,7 +27,7 @@ def listing(listing: "Listing", *, failed: bool = False) -> None:
     """Show flow runs for people; `failed` says that only those that failed were asked for."""
     out = terminal.out()
     if listing.workflows:
-        out.print(_table(listing.workflows, out))
+        out.print(_table(listing, out))
     for line in _below(listing, out, failed):
         terminal.show(out, line)
 
@@ -54,7 +54,7 @@ def watch(look: "Callable[[], Listing]", *, failed: bool = False) -> None:
         with Live(console=out, auto_refresh=False, vertical_overflow="visible") as live:
             while True:
                 found = look()
-                table = [_table(found.workflows, out)] if found.workflows else []
+                table = [_table(found, out)] if found.workflows else []
                 live.update(Group(*table, *map(Text, _below(found, out, failed)), hint), refresh=True)
                 time.sleep(_REFRESH_S)
     except KeyboardInterrupt:
@@ -103,15 +103,19 @@ def _below(listing: "Listing", out: Console, failed: bool) -> list[str]:
     return [*_links(listing.workflows, out), *news, *listing.recorded, *listing.problems]
 
 
-def _table(workflows: "Sequence[WorkflowStatus]", out: Console) -> "Table":
+def _table(listing: "Listing", out: Console) -> "Table":
+    workflows = listing.workflows
+    beamlines = listing.beamline is not None or len({one.beamline for one in workflows}) > 1
     # Flow runs of several workflows on one run have one name.
     several = len({one.workflow for one in workflows}) > 1
-    table = terminal.table("Time", "Scan", "Plan", *(["Workflow"] if several else []), "Flow run", "State", "Seconds")
+    first = ["Time", *(["Beamline"] if beamlines else []), "Scan", "Plan"]
+    table = terminal.table(*first, *(["Workflow"] if several else []), "Flow run", "State", "Seconds")
     # Eighty columns hold it then, and no name is broken.
-    table.collapse_padding = several
+    table.collapse_padding = several or beamlines
     for one in workflows:
         scan = "" if one.scan_id is None else str(one.scan_id)
-        run = [terminal.local(one.created), scan, one_line(one.plan_name or "", 40)]
+        where = [one_line(one.beamline or "", _CELL)] if beamlines else []
+        run = [terminal.local(one.created), *where, scan, one_line(one.plan_name or "", 40)]
         workflow = [one_line(one.workflow or terminal.BY_HAND, _CELL)] if several else []
         name = terminal.linked(out, _name(one), one.url)
         cells = [*run, *workflow, name, one_line(one.state, _CELL), _seconds(one)]

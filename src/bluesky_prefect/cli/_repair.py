@@ -141,6 +141,10 @@ def submit(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and do nothing.")] = False,
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Have a worker take it next, with the runs that have just ended, not after them."),
+    ] = False,
     parameters: Annotated[
         str | None,
         typer.Option(
@@ -177,8 +181,10 @@ def submit(
         if made_by is not None and wanted and not (yes or dry_run):
             typer.confirm("Submit them again?", abort=True, err=True)
         again |= made_by is not None
-        request = ResubmissionRequest(again=again, regardless=regardless, dry_run=dry_run, overrides=overrides)
-        starter = FlowRunStarter(places.api, places.outbox)
+        request = ResubmissionRequest(
+            again=again, regardless=regardless, dry_run=dry_run, overrides=overrides, live=live
+        )
+        starter = FlowRunStarter(places.api, places.outbox, beamline=places.settings.beamline)
         made = (resubmit(runs, ones, request, api=places.api, starter=starter) for runs, ones in wanted)
         total = sum(len(runs) * len(ones) for runs, ones in wanted)
         outcomes = list(render_repair.with_bar(chain.from_iterable(made), total))

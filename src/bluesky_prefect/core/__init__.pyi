@@ -103,6 +103,7 @@ from ._workflow_list import DEFAULT_WORKFLOWS as DEFAULT_WORKFLOWS
 from ._workflow_list import FollowedList as FollowedList
 from ._workflow_list import WorkflowList as WorkflowList
 from ._workflow_list import as_workflows as as_workflows
+from ._workflow_list import default_workflows as default_workflows
 from ._workflow_list import file_of_list as file_of_list
 from ._workflow_list import load_workflows as load_workflows
 from ._workflow_list import workflows_of_session as workflows_of_session

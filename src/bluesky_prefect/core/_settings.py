@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
 import platformdirs
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, NoDecode, SettingsConfigDict
 
 from bluesky_prefect.core._exceptions import ConfigurationError
@@ -63,6 +63,8 @@ def _mapping(text: Any) -> Any:
         raise ValueError('it has to be written as JSON, such as {"/data/": "/nsls2/data/"}') from None
 
 
+# Where there is no beamline.
+_LOCAL = "local"
 # Taken as it is meant where the settings are read: a session that changes its working directory keeps its files.
 AbsolutePath = Annotated[Path, AfterValidator(_whole)]
 
@@ -70,6 +72,12 @@ AbsolutePath = Annotated[Path, AfterValidator(_whole)]
 def default_state_directory() -> Path:
     """Return the user's own state directory, where none is set."""
     return platformdirs.user_state_path("bluesky-prefect")
+
+
+def _not_local(name: str) -> str:
+    if name == _LOCAL:
+        raise ValueError("deployments of local stacks are called so: choose another name")
+    return name
 
 
 def _zone(name: str) -> str:
@@ -101,6 +109,14 @@ class Settings(BaseSettings):
         "process starts.",
     )
 
+    beamline: Annotated[str, AfterValidator(_not_local)] | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][a-z0-9-]*$",
+        max_length=40,
+        description="Short name of the beamline, such as 'tst', where several use one Prefect and one Tiled: its "
+        "deployments, its work pool, its containers and the tag of its flow runs are called after it.",
+    )
+
     # Not set by default: on the runs of a beamline with a list of its own, any other list starts everything again.
     workflows: Annotated[str, AfterValidator(_whole_place)] | None = Field(
         default=None,
@@ -123,6 +139,15 @@ class Settings(BaseSettings):
     retry_max_s: float = Field(default=60.0, gt=0, le=3600, description="Longest wait between two tries in an outage.")
     missing_deployment_retry_s: float = Field(
         default=60.0, gt=0, le=3600, description="Wait between two tries while Prefect does not know the deployment."
+    )
+    # As `settle_s`: by then a run has its flow runs, unless something is away. A server that restarts, or a RunEngine
+    # that goes on meanwhile, makes no backlog.
+    live_within_s: float = Field(
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="What has waited longer for Tiled or Prefect is sent to the work queue 'backlog', the rest to "
+        "'live', which goes first.",
     )
     lease_s: float = Field(
         default=120.0,
@@ -216,8 +241,14 @@ class Settings(BaseSettings):
     tiled_api_key_block: str | None = Field(
         default=None, description="Name of the Prefect Secret block that holds the API key; used if no key is set."
     )
-    raw_container: str = Field(default="raw", description="Path in Tiled of the catalog of Bluesky runs.")
-    processed_container: str = Field(default="processed", description="Path in Tiled that results are written to.")
+    raw_container: str = Field(
+        default="raw",
+        description="Path in Tiled of the catalog of Bluesky runs; '<beamline>/raw' if there is a beamline.",
+    )
+    processed_container: str = Field(
+        default="processed",
+        description="Path in Tiled that results are written to; '<beamline>/processed' if there is a beamline.",
+    )
     stop_timeout_s: float = Field(
         default=30.0, ge=0, le=3600, description="How long a flow waits for the run's stop document to be in Tiled."
     )
@@ -301,7 +332,10 @@ class Settings(BaseSettings):
     prefect_port: Port = Field(
         default=4200, description="Port of the local stack's Prefect server; 0 takes any free one."
     )
-    work_pool: str = Field(default="bluesky-local", description="Work pool of the local stack.")
+    work_pool: str = Field(
+        default="bluesky-local",
+        description="Work pool of the local stack, and of 'deploy'; 'bluesky-<beamline>' if there is a beamline.",
+    )
     worker_type: Literal["warm-process", "process"] = Field(
         default="warm-process",
         description="Type of the local stack's worker: 'warm-process' forks flow runs from a process that has imported "
@@ -335,6 +369,24 @@ class Settings(BaseSettings):
             return {name: value for name, value in found.items() if name in _MAY_BE_EMPTY}
 
         return init_settings, env_settings, empty
+
+    @model_validator(mode="before")
+    @classmethod
+    def _called_after_the_beamline(cls, values: Any) -> Any:
+        """Fill in what is called after the beamline, unless it is given."""
+        if not isinstance(values, dict) or not (beamline := values.get("beamline")):
+            return values
+        return {
+            "raw_container": f"{beamline}/raw",
+            "processed_container": f"{beamline}/processed",
+            "work_pool": f"bluesky-{beamline}",
+            **values,
+        }
+
+    @property
+    def deployment_name(self) -> str:
+        """Name of this beamline's deployments, such as ``tst`` in ``my-workflow/tst``."""
+        return self.beamline or _LOCAL
 
     @property
     def outbox_path(self) -> Path:

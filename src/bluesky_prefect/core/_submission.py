@@ -43,6 +43,8 @@ class Submission:
         is not known, so it is kept as a dead letter only, and never sent as it is.
     notify : Sequence of str
         Who is told of the end of its flow run; see `Workflow.notices`.
+    beamline : str or None
+        The beamline that the run was taken at, if it has a name.
     """
 
     key: str
@@ -56,6 +58,7 @@ class Submission:
     generation: int = 0
     undecided: bool = False
     notify: Sequence[str] = ()
+    beamline: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "notify", tuple(self.notify))  # JSON makes a list of it

@@ -181,8 +181,13 @@ class FollowedList:
         return listed
 
 
+def default_workflows(beamline: str | None = None) -> WorkflowList:
+    """Return the workflows of a session that names none, and that no list is named for."""
+    return as_workflows(DEFAULT_WORKFLOWS if beamline is None else f"my-workflow/{beamline}")
+
+
 def workflows_of_session(
-    given: "str | Workflow | Iterable[str | Workflow] | None", listed_at: str | None
+    given: "str | Workflow | Iterable[str | Workflow] | None", listed_at: str | None, *, beamline: str | None = None
 ) -> WorkflowList:
     """Return the workflows that a session starts, and log once how they differ from those that reconciliation knows.
 
@@ -192,6 +197,8 @@ def workflows_of_session(
         What the session names.
     listed_at : str or None
         Where the list is that reconciliation compares with; None if the session does not know.
+    beamline : str, optional
+        The session's beamline, whose deployment is started where nothing else is named.
 
     Raises
     ------
@@ -199,7 +206,7 @@ def workflows_of_session(
         If the session's own workflows cannot work as given.
     """
     if given is None:
-        return load_workflows(listed_at) if listed_at else as_workflows(DEFAULT_WORKFLOWS)
+        return load_workflows(listed_at) if listed_at else default_workflows(beamline)
     workflows = as_workflows(given)
     if listed_at:
         _tell_differences(workflows, listed_at)
@@ -239,4 +246,4 @@ def _differences(session: WorkflowList, listed: WorkflowList) -> Iterator[str]:
 
 
 DEFAULT_WORKFLOWS = (Workflow("my-workflow/local"),)
-"""Workflows of a session that names none."""
+"""Workflows of a session that names none, and has no beamline."""

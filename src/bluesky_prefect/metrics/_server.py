@@ -5,7 +5,7 @@ import logging
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler
@@ -37,7 +37,6 @@ def serve_metrics(
     journals: JournalDirectory | None = None,
     deployments: Sequence[str] = (),
     ask_tiled: Callable[[], None] | None = None,
-    labels: Mapping[str, str] | None = None,
 ) -> Iterator[int | None]:
     """Serve the metrics and the health of this process while the block runs, if the setting `metrics_port` is set.
 
@@ -57,8 +56,6 @@ def serve_metrics(
         Those on the beamline's list: their metrics are there before their first run.
     ask_tiled : callable, optional
         Asks Tiled whether it is there, and signals what came of it; called every 15 s.
-    labels : mapping, optional
-        Labels that all metrics get.
 
     Yields
     ------
@@ -72,6 +69,7 @@ def serve_metrics(
         facts = FactsReader(outboxes, settings.state_directory, journals)
         opened.callback(facts.close)
         followed = FollowedFlowRuns()
+        labels = {"beamline": settings.beamline} if settings.beamline else None
         try:
             # Only here: who serves none does without prometheus-client.
             from prometheus_client import CollectorRegistry, MetricsHandler, ProcessCollector

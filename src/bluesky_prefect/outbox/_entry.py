@@ -221,6 +221,11 @@ class Entry:
         return self._readable.run.scan_id if self._readable else None
 
     @property
+    def beamline(self) -> str | None:
+        """The beamline that the run was taken at, if it is known."""
+        return self._readable.beamline if self._readable else None
+
+    @property
     def plan_name(self) -> str | None:
         """The name of the run's plan, if it is known."""
         return self._readable.run.plan_name if self._readable else None

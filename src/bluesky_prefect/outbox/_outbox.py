@@ -140,6 +140,10 @@ class Outbox(EntryLookup):
                 self._leave(connection, found)
         return None
 
+    def age_s(self, entry: Entry) -> float:
+        """Return how long ago a submission was put in, in seconds; 0 if the clock was set back meanwhile."""
+        return max(0.0, self._clock() - entry.created)
+
     def mark_sent(
         self, key: str, flow_run_id: str | None = None, flow_run_name: str | None = None, *, api_url: str | None = None
     ) -> None:

@@ -1,9 +1,12 @@
 from ._api_errors import prefect_errors as prefect_errors
+from ._beamline import Beamline as Beamline
 from ._client import FlowRunRef as FlowRunRef
 from ._client import PrefectApi as PrefectApi
 from ._deployment_names import missing_deployments as missing_deployments
 from ._deployments import deploy as deploy
 from ._deployments import list_problem as list_problem
+from ._deployments import prepare_pool as prepare_pool
+from ._deployments import prepare_queues as prepare_queues
 from ._deployments import refuse_to_take_over as refuse_to_take_over
 from ._deployments import tiled_problem as tiled_problem
 from ._exported_files import exported_files as exported_files

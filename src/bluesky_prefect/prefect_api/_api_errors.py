@@ -25,7 +25,7 @@ NO_API = (
     "'prefect config set PREFECT_API_URL=http://127.0.0.1:4200/api'."
 )
 _BUSY = {408, 425, 429, 503}
-_LATER = {*_BUSY, 502, 504}
+TO_BE_ASKED_LATER = {*_BUSY, 502, 504}
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def _unreadable() -> PrefectUnavailable:
 
 def raise_if_to_be_asked_later(response: "httpx.Response") -> None:
     """Raise the answer of a server that is busy."""
-    if response.status_code in _LATER:
+    if response.status_code in TO_BE_ASKED_LATER:
         response.read()
         response.raise_for_status()
 
@@ -109,7 +109,7 @@ def _outage(error: Any) -> PrefectUnavailable | None:
             f"Prefect at {current_api_url()} refuses the credentials ({status}). Check {PREFECT_KEY}.",
             transient=False,
         )
-    if status in _LATER or status >= 500:
+    if status in TO_BE_ASKED_LATER or status >= 500:
         return PrefectUnavailable(
             f"Prefect at {current_api_url()} answers {status}: {said(error)}",
             retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),

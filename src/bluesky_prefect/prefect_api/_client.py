@@ -16,8 +16,6 @@ from bluesky_prefect.core import (
     comparable_url,
     decline_telemetry,
     prefect_url,
-    printable,
-    run_name,
     user_in_url,
     without_user,
 )
@@ -30,10 +28,12 @@ from bluesky_prefect.prefect_api._api_errors import (
     require_readable,
     said,
 )
+from bluesky_prefect.prefect_api._flow_run_name import flow_run_name, flow_run_tags
 from bluesky_prefect.prefect_api._inventory import ask_with, named_deployments
-from bluesky_prefect.prefect_api._notifications import Notifications, notification_tags
+from bluesky_prefect.prefect_api._notifications import Notifications
 from bluesky_prefect.prefect_api._parameter_size import explained_size
 from bluesky_prefect.prefect_api._parameters import parameters_for
+from bluesky_prefect.prefect_api._work_queues import WorkQueues
 
 if TYPE_CHECKING:
     import httpx
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 # A deployment may be changed at any time; a burst of runs need not ask for it each time.
 _DEPLOYMENT_AGE_S = 30.0
-_TAG_LENGTH = 200
 # As Prefect's own client has it.
 _CONNECT_RETRIES = 3
 # A new flow run is scheduled for now; this leaves time for a slow request.
@@ -94,6 +93,7 @@ class PrefectApi:
         self._client: SyncPrefectClient | None = None
         self._notifications: Notifications | None = None
         self._deployments: dict[str, tuple[float, DeploymentResponse]] = {}
+        self._work_queues = WorkQueues()
         self._resources = ExitStack()
         # What the server's clock said when it last answered, and this machine's monotonic clock.
         self._server_time: tuple[float, float] | None = None
@@ -118,10 +118,11 @@ class PrefectApi:
         """Address of the API, in the form by which submissions are told apart; None if none is set."""
         return comparable_url(current_api_url() or "")
 
-    def create_flow_run(self, submission: Submission) -> FlowRunRef:
+    def create_flow_run(self, submission: Submission, *, live: bool = False) -> FlowRunRef:
         """Create the flow run of `submission`, or find it, if an earlier try has created it.
 
-        People who are to be told of its end are told, if they can be: that never keeps it from being created.
+        People who are to be told of its end are told, if they can be: that never keeps it from being created. One that
+        is `live`, since its run has just ended, goes before all others that wait for a worker; see `WorkQueues`.
 
         Raises
         ------
@@ -138,7 +139,7 @@ class PrefectApi:
         began = time.monotonic()
         try:
             with prefect_errors():
-                flow_run = self._create(submission)
+                flow_run = self._create(submission, live=live)
         except PrefectUnavailable as error:
             error.submission_specific = self._is_well_otherwise(submission.deployment, error, began)
             raise
@@ -226,7 +227,7 @@ class PrefectApi:
         self._notifications = self._notifications or Notifications(client, now=self.now)
         return self._notifications
 
-    def _create(self, submission: Submission) -> FlowRunRef:
+    def _create(self, submission: Submission, *, live: bool) -> FlowRunRef:
         client = self.client
         try:
             deployment, parameters = self._call(client, submission)
@@ -241,6 +242,7 @@ class PrefectApi:
             tags=flow_run_tags(submission),
             idempotency_key=submission.key,
             state=self._due_now(),
+            work_queue_name=self._work_queues.choose(client, deployment, live=live),
         )
         expected = flow_run.expected_start_time
         return FlowRunRef(
@@ -325,21 +327,6 @@ def _is_new(flow_run: "FlowRun", now: float) -> bool:
     if expected is not None and abs(now - expected.timestamp()) > _NEW_S:
         return False
     return flow_run.state is None or flow_run.state.is_scheduled()
-
-
-def flow_run_name(submission: Submission) -> str:
-    """Return the name that a person finds the flow run by: scan id, plan, start of the uid, and which time it is."""
-    run = submission.run
-    name = run_name(run.scan_id, run.plan_name, run.uid)
-    return f"{name}-again-{submission.generation}" if submission.generation else name
-
-
-def flow_run_tags(submission: Submission) -> list[str]:
-    """Return the tags of the flow run: ``scan_id:12``, ``plan_name:count``, ``uid:...``, as known, and its notices."""
-    run = submission.run
-    known = {"scan_id": run.scan_id, "plan_name": run.plan_name, "uid": run.uid}
-    tags = [printable(f"{name}:{value}")[:_TAG_LENGTH] for name, value in known.items() if value is not None]
-    return tags + notification_tags(submission.notify)
 
 
 def _user_apart() -> dict[Any, Any]:

@@ -15,6 +15,8 @@ from bluesky_prefect.core import (
     without_secrets,
 )
 from bluesky_prefect.prefect_api._api_errors import NO_API, prefect_errors, said
+from bluesky_prefect.prefect_api._beamline import Beamline, catalog_of
+from bluesky_prefect.prefect_api._work_queues import make_work_queues
 from bluesky_prefect.tiled_api import spec_problem
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ async def deploy(
     job_variables: dict[str, Any] | None = None,
     every_s: float | None = None,
     parameters: Mapping[str, Any] = MappingProxyType({}),
+    beamline: Beamline | None = None,
 ) -> str:
     """Make the deployment ``<flow>/<name>``, or bring the one that exists up to date.
 
@@ -59,6 +62,8 @@ async def deploy(
         no worker was there is not made up for.
     parameters : mapping, optional
         What its flow runs are called with, if whoever starts them says nothing else.
+    beamline : Beamline, optional
+        The beamline that it is for, if that has a name.
 
     Returns
     -------
@@ -84,6 +89,7 @@ async def deploy(
         job_variables=job_variables,
         description=flow.description and flow.description.partition("\n")[0],
         parameters=dict(parameters),
+        tags=beamline and beamline.tags,
         **({} if every_s is None else _schedule(every_s)),
     )
     if entrypoint:
@@ -95,10 +101,38 @@ async def deploy(
     async with _client_for(work_pool) as client:
         if entrypoint:
             await _require_this_machine(client, work_pool, entrypoint)
+        if beamline is not None:
+            before = await _found(client, f"{flow.name}/{name}")
+            deployment.description = beamline.describe(
+                deployment.description or flow.name, before and before.description
+            )
         if every_s is not None:
             await _forget_missed(f"{flow.name}/{name}")
         await deployment.aapply()
     return f"{flow.name}/{name}"
+
+
+async def prepare_pool(work_pool: str, beamline: Beamline) -> str:
+    """Make the work pool of a beamline, if it is not there, and return what was done; see `Beamline.make_pool`.
+
+    The errors are those of `prepare_queues`; a pool of another beamline is a `ConfigurationError`.
+    """
+    async with _client_for(None) as client:
+        return await beamline.make_pool(client, work_pool)
+
+
+async def prepare_queues(work_pool: str) -> str:
+    """Make the work queues that a work pool lacks, and return what it has now, in a line; see `make_work_queues`.
+
+    Raises
+    ------
+    ConfigurationError
+        If Prefect has no such work pool, or no Prefect server is set.
+    PrefectUnavailable
+        If the server cannot be reached.
+    """
+    async with _client_for(work_pool) as client:
+        return await make_work_queues(client, work_pool)
 
 
 async def _require_this_machine(client: "PrefectClient", work_pool: str, entrypoint: str) -> None:
@@ -110,10 +144,18 @@ async def _require_this_machine(client: "PrefectClient", work_pool: str, entrypo
         )
 
 
-async def refuse_to_take_over(deployments: Sequence[str], work_pool: str, *, entrypoint: str = "") -> None:
+async def refuse_to_take_over(
+    deployments: Sequence[str],
+    work_pool: str,
+    *,
+    entrypoint: str = "",
+    beamline: Beamline | None = None,
+    parameters: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Raise an error if one of the deployments exists and looks like somebody else's.
 
-    It is on another work pool, or is that of another file than `entrypoint`, which `deploy` takes too.
+    It is on another work pool, or is that of another file than `entrypoint`, which `deploy` takes too. Where a
+    beamline has a name, it may also be for another catalog, or hold another value of one of these parameters.
 
     Raises
     ------
@@ -122,22 +164,42 @@ async def refuse_to_take_over(deployments: Sequence[str], work_pool: str, *, ent
     PrefectUnavailable
         If the server cannot be reached, or refuses.
     """
-    from prefect.exceptions import ObjectNotFound
-
     elsewhere: list[str] = []
-    async with _client_for(work_pool) as client:
+    # That of a beamline is made later.
+    async with _client_for(work_pool if beamline is None else None) as client:
         for name in deployments:
-            with suppress(ObjectNotFound):
-                found = await client.read_deployment_by_name(name)
-                if found.work_pool_name not in (None, work_pool):
-                    elsewhere.append(f"{name} on work pool {found.work_pool_name!r}")
-                elif entrypoint not in ("", what := _what_it_runs(found)):
-                    elsewhere.append(f"{name}, which runs {what}")
+            if (found := await _found(client, name)) is None:
+                continue
+            if found.work_pool_name not in (None, work_pool):
+                elsewhere.append(f"{name} on work pool {found.work_pool_name!r}")
+            elif entrypoint not in ("", what := _what_it_runs(found)):
+                elsewhere.append(f"{name}, which runs {what}")
+            elif beamline is not None and (why := _another(found, beamline, parameters)):
+                elsewhere.append(f"{name}, which is for {why}")
     if elsewhere:
         raise ConfigurationError(
             f"Prefect has {', '.join(elsewhere)}: it may be somebody else's. Taking it over would change what its "
             "flow runs execute, so nothing was changed. Choose a name of your own with --name, or say --move."
         )
+
+
+async def _found(client: "PrefectClient", name: str) -> "DeploymentResponse | None":
+    from prefect.exceptions import ObjectNotFound
+
+    with suppress(ObjectNotFound):
+        return await client.read_deployment_by_name(name)
+    return None
+
+
+def _another(deployment: "DeploymentResponse", beamline: Beamline, parameters: Mapping[str, Any]) -> str:
+    """Return what a deployment is for that this beamline is not, and what it is for; empty if there is nothing."""
+    theirs = catalog_of(deployment.description)
+    if theirs and beamline.catalog not in ("", theirs):
+        return f"{theirs}, and this is for {beamline.catalog}"
+    for name, value in parameters.items():
+        if (other := (deployment.parameters or {}).get(name)) not in (None, value):
+            return f"{name}={other}, and this is for {name}={value}"
+    return ""
 
 
 def _what_it_runs(deployment: "DeploymentResponse") -> str:
@@ -148,8 +210,11 @@ def _what_it_runs(deployment: "DeploymentResponse") -> str:
 
 
 @asynccontextmanager
-async def _client_for(work_pool: str) -> "AsyncIterator[PrefectClient]":
-    """Open Prefect's client, if there is such a work pool; what goes wrong becomes an error that says what to do."""
+async def _client_for(work_pool: str | None) -> "AsyncIterator[PrefectClient]":
+    """Open Prefect's client, if there is such a work pool; what goes wrong becomes an error that says what to do.
+
+    Without the name of one, none has to be there.
+    """
     import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
@@ -163,7 +228,8 @@ async def _client_for(work_pool: str) -> "AsyncIterator[PrefectClient]":
         with prefect_errors():
             async with get_client() as client:
                 # To a deployment on an unknown pool, Prefect 3.8.8 may answer "internal server error".
-                await client.read_work_pool(work_pool)
+                if work_pool is not None:
+                    await client.read_work_pool(work_pool)
                 yield client
     except ObjectNotFound as error:
         raise ConfigurationError(

@@ -21,15 +21,20 @@ _PAGES = 10
 
 
 def recent_flow_runs(
-    api: PrefectApi, *, failed: bool = False, scan_id: int | None = None, run_uid: str | None = None
+    api: PrefectApi,
+    *,
+    failed: bool = False,
+    scan_id: int | None = None,
+    run_uid: str | None = None,
+    beamline: str | None = None,
 ) -> Iterator[PastFlowRun]:
     """Yield the last flow runs that came of runs, newest first; those made by hand have no run's uid.
 
-    All, or those that failed or crashed; of all runs, or of one scan id or uid.
+    All, or those that failed or crashed; of all runs, or of one scan id, uid or beamline.
     """
     from prefect.client.schemas.sorting import FlowRunSort
 
-    wanted = {"scan_id": scan_id, "uid": run_uid}
+    wanted = {"scan_id": scan_id, "uid": run_uid, "beamline": beamline}
     tags = [f"{name}:{value}" for name, value in wanted.items() if value is not None]
     for page in range(_PAGES):
         newest = FlowRunSort.EXPECTED_START_TIME_DESC
@@ -39,14 +44,15 @@ def recent_flow_runs(
             return
 
 
-def last_failed_flow_runs(api: PrefectApi, count: int) -> list[PastFlowRun]:
-    """Return the flow runs made for runs that failed or crashed last.
+def last_failed_flow_runs(api: PrefectApi, count: int, *, beamline: str | None = None) -> list[PastFlowRun]:
+    """Return the flow runs made for runs, of one beamline or all, that failed or crashed last.
 
     One request, whose cost does not grow with what there is.
     """
     from prefect.client.schemas.sorting import FlowRunSort
 
-    read = _read(api, FlowRunSort.END_TIME_DESC, failed=True, tags=[], limit=count)
+    tags = [] if beamline is None else [f"beamline:{beamline}"]
+    read = _read(api, FlowRunSort.END_TIME_DESC, failed=True, tags=tags, limit=count)
     return [one for one in map(past_flow_run, filter(_is_of_run, read)) if one.run_uid]
 
 

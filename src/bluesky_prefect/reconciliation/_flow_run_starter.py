@@ -36,11 +36,12 @@ class FlowRunStarter:
     """Starts workflows on runs that Tiled holds, with the keys that the callback uses.
 
     It asks Prefect itself: somebody is there who sees whether it went well, and doing it again does no harm. An
-    outbox of this machine, if there is one, is told.
+    outbox of this machine, if there is one, is told. The flow runs are of a beamline, if that has a name.
     """
 
-    def __init__(self, api: PrefectApi, outbox: Outbox | None) -> None:
+    def __init__(self, api: PrefectApi, outbox: Outbox | None, *, beamline: str | None = None) -> None:
         self._api = api
+        self._beamline = beamline
         self._outbox = outbox
 
     def start(
@@ -51,11 +52,13 @@ class FlowRunStarter:
         *,
         parameters: Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
+        live: bool = False,
     ) -> FlowRunRef:
         """Make the flow run of one generation of a workflow on a run, or find it, if somebody was a moment faster.
 
         The run has stopped, and the workflow is under the name that the flow run is to have. What it is started with is
-        the workflow's own, unless `parameters` are given; `overrides` win over both.
+        the workflow's own, unless `parameters` are given; `overrides` win over both. It
+        waits for a worker behind the runs that have just ended, unless it is `live`.
 
         Raises
         ------
@@ -77,8 +80,9 @@ class FlowRunStarter:
             overrides=overrides or {},
             generation=generation,
             notify=workflow.notices,
+            beamline=self._beamline,
         )
-        flow_run = self._api.create_flow_run(submission)
+        flow_run = self._api.create_flow_run(submission, live=live)
         self._tell_outbox(submission, flow_run)
         if not flow_run.is_new:
             raise FlowRunOverlooked(flow_run)

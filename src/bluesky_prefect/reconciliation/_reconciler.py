@@ -90,7 +90,7 @@ class Reconciler:
         self._catalog = catalog
         self._api = api
         self._endings = Endings(api)
-        self._starter = FlowRunStarter(api, outbox)
+        self._starter = FlowRunStarter(api, outbox, beamline=settings.beamline)
         self._workflows = as_workflows(workflows)
         self._settings = settings
         self._outbox = MachineOutbox(outbox)

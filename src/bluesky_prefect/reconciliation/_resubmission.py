@@ -66,12 +66,15 @@ class ResubmissionRequest:
         Change nothing.
     overrides : Mapping, optional
         Parameters that win over the workflow's own.
+    live : bool
+        Have the flow runs go before others that wait, as those of runs that have just ended.
     """
 
     again: bool = False
     regardless: bool = False
     dry_run: bool = False
     overrides: Mapping[str, Any] | None = None
+    live: bool = False
 
 
 def resubmit(
@@ -165,7 +168,8 @@ def _submit(
         after = f", after {last.name} ({last.state})" if last else ""
         return outcome(f"would be started{after}", started=True)
     try:
-        made = starter.start(run, as_begun(workflow, flow_runs), generation, overrides=request.overrides)
+        named = as_begun(workflow, flow_runs)
+        made = starter.start(run, named, generation, overrides=request.overrides, live=request.live)
     except (SubmissionRefused, DeploymentMissing, ConfigurationError) as error:
         return outcome(f"cannot be started: {error}", refused=True)
     except FlowRunOverlooked as overlooked:

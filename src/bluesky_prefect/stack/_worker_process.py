@@ -19,7 +19,7 @@ from prefect.workers.process import ProcessWorker
 
 from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, get_settings
 from bluesky_prefect.flows import data_validation, find_peak, my_workflow
-from bluesky_prefect.prefect_api import deploy
+from bluesky_prefect.prefect_api import deploy, prepare_queues
 from bluesky_prefect.reconciliation import LIST_PARAMETER, note_list, reconcile
 from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import STACK_WORKFLOWS
@@ -42,6 +42,7 @@ async def set_up(settings: Settings) -> None:
         await client.create_work_pool(pool, overwrite=True)
         # 'down' pauses the pool while it waits for the last flow runs.
         await client.update_work_pool(settings.work_pool, WorkPoolUpdate(is_paused=False))
+    await prepare_queues(settings.work_pool)
     name, job_variables = DEPLOYMENT.partition("/")[2], None
     if settings.worker_type == "process":
         # Stated, the command spares each flow run a supervisor process that prepares a workspace and imports Prefect.

@@ -44,7 +44,7 @@ class FailureLog:
                         if outbox is None or not outbox.counts().sent:
                             continue  # nothing of this state directory can have failed
                     api = api or opened.enter_context(PrefectApi(self._settings.request_timeout_s))
-                    self._write(last_failures(api, MAX_FAILURES))
+                    self._write(last_failures(api, MAX_FAILURES, beamline=self._settings.beamline))
                 except PrefectUnavailable as error:
                     logger.debug("Not looked for failures: %s", error)
                 except Exception as error:  # noqa: BLE001 - a thread that ends here would never tell anything again

@@ -11,6 +11,8 @@ from bluesky_prefect.outbox import Entry, State, existing_outbox
 from bluesky_prefect.prefect_api import PrefectApi, last_failed_flow_runs, recent_flow_runs
 from bluesky_prefect.watch._workflow_status import WorkflowStatus, from_entry, from_flow_run
 
+# Stands for the flow runs of all beamlines.
+ALL_BEAMLINES = "*"
 # A run that goes on longer than this without a document is not what somebody waits for.
 _LATE_S = 10.0
 
@@ -27,15 +29,23 @@ class Listing:
         Why the outbox or Prefect did not tell; empty if both did.
     recorded : tuple of str
         A line on runs that are on their way to Tiled, and one on those that it refuses, if there are any.
+    beamline : str or None
+        The beamline that they are of; None if all were asked for.
     """
 
     workflows: tuple[WorkflowStatus, ...]
     problems: tuple[str, ...] = ()
     recorded: tuple[str, ...] = ()
+    beamline: str | None = None
 
 
 def list_flow_runs(
-    count: int = 10, *, failed: bool = False, scan_id: int | None = None, settings: Settings | None = None
+    count: int = 10,
+    *,
+    failed: bool = False,
+    scan_id: int | None = None,
+    beamline: str | None = None,
+    settings: Settings | None = None,
 ) -> list[WorkflowStatus]:
     """Return the last flow runs that came of runs, whoever took them, and what waits in this machine's outbox.
 
@@ -47,6 +57,8 @@ def list_flow_runs(
         Only those that failed or crashed, and dead letters.
     scan_id : int, optional
         Only those of runs with this scan id.
+    beamline : str, optional
+        Only those of this beamline; ``"*"`` stands for all. By default those of the setting ``beamline``.
     settings : Settings, optional
         Where the outbox is; from the environment by default.
 
@@ -58,9 +70,10 @@ def list_flow_runs(
         If the outbox cannot be read.
     """
     settings = settings or get_settings()
-    unsent = _unsent(settings, count, failed, scan_id)
+    of = _wanted(beamline, settings)
+    unsent = _unsent(settings, count, failed, scan_id, of)
     with PrefectApi(settings.request_timeout_s, client_retries=True) as api:
-        return _newest([*unsent, *flow_runs(api, count, failed=failed, scan_id=scan_id)], count)
+        return _newest([*unsent, *flow_runs(api, count, failed=failed, scan_id=scan_id, beamline=of)], count)
 
 
 def look_up(
@@ -68,6 +81,7 @@ def look_up(
     *,
     failed: bool = False,
     scan_id: int | None = None,
+    beamline: str | None = None,
     settings: Settings | None = None,
     explain: Callable[[PrefectUnavailable], str] = str,
 ) -> Listing:
@@ -76,6 +90,7 @@ def look_up(
     `explain` says why Prefect cannot be asked.
     """
     settings = settings or get_settings()
+    of = _wanted(beamline, settings)
     found: list[WorkflowStatus] = []
     problems: list[str] = []
 
@@ -89,14 +104,16 @@ def look_up(
 
     def of_prefect() -> list[WorkflowStatus]:
         with PrefectApi(settings.request_timeout_s) as api:
-            return flow_runs(api, count, failed=failed, scan_id=scan_id)
+            return flow_runs(api, count, failed=failed, scan_id=scan_id, beamline=of)
 
-    tolerated(lambda: _unsent(settings, count, failed, scan_id))
+    tolerated(lambda: _unsent(settings, count, failed, scan_id, of))
     tolerated(of_prefect)
-    return Listing(tuple(_newest(found, count)), tuple(problems), tuple(_recorded(settings)))
+    return Listing(tuple(_newest(found, count)), tuple(problems), tuple(_recorded(settings)), of)
 
 
-def flow_runs(api: PrefectApi, count: int, *, failed: bool = False, scan_id: int | None = None) -> list[WorkflowStatus]:
+def flow_runs(
+    api: PrefectApi, count: int, *, failed: bool = False, scan_id: int | None = None, beamline: str | None = None
+) -> list[WorkflowStatus]:
     """Return the last flow runs that came of runs, newest first.
 
     Raises
@@ -104,18 +121,21 @@ def flow_runs(api: PrefectApi, count: int, *, failed: bool = False, scan_id: int
     PrefectUnavailable
         If Prefect cannot be asked.
     """
-    return [from_flow_run(one) for one in islice(recent_flow_runs(api, failed=failed, scan_id=scan_id), count)]
+    recent = recent_flow_runs(api, failed=failed, scan_id=scan_id, beamline=beamline)
+    return [from_flow_run(one) for one in islice(recent, count)]
 
 
-def last_failures(api: PrefectApi, count: int) -> list[tuple[WorkflowStatus, float]]:
+def last_failures(api: PrefectApi, count: int, *, beamline: str | None = None) -> list[tuple[WorkflowStatus, float]]:
     """Return the flow runs of runs that failed or crashed last, and when, in seconds since the epoch.
+
+    Those of one beamline, or all.
 
     Raises
     ------
     PrefectUnavailable
         If Prefect cannot be asked.
     """
-    return [(from_flow_run(one), one.changed) for one in last_failed_flow_runs(api, count)]
+    return [(from_flow_run(one), one.changed) for one in last_failed_flow_runs(api, count, beamline=beamline)]
 
 
 def flow_runs_of(api: PrefectApi, run_uid: str) -> list[WorkflowStatus]:
@@ -144,7 +164,15 @@ def _recorded(settings: Settings) -> Iterator[str]:
         yield f"Refused by Tiled: {counted(len(refused), 'run')}; see 'bluesky-prefect journal list'."
 
 
-def _unsent(settings: Settings, count: int, failed: bool, scan_id: int | None) -> list[WorkflowStatus]:
+def _wanted(beamline: str | None, settings: Settings) -> str | None:
+    if beamline is None:
+        return settings.beamline
+    return None if beamline == ALL_BEAMLINES else beamline
+
+
+def _unsent(
+    settings: Settings, count: int, failed: bool, scan_id: int | None, beamline: str | None
+) -> list[WorkflowStatus]:
     with existing_outbox(settings.outbox_path) as outbox:
         if outbox is None:
             return []
@@ -154,7 +182,10 @@ def _unsent(settings: Settings, count: int, failed: bool, scan_id: int | None) -
         else:
             states: list[State] = ["dead"] if failed else ["dead", "waiting"]
             entries = [one for state in states for one in outbox.entries(state=state, limit=count)]
-    return [from_entry(entry) for entry in entries if not entry.is_message]
+    # Of what was taken before the beamline had a name, this machine knows that it was here.
+    ours = (None, beamline)
+    found = [from_entry(entry) for entry in entries if not entry.is_message]
+    return [one for one in found if beamline is None or one.beamline in ours]
 
 
 def _newest(found: list[WorkflowStatus], count: int) -> list[WorkflowStatus]:

@@ -131,7 +131,9 @@ class PromptMessages:
                 # Nothing was ever sent from here: there is nothing to ask Prefect for.
                 if outbox is not None:
                     self._look_at_what_waits(outbox)
-                    self._look_for_failures(outbox, last_failures(api, MAX_FAILURES) if api else self._log.read())
+                    of = self._settings.beamline
+                    found = last_failures(api, MAX_FAILURES, beamline=of) if api else self._log.read()
+                    self._look_for_failures(outbox, found)
         except (OutboxError, PrefectUnavailable) as error:
             logger.debug("Not looked: %s", error)
         except Exception as error:  # noqa: BLE001 - a thread that ends here would never tell anything again

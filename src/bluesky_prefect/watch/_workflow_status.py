@@ -54,6 +54,8 @@ class WorkflowStatus:
         How long the flow run has been running, in seconds.
     flow_run_id, flow_run_name, url : str or None
         The flow run, if there is one, and its page in Prefect's UI.
+    beamline : str or None
+        The beamline that the run was taken at, if it has a name.
     """
 
     run_uid: str
@@ -68,6 +70,7 @@ class WorkflowStatus:
     flow_run_id: str | None = None
     flow_run_name: str | None = None
     url: str | None = None
+    beamline: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -98,6 +101,7 @@ def from_flow_run(past: PastFlowRun) -> WorkflowStatus:
         flow_run_id=past.id,
         flow_run_name=past.name,
         url=flow_run_url(ui_url(), past.id, failed=past.failed),
+        beamline=tags.get("beamline"),
     )
 
 
@@ -115,4 +119,5 @@ def from_entry(entry: Entry) -> WorkflowStatus:
         created=entry.created,
         flow_run_id=entry.flow_run_id,
         flow_run_name=entry.flow_run_name,
+        beamline=entry.beamline,
     )

@@ -125,3 +125,17 @@ def test_a_wait_that_takes_too_long_raises():
 
     with pytest.raises(FlowTimeout):
         render_flows.waiting(wait)
+
+
+def test_beamlines_are_told_apart_where_there_are_several_or_one_was_asked_for(capsys):
+    tst, xpd = status(beamline="tst"), status(beamline="xpd")
+    for listing, shown in (
+        (Listing((tst, tst)), False),
+        (Listing((tst, xpd)), True),
+        (Listing((tst, status())), True),
+        (Listing((tst,), beamline="tst"), True),
+    ):
+        render_flows.listing(listing)
+        header, row, *_ = capsys.readouterr().out.splitlines()
+        assert ("Beamline" in header) is shown
+        assert ("tst" in row) is shown

@@ -106,3 +106,25 @@ def test_a_map_of_paths_is_json_and_anything_else_is_refused_with_an_example(mon
         monkeypatch.setenv("BLUESKY_PREFECT_EXPORT_PATH_MAP", text)
         with pytest.raises(ConfigurationError, match="BLUESKY_PREFECT_EXPORT_PATH_MAP: "):
             checked_settings()
+
+
+def test_what_a_beamline_has_is_called_after_it_unless_it_is_given(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BLUESKY_PREFECT_BEAMLINE", "tst")
+    monkeypatch.setenv("BLUESKY_PREFECT_RAW_CONTAINER", "elsewhere/raw")
+    settings = Settings(work_pool="night")
+    assert settings.deployment_name == "tst"
+    assert (settings.raw_container, settings.processed_container) == ("elsewhere/raw", "tst/processed")
+    assert settings.work_pool == "night"
+    assert Settings().work_pool == "bluesky-tst"
+
+
+def test_without_a_beamline_everything_is_called_as_before():
+    settings = Settings()
+    called = settings.raw_container, settings.processed_container, settings.work_pool, settings.deployment_name
+    assert called == ("raw", "processed", "bluesky-local", "local")
+
+
+@pytest.mark.parametrize("name", ["", "TST", "-tst", "tst/2", "t st", "local", "x" * 41])
+def test_a_beamline_s_name_that_would_not_do_everywhere_is_refused(name: str):
+    with pytest.raises(ConfigurationError, match="BLUESKY_PREFECT_BEAMLINE"):
+        checked_settings(beamline=name)

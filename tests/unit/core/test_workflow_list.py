@@ -181,3 +181,7 @@ def test_a_list_that_hangs_holds_up_one_run_only_and_is_followed_later(tmp_path,
     go_on.touch()
     wait_until(lambda: (listed := followed.changed()) and [one.name for one in listed] == ["c/d"])
     assert followed.changed() is None
+
+
+def test_a_session_at_a_beamline_starts_the_deployment_called_after_it():
+    assert [one.name for one in workflows_of_session(None, None, beamline="tst")] == ["my-workflow/tst"]

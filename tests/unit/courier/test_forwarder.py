@@ -29,6 +29,7 @@ class ToldApi:
         self.answers: list[Exception] = []
         self.troubles: dict[str, Exception] = {}
         self.accepted: list[str] = []
+        self.live: list[str] = []
         self.checked: list[str] = []
         self.prepared: list[list[str]] = []
         self.asked = 0
@@ -44,7 +45,7 @@ class ToldApi:
     def prepare_notifications(self, notices: Sequence[str]) -> None:
         self.prepared.append(list(notices))
 
-    def create_flow_run(self, submission: Submission) -> FlowRunRef:
+    def create_flow_run(self, submission: Submission, *, live: bool = False) -> FlowRunRef:
         with self.arrived:
             self.asked += 1
             self.arrived.notify_all()
@@ -53,6 +54,7 @@ class ToldApi:
             if self.answers:
                 raise self.answers.pop(0)
             self.accepted.append(submission.run_uid)
+            self.live += [submission.run_uid] if live else []
             return FlowRunRef("id-" + submission.run_uid, "name")
 
     def tell(self, submission: Submission) -> None:
@@ -121,6 +123,30 @@ def test_an_outage_is_retried_until_it_ends_and_the_order_kept(forwarder, disk, 
     api.answers = [PrefectUnavailable("refused") for _ in range(50)]
     run_for(forwarder, clock, 60 * 70)
     assert api.accepted == ["a", "b", "c"]
+
+
+def test_what_was_kept_through_an_outage_is_not_live_and_the_run_just_taken_is(forwarder, disk, api, clock):
+    disk.put(submission("kept"))
+    api.answers = [PrefectUnavailable("refused") for _ in range(10)]
+    run_for(forwarder, clock, 300)
+    disk.put(submission("fresh"))
+    run_for(forwarder, clock, 1)
+    assert api.accepted == ["kept", "fresh"]
+    assert api.live == ["fresh"]
+
+
+def test_a_moment_s_trouble_makes_no_backlog(forwarder, disk, api, clock):
+    disk.put(submission("a"))
+    api.answers = [PrefectUnavailable("503") for _ in range(3)]
+    run_for(forwarder, clock, 30)
+    assert api.live == ["a"]
+
+
+def test_a_run_is_live_by_the_clock_of_this_machine_alone(forwarder, disk, api, clock):
+    disk.put(Submission("k", "w", "flow/one", "a", {"time": 5.0}, {"time": 6.0}))
+    clock.now -= 3600  # somebody sets it back
+    run_for(forwarder, clock, 1)
+    assert api.live == ["a"]
 
 
 def test_the_waits_of_an_outage_grow_to_the_limit_and_not_beyond(forwarder, disk, api, clock):

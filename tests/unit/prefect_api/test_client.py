@@ -15,7 +15,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from bluesky_prefect.core import DeploymentMissing, PrefectUnavailable, Submission, SubmissionRefused
 from bluesky_prefect.prefect_api import PrefectApi
-from bluesky_prefect.prefect_api._client import flow_run_name, flow_run_tags
+from bluesky_prefect.prefect_api._flow_run_name import flow_run_name, flow_run_tags
 from tests.services.prefect_stand_in import PrefectStandIn
 
 SUBMISSION = Submission("k", "w", "flow/one", "0123456789", {"scan_id": 7, "plan_name": "count"}, {})
@@ -192,6 +192,10 @@ def test_no_address_at_all_starts_no_server_and_says_how_to_set_one():
 def test_a_flow_run_is_named_after_scan_plan_and_uid():
     assert flow_run_name(SUBMISSION) == "scan-7-count-01234567"
     assert flow_run_tags(SUBMISSION) == ["scan_id:7", "plan_name:count", "uid:0123456789"]
+
+
+def test_a_flow_run_says_of_which_beamline_it_is():
+    assert "beamline:tst" in flow_run_tags(replace(SUBMISSION, beamline="tst"))
 
 
 def test_a_flow_run_that_does_it_again_says_so_in_its_name():

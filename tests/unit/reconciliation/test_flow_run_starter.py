@@ -16,7 +16,11 @@ class Accepting:
 
     api_url = HERE
 
-    def create_flow_run(self, submission):
+    def __init__(self):
+        self.live = []
+
+    def create_flow_run(self, submission, *, live):
+        self.live.append(live)
         return FlowRunRef("id-here", "name-here")
 
 
@@ -30,3 +34,12 @@ def test_what_is_started_here_is_not_taken_from_the_server_it_waits_for(tmp_path
     outbox.close()
     assert entry.state == state
     assert (taken is not None) == (api_url == THERE)
+
+
+def test_what_is_started_again_waits_behind_runs_that_have_just_ended_unless_it_is_live():
+    api = Accepting()
+    starter = FlowRunStarter(api, None)
+    run = Run("one", {"uid": "one"}, {"time": 1.0})
+    starter.start(run, WORKFLOW, 0)
+    starter.start(run, WORKFLOW, 1, live=True)
+    assert api.live == [False, True]

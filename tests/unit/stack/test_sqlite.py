@@ -115,6 +115,26 @@ def test_who_only_reads_waits_for_nobody(tmp_path):
     assert asyncio.run(main()) == 0
 
 
+def test_who_reads_in_a_second_transaction_does_not_wait_for_its_first(tmp_path):
+    async def main():
+        async with engine(tmp_path / "a.db") as made:
+            async with made.connect() as first:
+                await begun(first)
+                await first.execute(update(COUNTER).values(value=7))
+                async with made.connect() as second:
+                    await begun(second)
+                    seen = (await second.execute(select(COUNTER.c.value))).scalar()
+                # The first still has its turn.
+                waiting = asyncio.create_task(count_up(made))
+                await asyncio.sleep(0.05)
+                assert not waiting.done()
+                await first.commit()
+            await waiting
+            return seen, await value(made)
+
+    assert asyncio.run(asyncio.wait_for(main(), 20)) == (0, 8)
+
+
 @pytest.mark.parametrize("when", ["waiting", "writing"])
 def test_a_request_that_is_cancelled_leaves_the_turn_to_the_next_one(tmp_path, when):
     async def hold(made, holds):

@@ -6,14 +6,13 @@ from difflib import get_close_matches
 from bluesky_prefect.cli.check._finding import Findings
 from bluesky_prefect.cli.check._places import Places
 from bluesky_prefect.cli.check._servers import TIMEOUT_S, answers, versions
-from bluesky_prefect.core import DEFAULT_WORKFLOWS as DEFAULTS
 from bluesky_prefect.core import (
     PREFECT_KEY,
     BlueskyPrefectError,
     Settings,
     WorkflowList,
-    as_workflows,
     counted,
+    default_workflows,
     load_workflows,
     prefect_authorization,
     user_in_url,
@@ -58,7 +57,7 @@ def look_at_list(places: Places) -> Findings:
     """Import the list of workflows."""
     findings, where = Findings("workflows"), places.settings.workflows
     if not where:
-        names = ", ".join(one.name for one in DEFAULTS)
+        names = ", ".join(one.name for one in default_workflows(places.settings.beamline))
         findings.ok("list", f"none is named: sessions start {names}, or what they name themselves")
         return findings
     try:
@@ -73,7 +72,7 @@ def look_at_list(places: Places) -> Findings:
 def _listed(settings: Settings) -> WorkflowList | None:
     """Return the workflows that sessions start by default; None if the list cannot be had, which is told elsewhere."""
     try:
-        return load_workflows(settings.workflows) if settings.workflows else as_workflows(DEFAULTS)
+        return load_workflows(settings.workflows) if settings.workflows else default_workflows(settings.beamline)
     except BlueskyPrefectError:
         return None
 

@@ -28,7 +28,8 @@ class WriteTurns(CreateEnginePlugin):
     Who wants to write waits for it in the event loop, in the order of coming. In SQLite itself it would wait by
     polling, in no order, for up to 60 s, and Prefect's server as a whole has been seen to stand still for as long.
 
-    Reads outside of transactions, as those for the UI, wait for nobody.
+    Reads outside of transactions, as those for the UI, wait for nobody. Nor does a task that has begun a transaction
+    and reads in a second one meanwhile, as Prefect does where a work queue is paused: it would wait for itself.
     """
 
     def update_url(self, url: "URL") -> "URL":
@@ -38,6 +39,7 @@ class WriteTurns(CreateEnginePlugin):
     def engine_created(self, engine: "Engine") -> None:
         """Listen to what the engine does."""
         turn = asyncio.Lock()
+        whose: list[asyncio.Task[Any] | None] = [None]
 
         async def take(_: Any) -> None:
             try:
@@ -47,11 +49,14 @@ class WriteTurns(CreateEnginePlugin):
                 # As if SQLite had said it: Prefect's API answers 503, and clients try again.
                 locked = sqlite3.OperationalError("database is locked")
                 raise OperationalError("BEGIN IMMEDIATE", None, locked) from None
+            whose[0] = asyncio.current_task()
 
         def before(
             connection: "Connection", _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
         ) -> tuple[str, Any]:
             begins = statement in _BEGIN
+            if begins and turn.locked() and whose[0] is asyncio.current_task():
+                return "BEGIN DEFERRED", parameters
             # Prefect writes events and task runs without a BEGIN of its own.
             writes = begins or context.isinsert or context.isupdate or context.isdelete
             if (writes or statement.startswith("SAVEPOINT ")) and _TURN not in connection.info:
@@ -74,6 +79,7 @@ class WriteTurns(CreateEnginePlugin):
 
         def give(info: dict[Any, Any]) -> None:
             if info.pop(_TURN, False):
+                whose[0] = None
                 turn.release()
 
         event.listen(engine, "before_cursor_execute", before, retval=True)

@@ -1,0 +1,116 @@
+"""A beamline among others on one Prefect server: its work pool, and the catalog that its deployments are for."""
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from bluesky_prefect.core import ConfigurationError, Settings
+from bluesky_prefect.tiled_api import server_name
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+
+_VARIABLE = "BLUESKY_PREFECT_BEAMLINE"
+# In the description of a deployment, where people see it, too.
+_SAID = re.compile(r"^Beamline (?P<name>[a-z0-9-]+): (?P<catalog>.+)\.$", re.MULTILINE)
+_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+
+
+@dataclass(frozen=True)
+class Beamline:
+    """A beamline that has a name, and what is called after it.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    catalog : str
+        Its catalog of runs, and the Tiled server that has it, in words; empty if no server is known.
+    environment : Mapping
+        What flow runs of its work pool need in their environment to be the beamline's.
+    """
+
+    name: str
+    catalog: str
+    environment: Mapping[str, str]
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self | None:
+        """Return the beamline that the settings name; None if they name none."""
+        if (name := settings.beamline) is None:
+            return None
+        containers = {"raw": settings.raw_container, "processed": settings.processed_container}
+        given = {what: path for what, path in containers.items() if path != f"{name}/{what}"}
+        environment = {f"BLUESKY_PREFECT_{what.upper()}_CONTAINER": path for what, path in given.items()}
+        return cls(name, _catalog(settings), {_VARIABLE: name, **environment})
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags of its deployments, which Prefect gives to all their flow runs."""
+        return [f"beamline:{self.name}"]
+
+    def describe(self, what: str, before: str | None) -> str:
+        """Return the description of a deployment that does this, and was described in another way before.
+
+        Where no server is known, it is for the catalog that it was for.
+        """
+        catalog = self.catalog or catalog_of(before)
+        return f"{what}\n\nBeamline {self.name}: {catalog}." if catalog else what
+
+    async def make_pool(self, client: "PrefectClient", pool: str) -> str:
+        """Make the beamline's work pool, if it is not there, and return what was done, in a line.
+
+        Raises
+        ------
+        ConfigurationError
+            If it is there, and another beamline's.
+        """
+        from prefect.exceptions import ObjectNotFound
+
+        start = f"Start a worker where this package is installed: prefect worker start --pool {pool}"
+        try:
+            found = await client.read_work_pool(pool)
+        except ObjectNotFound:
+            await self._make(client, pool)
+            return f"Made the work pool {pool}, whose flow runs are of beamline {self.name}. {start}"
+        theirs = _environment(found.base_job_template).get("default") or {}
+        if (other := theirs.get(_VARIABLE)) not in (None, self.name):
+            raise ConfigurationError(
+                f"The work pool {pool!r} is that of beamline {other!r}: its flow runs would read and write the catalog "
+                "of that one. Nothing was changed. Leave out --work-pool, or name another one."
+            )
+        if missing := {name: value for name, value in self.environment.items() if theirs.get(name) != value}:
+            needed = " ".join(f"{name}={value}" for name, value in missing.items())
+            return f"The work pool {pool} was there already. Its workers need in their environment: {needed}"
+        return f"The work pool {pool} was there already."
+
+    async def _make(self, client: "PrefectClient", pool: str) -> None:
+        from prefect.client.schemas.actions import WorkPoolCreate
+
+        from bluesky_prefect.worker import WarmProcessWorker
+
+        template = WarmProcessWorker.get_default_base_job_template()
+        _environment(template)["default"] = dict(self.environment)
+        made = WorkPoolCreate(name=pool, type=WarmProcessWorker.type, base_job_template=template)
+        await client.create_work_pool(made)
+
+
+def catalog_of(description: str | None) -> str:
+    """Return the catalog that a deployment is for, by its description; "" if that does not say."""
+    said = _SAID.search(description or "")
+    return said["catalog"] if said else ""
+
+
+def _catalog(settings: Settings) -> str:
+    if not (server := server_name(settings)):
+        return ""
+    # That is another server on each machine.
+    where = f" on {socket.gethostname()}" if urlsplit(server).hostname in _LOOPBACK else ""
+    return f"the catalog {settings.raw_container} of Tiled at {server.rstrip('/')}{where}"
+
+
+def _environment(template: Mapping[str, Any]) -> dict[str, Any]:
+    return template.get("variables", {}).get("properties", {}).get("env", {})
