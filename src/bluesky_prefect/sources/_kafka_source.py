@@ -106,10 +106,10 @@ class KafkaSource:
             consumer.close()
 
     def _set_beginning(self, consumer: Any, finish: threading.Event) -> None:
-        """Keep where a new group begins, once and before it reads: else each start would begin at that time's end."""
+        """Keep where a new group begins, before it reads: a start after a kill must not begin elsewhere."""
         from confluent_kafka import KafkaException, TopicPartition
 
-        while not self._from_beginning and not finish.is_set():
+        while not finish.is_set():
             try:
                 topics = consumer.list_topics(timeout=_ANSWER_S).topics
                 there = [
@@ -125,7 +125,8 @@ class KafkaSource:
                 if not known or any(one.offset >= 0 for one in known):
                     return
                 for one in known:
-                    _, one.offset = consumer.get_watermark_offsets(one, timeout=_ANSWER_S)
+                    low, high = consumer.get_watermark_offsets(one, timeout=_ANSWER_S)
+                    one.offset = low if self._from_beginning else high
                 consumer.commit(offsets=known, asynchronous=False)
                 return
             except KafkaException as error:
