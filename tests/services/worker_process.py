@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,21 @@ class WorkerProcess:
         The Prefect server as the worker and its flow runs see it, where that is a proxy.
     user : str, optional
         User and password that the server asks for.
+    within : sequence of str, optional
+        What stands before its command, to run it somewhere else.
     """
 
     def __init__(
-        self, api_url: str, folder: Path, pool: str, *, worker_api_url: str | None = None, user: str = ""
+        self,
+        api_url: str,
+        folder: Path,
+        pool: str,
+        *,
+        worker_api_url: str | None = None,
+        user: str = "",
+        within: Sequence[str] = (),
     ) -> None:
+        self._within = within
         self.pool = pool
         self.log = folder / f"{pool}.log"
         self._api_url = api_url
@@ -74,7 +85,7 @@ class WorkerProcess:
 
     def start(self, *arguments: str, from_a_script: bool = False, ready: bool = True, **environment: str) -> None:
         """Start it; on request in the background of a shell, which is `process` then and has SIGINT ignored in it."""
-        command = [PREFECT, "worker", "start", "--pool", self.pool, *arguments]
+        command = [*self._within, PREFECT, "worker", "start", "--pool", self.pool, *arguments]
         if from_a_script:
             command = ["sh", "-c", f"{shlex.join(command)} & wait"]
         with self.log.open("ab") as log:
