@@ -29,7 +29,7 @@ WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py tes
 BLUEAPI_TESTS := tests/system/test_blueapi.py
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
-.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-queues bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
+.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-facility bench-queues bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -129,6 +129,9 @@ chaos: $(STAMP)  ## Break everything while scans run, and count at the end: 2,00
 
 bench-backlog: $(STAMP)  ## What a backlog of 10,000 runs costs: memory, the newest run, scans
 	$(BIN)/python -m benchmarks.backlog
+
+bench-facility: $(STAMP)  ## Many beamlines, two Prefect servers, two workers; one of each is killed (a quarter of an hour)
+	$(BIN)/python -m benchmarks.facility
 
 bench-queues: $(STAMP)  ## How soon the run just taken is processed while others wait for the worker
 	$(BIN)/python -m benchmarks.queues

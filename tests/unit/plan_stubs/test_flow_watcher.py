@@ -11,8 +11,10 @@ from bluesky_prefect.plan_stubs import _flow_watcher
 from bluesky_prefect.plan_stubs._flow_watcher import FlowWatcher
 from bluesky_prefect.watch import _status_lookup
 
-REFUSED = Draft(Submission("u:f/one", "f/one", "f/one", "u"), "declined", "when= refused the run")
-MESSAGE = Submission.message(Run(uid="u", start={}, stop={"exit_status": "fail"}), "run-failure:slack/mon")
+# Of no other test in this process, which may be remembered.
+UID = "run-of-a-watcher"
+REFUSED = Draft(Submission(f"{UID}:f/one", "f/one", "f/one", UID), "declined", "when= refused the run")
+MESSAGE = Submission.message(Run(uid=UID, start={}, stop={"exit_status": "fail"}), "run-failure:slack/mon")
 
 
 @pytest.fixture
@@ -24,7 +26,7 @@ def drafts(tmp_path, monkeypatch):
     def put(*drafts):
         with closing(Outbox(settings.outbox_path)) as outbox:
             outbox.put_all(drafts)
-        return FlowWatcher(["u"], None, 5.0, settings)
+        return FlowWatcher([UID], None, 5.0, settings)
 
     return put
 
@@ -32,11 +34,11 @@ def drafts(tmp_path, monkeypatch):
 @pytest.mark.parametrize("state", ["waiting", "dead"])
 def test_a_message_about_a_failed_run_is_no_workflow(drafts, state):
     watcher = drafts(REFUSED, Draft(MESSAGE, state, None if state == "waiting" else "Prefect refuses a message"))
-    result = watcher._result("u", api=None)
+    result = watcher._result(UID, api=None)
     assert result is not None
     assert result.message == "the workflow did not want the run (when=)"
 
 
 def test_a_run_with_nothing_but_a_message_is_looked_for_in_prefect(drafts, monkeypatch):
     monkeypatch.setattr(_flow_watcher, "flow_runs_of", lambda api, uid: [])
-    assert drafts(Draft(MESSAGE))._result("u", api=None) is None
+    assert drafts(Draft(MESSAGE))._result(UID, api=None) is None
