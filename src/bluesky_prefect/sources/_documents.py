@@ -26,7 +26,7 @@ def read_pair(content: bytes) -> tuple[str, dict[str, Any]]:
     """Return the name and the document that a msgpack message holds; raises anything if it holds no such pair."""
     pair = read_document(content, "msgpack")
     if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise TypeError(f"it holds a {type(pair).__name__}, not a name and a document")
+        raise TypeError(f"it holds {type(pair).__name__}, not a name and a document")
     return _checked(*pair)
 
 
@@ -47,9 +47,9 @@ def is_handled(name: str) -> bool:
 
 def _checked(name: Any, doc: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(name, str):
-        raise TypeError(f"it holds a {type(name).__name__} in the place of a document's name")
+        raise TypeError(f"it holds {type(name).__name__} in the place of a document's name")
     if not isinstance(doc, dict):
-        raise TypeError(f"it holds a {type(doc).__name__} in the place of a {one_line(name, 50)} document")
+        raise TypeError(f"it holds {type(doc).__name__} in the place of a {one_line(name, 50)} document")
     field = _RUN_IN.get(name)
     if field and not (isinstance(doc.get(field), str) and doc[field]):
         raise ValueError(f"its {name} document has no text in {field!r}, so that its run is not known")
