@@ -8,7 +8,7 @@ import numpy as np
 # No objects: numpy would take bytes for their addresses. No strings of any length ("T") for the same reason.
 _KINDS = frozenset("biufcSUVMm")
 _MOST_NESTED = 10
-# An array without an element may have other dimensions, and become lists of empty lists.
+# An array without an element may have dimensions in front of that of none, and become lists of empty lists.
 _MOST_EMPTY = 10_000
 
 
@@ -29,7 +29,7 @@ def array_of(dtype: np.dtype[Any], shape: Any, data: Any, order: str = "C") -> n
     count = math.prod(shape)
     if not isinstance(data, bytes | bytearray) or count * dtype.itemsize != len(data):
         raise ValueError("an array's shape does not go with its data")
-    if not count and math.prod(one for one in shape if one) > _MOST_EMPTY:
+    if not count and math.prod(shape[: shape.index(0)]) > _MOST_EMPTY:
         raise ValueError("an array without elements is too large")
     return np.ndarray(shape, dtype, buffer=bytes(data), order="F" if order == "F" else "C")
 

@@ -52,7 +52,7 @@ def _checked(name: Any, doc: Any) -> tuple[str, dict[str, Any]]:
         raise TypeError(f"it holds {type(doc).__name__} in the place of a {one_line(name, 50)} document")
     field = _RUN_IN.get(name)
     if field and not (isinstance(doc.get(field), str) and doc[field]):
-        raise ValueError(f"its {name} document has no text in {field!r}, so that its run is not known")
+        raise ValueError(f"its {name} document names no run: it has no text in {field!r}")
     return name, doc
 
 

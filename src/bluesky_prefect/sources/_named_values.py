@@ -1,4 +1,4 @@
-"""What a pickle of data may name, each made by a function of ours."""
+"""Names that a pickle of data may use, each with a function of ours in its place."""
 
 import math
 import pickle
@@ -148,7 +148,11 @@ def _scalar(dtype: Any, data: Any) -> Any:
 
 def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> Any:
     array = array_of(_numpy(dtype), shape, data, order)
-    return array if axes is None else array.transpose(plain(axes, tuple))
+    if axes is None:
+        return array
+    if not array.size:
+        raise ValueError("an array without elements has its dimensions in another order")
+    return array.transpose(plain(axes, tuple))
 
 
 def _ofplain(make: Callable[..., Any], *kinds: type) -> Named:

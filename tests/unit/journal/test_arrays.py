@@ -20,6 +20,7 @@ def packed(**array):
         np.ones((4, 4))[::2, ::2],
         np.array(2.5),
         np.zeros((0, 3)),
+        np.zeros((0, 2048, 2048)),
         np.array(["a", "bc"]),
         np.array([b"a", b"bc"]),
         np.arange(3, dtype=">i2"),

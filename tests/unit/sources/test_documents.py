@@ -76,7 +76,7 @@ DATA = {
     "arrays": [np.arange(6.0).reshape(2, 3), np.asfortranarray(np.ones((2, 3))), np.ones((4, 4))[::2, ::2]],
     "axes": np.arange(24).reshape(2, 3, 4).transpose(1, 0, 2),
     "no dimension": np.array(2.5),
-    "no element": np.zeros((0, 3)),
+    "no element": [np.zeros((0, 3)), np.zeros((0, 2048, 2048)), np.zeros((3, 0, 2)).transpose(1, 0, 2)],
     "texts": [np.array(["a", "bcd"]), np.array([b"a", b"bcd"]), np.array("a"), np.array([""])],
     "other order": [np.arange(3, dtype=">i4"), np.array(["ab"], dtype=">U2")],
     "dates": [np.array(["2026-01-31", "NaT"], dtype="M8[ns]"), np.array([1, 2], "m8[25s]"), np.array([1], "m8")],
