@@ -31,7 +31,7 @@ def array_of(dtype: np.dtype[Any], shape: Any, data: Any, order: str = "C") -> n
         raise ValueError("an array's shape does not go with its data")
     if not count and math.prod(shape[: shape.index(0)]) > _MOST_EMPTY:
         raise ValueError("an array without elements is too large")
-    return np.ndarray(shape, dtype, buffer=bytes(data), order="F" if order == "F" else "C")
+    return np.ndarray(shape, dtype, buffer=memoryview(data).toreadonly(), order="F" if order == "F" else "C")
 
 
 def _check(dtype: np.dtype[Any], depth: int = 0) -> None:

@@ -16,6 +16,7 @@ from bluesky_prefect.sources._named_values import Named, Unfinished, key, named,
 
 # Values and characters beyond the message's own size: each may stand in many places.
 _MOST_REPEATED = 4_000_000
+_SIZED = (list, tuple, dict, str, bytes, bytearray)
 
 
 def read_pickle(content: bytes) -> Any:
@@ -28,15 +29,17 @@ def read_pickle(content: bytes) -> Any:
     Exception
         Of any kind, if it is damaged, holds itself, or would become far larger than it is.
     """
-    value = _Machine().run(content)
-    Measure(len(content) + _MOST_REPEATED).of(value)
+    most = len(content) + _MOST_REPEATED
+    value = _Machine(most).run(content)
+    Measure(most).of(value)
     return value
 
 
 class _Machine:
     """The steps of a pickle of protocol 2 to 5, on a stack and a memo of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._left = most
         self._stack: list[Any] = []
         self._marked: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
@@ -108,6 +111,7 @@ class _Machine:
                 arguments, known = plain(stack.pop(), tuple), plain(stack.pop(), Named)
                 if known.make is None:
                     raise TypeError("it makes an array as no document does")
+                self._spend(arguments)
                 stack.append(known.make(*arguments))
             case "BUILD":
                 self._build(stack.pop())
@@ -118,9 +122,17 @@ class _Machine:
         unfinished = self._stack[-1]
         if not isinstance(unfinished, Unfinished):
             raise TypeError("it gives a value contents that has them already")
+        self._spend(plain(state, dict).values() if isinstance(state, dict) else plain(state, tuple))
         value = self._stack[-1] = unfinished.finish(state)
         for number in unfinished.numbers:
             self._memo[number] = value
+        unfinished.numbers.clear()
+
+    def _spend(self, values: Any) -> None:
+        """Count what a value is made of: one list could be made into sets, or arrays, again and again."""
+        self._left -= sum(len(one) for one in values if isinstance(one, _SIZED))
+        if self._left < 0:
+            raise ValueError("it would become far larger than it is")
 
     def _keep(self, number: int) -> None:
         value = self._memo[number] = self._stack[-1]

@@ -13,7 +13,7 @@ import msgpack
 import msgpack_numpy
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays, scalar_dtypes
 
@@ -125,18 +125,21 @@ PLAIN = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(PLAIN, st.sampled_from([3, 4, 5]))
 def test_whatever_plain_values_a_document_holds_are_read(value, protocol):
     content = pickle.dumps(value, protocol=protocol)
     assert repr(read_document(content, "pickle")) == repr(pickle.loads(content))
 
 
+@settings(deadline=None)
 @given(arrays(scalar_dtypes(), array_shapes(min_dims=0, max_dims=3)), st.sampled_from([3, 4, 5]))
 def test_whatever_arrays_a_document_holds_are_read(array, protocol):
     read = read_document(pickle.dumps(array, protocol=protocol), "pickle")
     assert (read.dtype, read.shape, read.tobytes()) == (array.dtype, array.shape, array.tobytes())
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from([3, 4, 5]))
 def test_a_damaged_pickle_raises_or_is_data(data, protocol):
     content = bytearray(pickle.dumps([DOCUMENT, DATA], protocol=protocol))
@@ -183,6 +186,18 @@ HOSTILE = {
     "a key of tuples": lambda: b"\x80\x04})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(60)) + b"Ns.",
     "deep": lambda: b"\x80\x04" + b"]" * 100_000 + b"a" * 99_999 + b".",
     "a deep key": lambda: b"\x80\x04})" + b"\x85" * 200_000 + b"Ns.",
+    "many copies of bytes": lambda: (
+        b"\x80\x04cbuiltins\nbytearray\nq\x00B" + (10**5).to_bytes(4, "little") + b"a" * 10**5 + b"q\x01"
+        b"](" + b"h\x00h\x01\x85R" * 10**4 + b"e\x87."
+    ),
+    "many sets of one list": lambda: (
+        b"\x80\x04cbuiltins\nset\nq\x00]q\x01(" + b"N" * 10**5 + b"e](" + b"h\x00h\x01\x85R" * 10**4 + b"e\x87."
+    ),
+    "many arrays of one list": lambda: (
+        b"\x80\x04cnumpy._core.multiarray\n_reconstruct\nq\x00"
+        b"cnumpy\ndtype\n\x8c\x01O\x85R(K\x03\x8c\x01|NNNKKKKKKtbq\x02"
+        b"]q\x01(" + b"N" * 10**5 + b"e](" + b"h\x00)R(\x4a\xa0\x86\x01\x00\x85h\x02\x89h\x01tb" * 10**4 + b"e\x87."
+    ),
     "itself": lambda: b"\x80\x04]\x94h\x00a.",
 }
 
