@@ -7,6 +7,8 @@ _EXTRAS = {
     **dict.fromkeys(("typer", "click", "rich", "psutil", "tiled", "uvicorn", "duckdb", "httpx"), "local"),
     **dict.fromkeys(("pandas", "matplotlib", "h5py"), "local"),
     "bluesky_tiled_plugins": "courier",
+    "confluent_kafka": "kafka",
+    "zmq": "zmq",
     **dict.fromkeys(("bluesky", "ophyd", "IPython"), "profile"),
 }
 

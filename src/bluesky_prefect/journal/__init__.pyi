@@ -1,3 +1,4 @@
+from ._arrays import array_of as array_of
 from ._directory import JournalDirectory as JournalDirectory
 from ._directory import RefusedJournal as RefusedJournal
 from ._directory import WaitingJournal as WaitingJournal

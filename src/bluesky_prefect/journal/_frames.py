@@ -13,6 +13,7 @@ import msgpack_numpy
 import numpy as np
 
 from bluesky_prefect.core import BlueskyPrefectError, error_line, jsonable
+from bluesky_prefect.journal._arrays import array_of, dtype_of
 
 # Bytes of the document that follows, the same with all bits inverted, and the CRC-32 of the document. By the second
 # one a length that is damaged is told from a document that was cut short.
@@ -85,10 +86,19 @@ def _encode_value(value: Any) -> Any:
 
 
 def _decode(value: dict[Any, Any]) -> Any:
-    if value.get(b"kind") == b"O":
-        return value  # a pickle, which runs whatever somebody has put into it
+    """Return a mapping, or what it stands for as `msgpack_numpy` writes that.
+
+    Not by `msgpack_numpy`, which reads pickles, and has numpy take the bytes of a message for objects.
+    """
     try:
-        return msgpack_numpy.decode(value)
+        if value.get(b"complex"):
+            return complex(value[b"data"])
+        if b"nd" not in value or value.get(b"kind") == b"O":
+            return value
+        dtype = dtype_of(value[b"type"])
+        if value[b"nd"] is True:
+            return array_of(dtype, value[b"shape"], value[b"data"])
+        return array_of(dtype, (), value[b"data"])[()]
     except Exception:  # noqa: BLE001 - a mapping that only looks like an array
         return value
 
@@ -96,7 +106,7 @@ def _decode(value: dict[Any, Any]) -> Any:
 def unpack(content: bytes) -> Any:
     """Return what msgpack holds, with numpy's arrays, as Bluesky writes it; raises anything if it holds none.
 
-    A pickle in it stays bytes: it would run what somebody has put into it.
+    A pickle in it stays bytes: it would run what somebody has put into it. So does an array of objects.
     """
     try:
         return msgpack.unpackb(content, object_hook=_decode, strict_map_key=False)

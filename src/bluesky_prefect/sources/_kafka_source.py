@@ -10,7 +10,7 @@ from typing import Any
 from bluesky_prefect.callback import PrefectCallback
 from bluesky_prefect.core import ConfigurationError, Settings, error_line, uid_text
 from bluesky_prefect.courier import Reminders
-from bluesky_prefect.sources._documents import hand_over, read_document
+from bluesky_prefect.sources._documents import hand_over, read_pair
 from bluesky_prefect.sources._offsets import PartitionOffsets
 from bluesky_prefect.sources._refused_messages import RefusedMessages
 
@@ -149,7 +149,7 @@ class KafkaSource:
         known = self._offsets.setdefault(partition, PartitionOffsets(offset))
         content = message.value() or b""
         try:
-            name, doc = read_document(content, "msgpack")
+            name, doc = read_pair(content)
             hand_over(self._callback, name, doc)
             if name == "start":
                 known.start(uid_text(doc["uid"]), offset)

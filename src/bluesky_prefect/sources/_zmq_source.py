@@ -1,31 +1,32 @@
 """Documents from Bluesky's 0MQ proxy."""
 
-import asyncio
 import logging
 import threading
 from typing import Any
 
 from bluesky_prefect.callback import PrefectCallback
-from bluesky_prefect.core import error_and_place, error_line
-from bluesky_prefect.sources._documents import Format, hand_over, read_document
+from bluesky_prefect.core import ConfigurationError, error_and_place, error_line, one_line
+from bluesky_prefect.sources._documents import Format, hand_over, is_handled, read_document
 from bluesky_prefect.sources._refused_messages import RefusedMessages
 
 logger = logging.getLogger(__name__)
 
 _AGAIN_S = 1.0
+_POLL_MS = 100
 
 
 class ZMQSource:
     """Hands documents to a callback that Bluesky's 0MQ proxy passes on.
 
-    0MQ keeps nothing. Runs that stop while this process is away are left to reconciliation.
+    0MQ keeps nothing. Runs that stop while this process is away are left to reconciliation. Not by Bluesky's
+    `RemoteDispatcher`: a message of a name that it does not know ends it, with all that waits to be read.
 
     Parameters
     ----------
     callback : PrefectCallback
         Gets the documents.
     address : str
-        Where the proxy passes documents on, as ``host:port``.
+        Where the proxy passes documents on, as ``host:port``, or whatever address 0MQ knows.
     refused : RefusedMessages
         Where messages go that hold no document.
     prefix : str, optional
@@ -50,59 +51,64 @@ class ZMQSource:
         self._form: Format = form
 
     def run(self, finish: threading.Event) -> None:
-        """Hand over documents until `finish` is set."""
+        """Hand over documents until `finish` is set.
+
+        Raises
+        ------
+        ConfigurationError
+            If there can be no proxy at its address, or no publisher with its prefix.
+        """
+        import zmq
+
+        if " " in self._prefix:
+            raise ConfigurationError(f"A prefix has no spaces, as {one_line(self._prefix, 50)!r} has: leave them out.")
         while not finish.is_set():
             try:
-                self._serve(finish)
-            except Exception as error:  # noqa: BLE001 - a message of an unknown kind, for example
-                if not finish.is_set():
-                    logger.error("Listening to %s is begun anew: %s", self._address, error_and_place(error))
-                    finish.wait(_AGAIN_S)
+                self._serve(zmq, finish)
+            except zmq.ZMQError as error:
+                logger.error("Listening to %s is begun anew: %s", self._address, error_and_place(error))
+                finish.wait(_AGAIN_S)
 
-    def _serve(self, finish: threading.Event) -> None:
-        from bluesky.callbacks.zmq import RemoteDispatcher
-
-        loop = asyncio.new_event_loop()
-        dispatcher = RemoteDispatcher(self._address, prefix=self._prefix.encode(), loop=loop, deserializer=self._read)
-        dispatcher.subscribe(self._take)
-        ended = threading.Event()
-
-        def stop_when_finished() -> None:
-            while not ended.is_set():
-                if finish.wait(0.1):
-                    loop.call_soon_threadsafe(loop.stop)
-                    return
-
-        stopper = threading.Thread(target=stop_when_finished, name="listen-zmq-end", daemon=True)
-        stopper.start()
+    def _serve(self, zmq: Any, finish: threading.Event) -> None:
+        context = zmq.Context()
+        socket = context.socket(zmq.SUB)
         try:
+            # What follows a prefix is a space.
+            socket.setsockopt(zmq.SUBSCRIBE, f"{self._prefix} ".encode() if self._prefix else b"")
+            address = self._address if "://" in self._address else f"tcp://{self._address}"
+            try:
+                socket.connect(address)
+            except zmq.ZMQError as error:
+                raise ConfigurationError(
+                    f"0MQ cannot listen to {one_line(self._address, 100)} ({error}): name a host and a port, as in"
+                    " localhost:5578."
+                ) from error
             logger.info("Listening to %s", self._address)
-            dispatcher.start()
+            while not finish.is_set():
+                if socket.poll(_POLL_MS):
+                    self._take(socket.recv())
         finally:
-            ended.set()
-            stopper.join()
+            socket.close(linger=0)
+            context.term()
 
-    def _read(self, content: bytes) -> Any:
-        """Return a document, or None, for which nothing is done, where there is none in a message."""
+    def _take(self, message: bytes) -> None:
+        """Hand over the document of a message: a prefix, a name and the document itself, with spaces between them."""
         try:
-            doc = read_document(content, self._form)
-            if not isinstance(doc, dict):
-                raise TypeError(f"it holds a {type(doc).__name__}, not a document")
-        except Exception as error:  # noqa: BLE001 - a decoder that meets garbage raises anything
-            self._refuse(content, error)
-            return None
-        return doc
-
-    def _take(self, name: str, doc: Any) -> None:
-        if doc is None:
+            prefix, name, content = message.split(b" ", 2)
+            document = name.decode()
+        except ValueError:
+            self._refuse(message, ValueError("it is no prefix, name and document"))
+            return
+        # A document that nothing is done with need not be read.
+        if (self._prefix and prefix != self._prefix.encode()) or not is_handled(document):
             return
         try:
-            hand_over(self._callback, name, doc)
-        except Exception as error:  # noqa: BLE001 - the next documents are other runs'
-            self._refuse(repr((name, doc)).encode("utf-8", "backslashreplace"), error)
+            hand_over(self._callback, document, read_document(content, self._form))
+        except Exception as error:  # noqa: BLE001 - garbage raises anything, and the next documents are other runs'
+            self._refuse(message, error)
 
-    def _refuse(self, content: bytes, error: Exception) -> None:
+    def _refuse(self, message: bytes, error: Exception) -> None:
         try:
-            self._refused.put(content, error_line(error), address=self._address)
+            self._refused.put(message, error_line(error), address=self._address)
         except OSError as trouble:
             logger.error("A message cannot be used (%s), and not be set aside: %s", error_line(error), trouble)

@@ -168,6 +168,27 @@ def test_a_missing_extra_is_an_error_that_says_what_to_install(tmp_path, missing
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("missing", "extra", "arguments"),
+    [
+        ("zmq", "zmq", ["zmq", "127.0.0.1:1"]),
+        ("confluent_kafka", "kafka", ["kafka", "topic", "--servers", "127.0.0.1:1"]),
+    ],
+)
+def test_a_listener_without_its_client_says_what_to_install(tmp_path, missing, extra, arguments):
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None\n"
+        f"sys.argv[1:] = ['listen', *{arguments!r}, '--state-directory', sys.argv[1]]\n"
+        "from bluesky_prefect.cli import main; main()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    environment = {**os.environ, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert f'pip install "bluesky-prefect[{extra}]"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_help_imports_neither_prefect_nor_tiled():
     code = (
         "import sys\nfrom bluesky_prefect.cli import main\nsys.argv[1:] = ['--help']\n"

@@ -1,0 +1,162 @@
+"""Documents from 0MQ, whatever else is published there."""
+
+import json
+import pickle
+import threading
+from types import SimpleNamespace
+
+import pytest
+import zmq
+
+from bluesky_prefect.core import ConfigurationError
+from bluesky_prefect.sources import RefusedMessages, ZMQSource
+from tests.services.prefect_process import wait_until
+
+
+class Taken:
+    """A callback that keeps the uids of runs that start."""
+
+    def __init__(self) -> None:
+        self.uids: list[str] = []
+
+    def start(self, doc: dict[str, str]) -> None:
+        self.uids.append(doc["uid"])
+
+
+class Stage:
+    """A publisher, and a source that listens to it in a thread."""
+
+    def __init__(self, directory, **options) -> None:
+        self.callback = Taken()
+        self.finish = threading.Event()
+        self.refused = directory / "refused-messages"
+        self._context = zmq.Context()
+        self._publisher = self._context.socket(zmq.PUB)
+        port = self._publisher.bind_to_random_port("tcp://127.0.0.1")
+        self.source = ZMQSource(self.callback, f"127.0.0.1:{port}", RefusedMessages(self.refused), **options)
+        self.thread = threading.Thread(target=self.source.run, args=[self.finish])
+        self.thread.start()
+
+    def publish(self, *messages: bytes) -> None:
+        for message in messages:
+            self._publisher.send(message)
+
+    def connect(self, prefix: bytes = b"") -> None:
+        """Publish until the source has taken something, and forget that."""
+
+        def taken() -> bool:
+            self.publish(start("first", prefix))
+            return bool(self.callback.uids)
+
+        wait_until(taken, 20)
+
+    def wait_for(self, uid: str) -> list[str]:
+        wait_until(lambda: uid in self.callback.uids, 20)
+        return [one for one in self.callback.uids if one != "first"]
+
+    def close(self) -> None:
+        self.finish.set()
+        self.thread.join(20)
+        self._context.destroy(0)
+
+
+def start(uid: str, prefix: bytes = b"") -> bytes:
+    return prefix + b" start " + pickle.dumps({"uid": uid})
+
+
+@pytest.fixture
+def stage(tmp_path):
+    stages = []
+
+    def make(**options):
+        stages.append(Stage(tmp_path, **options))
+        return stages[-1]
+
+    yield make
+    for one in stages:
+        one.close()
+
+
+def test_messages_of_unknown_names_lose_no_other(stage, capfd):
+    one = stage()
+    one.connect()
+    expected = []
+    for number in range(40):
+        one.publish(b" hello " + pickle.dumps({}), start(f"run {number}"))
+        expected.append(f"run {number}")
+    assert one.wait_for("run 39") == expected
+    assert capfd.readouterr().out == ""
+
+
+def test_documents_that_are_not_used_are_not_read(stage):
+    one = stage()
+    one.connect()
+    one.publish(b" event not a pickle", b" descriptor " + b"x" * 100, start("a"))
+    one.wait_for("a")
+    assert not one.refused.exists()
+
+
+def test_a_message_without_its_parts_is_set_aside_as_it_came(stage):
+    one = stage()
+    one.connect()
+    one.publish(b"nothing", start("a"))
+    one.wait_for("a")
+    assert [path.read_bytes() for path in one.refused.glob("*.message")] == [b"nothing"]
+
+
+def test_a_document_that_cannot_be_used_is_set_aside_as_it_came(stage):
+    nested = [1]
+    for _ in range(12):
+        nested = [nested] * 10
+    one = stage()
+    one.connect()
+    messages = [b" start " + pickle.dumps(what) for what in ({"a": nested}, {"a": 1}, 5)]
+    one.publish(*messages, start("a"))
+    one.wait_for("a")
+    assert {path.read_bytes() for path in one.refused.glob("*.message")} == set(messages)
+    reasons = " ".join(json.loads(path.read_text())["reason"] for path in one.refused.glob("*.json"))
+    assert all(part in reasons for part in ("far larger", "no text in 'uid'", "int in the place"))
+
+
+def test_only_documents_of_its_prefix_are_taken(stage):
+    one = stage(prefix="tst")
+    one.connect(b"tst")
+    one.publish(start("a", b"tst2"), start("b", b""), start("c", b"other"), start("d", b"tst"))
+    assert one.wait_for("d") == ["d"]
+
+
+def test_without_a_prefix_documents_of_all_are_taken(stage):
+    one = stage()
+    one.connect()
+    one.publish(start("a", b"tst"), start("b"))
+    assert one.wait_for("b") == ["a", "b"]
+
+
+def test_what_one_document_raises_holds_up_no_other(stage):
+    one = stage()
+    one.connect()
+    one.callback.stop = SimpleNamespace  # takes no positional argument
+    one.publish(b" stop " + pickle.dumps({"run_start": "a"}), start("b"))
+    assert one.wait_for("b") == ["b"]
+
+
+def test_it_ends_when_it_is_told_to_and_leaves_no_thread(stage):
+    before = threading.active_count()
+    one = stage()
+    one.connect()
+    one.close()
+    assert not one.thread.is_alive()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:notaport"])
+def test_an_address_that_is_none_says_so_in_one_line(address, tmp_path):
+    source = ZMQSource(Taken(), address, RefusedMessages(tmp_path))
+    with pytest.raises(ConfigurationError, match=address):
+        source.run(threading.Event())
+
+
+def test_a_prefix_with_a_space_says_so_in_one_line(tmp_path):
+    source = ZMQSource(Taken(), "127.0.0.1:1", RefusedMessages(tmp_path), prefix="a b")
+    with pytest.raises(ConfigurationError, match="no spaces"):
+        source.run(threading.Event())
