@@ -1,14 +1,19 @@
 """Prefect on several servers, with the files in deploy/: what is killed there costs no run, and makes none twice."""
 
 import configparser
+import itertools
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections import Counter
+from pathlib import Path
 
 import pytest
+import yaml
 
+from bluesky_prefect import Settings
 from tests.services.facility import DEPLOY, Facility
 from tests.services.postgres import empty_database
 from tests.services.prefect_process import wait_until
@@ -84,15 +89,56 @@ def test_runs_become_flow_runs_while_either_server_is_killed_and_started_again(f
     assert worker.process.poll() is None
 
 
-def test_units_name_commands_and_options_that_exist():
-    for unit in (DEPLOY / "systemd").glob("*.service"):
-        assert unit.read_text().startswith("# Tried:"), unit
+def commands_in(path):
+    """Yield the command lines of these packages that a file of deploy/ holds, as lists of words."""
+    if path.suffix == ".service":
         parsed = configparser.ConfigParser(strict=False, interpolation=None)
-        parsed.optionxform = str
-        parsed.read(unit)
-        program, *words = parsed["Service"]["ExecStart"].split()
-        command = [str(DEPLOY.parent / ".venv" / "bin" / program.rpartition("/")[2])]
-        arguments = [word for word in words if not word.startswith("-") and not re.search(r"[%\d.]", word)]
+        parsed.read(path)
+        yield parsed["Service"]["ExecStart"].split()
+    elif path.suffix == ".yaml" and path.parent.name != "prometheus":
+        for document in yaml.safe_load_all(path.read_text()):
+            pods = document.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+            for one in [*document.get("services", {}).values(), *pods]:
+                yield from (part.split() for part in " ".join(one.get("command", [])).split("&&"))
+    else:
+        lines = path.read_text().splitlines()
+        yield from (line.split() for line in lines if not line.startswith("#") and "/bin/prefect" in line)
+
+
+def files(*folders):
+    return [path for folder in folders for path in sorted((DEPLOY / folder).iterdir())]
+
+
+@pytest.mark.parametrize("path", files("systemd", "docker", "kubernetes", "slurm"), ids=lambda path: path.name)
+def test_what_is_deployed_names_commands_and_options_that_exist(path):
+    for words in commands_in(path):
+        program = words[0].strip('"').rpartition("/")[2] if words else ""
+        if program not in ("prefect", "bluesky-prefect"):
+            continue
         options = [word for word in words if word.startswith("--")]
-        shown = subprocess.run([*command, *arguments, "--help"], capture_output=True, text=True, check=True).stdout
+        names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
+        command = [str(Path(sys.executable).with_name(program)), *names, "--help"]
+        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         assert [option for option in options if option not in shown] == []
+
+
+def test_what_is_deployed_says_first_what_was_tried_and_names_settings_that_exist():
+    known = {f"BLUESKY_PREFECT_{name}".upper() for name in Settings.model_fields}
+    for path in files("systemd", "docker", "kubernetes", "slurm", "haproxy", "prefect"):
+        text = path.read_text()
+        assert text.removeprefix("#!/bin/bash\n").startswith(("# Tried: ", "# Not tried here: ")), path
+        assert set(re.findall(r"\bBLUESKY_PREFECT_[A-Z_]+", text)) <= known, path
+
+
+def test_files_that_the_compose_file_names_exist():
+    path = DEPLOY / "docker" / "compose.yaml"
+    services = yaml.safe_load(path.read_text())["services"].values()
+    named = {one["env_file"] for one in services if "env_file" in one}
+    named |= {mount.partition(":")[0] for one in services for mount in one.get("volumes", []) if mount.startswith(".")}
+    contexts = [path.parent / one["build"]["context"] for one in services if "build" in one]
+    assert all((path.parent / name).is_file() for name in named)
+    assert all((context / "deploy" / "docker" / "Dockerfile").is_file() for context in contexts)
+    dockerfile = (DEPLOY / "docker" / "Dockerfile").read_text()
+    [extras] = re.findall(r'"/src\[(.*)\]"', dockerfile)
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["project"]
+    assert set(extras.split(",")) <= project["optional-dependencies"].keys()
