@@ -1,5 +1,8 @@
 """'bluesky-prefect listen tiled' on a real Tiled server, whose parts are killed: each run starts its workflows once."""
 
+import os
+import subprocess
+import sys
 import uuid
 
 import httpx
@@ -11,6 +14,7 @@ from tiled.client import from_uri
 from bluesky_prefect import Settings
 from bluesky_prefect.tiled_api import Catalog
 from tests.services.listeners import Listener
+from tests.services.prefect_process import PrefectProcess
 from tests.services.streaming_tiled import KEY, StreamingTiled
 
 NEVER, OFTEN = {"BLUESKY_PREFECT_LISTEN_EVERY_S": "3600"}, {"BLUESKY_PREFECT_LISTEN_EVERY_S": "0.5"}
@@ -144,6 +148,24 @@ def test_a_run_delivered_long_after_it_was_taken_is_found(tiled, listen):
     uid = take(tiled, time_s=1_780_000_000.0)
     listener = listen(**NEVER)
     listener.wait_for(uid)
+
+
+def test_beside_a_callback_each_workflow_starts_once(tiled, listen, tmp_path, made_databases):
+    prefect = PrefectProcess(tmp_path, databases=made_databases)
+    prefect.start()
+    try:
+        prefect.deploy("my-workflow/local")
+        listener = listen(PREFECT_API_URL=prefect.url, **OFTEN)
+        environment = {**os.environ, **tiled.environment, "PREFECT_API_URL": prefect.url}
+        environment["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(tmp_path / "session")
+        command = [sys.executable, "-m", "tests.services.acquiring", "my-workflow/local", "5", "0.2"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        uids = [line.split()[0] for line in done.stdout.splitlines()]
+        listener.wait_for(*uids)
+        listener.wait_until(lambda: {entry.state for entry in listener.entries()} == {"sent"})
+        assert [len(prefect.flow_runs(uid)) for uid in uids] == [1] * 5
+    finally:
+        prefect.kill()
 
 
 def test_a_listener_of_a_tiled_that_hangs_ends_in_time(tiled, listen):
