@@ -43,6 +43,7 @@ class Facility:
             **os.environ,
             **_variables(DEPLOY / "prefect" / "servers.env"),
             "PREFECT_HOME": str(folder / "prefect"),
+            "PREFECT_UI_STATIC_DIRECTORY": str(folder / "ui"),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
             "PREFECT_SERVER_API_AUTH_STRING": self.user,
             "PREFECT_API_AUTH_STRING": self.user,

@@ -145,6 +145,23 @@ def test_a_new_group_begins_with_what_is_published_from_then_on(broker, topic, p
     assert second.uids() == [uid]
 
 
+def test_a_second_listener_of_a_group_reads_its_own_topic_at_once(broker, topic, publish, listen, tmp_path):
+    first = listen()
+    first.wait_until(lambda: committed(broker, topic) == 0 and "Listening" in first.log.read_text())
+    another = f"{topic}2"
+    session = Publishing(broker, another)
+    session("scan")
+    second = Listener(tmp_path / "second", "kafka", another, "--servers", broker, "--group", topic)
+    try:
+        second.wait_for_line("Listening")
+        uids = [session("scan")]
+        second.wait_until(lambda: second.uids() or uids.append(session("scan")))
+        assert set(second.uids()) <= set(uids)
+    finally:
+        second.close()
+        session.process.communicate(timeout=30)
+
+
 def test_settings_that_kafka_does_not_know_are_named(topic, tmp_path, listen):
     (tmp_path / "config.json").write_text('{"no.such.setting": 1}')
     listener = listen(topic, "--config", str(tmp_path / "config.json"))

@@ -201,6 +201,22 @@ def test_without_a_streaming_cache_runs_are_looked_for(tmp_path):
         server.close()
 
 
+def test_a_change_of_the_list_counts_for_the_next_run(tiled, listen, tmp_path):
+    path = tmp_path / "workflows.py"
+    path.write_text("from bluesky_prefect import Workflow\nworkflows = [Workflow('a/local')]\n")
+    listener = listen("--workflows", f"{path}:workflows", **OFTEN)
+    first = take(tiled)
+    listener.wait_for(first)
+    path.write_text("from bluesky_prefect import Workflow\nworkflows = [Workflow('a/local'), Workflow('b/local')]\n")
+    second = take(tiled)
+    listener.wait_for(second)
+    assert sorted((entry.run_uid == second, entry.deployment) for entry in listener.entries()) == [
+        (False, "a/local"),
+        (True, "a/local"),
+        (True, "b/local"),
+    ]
+
+
 def test_a_catalog_that_is_not_there_is_named(tiled, tmp_path):
     listener = Listener(tmp_path, "tiled", **tiled.environment, BLUESKY_PREFECT_RAW_CONTAINER=f"no-{uuid.uuid4()}")
     assert listener.process.wait(60) == 1

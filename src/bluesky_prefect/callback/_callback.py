@@ -134,9 +134,7 @@ class PrefectCallback(DocumentRouter):
         # Converted now: what the document holds by reference may change while the run goes on.
         start = convert_document(doc)
         self._open_runs[uid_text(start["uid"])] = start, {}
-        if changed := self._listed.changed():
-            self.workflows = changed
-            self._forwarder.look_up([workflow.deployment for workflow in changed])
+        self.follow_list()
 
     def resource(self, doc: "Resource") -> None:
         """Remember a file that a run refers to."""
@@ -157,6 +155,12 @@ class PrefectCallback(DocumentRouter):
         uid = uid_text(stop.get("run_start") or stop.get("uid") or str(uuid.uuid4()))
         start, files = self._known(uid)
         self.run_stopped(Run(uid=uid, start=start, stop=stop, files=tuple(files)))
+
+    def follow_list(self) -> None:
+        """Take over a change of the list of workflows, if there is one: the next run is of the new list."""
+        if changed := self._listed.changed():
+            self.workflows = changed
+            self._forwarder.look_up([workflow.deployment for workflow in changed])
 
     def run_stopped(self, run: Run) -> None:
         """Put a submission on disk for each workflow that wants a run that has stopped.

@@ -74,8 +74,13 @@ def kafka(
         typer.Option(help="Addresses of brokers, host:port, separated by commas.", show_default=False),
     ] = None,
     group: Annotated[
-        str, typer.Option(help="Consumer group: each run goes to one listener of a group.")
-    ] = "bluesky-prefect",
+        str | None,
+        typer.Option(
+            help="Consumer group: each run goes to one listener of a group. Default: bluesky-prefect-NAME, by the name "
+            "of the beamline.",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -96,7 +101,7 @@ def kafka(
     A message counts as read once what it caused is on disk. One that holds no document is set aside, below the state
     directory, and the others go on.
     """
-    given = _librdkafka(config) | {"group.id": group}
+    given = _librdkafka(config)
     if servers:
         given["bootstrap.servers"] = servers
     if not given.get("bootstrap.servers"):
@@ -106,7 +111,8 @@ def kafka(
         from bluesky_prefect.sources import KafkaSource, RefusedMessages
 
         refused = RefusedMessages(settings.state_directory / _REFUSED)
-        return KafkaSource(callback, settings, topics, refused, given, from_beginning=from_beginning)
+        whole = given | {"group.id": group or f"bluesky-prefect-{settings.deployment_name}"}
+        return KafkaSource(callback, settings, topics, refused, whole, from_beginning=from_beginning)
 
     _listen(source, workflows, state_directory)
 

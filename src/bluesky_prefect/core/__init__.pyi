@@ -71,6 +71,7 @@ from ._settings import checked_settings as checked_settings
 from ._settings import default_state_directory as default_state_directory
 from ._settings import get_settings as get_settings
 from ._settings import setting_problems as setting_problems
+from ._settings import variable_text as variable_text
 from ._submission import Submission as Submission
 from ._submission import Written as Written
 from ._submission import is_message as is_message

@@ -419,6 +419,15 @@ class Settings(BaseSettings):
         return self.output_directory or self.state_directory / "exports"
 
 
+def variable_text(name: str, value: Any) -> str:
+    """Return a setting's value, as JSON has it, in the words of its environment variable."""
+    if name in ("export_directory_mode", "export_file_mode"):
+        return f"{value:o}"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return json.dumps(value) if isinstance(value, dict) else str(value)
+
+
 def checked_settings(**given: Any) -> Settings:
     """Return the settings, with those that are given in place of the environment's.
 

@@ -49,6 +49,8 @@ _SILENT_S = 2.0
 HELD_S = 0.5
 # A look that finds nothing to send is repeated after this many times as long.
 _REST = 10
+# A run that stopped so long before it came is one of the past: a listener has caught up.
+_REPLAYED_S = 600.0
 
 
 class Forwarder(ToldOfForks):
@@ -306,8 +308,8 @@ class Forwarder(ToldOfForks):
             if entry.is_message:
                 flow_run = api.tell(entry.submission)
             else:
-                # By this machine's clock alone: the run's own times are by that of whoever took it.
-                live = outbox.age_s(entry) <= self._settings.live_within_s
+                # By this machine's clock: the run's own times are by that of whoever took it, and tell replays alone.
+                live = outbox.age_s(entry) <= self._settings.live_within_s and entry.delay_s <= _REPLAYED_S
                 flow_run = api.create_flow_run(entry.submission, live=live)
         except SubmissionRefused as error:
             logger.error("Run %s: dead letter %s: %s", entry.run_uid, entry.key, error)

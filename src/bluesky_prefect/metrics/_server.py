@@ -6,7 +6,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler
 from socketserver import ThreadingTCPServer
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 # A client that sends nothing, or reads nothing, keeps a thread no longer.
 _CLIENT_TIMEOUT_S = 10.0
+# Strangers who send a letter now and then take no more threads and connections than these.
+_MOST_CLIENTS = 32
 
 
 @contextmanager
@@ -118,13 +120,14 @@ class _Server(ThreadingTCPServer):
 
     allow_reuse_address = True  # what a courier before this one has answered may not be over yet
     daemon_threads = True
-    request_queue_size = 64
+    request_queue_size = 16
 
     def __init__(self, settings: Settings, handler: type[BaseHTTPRequestHandler]) -> None:
         found = socket.getaddrinfo(
             settings.metrics_host, settings.metrics_port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
         self.address_family, _, _, _, address = found[0]
+        self._clients: dict[socket.socket, None] = {}
         super().__init__(address, handler)  # pyright: ignore[reportArgumentType] - of either family
 
     @property
@@ -132,10 +135,29 @@ class _Server(ThreadingTCPServer):
         """The port, whichever was asked for."""
         return self.server_address[1]
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer on a thread; beyond a number of clients, the one that has been here longest has to go."""
+        self._clients[request] = None
+        if len(self._clients) > _MOST_CLIENTS:
+            _cut(next(iter(self._clients)))
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        """Answer a client, and forget it."""
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._clients.pop(request, None)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Log what went wrong with a request, mostly that its client went away."""
         error = sys.exception()
         logger.debug("A request for metrics or health was not answered: %s", error and error_and_place(error))
+
+
+def _cut(request: socket.socket) -> None:
+    with suppress(OSError):  # it is over
+        request.shutdown(socket.SHUT_RDWR)
 
 
 def _handler(metrics: type[BaseHTTPRequestHandler], health: Callable[[], dict[str, Any]]) -> type[Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, Self
 
-from bluesky_prefect.core import OutboxError, Submission, Written, is_message
+from bluesky_prefect.core import OutboxError, Submission, Written, is_message, is_number
 from bluesky_prefect.outbox._lease_holder import host_and_pid, may_be_alive
 
 State = Literal["waiting", "sent", "dead", "declined"]
@@ -175,6 +175,12 @@ class Entry:
             held_by=holder(row, now) if waits else None,
             submission_json=row["submission"],
         )
+
+    @property
+    def delay_s(self) -> float:
+        """How long after its run's stop it was put in, in seconds, by the clocks of both; 0 if nobody knows."""
+        stopped = self.submission.stop.get("time")
+        return self.created - float(stopped) if is_number(stopped) else 0.0
 
     @cached_property
     def submission(self) -> Submission:

@@ -82,9 +82,6 @@ class Beamline:
                 f"The work pool {pool!r} is that of beamline {other!r}: its flow runs would read and write the catalog "
                 "of that one. Nothing was changed. Leave out --work-pool, or name another one."
             )
-        if missing := {name: value for name, value in self.environment.items() if theirs.get(name) != value}:
-            needed = " ".join(f"{name}={value}" for name, value in missing.items())
-            return f"The work pool {pool} was there already. Its workers need in their environment: {needed}"
         return f"The work pool {pool} was there already."
 
     async def _make(self, client: "PrefectClient", pool: str) -> None:

@@ -81,6 +81,10 @@ async def deploy(
     from prefect.runner.storage import LocalStorage
     from prefect.types.entrypoint import EntrypointType
 
+    if beamline is not None:
+        # Also where the pool does not say it, or says it of several beamlines' flow runs.
+        given = job_variables or {}
+        job_variables = {**given, "env": {**given.get("env", {}), **beamline.environment}}
     deployment = RunnerDeployment.from_flow(
         flow,
         name=name,

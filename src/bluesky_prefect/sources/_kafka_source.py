@@ -11,6 +11,7 @@ from bluesky_prefect.callback import PrefectCallback
 from bluesky_prefect.core import ConfigurationError, Settings, error_line, uid_text
 from bluesky_prefect.courier import Reminders
 from bluesky_prefect.sources._documents import hand_over, read_pair
+from bluesky_prefect.sources._known_partitions import KnownPartitions
 from bluesky_prefect.sources._offsets import PartitionOffsets
 from bluesky_prefect.sources._refused_messages import RefusedMessages
 
@@ -20,15 +21,17 @@ _POLL_S = 0.2
 _COMMIT_EVERY_S = 1.0
 _AGAIN_S = 2.0
 _ANSWER_S = 10.0
-# A listener that takes the place of one that was killed waits for that long. In Kafka's newer protocol brokers say it.
-_SESSION = {"session.timeout.ms": 10_000}
+# A listener that takes the place of one that was killed waits for that long.
+_DEFAULTS = {"session.timeout.ms": 10_000}
 # What is decided here, and by nobody's configuration file.
 _OWN = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "enable.partition.eof": False,
-    # Of a topic that comes later nothing is passed over.
     "auto.offset.reset": "earliest",
+    # Partitions are given one by one here, which these know.
+    "group.protocol": "classic",
+    "partition.assignment.strategy": "range,roundrobin",
 }
 
 
@@ -68,9 +71,11 @@ class KafkaSource:
         self._wait_s = settings.open_after_s
         self._topics = list(topics)
         self._refused = refused
-        session = {} if config.get("group.protocol") == "consumer" else _SESSION
-        self._config = {**session, **config, **_OWN, "error_cb": self._tell, "on_commit": self._note_commit}
+        self._config = {**_DEFAULTS, **config, **_OWN, "error_cb": self._tell, "on_commit": self._note_commit}
         self._from_beginning = from_beginning
+        self._known = KnownPartitions(settings.state_directory, config["group.id"])
+        # Where partitions end that are there at the start.
+        self._ends: dict[tuple[str, int], int] = {}
         self._offsets: dict[tuple[str, int], PartitionOffsets] = {}
         self._committed: dict[tuple[str, int], int] = {}
         self._commit_at = 0.0
@@ -83,55 +88,62 @@ class KafkaSource:
         Raises
         ------
         ConfigurationError
-            If Kafka's client does not take its settings, or a broker says that this listener cannot go on.
+            If Kafka's client does not take its settings.
         """
         from confluent_kafka import Consumer, KafkaException
 
-        try:
-            consumer = Consumer(self._config, logger=logging.getLogger("kafka"))
-        except (KafkaException, ValueError, TypeError) as error:
-            raise ConfigurationError(f"Kafka's client does not take its settings: {error_line(error)}.") from error
-        try:
-            self._set_beginning(consumer, finish)
-            consumer.subscribe(self._topics, on_revoke=self._revoked, on_lost=self._lost)
-            logger.info("Listening to %s of Kafka as group %s", ", ".join(self._topics), self._config["group.id"])
-            while not finish.is_set():
-                self._take(consumer, consumer.poll(_POLL_S), finish)
-                if time.monotonic() >= self._commit_at:
-                    self._commit(consumer, asynchronous=True)
-            self._commit(consumer)
-        except KafkaException as error:
-            raise ConfigurationError(f"Kafka: {error_line(error)}. Start the listener again.") from error
-        finally:
-            consumer.close()
-
-    def _set_beginning(self, consumer: Any, finish: threading.Event) -> None:
-        """Keep where a new group begins, before it reads: a start after a kill must not begin elsewhere."""
-        from confluent_kafka import KafkaException, TopicPartition
-
         while not finish.is_set():
             try:
-                topics = consumer.list_topics(timeout=_ANSWER_S).topics
-                there = [
-                    TopicPartition(name, number)
-                    for name, topic in topics.items()
-                    if self._names(name)
-                    for number in topic.partitions
-                ]
-                known = consumer.committed(there, timeout=_ANSWER_S) if there else []
-                for one in known:
-                    if one.error:
-                        raise KafkaException(one.error)
-                if not known or any(one.offset >= 0 for one in known):
-                    return
-                for one in known:
-                    low, high = consumer.get_watermark_offsets(one, timeout=_ANSWER_S)
-                    one.offset = low if self._from_beginning else high
-                consumer.commit(offsets=known, asynchronous=False)
-                return
-            except KafkaException as error:
+                consumer = Consumer(self._config, logger=logging.getLogger("kafka"))
+            except (KafkaException, ValueError, TypeError) as error:
+                raise ConfigurationError(f"Kafka's client does not take its settings: {error_line(error)}.") from error
+            try:
+                self._serve(consumer, finish)
+            except (KafkaException, OSError) as error:
                 self._away(error_line(error))
                 finish.wait(_AGAIN_S)
+            finally:
+                self._offsets.clear()
+                self._committed.clear()
+                consumer.close()
+
+    def _serve(self, consumer: Any, finish: threading.Event) -> None:
+        self._ends = self._ends or self._ends_now(consumer)
+        consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        logger.info("Listening to %s of Kafka as group %s", ", ".join(self._topics), self._config["group.id"])
+        while not finish.is_set():
+            self._take(consumer, consumer.poll(_POLL_S), finish)
+            if time.monotonic() >= self._commit_at:
+                self._commit(consumer, asynchronous=True)
+        self._commit(consumer)
+
+    def _ends_now(self, consumer: Any) -> dict[tuple[str, int], int]:
+        """Return where the partitions end that are there now, by topic and number."""
+        from confluent_kafka import TopicPartition
+
+        topics = consumer.list_topics(timeout=_ANSWER_S).topics
+        there = [(name, number) for name, topic in topics.items() if self._names(name) for number in topic.partitions]
+        return {one: consumer.get_watermark_offsets(TopicPartition(*one), timeout=_ANSWER_S)[1] for one in there}
+
+    def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
+        """Begin where the group has been, or else where it began; that is now, if it never did.
+
+        What was there before this process is passed over then, unless it was asked for. A partition that came later is
+        read from its first message.
+        """
+        from confluent_kafka import KafkaException
+
+        committed = consumer.committed(partitions, timeout=_ANSWER_S)
+        for one in committed:
+            partition = one.topic, one.partition
+            if one.error:
+                raise KafkaException(one.error)
+            if one.offset >= 0:
+                continue
+            low = int(consumer.get_watermark_offsets(one, timeout=_ANSWER_S)[0])
+            now = low if self._from_beginning else self._ends.get(partition, low)
+            one.offset = max(low, self._known.begin(*partition, now))
+        consumer.assign(committed)
 
     def _names(self, topic: str) -> bool:
         return any(re.match(one, topic) if one.startswith("^") else one == topic for one in self._topics)
@@ -144,6 +156,7 @@ class KafkaSource:
             return
         if self._is_away:
             self._is_away = False
+            self._reminders.forget("away")
             logger.warning("Kafka answers again")
         partition, offset = (message.topic(), message.partition()), message.offset()
         known = self._offsets.setdefault(partition, PartitionOffsets(offset))

@@ -27,7 +27,7 @@ class PartitionOffsets:
     begun: dict[str, tuple[int, float]] = field(default_factory=dict)
 
     def handled(self, offset: int) -> None:
-        """Take note of a message that needs not be read again for its own sake."""
+        """Take note of a message that need not be read again for its own sake."""
         self.next = offset + 1
 
     def start(self, uid: str, offset: int) -> None:

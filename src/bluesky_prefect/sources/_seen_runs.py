@@ -59,7 +59,9 @@ class SeenRuns:
         self.open = dict.fromkeys([*begun, *self.open])
         if left := list(islice(self.open, self.MOST_OPEN, None)):
             logger.warning(
-                "%d runs have no stop document for long, %s for one: they are not asked for", len(left), left[0]
+                "%d runs have had no stop document for long, such as %s; they are no longer asked for",
+                len(left),
+                left[0],
             )
             self.open = dict.fromkeys(islice(self.open, self.MOST_OPEN))
         self.is_new = False

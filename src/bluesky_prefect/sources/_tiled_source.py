@@ -101,8 +101,10 @@ class TiledSource:
     def _away(self, error: Exception) -> None:
         if not self._is_away:
             self._is_away = True
-            reason = str(error) if isinstance(error, TiledUnavailable) else error_and_place(error)
-            logger.warning("Tiled is away. Runs that stop meanwhile are found when it is back: %s", reason)
+            if isinstance(error, TiledUnavailable):
+                logger.warning("Tiled is away. Runs that stop meanwhile are found when it is back: %s", error)
+            else:
+                logger.error("Tiled cannot be listened to; it is tried again: %s", error_and_place(error))
 
     def _serve(self, catalog: Catalog, finish: threading.Event) -> None:
         address = catalog.page_of(self._settings.raw_container)
@@ -218,6 +220,7 @@ class TiledSource:
         for run in runs:
             if not run.stop or run.uid in self._taken:
                 continue
+            self._callback.follow_list()
             try:
                 self._callback.run_stopped(self._with_files(catalog, run))
             except (RunNotFound, _FilesUnknown):

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from bluesky_prefect.core import Settings, StackError, private_directory, rights_in
+from bluesky_prefect.core import Settings, StackError, private_directory, rights_in, variable_text
 from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackInfo, StackPaths
 from bluesky_prefect.stack._prefect import client_environment
@@ -89,4 +89,4 @@ def settings_environment(settings: Settings) -> dict[str, str]:
     """
     kept_back = {"tiled_api_key", "prefect_database_url", "readable"}
     values = settings.model_dump(mode="json", include=settings.model_fields_set - kept_back, exclude_none=True)
-    return {f"BLUESKY_PREFECT_{name.upper()}": str(value) for name, value in values.items()}
+    return {f"BLUESKY_PREFECT_{name.upper()}": variable_text(name, value) for name, value in values.items()}

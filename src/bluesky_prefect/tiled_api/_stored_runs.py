@@ -209,16 +209,21 @@ def _as_parameters(queries: Sequence[Any]) -> dict[str, list[Any]]:
 
 
 def _stored(catalog: Catalog, item: Mapping[str, Any]) -> Run:
-    metadata = item["attributes"]["metadata"]
-    documents = metadata.get("selected", metadata)
-    start = documents.get("start") or {}
+    metadata = _mapping(item["attributes"]["metadata"])
+    documents = _mapping(metadata.get("selected", metadata))
+    start = _mapping(documents.get("start"))
     key = item["id"]
     return Run(
         uid=uid_text(start.get("uid", key)),  # as the callback calls it: the submission's key is made of it
         start=start,
-        stop=documents.get("stop") or {},
+        stop=_mapping(documents.get("stop")),
         files=_Files(lambda: _external_files(catalog, key)),
     )
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """Return what metadata hold in the place of a document; anybody may have written something else there."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def _external_files(catalog: Catalog, key: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from bluesky_prefect.core import ConfigurationError, Settings, checked_settings
+from bluesky_prefect.core import ConfigurationError, Settings, checked_settings, variable_text
 
 # A session in the way of a beamline's startup file; then %cd, and a scan.
 _SESSION = """
@@ -128,3 +128,22 @@ def test_without_a_beamline_everything_is_called_as_before():
 def test_a_beamline_s_name_that_would_not_do_everywhere_is_refused(name: str):
     with pytest.raises(ConfigurationError, match="BLUESKY_PREFECT_BEAMLINE"):
         checked_settings(beamline=name)
+
+
+def test_each_setting_is_read_back_from_the_words_of_its_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    given = Settings(
+        state_directory=tmp_path,
+        export_formats=("csv",),
+        export_path_map={"/data/": "/nsls2/data/"},
+        export_directory_mode=0o2770,
+        export_file_mode=0o640,
+        weather=False,
+        weather_latitude=-1.5,
+        metrics_port=0,
+        beamline="tst",
+    )
+    for name, value in given.model_dump(mode="json", exclude_none=True).items():
+        monkeypatch.setenv(f"BLUESKY_PREFECT_{name.upper()}", variable_text(name, value))
+    assert Settings().model_dump() == given.model_dump()
+    monkeypatch.setenv("BLUESKY_PREFECT_EXPORT_FORMATS", variable_text("export_formats", []))
+    assert Settings().export_formats == ()

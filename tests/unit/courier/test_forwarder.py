@@ -142,11 +142,19 @@ def test_a_moment_s_trouble_makes_no_backlog(forwarder, disk, api, clock):
     assert api.live == ["a"]
 
 
-def test_a_run_is_live_by_the_clock_of_this_machine_alone(forwarder, disk, api, clock):
-    disk.put(Submission("k", "w", "flow/one", "a", {"time": 5.0}, {"time": 6.0}))
+def test_a_clock_that_is_minutes_off_or_set_back_makes_no_backlog(forwarder, disk, api, clock):
+    for uid, off_s in (("behind", -300.0), ("ahead", 86400.0)):
+        disk.put(Submission(uid, "w", "flow/one", uid, {}, {"time": clock.now + off_s}))
     clock.now -= 3600  # somebody sets it back
     run_for(forwarder, clock, 1)
-    assert api.live == ["a"]
+    assert sorted(api.live) == ["ahead", "behind"]
+
+
+def test_a_run_of_the_past_that_a_listener_finds_goes_behind_the_one_just_taken(forwarder, disk, api, clock):
+    disk.put(Submission("k", "w", "flow/one", "old", {}, {"time": clock.now - 2 * 86400}))
+    disk.put(Submission("l", "w", "flow/one", "new", {}, {"time": clock.now - 1}))
+    run_for(forwarder, clock, 1)
+    assert (sorted(api.accepted), api.live) == (["new", "old"], ["new"])
 
 
 def test_the_waits_of_an_outage_grow_to_the_limit_and_not_beyond(forwarder, disk, api, clock):

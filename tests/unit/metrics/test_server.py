@@ -5,6 +5,7 @@ import logging
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.core import Submission
 from bluesky_prefect.metrics import Signals, serve_metrics
+from tests.services.prefect_process import wait_until
 
 
 class Served:
@@ -148,6 +150,16 @@ def test_who_connects_and_says_nothing_keeps_nobody_waiting(open_process):
         for _ in range(20):
             opened.enter_context(socket.create_connection(("127.0.0.1", process.port)))
         assert process.get("/healthz")[0] == 200
+
+
+def test_strangers_take_a_bounded_number_of_threads_and_lock_nobody_out(open_process):
+    process = open_process()
+    before = threading.active_count()
+    with ExitStack() as opened:
+        for _ in range(200):
+            opened.enter_context(socket.create_connection(("127.0.0.1", process.port)))
+        assert process.get("/healthz")[0] == 200
+        wait_until(lambda: threading.active_count() <= before + 40)
 
 
 def test_the_port_is_free_again_once_the_block_has_ended(tmp_path):

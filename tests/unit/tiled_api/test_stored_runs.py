@@ -3,7 +3,7 @@
 import pytest
 
 from bluesky_prefect.core import FlowInputError
-from bluesky_prefect.tiled_api import Catalog, runs_named
+from bluesky_prefect.tiled_api import Catalog, _stored_runs, runs_named
 
 NOWHERE = Catalog(None, raw="raw", processed="processed", name="nowhere")  # type: ignore[arg-type]  # never asked
 
@@ -18,3 +18,9 @@ def test_a_range_that_runs_backwards_is_refused_with_the_right_form(ref):
 def test_what_could_not_be_a_run_is_refused(ref):
     with pytest.raises(FlowInputError):
         runs_named(NOWHERE, [ref])
+
+
+@pytest.mark.parametrize("metadata", [{"start": "text", "stop": [1]}, {"selected": None}, None, {"start": {"uid": 7}}])
+def test_an_entry_that_is_no_run_stops_nobody_from_reading_the_next_one(metadata):
+    run = _stored_runs._stored(NOWHERE, {"id": "a-key", "attributes": {"metadata": metadata}})
+    assert (run.stop, bool(run.uid)) == ({}, True)

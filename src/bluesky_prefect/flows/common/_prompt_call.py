@@ -102,6 +102,8 @@ def _check_type(name: str, value: Any, parameter: inspect.Parameter) -> None:
     annotation = parameter.annotation
     if annotation is parameter.empty or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
         return
+    if isinstance(value, Iterator):
+        return  # looking at it would use it up
     try:
         # As Prefect does, which writes an error into the log and makes a flow run first.
         pydantic.TypeAdapter(annotation, config={"arbitrary_types_allowed": True}).validate_python(value)
