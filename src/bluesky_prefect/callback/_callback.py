@@ -193,6 +193,11 @@ class PrefectCallback(DocumentRouter):
             raise interrupt
 
     @property
+    def outboxes(self) -> Sequence[Outbox]:
+        """The outbox on disk, and that in memory, for what the disk has refused."""
+        return self.outbox, self._memory
+
+    @property
     def has_all_on_disk(self) -> bool:
         """True unless only this process's memory holds a submission, since the disk has refused it."""
         counts = self._memory.counts()

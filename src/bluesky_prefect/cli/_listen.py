@@ -178,7 +178,7 @@ def _listen(
     deployments = [workflow.deployment for workflow in callback.workflows]
     logger.info("Runs start %s", ", ".join(workflow.name for workflow in callback.workflows))
     try:
-        with serve_metrics(settings, signals, [callback.outbox], process="listener", deployments=deployments):
+        with serve_metrics(settings, signals, callback.outboxes, process="listener", deployments=deployments):
             _run(make(callback, settings), asked)
     finally:
         callback.close()

@@ -288,7 +288,10 @@ class Forwarder(ToldOfForks):
 
     def _senders(self) -> Sequence[Outbox]:
         """Return the outboxes to send from: only what no courier can see, where there is one."""
-        return self._outboxes if self._courier() is None else self._outboxes[1:]
+        if self._courier() is None:
+            return self._outboxes
+        self.signals.trouble(f"outbox {self._outboxes[0].path}", None)  # the courier's, if it has any
+        return self._outboxes[1:]
 
     def _courier(self) -> RunningCourier | None:
         """Return the courier that sends to this one's Prefect, if there is one and this one stands by."""
