@@ -43,7 +43,7 @@ class Terminal:
         self._child = pexpect.spawn(
             command[0],
             command[1:],
-            env={**os.environ, **environment, "TERM": "dumb", "NO_COLOR": "1"},
+            env={**os.environ, **environment, "TERM": "dumb", "NO_COLOR": "1", "PYTHONFAULTHANDLER": "1"},
             encoding="utf-8",
             dimensions=(50, 240),
             timeout=_RUN_TIMEOUT_S,
@@ -93,7 +93,12 @@ class Terminal:
         self._child.close()
 
     def _until_prompt(self, timeout_s: float) -> str:
-        self._child.expect(_PROMPT, timeout=timeout_s)
+        try:
+            self._child.expect(_PROMPT, timeout=timeout_s)
+        except pexpect.TIMEOUT:
+            # Python says where each thread is, and dies.
+            self._child.kill(signal.SIGABRT)
+            raise AssertionError(f"no prompt within {timeout_s} s: {self._child.read()[-20_000:]}") from None
         return self._child.before
 
 

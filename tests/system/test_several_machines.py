@@ -86,6 +86,9 @@ class Workers:
     def stop(self, number):
         self._worker.stop(number)
 
+    def close(self):
+        self._worker.close()
+
     def deploy(self, folder):
         (folder / "flows.py").write_text(FLOW)
         deployment = self.within(
@@ -105,7 +108,7 @@ def workers(hosts, api_url, tmp_path):
     workers = Workers(hosts, api_url, tmp_path)
     workers.start()
     yield workers
-    workers.stop(15)
+    workers.close()
 
 
 class Acquiring:
