@@ -178,7 +178,7 @@ class Entry:
 
     @property
     def delay_s(self) -> float:
-        """How long after its run's stop it was put in, in seconds, by the clocks of both; 0 if nobody knows."""
+        """Seconds from its run's stop until it was put in, by the clocks of both; 0 if nobody knows."""
         stopped = self.submission.stop.get("time")
         return self.created - float(stopped) if is_number(stopped) else 0.0
 

@@ -1,4 +1,4 @@
-"""Where a group began to read each partition of Kafka, kept over its listeners' restarts."""
+"""The offsets at which a group began to read partitions of Kafka, kept over its listeners' restarts."""
 
 import hashlib
 import json
