@@ -63,10 +63,11 @@ class Terminal:
         self._child.close()
         return self._child.signalstatus
 
-    def interrupt(self, line: str, *, after: str) -> str:
-        """Type a line, and Ctrl-C once it has said something; return what appears after that."""
+    def interrupt(self, line: str, *, after: str, reaction_s: float = 0.0) -> str:
+        """Type a line, and Ctrl-C so long after it has said something; return what appears after that."""
         self._child.sendline(line)
         self._child.expect(after)
+        time.sleep(reaction_s)
         self._child.sendintr()
         return self._until_prompt(_RUN_TIMEOUT_S)
 
