@@ -166,15 +166,17 @@ class Settings(BaseSettings):
     )
     start_courier: bool = Field(default=True, description="Whether a session that finds no courier at work starts one.")
 
-    # What Prometheus may ask the courier.
+    # What Prometheus may ask a courier or a listener.
     metrics_port: Port | None = Field(
         default=None,
-        description="Port at which the courier serves metrics and its health; 0 takes any free one, none if not set.",
+        description="Port at which a courier or a listener serves its metrics and its health; 0 takes any free one. "
+        "If it is not set, nothing is served.",
     )
     metrics_host: str = Field(
         default="127.0.0.1",
         min_length=1,
-        description="Address of this machine at which it does; 0.0.0.0 for all of them. Whoever reaches it may read.",
+        description="Address at which metrics are served; 0.0.0.0 for all of this machine's. Whoever reaches it may "
+        "read them.",
     )
 
     delivery_timeout_s: float = Field(
