@@ -111,6 +111,7 @@ def files(*folders):
 
 @pytest.mark.parametrize("path", files("systemd", "docker", "kubernetes", "slurm"), ids=lambda path: path.name)
 def test_what_is_deployed_names_commands_and_options_that_exist(path):
+    checked = 0
     for words in commands_in(path):
         program = words[0].strip('"').rpartition("/")[2] if words else ""
         if program not in ("prefect", "bluesky-prefect"):
@@ -119,7 +120,9 @@ def test_what_is_deployed_names_commands_and_options_that_exist(path):
         names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
         command = [str(Path(sys.executable).with_name(program)), *names, "--help"]
         shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert [option for option in options if option not in shown] == []
+        assert set(options) <= set(re.findall(r"--[a-z-]+", shown))
+        checked += 1
+    assert checked or path.name == "Dockerfile"  # its command is the listener's unit's
 
 
 def test_what_is_deployed_says_first_what_was_tried_and_names_settings_that_exist():
