@@ -139,7 +139,9 @@ class _Server(ThreadingTCPServer):
         """Answer on a thread; beyond a number of clients, the one that has been here longest has to go."""
         self._clients[request] = None
         if len(self._clients) > _MOST_CLIENTS:
-            _cut(next(iter(self._clients)))
+            longest = next(iter(self._clients))
+            self._clients.pop(longest, None)  # it is not to be chosen again while its thread ends
+            _cut(longest)
         super().process_request(request, client_address)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
