@@ -17,7 +17,6 @@ project = _PROJECT["name"]
 release = __version__
 copyright = "the authors of bluesky-prefect"  # noqa: A001  # Sphinx's name for it
 root_doc = "index"
-exclude_patterns = ["images/README.md"]
 extensions = ["myst_parser", "sphinx.ext.autodoc", "numpydoc", "generated_reference"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
@@ -34,7 +33,8 @@ html_theme = "pydata_sphinx_theme"
 html_title = project
 html_show_sourcelink = False
 html_copy_source = False
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 html_theme_options = {
     "navbar_align": "left",
     "show_prev_next": False,

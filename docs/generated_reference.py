@@ -60,7 +60,8 @@ def metrics() -> Iterator[str]:
 def commands() -> Iterator[str]:
     """Give what ``--help`` says of each command."""
     command = [sys.executable, "-m", "typer", "bluesky_prefect.cli._app", "utils", "docs", "--name", "bluesky-prefect"]
-    yield subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    text = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    yield text.partition("\n")[2]  # the page has its own title
 
 
 _PARTS = {"settings": settings, "metrics": metrics, "commands": commands}
