@@ -1,6 +1,7 @@
 """'bluesky-prefect listen tiled' on a real Tiled server, whose parts are killed: each run starts its workflows once."""
 
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -130,6 +131,24 @@ def test_runs_are_found_after_tiled_was_killed(tiled, listen):
     tiled.start()
     uid = take(tiled)
     listener.wait_for(uid)
+
+
+def test_it_tells_prometheus_whether_tiled_is_there(tiled, listen):
+    listener = listen(BLUESKY_PREFECT_METRICS_PORT="0", TILED_RETRY_ATTEMPTS="1", **OFTEN)
+    listener.wait_for_line("/metrics")
+    address = re.search(r"Metrics are at (http://\S+)/metrics", listener.log.read_text())[1]
+
+    def reachable():
+        return re.findall(r"^bluesky_prefect_tiled_reachable (\S+)", httpx.get(f"{address}/metrics").text, re.MULTILINE)
+
+    listener.wait_until(lambda: reachable() == ["1.0"])
+    tiled.kill()
+    try:
+        listener.wait_until(lambda: reachable() == ["0.0"])
+    finally:
+        tiled.start()
+    listener.wait_until(lambda: reachable() == ["1.0"])
+    assert httpx.get(f"{address}/healthz").json()["problems"] == []
 
 
 def test_runs_are_found_after_the_cache_of_the_stream_has_forgotten_all(tiled, listen):

@@ -4,11 +4,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
 from bluesky_prefect.callback import PrefectCallback
 from bluesky_prefect.core import (
+    BlueskyPrefectError,
     ConfigurationError,
     Run,
     RunNotFound,
@@ -18,6 +19,7 @@ from bluesky_prefect.core import (
     error_and_place,
     error_line,
 )
+from bluesky_prefect.metrics import Signals
 from bluesky_prefect.sources._seen_runs import IN_A_ROW, SeenRuns
 from bluesky_prefect.tiled_api import Catalog, RunStream, newest_runs, runs_between, runs_with_uids
 
@@ -53,10 +55,20 @@ class TiledSource:
     since_s : float, optional
         Hand over the runs that stopped since then, in seconds since the epoch; by default, those that stop after the
         first start.
+    signals : Signals, optional
+        Where its thread says how it is, and whether Tiled is there; see `serve_metrics`.
     """
 
-    def __init__(self, callback: PrefectCallback, settings: Settings, *, since_s: float | None = None) -> None:
+    def __init__(
+        self,
+        callback: PrefectCallback,
+        settings: Settings,
+        *,
+        since_s: float | None = None,
+        signals: Signals | None = None,
+    ) -> None:
         self._callback = callback
+        self._signals = signals or Signals()
         self._settings = settings
         self._since_s = since_s
         self._began_s = time.time()
@@ -81,6 +93,7 @@ class TiledSource:
         threading.Thread(target=self._wake_at, args=[finish], name="listen-tiled-end", daemon=True).start()
         failures = 0
         while not finish.is_set():
+            self._signals.at_work(0.0)
             try:
                 with ExitStack() as opened:
                     catalog = opened.enter_context(Catalog.connect(self._settings))
@@ -91,6 +104,7 @@ class TiledSource:
                 if isinstance(error, ConfigurationError) and self._seen is None:
                     raise
                 self._away(error)
+                self._signals.at_work(0.0)
                 finish.wait(_WAITS_S[min(failures, len(_WAITS_S) - 1)])
                 failures += 1
 
@@ -99,6 +113,7 @@ class TiledSource:
         self._told.put(None)
 
     def _away(self, error: Exception) -> None:
+        self._signals.tiled.down(str(error) if isinstance(error, BlueskyPrefectError) else error_line(error))
         if not self._is_away:
             self._is_away = True
             if isinstance(error, TiledUnavailable):
@@ -156,6 +171,7 @@ class TiledSource:
         key: str | None = ""
         while key is not None and not finish.is_set():
             keys: dict[str, None] = {}
+            self._signals.at_work(max(0.0, until - time.monotonic()))
             try:
                 key = self._told.get(timeout=max(0.0, until - time.monotonic()))
                 while key is not None:
@@ -173,7 +189,7 @@ class TiledSource:
         else:
             met: list[str] = []
             in_a_row = 0
-            for run in newest_runs(catalog):
+            for run in self._noted(newest_runs(catalog)):
                 in_a_row = in_a_row + 1 if run.uid in seen.newest else 0
                 if in_a_row == IN_A_ROW:
                     break
@@ -183,18 +199,19 @@ class TiledSource:
             self._hand_over(catalog, runs_with_uids(catalog, seen.next_open(_OPEN_AT_ONCE)), seen)
             seen.complete(met, [uid for uid in met if uid not in self._taken])
         if self._since_s is not None:
-            found = list(runs_between(catalog, self._since_s, None))
+            found = list(self._noted(runs_between(catalog, self._since_s, None)))
             logger.info("Since the time asked for %s stopped", counted(sum(bool(run.stop) for run in found), "run"))
             self._hand_over(catalog, found, seen)
             self._since_s = None
         self._save(seen)
+        self._signals.tiled.up()
         if self._is_away:
             self._is_away = False
             logger.warning("Tiled answers again; what has stopped meanwhile is in the outbox")
 
     def _begin(self, catalog: Catalog, seen: SeenRuns) -> None:
         """Leave alone what had stopped before this process began."""
-        met = list(newest_runs(catalog, seen.MOST))
+        met = list(self._noted(newest_runs(catalog, seen.MOST)))
         logger.info("This is the first start here: runs that have stopped already are left alone, except by --since")
         new = [run for run in met if run.time_s >= self._began_s]
         self._hand_over(catalog, new, seen)
@@ -217,7 +234,7 @@ class TiledSource:
                 logger.error("%s cannot be written, so the next start knows less: %s", seen.path, error_line(error))
 
     def _hand_over(self, catalog: Catalog, runs: Iterable[Run], seen: SeenRuns) -> None:
-        for run in runs:
+        for run in self._noted(runs):
             if not run.stop or run.uid in self._taken:
                 continue
             self._callback.follow_list()
@@ -234,6 +251,13 @@ class TiledSource:
             self._taken[run.uid] = None
             if len(self._taken) > _MOST_TAKEN:
                 del self._taken[next(iter(self._taken))]
+
+    def _noted(self, runs: Iterable[Run]) -> Iterator[Run]:
+        """Yield runs, and say at each that this thread goes on."""
+        self._signals.at_work(0.0)
+        for run in runs:
+            self._signals.at_work(0.0)
+            yield run
 
     def _with_files(self, catalog: Catalog, run: Run) -> Run:
         """Return a run whose files are known, if a workflow may look at them: Tiled may be away when it does."""
