@@ -1,9 +1,11 @@
 """'bluesky-prefect listen tiled' on a real Tiled server, whose parts are killed: each run starts its workflows once."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+import time
 import uuid
 
 import httpx
@@ -112,6 +114,23 @@ def test_runs_that_stop_while_the_listener_is_away_are_found(tiled, listen):
     second = listen(**NEVER)
     second.wait_for(*uids)
     assert sorted(second.uids()) == sorted({before, *uids})
+
+
+def test_a_run_under_another_key_than_its_uid_is_found_when_it_stops(tiled, listen):
+    listener = listen(**OFTEN)
+    uid, key = str(uuid.uuid4()), f"key-{uuid.uuid4()}"
+    client = from_uri(tiled.uri, api_key=KEY)
+    start = {"uid": uid, "time": time.time(), "plan_name": "count"}
+    client["raw"].create_container(key, metadata={"start": start}, specs=["BlueskyRun"])
+    [seen] = listener.log.parent.glob("listen-tiled-*.json")
+    listener.wait_until(lambda: key in json.loads(seen.read_text())["open"])
+    listener.kill()
+    # While nobody listens: no stream tells of it.
+    client["raw"][key].update_metadata({"stop": {"uid": "s", "run_start": uid, "time": time.time()}})
+    for _ in range(21):
+        take(tiled)
+    client.context.close()
+    listen(**NEVER).wait_for(uid)
 
 
 def test_a_listener_killed_while_it_catches_up_misses_none(tiled, listen):

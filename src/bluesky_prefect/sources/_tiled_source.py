@@ -21,7 +21,7 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.metrics import Signals
 from bluesky_prefect.sources._seen_runs import IN_A_ROW, SeenRuns
-from bluesky_prefect.tiled_api import Catalog, RunStream, newest_runs, runs_between, runs_with_uids
+from bluesky_prefect.tiled_api import Catalog, RunStream, StoredRun, newest_runs, runs_between, runs_with_uids
 
 logger = logging.getLogger(__name__)
 
@@ -190,11 +190,11 @@ class TiledSource:
             met: list[str] = []
             in_a_row = 0
             for run in self._noted(newest_runs(catalog)):
-                in_a_row = in_a_row + 1 if run.uid in seen.newest else 0
+                in_a_row = in_a_row + 1 if run.key in seen.newest else 0
                 if in_a_row == IN_A_ROW:
                     break
                 if not in_a_row:
-                    met.append(run.uid)
+                    met.append(run.key)
                     self._hand_over(catalog, [run], seen)
             self._hand_over(catalog, runs_with_uids(catalog, seen.next_open(_OPEN_AT_ONCE)), seen)
             seen.complete(met, [uid for uid in met if uid not in self._taken])
@@ -215,13 +215,13 @@ class TiledSource:
         logger.info("This is the first start here: runs that have stopped already are left alone, except by --since")
         new = [run for run in met if run.time_s >= self._began_s]
         self._hand_over(catalog, new, seen)
-        waits = {run.uid for run in new} - self._taken.keys()
-        seen.complete([run.uid for run in met], [run.uid for run in met if not run.stop or run.uid in waits])
+        waits = {run.key for run in new} - self._taken.keys()
+        seen.complete([run.key for run in met], [run.key for run in met if not run.stop or run.key in waits])
 
     def _is_another(self, catalog: Catalog, seen: SeenRuns) -> bool:
         """Tell whether nothing that was seen is in the catalog: it was emptied, or another one took its place."""
         some = list(seen.newest)[:_OPEN_AT_ONCE]
-        if not some or any(run.uid in seen.newest for run in newest_runs(catalog, IN_A_ROW)):
+        if not some or any(run.key in seen.newest for run in newest_runs(catalog, IN_A_ROW)):
             return False
         return not any(True for _ in runs_with_uids(catalog, some))
 
@@ -233,9 +233,9 @@ class TiledSource:
             except OSError as error:
                 logger.error("%s cannot be written, so the next start knows less: %s", seen.path, error_line(error))
 
-    def _hand_over(self, catalog: Catalog, runs: Iterable[Run], seen: SeenRuns) -> None:
+    def _hand_over(self, catalog: Catalog, runs: Iterable[StoredRun], seen: SeenRuns) -> None:
         for run in self._noted(runs):
-            if not run.stop or run.uid in self._taken:
+            if not run.stop or run.key in self._taken:
                 continue
             self._callback.follow_list()
             try:
@@ -246,13 +246,13 @@ class TiledSource:
                 raise
             except Exception as error:  # noqa: BLE001 - the other runs go on; reconciliation finds this one
                 logger.error("Run %s could not be handed over: %s", run.uid, error_and_place(error))
-            seen.stopped(run.uid)
+            seen.stopped(run.key)
             self._tries_of_files.pop(run.uid, None)
-            self._taken[run.uid] = None
+            self._taken[run.key] = None
             if len(self._taken) > _MOST_TAKEN:
                 del self._taken[next(iter(self._taken))]
 
-    def _noted(self, runs: Iterable[Run]) -> Iterator[Run]:
+    def _noted(self, runs: Iterable[StoredRun]) -> Iterator[StoredRun]:
         """Yield runs, and say at each that this thread goes on."""
         self._signals.at_work(0.0)
         for run in runs:
