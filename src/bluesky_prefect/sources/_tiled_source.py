@@ -188,6 +188,7 @@ class TiledSource:
             self._begin(catalog, seen)
         else:
             met: list[str] = []
+            left: list[str] = []
             in_a_row = 0
             for run in self._noted(newest_runs(catalog)):
                 in_a_row = in_a_row + 1 if run.key in seen.newest else 0
@@ -196,8 +197,11 @@ class TiledSource:
                 if not in_a_row:
                     met.append(run.key)
                     self._hand_over(catalog, [run], seen)
+                    # Now: of many runs the first are no longer remembered as taken at the end.
+                    if run.key not in self._taken:
+                        left.append(run.key)
             self._hand_over(catalog, runs_with_uids(catalog, seen.next_open(_OPEN_AT_ONCE)), seen)
-            seen.complete(met, [uid for uid in met if uid not in self._taken])
+            seen.complete(met, [key for key in left if key not in self._taken])
         if self._since_s is not None:
             found = list(self._noted(runs_between(catalog, self._since_s, None)))
             logger.info("Since the time asked for %s stopped", counted(sum(bool(run.stop) for run in found), "run"))
