@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 import uuid
 
@@ -14,10 +15,11 @@ from bluesky_tiled_plugins import TiledWriter
 from event_model import compose_run
 from tiled.client import from_uri
 
-from bluesky_prefect import Settings
+from bluesky_prefect import PrefectCallback, Settings
+from bluesky_prefect.sources import _tiled_source
 from bluesky_prefect.tiled_api import Catalog
 from tests.services.listeners import Listener
-from tests.services.prefect_process import PrefectProcess
+from tests.services.prefect_process import PrefectProcess, wait_until
 from tests.services.streaming_tiled import KEY, StreamingTiled
 
 NEVER, OFTEN = {"BLUESKY_PREFECT_LISTEN_EVERY_S": "3600"}, {"BLUESKY_PREFECT_LISTEN_EVERY_S": "0.5"}
@@ -236,6 +238,39 @@ def test_without_a_streaming_cache_runs_are_looked_for(tmp_path):
         finally:
             assert listener.close() == 0
     finally:
+        server.close()
+
+
+def test_each_end_of_the_stream_is_told_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_tiled_source, "_STREAM_AGAIN_S", 3.0)
+    monkeypatch.setattr(_tiled_source, "_STREAM_LASTS_S", 2.0)
+    caplog.set_level("WARNING", "bluesky_prefect.sources")
+    server = StreamingTiled(tmp_path)
+    finish = threading.Event()
+    settings = Settings(tiled_uri=server.uri, tiled_api_key=KEY, state_directory=tmp_path / "state", listen_every_s=0.5)
+    callback = PrefectCallback("a/local", settings=settings)
+    source = threading.Thread(target=_tiled_source.TiledSource(callback, settings).run, args=[finish])
+
+    def told():
+        return [
+            "again" if "tells of runs again" in one.getMessage() else "end"
+            for one in caplog.records
+            if "stream" in one.getMessage()
+        ]
+
+    try:
+        make_raw(server)
+        server.restart(streams=False)
+        source.start()
+        wait_until(lambda: told() == ["end"], 60)
+        server.restart(streams=True)
+        wait_until(lambda: told() == ["end", "again"], 120)
+        server.restart(streams=False)
+        wait_until(lambda: told() == ["end", "again", "end"], 120)
+    finally:
+        finish.set()
+        source.join(60)
+        callback.close()
         server.close()
 
 

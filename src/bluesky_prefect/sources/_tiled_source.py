@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 _MORE_RARELY = 10
 # A stream that ends by itself is tried again after this.
 _STREAM_AGAIN_S = 60.0
+# One that the server refuses has ended by then.
+_STREAM_LASTS_S = 10.0
 # So many runs are remembered as handed over, beside those of the last look.
 _MOST_TAKEN = 10_000
 # Of the runs that go on so many are asked for at a look, in turns.
@@ -136,7 +138,9 @@ class TiledSource:
             self._wait(catalog, seen, time.monotonic() + every_s, finish)
             if finish.is_set():
                 return
-            if not self._has_stream and time.monotonic() >= self._stream_at:
+            if self._has_stream:
+                self._note_stream()
+            elif time.monotonic() >= self._stream_at:
                 self._open_stream(catalog)
             self._look(catalog, seen)
 
@@ -149,6 +153,12 @@ class TiledSource:
         self._stream_at = time.monotonic() + _STREAM_AGAIN_S
         self._stream = RunStream(catalog, self._told.put, self._stream_ended)
         self._stream.start()
+
+    def _note_stream(self) -> None:
+        """Tell that the stream is back once it lasts, so that its next end is told of, too."""
+        if self._told_of_stream and time.monotonic() >= self._stream_at - _STREAM_AGAIN_S + _STREAM_LASTS_S:
+            self._told_of_stream = False
+            logger.warning("Tiled's stream of updates tells of runs again")
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
