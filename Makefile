@@ -31,7 +31,7 @@ TEST := -m pytest -q -n 2 -p no:cacheprovider
 
 SITE := build/site
 
-.PHONY: help venv demo test unit docs interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-facility bench-queues bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
+.PHONY: help venv demo test unit docs interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-facility bench-growth bench-queues bench-recording bench-worker chaos ipython first-hour constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -139,14 +139,14 @@ bench-backlog: $(STAMP)  ## What a backlog of 10,000 runs costs: memory, the new
 bench-facility: $(STAMP)  ## Many beamlines, two Prefect servers, two workers; one of each is killed (a quarter of an hour)
 	$(BIN)/python -m benchmarks.facility
 
+bench-growth: $(STAMP)  ## How outbox, catalog and Prefect's database cost more as they grow to a million (half an hour)
+	$(BIN)/python -m benchmarks.growth
+
 bench-queues: $(STAMP)  ## How soon the run just taken is processed while others wait for the worker
 	$(BIN)/python -m benchmarks.queues
 
 bench-worker: $(STAMP)  ## From creation to Completed: stock and warm worker, SQLite and PostgreSQL (half an hour)
 	$(BIN)/python -m benchmarks.worker
-
-bench-reconcile: $(STAMP)  ## What reconciliation costs as the catalog grows to 100,000 runs
-	$(BIN)/python -m benchmarks.reconcile
 
 bench-recording: $(STAMP)  ## What recording costs a scan, and how soon Tiled and Prefect have its run (half an hour)
 	$(BIN)/python -m benchmarks.recording

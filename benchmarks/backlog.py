@@ -1,8 +1,8 @@
 """What a backlog costs: an outage has left thousands of runs in the outbox, Prefect is back, and scans go on.
 
 One process takes scans (a stop document each 100 ms) while its forwarder works off the backlog; a stand-in for
-Prefect's API, in a process of its own, answers as fast as it is asked. Below that, what taking one submission costs
-with outboxes of several sizes. SQLite and HTTP are real.
+Prefect's API, in a process of its own, answers as fast as it is asked. SQLite and HTTP are real. What an outbox costs
+as it grows: ``benchmarks.growth``.
 """
 
 import argparse
@@ -150,25 +150,6 @@ def backlog_table(console: Console, sizes: list[int]) -> None:
     console.print(table)
 
 
-def take_table(console: Console, sizes: list[int]) -> None:
-    table = Table("Waiting", "take, median ms", "take and mark sent, median ms", title="What taking costs")
-    for size in sizes:
-        with tempfile.TemporaryDirectory() as directory, console.status(f"Taking from {size} ..."):
-            fill(Path(directory) / "outbox.sqlite", size)
-            outbox = Outbox(Path(directory) / "outbox.sqlite")
-            takes, both = [], []
-            for _ in range(400):
-                began = time.perf_counter()
-                entry = outbox.take()
-                taken = time.perf_counter()
-                outbox.mark_sent(entry.key, "id", "name")
-                takes.append(taken - began)
-                both.append(time.perf_counter() - began)
-            outbox.close()
-        table.add_row(f"{size:,}", *(f"{1000 * statistics.median(values):.3f}" for values in (takes, both)))
-    console.print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backlog", type=int, nargs="*", default=[1_000, 10_000], help="sizes of the backlog")
@@ -177,9 +158,7 @@ def main() -> None:
     if arguments.measure is not None:
         measure(arguments.measure)
         return
-    console = Console(width=140)
-    backlog_table(console, arguments.backlog)
-    take_table(console, [1_000, 10_000, 100_000])
+    backlog_table(Console(width=140), arguments.backlog)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """A beamline's session as a process: runs of documents as a RunEngine makes them, through `PrefectCallback`.
 
 ``python -m tests.services.acquiring WORKFLOW NUMBER EVERY_S`` prints, for each run, its uid and the time of its stop.
-Where the environment names a Tiled server, `TiledWriter` writes the runs there.
+Where the environment names a Tiled server, `TiledWriter` writes the runs there. With ``recorded`` at the end,
+`RunRecorder` leaves that to a courier, and after a run more, the first, it waits for a line on stdin.
 """
 
 import sys
@@ -12,28 +13,40 @@ from typing import Any
 from event_model import compose_run
 
 from bluesky_prefect import PrefectCallback, Settings
+from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.tiled_api import Catalog
 
+Callbacks = list[Callable[[str, Any], Any]]
 
-def main(workflow: str, number: str, every_s: str) -> None:
+
+def main(workflow: str, number: str, every_s: str, recorded: str = "") -> None:
     """Take runs, so many, one every so many seconds."""
     callback = PrefectCallback(workflow)
-    callbacks: list[Callable[[str, Any], Any]] = [callback]
+    callbacks: Callbacks = [callback]
     settings = Settings()
-    if settings.tiled_uri:
+    if recorded:
+        callbacks.insert(0, RunRecorder(settings.journals_path))
+        take_run(callbacks, 0)
+        sys.stdin.readline()
+    elif settings.tiled_uri:
         from bluesky_tiled_plugins import TiledWriter
 
         callbacks.append(TiledWriter(Catalog.connect(settings).raw_for_writing()))
     began = time.monotonic()
     for one in range(int(number)):
         time.sleep(max(0.0, began + one * float(every_s) - time.monotonic()))
-        run = compose_run(metadata={"scan_id": one + 1, "plan_name": "count"})
-        stop = run.compose_stop()
-        for name, doc in (("start", run.start_doc), ("stop", stop)):
-            for one in callbacks:
-                one(name, doc)
-        print(run.start_doc["uid"], stop["time"], flush=True)
+        take_run(callbacks, one + 1)
     callback.close(600.0)
+
+
+def take_run(callbacks: Callbacks, scan_id: int) -> None:
+    """Take a run and print it."""
+    run = compose_run(metadata={"scan_id": scan_id, "plan_name": "count"})
+    stop = run.compose_stop()
+    for name, doc in (("start", run.start_doc), ("stop", stop)):
+        for callback in callbacks:
+            callback(name, doc)
+    print(run.start_doc["uid"], stop["time"], flush=True)
 
 
 if __name__ == "__main__":

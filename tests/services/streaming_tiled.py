@@ -56,6 +56,11 @@ class StreamingTiled:
         """The variables of its clients."""
         return {"BLUESKY_PREFECT_TILED_URI": self.uri, "TILED_API_KEY": KEY}
 
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        return self._process.pid
+
     def start(self) -> None:
         """Start the server, and wait until it answers."""
         command = [Path(sys.executable).with_name("tiled"), "serve", "config", self.folder / "config.yml"]

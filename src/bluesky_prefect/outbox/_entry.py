@@ -82,6 +82,7 @@ INDEXES = (
         state, deployment, aside, api_url, seq, not_before, changed, leased_until, leased_by
     ) WHERE aside = 1
     """,
+    "CREATE INDEX IF NOT EXISTS entries_done ON entries (state, changed) WHERE state = 'sent' OR state = 'declined'",
 )
 
 DRAFT_COLUMNS = ("key", "run_uid", "deployment", "submission", "state", "reason", "api_url", "created", "changed")

@@ -142,7 +142,10 @@ class EntryLookup:
 
     def waiting_by_address(self, *, for_s: float = 0.0) -> dict[str | None, int]:
         """Return how many wait, and have done so for that long, by the address that they are for."""
-        return self._by_address("state = 'waiting' AND created <= ?", self._clock() - for_s)
+        # The entries come in the order in which they were put in: only those since then are read, and the index alone
+        # counts the others, however many wait.
+        last = "SELECT seq FROM entries WHERE created <= ? ORDER BY seq DESC LIMIT 1"
+        return self._by_address(f"state = 'waiting' AND seq <= ({last})", self._clock() - for_s)
 
     def unsent_by_deployment(self) -> list[Unsent]:
         """Return how many wait or are dead of each deployment, and since when."""

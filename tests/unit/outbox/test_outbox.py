@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -377,6 +378,40 @@ def test_only_old_sent_submissions_are_pruned(outbox, clock):
     clock.now += 31 * 86400
     assert outbox.prune(30) == 1
     assert outbox.counts() == OutboxCounts(waiting=1, dead=1)
+
+
+def plans(outbox: Outbox, look: Callable[[], object]) -> str:
+    """Return how SQLite goes about what a look asks of it."""
+    statements: list[str] = []
+    look()  # it is open now
+    connection = outbox._relaxed._connection
+    connection.set_trace_callback(statements.append)
+    look()
+    connection.set_trace_callback(None)
+    queries = [one for one in statements if one.startswith("SELECT")]
+    assert queries
+    return "\n".join(row[-1] for one in queries for row in connection.execute(f"EXPLAIN QUERY PLAN {one}"))
+
+
+def test_looking_for_what_is_old_reads_nothing_that_is_kept(outbox):
+    assert plans(outbox, lambda: outbox.prune(30)).count("COVERING INDEX entries_done (state=? AND changed<?)") == 2
+
+
+def test_counting_what_waits_reads_no_submission(outbox):
+    assert "SEARCH entries USING COVERING INDEX" in plans(outbox, lambda: outbox.waiting_by_address(for_s=60))
+
+
+def test_what_has_waited_for_some_time_is_counted_by_address(outbox, clock):
+    fill(outbox, ["old", "sent"])
+    outbox.mark_sent("sent:flow/one")
+    clock.now += 30
+    outbox.put(submission("elsewhere"), api_url=A)
+    clock.now += 30
+    outbox.put(submission("new"))
+    assert outbox.waiting_by_address(for_s=61) == {}
+    assert outbox.waiting_by_address(for_s=60) == {None: 1}
+    assert outbox.waiting_by_address(for_s=30) == {None: 1, A: 1}
+    assert outbox.waiting_by_address() == {None: 2, A: 1}
 
 
 @pytest.mark.parametrize("jump_s", [-3600 * 24, -3600, 3600 * 24])

@@ -1,0 +1,1 @@
+"""How the cost of each thing grows with how much there is: one table for each question."""
