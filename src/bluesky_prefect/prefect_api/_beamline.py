@@ -68,13 +68,16 @@ class Beamline:
         ConfigurationError
             If it is there, and another beamline's.
         """
-        from prefect.exceptions import ObjectNotFound
+        from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
         start = f"Start a worker where this package is installed: prefect worker start --pool {pool}"
         try:
             found = await client.read_work_pool(pool)
         except ObjectNotFound:
-            await self._make(client, pool)
+            try:
+                await self._make(client, pool)
+            except ObjectAlreadyExists:  # somebody else was a moment faster
+                return await self.make_pool(client, pool)
             return f"Made the work pool {pool}, whose flow runs are of beamline {self.name}. {start}"
         theirs = _environment(found.base_job_template).get("default") or {}
         if (other := theirs.get(_VARIABLE)) not in (None, self.name):
