@@ -5,6 +5,8 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -80,13 +82,14 @@ def shown_briefly(call: Callable[[], R]) -> R:
 @contextmanager
 def _no_tracebacks_in_log() -> Iterator[None]:
     consoles = [one for one in logging.getLogger().handlers if not isinstance(one, logging.FileHandler)]
-    for console in consoles:
-        console.addFilter(_without_traceback)
+    filters = [(console, partial(_without_traceback, console)) for console in consoles]
+    for console, brief in filters:
+        console.addFilter(brief)
     try:
         yield
     finally:
-        for console in consoles:
-            console.removeFilter(_without_traceback)
+        for console, brief in filters:
+            console.removeFilter(brief)
 
 
 def _signature(fn: Callable[..., Any]) -> inspect.Signature:
@@ -114,10 +117,14 @@ def _check_type(name: str, value: Any, parameter: inspect.Parameter) -> None:
         raise FlowInputError(f"{name}={one_line(repr(value), 60)}: {'; '.join(wrong)}.") from None
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    if record.name.startswith("prefect."):
-        record.exc_info = record.exc_text = None
-    return True
+def _without_traceback(console: logging.Handler, record: logging.LogRecord) -> bool:
+    """Have a handler handle a record of Prefect without its traceback, which other handlers are to see."""
+    if not record.name.startswith("prefect.") or not (record.exc_info or record.exc_text):
+        return True
+    brief = copy(record)
+    brief.exc_info = brief.exc_text = None
+    console.handle(brief)
+    return False
 
 
 def _own_frames(trace: TracebackType | None) -> TracebackType | None:
