@@ -31,6 +31,7 @@ from ._exceptions import StackError as StackError
 from ._exceptions import SubmissionRefused as SubmissionRefused
 from ._exceptions import TiledUnavailable as TiledUnavailable
 from ._exceptions import WaitError as WaitError
+from ._exceptions import called_at_prompt as called_at_prompt
 from ._export_rights import AS_UMASK as AS_UMASK
 from ._export_rights import ExportRights as ExportRights
 from ._export_rights import group_id as group_id

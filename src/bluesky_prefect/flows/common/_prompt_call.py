@@ -10,14 +10,14 @@ from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from bluesky_prefect.core import BlueskyPrefectError, FlowInputError, Interrupted, one_line
+from bluesky_prefect.core import BlueskyPrefectError, FlowInputError, called_at_prompt, one_line
 from bluesky_prefect.flows.common._run_access import require_run
 from bluesky_prefect.tiled_api import checked_ref
 
 R = TypeVar("R")
 # Packages that call people's functions, and modules that those use for it.
 _MACHINERY = frozenset({"anyio", "asyncio", "concurrent", "contextlib", "prefect"})
-_OURS = "bluesky_prefect.flows.common."
+_OURS = ("bluesky_prefect.flows.common.", called_at_prompt.__module__)
 
 
 def is_prompt() -> bool:
@@ -64,16 +64,11 @@ def check_call(name: str, fn: Callable[..., Any], *arguments: Any, **options: An
 
 def shown_briefly(call: Callable[[], R]) -> R:
     """Call, with errors shown once: the log only names them, and the one raised has no frames but people's own."""
-    # Not a context manager: that would put back the frames.
     try:
         with _no_tracebacks_in_log():
-            return call()
-    except BlueskyPrefectError as error:
-        raise error.with_traceback(None) from None
-    except Interrupted:
+            return called_at_prompt(call)
+    except BlueskyPrefectError:
         raise
-    except KeyboardInterrupt:
-        raise Interrupted from None
     except Exception as error:
         error.__traceback__ = _own_frames(error.__traceback__) or error.__traceback__
         raise
