@@ -57,6 +57,7 @@ from ._private_files import rights_in as rights_in
 from ._private_files import share_directory as share_directory
 from ._private_files import shared_with as shared_with
 from ._private_files import user_name as user_name
+from ._private_files import write_problem as write_problem
 from ._provenance import PROVENANCE as PROVENANCE
 from ._provenance import FileNote as FileNote
 from ._provenance import MadeBy as MadeBy
