@@ -1,6 +1,7 @@
 """`bluesky-prefect deploy` on a server that others use, too, and what it says of Tiled."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -71,6 +72,29 @@ def test_nothing_is_deployed_where_one_would_be_moved(facility):
     assert code == 1
     assert "reconcile/last on work pool 'srx'" in said
     assert facility.deployment("my-workflow/last") is None
+
+
+def test_deploy_says_what_is_paused_or_limited_of_the_work_pool_and_how_that_is_undone(facility):
+    facility.ask("POST", "/work_pools/", json={"name": "held", "type": "process"})
+    _, said = facility.deploy("held", "--name", "held")
+    assert "is paused" not in said
+    assert "at once at most" not in said
+    facility.ask("PATCH", "/work_pools/held", json={"concurrency_limit": 3})
+    facility.ask("PATCH", "/work_pools/held/queues/default", json={"is_paused": True, "concurrency_limit": 1})
+    code, said = facility.deploy("held", "--name", "held")
+    assert code == 0
+    commands = re.findall(r"'prefect (work-[^']+)'", said)
+    assert "Work pool held runs 3 at once at most" in said
+    assert "Its queue default is paused" in said
+    assert "Its queue default runs 1 at once at most" in said
+    assert len(commands) == 3
+    for one in commands:
+        command = [sys.executable, "-m", "prefect", *one.split()]
+        done = subprocess.run(command, env=facility.environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    _, said = facility.deploy("held", "--name", "held")
+    assert "is paused" not in said
+    assert "at once at most" not in said
 
 
 def test_deploying_reconcile_needs_the_list_and_keeps_it_in_the_deployment(facility):

@@ -1,14 +1,20 @@
 """Two beamlines on one Prefect and one Tiled: nothing of one is in the way of the other."""
 
+import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
+from prefect.settings import temporary_settings
 from tiled.client import from_uri
 
+from bluesky_prefect.prefect_api import Beamline, prepare_pool
 from bluesky_prefect.tiled_api import RAW_SPEC
+from bluesky_prefect.tiled_api._raw_catalog import make_container
 from tests.services.forked import run_code, run_command
-from tests.services.prefect_process import ask, user_of
+from tests.services.prefect_process import ask, prefect_settings, user_of
 from tests.services.worker_process import WorkerProcess
 
 # A session that names no workflow and no container.
@@ -120,6 +126,31 @@ def test_deploying_again_changes_nothing_and_says_so(places):
     after = tst.ask("GET", "/work_pools/bluesky-tst"), tst.deployment()["description"]
     assert before[0]["base_job_template"] == after[0]["base_job_template"]
     assert before[1] == after[1]
+
+
+def test_deploying_a_beamline_twice_at_the_same_moment_succeeds_twice(stack, tmp_path):
+    beamline = Beamline("two", "", {"BLUESKY_PREFECT_BEAMLINE": "two"})
+
+    async def prepare():
+        return await asyncio.gather(*(prepare_pool("bluesky-two", beamline) for _ in range(4)))
+
+    with temporary_settings(prefect_settings(stack)):
+        said = asyncio.run(prepare())
+    assert sorted("was there already" in one for one in said) == [False, True, True, True]
+
+    def make(path, begin):
+        root = from_uri(stack.tiled_uri, api_key=stack.tiled_api_key.get_secret_value())
+        begin.wait(60)
+        try:
+            make_container(root, path)
+            return "/".join(root[tuple(path.split("/"))].path_parts)
+        finally:
+            root.context.close()
+
+    with ThreadPoolExecutor(4) as threads:
+        for path in (f"two-{number}/raw" for number in range(5)):
+            begin = Barrier(4)
+            assert {one.result() for one in [threads.submit(make, path, begin) for _ in range(4)]} == {path}
 
 
 def test_a_name_that_is_used_with_another_catalog_is_refused_and_both_are_named(places, stack):

@@ -66,6 +66,8 @@ def status(status: "StackStatus", *, sign_in: str = "") -> None:
         terminal.show(out, f"Tiled reads detectors' files in: {', '.join(status.readable)}")
     if status.shared:
         terminal.show(out, f"State directory: shared with {status.shared}")
+    if status.disk_problem:
+        terminal.show(out, status.disk_problem)
     refused = f", {status.journals_refused} refused (see 'journal list')" if status.journals_refused else ""
     terminal.show(out, f"Journals: {counted(status.journals_waiting, 'run')} on the way to Tiled{refused}")
     counts = status.outbox

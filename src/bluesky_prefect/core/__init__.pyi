@@ -31,6 +31,7 @@ from ._exceptions import StackError as StackError
 from ._exceptions import SubmissionRefused as SubmissionRefused
 from ._exceptions import TiledUnavailable as TiledUnavailable
 from ._exceptions import WaitError as WaitError
+from ._exceptions import called_at_prompt as called_at_prompt
 from ._export_rights import AS_UMASK as AS_UMASK
 from ._export_rights import ExportRights as ExportRights
 from ._export_rights import group_id as group_id
@@ -56,6 +57,7 @@ from ._private_files import rights_in as rights_in
 from ._private_files import share_directory as share_directory
 from ._private_files import shared_with as shared_with
 from ._private_files import user_name as user_name
+from ._private_files import write_problem as write_problem
 from ._provenance import PROVENANCE as PROVENANCE
 from ._provenance import FileNote as FileNote
 from ._provenance import MadeBy as MadeBy

@@ -1,7 +1,10 @@
 """The errors this package raises, each with a message that names the thing, the cause and the remedy."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+
+R = TypeVar("R")
 
 
 class BlueskyPrefectError(Exception):
@@ -20,6 +23,19 @@ class Interrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         return [f"Interrupted{f': {self}' if self.args else ''}."]
+
+
+def called_at_prompt(call: Callable[[], R]) -> R:
+    """Call; an error of this package, and Ctrl-C, have neither a chain nor the frames of the call."""
+    # Not a context manager: that would put back the frames.
+    try:
+        return call()
+    except BlueskyPrefectError as error:
+        raise error.with_traceback(None) from None
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        raise Interrupted from None
 
 
 class ConfigurationError(BlueskyPrefectError):

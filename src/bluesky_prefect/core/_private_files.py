@@ -182,6 +182,15 @@ def _set(path: Path, mode: int, group: int | None = None) -> None:
         path.chmod(mode)
 
 
+def write_problem(directory: Path) -> str:
+    """Return why nothing can be written to a directory, in a sentence; "" if it can be, or the directory is missing."""
+    if not directory.exists() or os.access(directory, os.W_OK | os.X_OK):
+        return ""
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        return f"The disk of {directory} is read-only, and takes no run: have it mounted for writing."
+    return f"This user cannot write to {directory}, which takes no run: have it opened to that user."
+
+
 def _settle(path: Path, rights: Rights) -> None:
     """Give a file its rights if it is this user's; if it is somebody else's, say what is wrong with it."""
     with suppress(PermissionError):

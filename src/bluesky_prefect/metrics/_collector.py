@@ -262,8 +262,8 @@ class MetricsCollector:
 
 def problems(signals: Signals, facts: Facts) -> list[str]:
     """Return what keeps a process from its work, a sentence each."""
-    found = [*signals.problems(), *([facts.outbox_problem] if facts.outbox_problem else [])]
-    return list(dict.fromkeys(found))
+    found = [*signals.problems(), facts.outbox_problem, facts.disk_problem]
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def _collected(one: Counter | Histogram) -> Iterator[Metric]:

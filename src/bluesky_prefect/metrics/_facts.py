@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from bluesky_prefect.core import OutboxError
+from bluesky_prefect.core import OutboxError, write_problem
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Outbox, Unsent
 
@@ -50,12 +50,15 @@ class Facts:
         None in a process that has no journals.
     disk : (int, int) or None
         How many bytes of the disk are free, and how many it has; None if it cannot be asked.
+    disk_problem : str
+        Why nothing can be written to the state directory; empty if it can.
     """
 
     unsent: tuple[Unsent, ...]
     outbox_problem: str | None
     journals: JournalFacts | None
     disk: tuple[int, int] | None
+    disk_problem: str = ""
 
     def count(self, state: str) -> int:
         """Return how many submissions are in a state."""
@@ -106,11 +109,12 @@ class FactsReader:
                 unsent += outbox.unsent_by_deployment()
             except OutboxError as error:
                 problem = str(error)
-        disk = None
+        disk, disk_problem = None, ""
         with suppress(OSError):
+            disk_problem = write_problem(self._state_directory)
             usage = shutil.disk_usage(self._state_directory)
             disk = usage.free, usage.total
-        return Facts(tuple(unsent), problem, self._read_journals(), disk)
+        return Facts(tuple(unsent), problem, self._read_journals(), disk, disk_problem)
 
     def _read_journals(self) -> JournalFacts | None:
         if self._journals is None:

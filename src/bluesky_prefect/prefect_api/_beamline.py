@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 _VARIABLE = "BLUESKY_PREFECT_BEAMLINE"
 # In the description of a deployment, where people see it, too.
 _SAID = re.compile(r"^Beamline (?P<name>[a-z0-9-]+): (?P<catalog>.+)\.$", re.MULTILINE)
+_AT = " of Tiled at "
 _LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
@@ -28,7 +29,7 @@ class Beamline:
     name : str
         Its name.
     catalog : str
-        Its catalog of runs, and the Tiled server that has it, in words; empty if no server is known.
+        Its catalog of runs, and the Tiled server that has it if that is known, in words.
     environment : Mapping
         What flow runs of its work pool need in their environment to be the beamline's.
     """
@@ -57,8 +58,14 @@ class Beamline:
 
         Where no server is known, it is for the catalog that it was for.
         """
-        catalog = self.catalog or catalog_of(before)
-        return f"{what}\n\nBeamline {self.name}: {catalog}." if catalog else what
+        theirs = catalog_of(before)
+        catalog = theirs if _AT not in self.catalog and self.may_be_for(theirs) else self.catalog
+        return f"{what}\n\nBeamline {self.name}: {catalog}."
+
+    def may_be_for(self, catalog: str) -> bool:
+        """Tell whether its catalog may be this one, in words: one of them may not name its server."""
+        ours, theirs = self.catalog.partition(_AT), catalog.partition(_AT)
+        return ours[0] == theirs[0] and (ours[2] == theirs[2] or "" in (ours[2], theirs[2]))
 
     async def make_pool(self, client: "PrefectClient", pool: str) -> str:
         """Make the beamline's work pool, if it is not there, and return what was done, in a line.
@@ -68,13 +75,16 @@ class Beamline:
         ConfigurationError
             If it is there, and another beamline's.
         """
-        from prefect.exceptions import ObjectNotFound
+        from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
         start = f"Start a worker where this package is installed: prefect worker start --pool {pool}"
         try:
             found = await client.read_work_pool(pool)
         except ObjectNotFound:
-            await self._make(client, pool)
+            try:
+                await self._make(client, pool)
+            except ObjectAlreadyExists:  # somebody else was a moment faster
+                return await self.make_pool(client, pool)
             return f"Made the work pool {pool}, whose flow runs are of beamline {self.name}. {start}"
         theirs = _environment(found.base_job_template).get("default") or {}
         if (other := theirs.get(_VARIABLE)) not in (None, self.name):
@@ -91,7 +101,10 @@ class Beamline:
 
         template = WarmProcessWorker.get_default_base_job_template()
         _environment(template)["default"] = dict(self.environment)
-        made = WorkPoolCreate(name=pool, type=WarmProcessWorker.type, base_job_template=template)
+        description = f"Flow runs of beamline {self.name}, which has {self.catalog}."
+        made = WorkPoolCreate(
+            name=pool, type=WarmProcessWorker.type, base_job_template=template, description=description
+        )
         await client.create_work_pool(made)
 
 
@@ -102,11 +115,12 @@ def catalog_of(description: str | None) -> str:
 
 
 def _catalog(settings: Settings) -> str:
+    catalog = f"the catalog {settings.raw_container}"
     if not (server := server_name(settings)):
-        return ""
+        return catalog
     # That is another server on each machine.
     where = f" on {socket.gethostname()}" if urlsplit(server).hostname in _LOOPBACK else ""
-    return f"the catalog {settings.raw_container} of Tiled at {server.rstrip('/')}{where}"
+    return f"{catalog}{_AT}{server.rstrip('/')}{where}"
 
 
 def _environment(template: Mapping[str, Any]) -> dict[str, Any]:

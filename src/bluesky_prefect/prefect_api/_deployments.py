@@ -198,7 +198,7 @@ async def _found(client: "PrefectClient", name: str) -> "DeploymentResponse | No
 def _another(deployment: "DeploymentResponse", beamline: Beamline, parameters: Mapping[str, Any]) -> str:
     """Return what a deployment is for that this beamline is not, and what it is for; empty if there is nothing."""
     theirs = catalog_of(deployment.description)
-    if theirs and beamline.catalog not in ("", theirs):
+    if theirs and not beamline.may_be_for(theirs):
         return f"{theirs}, and this is for {beamline.catalog}"
     for name, value in parameters.items():
         if (other := (deployment.parameters or {}).get(name)) not in (None, value):

@@ -73,7 +73,7 @@ class WorkQueues:
 
 
 async def make_work_queues(client: "PrefectClient", pool: str) -> str:
-    """Make those of the two queues that a work pool lacks, and return what it has now, in a line.
+    """Make those of the two queues that a work pool lacks, and return what it has now, and what keeps it back.
 
     Prefect's own queue stays between them: what is there goes before the backlog, as `reconcile` does, and as does
     what people start in the UI. A queue that is there stays as it is, whatever somebody has changed of it.
@@ -91,7 +91,27 @@ async def make_work_queues(client: "PrefectClient", pool: str) -> str:
         status = error.response.status_code
         return f"The queues of work pool {pool} are left as they are: Prefect refuses them ({status})."
     order = ", ".join(sorted(found, key=lambda name: found[name]))
-    return f"Flow runs that wait on work pool {pool} go in the order of its queues: {order}."
+    told = f"Flow runs that wait on work pool {pool} go in the order of its queues: {order}."
+    return " ".join([told, *await _brakes(client, pool)])
+
+
+async def _brakes(client: "PrefectClient", pool: str) -> list[str]:
+    """Return what somebody has paused or limited of a work pool and its queues, and how that is undone."""
+    brakes: list[str] = []
+    places: list[tuple[str, str, str, Any]] = [
+        (f"Work pool {pool}", "work-pool", pool, await client.read_work_pool(pool))
+    ]
+    for queue in await client.read_work_queues(pool):
+        places.append((f"Its queue {queue.name}", "work-queue", f"{queue.name} --pool {pool}", queue))
+    for name, kind, named, place in places:
+        if place.is_paused:
+            brakes.append(f"{name} is paused, and starts nothing until 'prefect {kind} resume {named}'.")
+        if place.concurrency_limit is not None:
+            brakes.append(
+                f"{name} runs {place.concurrency_limit} at once at most, until "
+                f"'prefect {kind} clear-concurrency-limit {named}'."
+            )
+    return brakes
 
 
 async def _by_name(client: "PrefectClient", pool: str) -> dict[str, int]:

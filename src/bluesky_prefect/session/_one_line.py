@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-from bluesky_prefect.core import BlueskyPrefectError, FlowInputError, Interrupted
+from bluesky_prefect.core import FlowInputError, called_at_prompt
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,14 +26,7 @@ def in_one_line(function: Callable[P, R]) -> Callable[P, R]:
             named = [one.name for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
             takes = ", ".join(named) or "no arguments"
             raise FlowInputError(f"{function.__name__}: {error}. It takes: {takes}.") from None
-        try:
-            return function(*args, **kwargs)
-        except BlueskyPrefectError as error:
-            raise error.with_traceback(None) from None
-        except Interrupted:
-            raise
-        except KeyboardInterrupt:
-            raise Interrupted from None
+        return called_at_prompt(lambda: function(*args, **kwargs))
 
     return call
 

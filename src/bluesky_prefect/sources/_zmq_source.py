@@ -2,10 +2,12 @@
 
 import logging
 import threading
+import time
 from typing import Any
 
 from bluesky_prefect.callback import PrefectCallback
 from bluesky_prefect.core import ConfigurationError, error_and_place, error_line, one_line
+from bluesky_prefect.courier import Reminders
 from bluesky_prefect.metrics import Signals
 from bluesky_prefect.sources._documents import Format, hand_over, is_handled, read_document
 from bluesky_prefect.sources._refused_messages import RefusedMessages
@@ -14,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 _AGAIN_S = 1.0
 _POLL_MS = 100
+# Larger than any document. 0MQ closes the connection to who sends more, for good.
+_MAX_MESSAGE = 1 << 30
 
 
 class ZMQSource:
@@ -54,6 +58,7 @@ class ZMQSource:
         self._prefix = prefix
         self._form: Format = form
         self._signals = signals or Signals()
+        self._reminders = Reminders(logger, time.monotonic)
 
     def run(self, finish: threading.Event) -> None:
         """Hand over documents until `finish` is set.
@@ -77,7 +82,9 @@ class ZMQSource:
     def _serve(self, zmq: Any, finish: threading.Event) -> None:
         context = zmq.Context()
         socket = context.socket(zmq.SUB)
+        monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
+            socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE)
             # What follows a prefix is a space.
             socket.setsockopt(zmq.SUBSCRIBE, f"{self._prefix} ".encode() if self._prefix else b"")
             address = self._address if "://" in self._address else f"tcp://{self._address}"
@@ -93,7 +100,19 @@ class ZMQSource:
                 self._signals.at_work(_POLL_MS / 1000)
                 if socket.poll(_POLL_MS):
                     self._take(socket.recv())
+                elif monitor.poll(0):
+                    self._reminders.tell(
+                        "closed",
+                        logging.WARNING,
+                        "The connection to %s was closed, and is made anew. 'bluesky-prefect reconcile' finds the runs "
+                        "that stop meanwhile.",
+                        self._address,
+                    )
+                    finish.wait(_POLL_MS / 1000)
+                    return
         finally:
+            socket.disable_monitor()
+            monitor.close(linger=0)
             socket.close(linger=0)
             context.term()
 

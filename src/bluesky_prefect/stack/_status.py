@@ -6,7 +6,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any
 
-from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, key_parts, shared_with
+from bluesky_prefect.core import BlueskyPrefectError, Settings, StackError, key_parts, shared_with, write_problem
 from bluesky_prefect.courier import running_courier
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import OutboxCounts, existing_outbox
@@ -60,6 +60,8 @@ class StackStatus:
         What the local stack's Prefect server keeps its flow runs in, in words; empty for a server of one's own.
     outbox, outbox_problem : OutboxCounts or None, str or None
         What waits, was sent, or is dead; or why the outbox cannot be read.
+    disk_problem : str
+        Why nothing can be written to the state directory; empty if it can.
     flow_runs, flow_runs_problem : tuple of FlowRunStatus, str or None
         The last ones, newest first; or why Prefect does not tell.
     shared : str
@@ -81,6 +83,7 @@ class StackStatus:
     readable: tuple[str, ...] = ()
     journals_waiting: int = 0
     journals_refused: int = 0
+    disk_problem: str = ""
 
     @property
     def all_up(self) -> bool:
@@ -131,7 +134,15 @@ def read_status(
         () if own else tuple(map(str, info.readable)),
         journals_waiting=len(journals.waiting()),
         journals_refused=len(journals.refused()),
+        disk_problem=_disk_problem(settings),
     )
+
+
+def _disk_problem(settings: Settings) -> str:
+    try:
+        return write_problem(settings.state_directory)
+    except OSError as error:
+        return f"{settings.state_directory} cannot be looked at: {error.strerror}"
 
 
 def _own_parts(own: dict[str, OwnServer], titles: dict[str, str], settings: Settings) -> tuple[PartStatus, ...]:

@@ -2,7 +2,7 @@
 
 from collections import ChainMap
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlunsplit
 
@@ -63,7 +63,7 @@ def connect(
             require_login(context, without_secrets(address), key_given=bool(api_key), setting=setting)
             root = from_context(context, clients or "numpy", path)
             opened.pop_all()
-        return root
+        return _with_bounded_waits(root, settings.retry_max_s)
     if not settings.tiled_profile:
         raise ConfigurationError(
             "No Tiled server is named: set BLUESKY_PREFECT_TILED_URI or BLUESKY_PREFECT_TILED_PROFILE."
@@ -75,7 +75,7 @@ def connect(
         context, _ = Context.from_any_uri(uri, **its)
         with closing(context):
             require_login(context, without_secrets(uri), key_given=bool(its.get("api_key")), setting=setting)
-    return from_profile(settings.tiled_profile, clients, **options)
+    return _with_bounded_waits(from_profile(settings.tiled_profile, clients, **options), settings.retry_max_s)
 
 
 def server_address(settings: "Settings") -> str:
@@ -195,6 +195,18 @@ def require_login(context: Any, name: str, *, key_given: bool, setting: str) -> 
         raise ConfigurationError(f"Tiled at {name} refuses the API key: check {setting}")
     if not (authentication.providers and context.use_cached_tokens()):
         raise ConfigurationError(f"Tiled at {name} wants an API key: set {setting}, or log in once with: tiled login")
+
+
+def _with_bounded_waits(root: "Container", max_s: float) -> "Container":
+    """Have Tiled's client wait at most so long where a server asks for it: it would sleep for days, if asked to."""
+
+    def bound(response: Any) -> None:
+        asked = response.headers.get("Retry-After")
+        with suppress(TypeError, ValueError):  # there is none, or it is a date, which Tiled's client does not obey
+            response.headers["Retry-After"] = str(max_s if not float(asked) <= max_s else max(float(asked), 0.0))
+
+    root.context.http_client.event_hooks["response"].append(bound)
+    return root
 
 
 def _profile(name: str) -> dict[str, Any]:

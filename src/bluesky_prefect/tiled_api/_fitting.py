@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from bluesky_prefect.core import jsonable
@@ -18,14 +19,34 @@ def patches() -> dict[str, Callable[[dict[str, Any]], dict[str, Any]]]:
 
 
 def _fit_tiled(doc: dict[str, Any]) -> dict[str, Any]:
-    """Return the document as it is, or as plain JSON if Tiled could not send it or its database would refuse it."""
+    """Return the document as it is if Tiled can send it and its database takes it; else with escapes, or as plain JSON.
+
+    Plain JSON has no long arrays.
+    """
+    if _fits(doc):
+        return doc
+    with suppress(RecursionError):
+        if _fits(escaped := _with_escapes(doc)):
+            return escaped
+    return jsonable(doc)
+
+
+def _fits(doc: Any) -> bool:
     from tiled.utils import safe_json_dump
 
     try:
-        fits = not _NUL.search(safe_json_dump(doc))
+        return not _NUL.search(safe_json_dump(doc))
     except (TypeError, ValueError, RecursionError):  # an object, half a character: somebody typed it
-        fits = False
-    return doc if fits else jsonable(doc)
+        return False
+
+
+def _with_escapes(value: Any) -> Any:
+    """Return a value with all texts as they can be sent, and what is no text as it is."""
+    if type(value) is dict:
+        return {_with_escapes(key): _with_escapes(one) for key, one in value.items()}
+    if type(value) in (list, tuple):
+        return [_with_escapes(one) for one in value]
+    return jsonable(value) if isinstance(value, str) else value
 
 
 def _fit_event(doc: dict[str, Any]) -> dict[str, Any]:

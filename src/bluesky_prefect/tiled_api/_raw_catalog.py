@@ -1,6 +1,7 @@
 """The catalog of Bluesky runs in Tiled: what ``TiledWriter`` and people at a prompt expect of it."""
 
 from collections.abc import Iterable, Sequence
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -76,5 +77,13 @@ def inherited(tags: Iterable[str] | None) -> list[str] | None:
 
 
 def _make(above: Any, key: str, specs: "Sequence[Spec]" = ()) -> Any:
+    """Make a container, and return it, or the one that somebody else was a moment faster to make."""
+    import httpx
+
     tags = getattr(above, "access_tags", None)  # raises AttributeError where the server has none
-    return above.create_container(key, specs=specs, access_tags=inherited(tags))
+    try:
+        return above.create_container(key, specs=specs, access_tags=inherited(tags))
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.CONFLICT:
+            raise
+        return above[key]

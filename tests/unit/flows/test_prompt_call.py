@@ -2,6 +2,7 @@
 
 import logging
 from functools import partial
+from io import StringIO
 from typing import TYPE_CHECKING
 
 import pydantic
@@ -93,3 +94,25 @@ def test_the_log_names_errors_of_flow_runs_without_their_traceback(caplog):
         ("prefect.flow_runs", True),
         ("other", True),
     ]
+
+
+def test_a_handler_after_the_console_has_the_traceback_all_the_same(tmp_path):
+    said, root = StringIO(), logging.getLogger()
+    handlers = [logging.StreamHandler(said), logging.FileHandler(tmp_path / "log")]
+
+    def block():
+        try:
+            raise ValueError("no peak")
+        except ValueError:
+            logging.getLogger("prefect.engine").exception("in the block")
+
+    for one in handlers:
+        root.addHandler(one)
+    try:
+        shown_briefly(block)
+    finally:
+        for one in handlers:
+            root.removeHandler(one)
+            one.close()
+    assert said.getvalue() == "in the block\n"
+    assert "ValueError: no peak" in (tmp_path / "log").read_text()

@@ -38,7 +38,22 @@ def test_a_deployment_says_which_catalog_of_which_server_it_is_for(settings, cat
 def test_where_no_server_is_known_a_deployment_stays_for_the_catalog_it_was_for():
     before = beamline(tiled_uri="https://t.org").describe("Process a run.", None)
     assert beamline().describe("Process a run.", before) == before
-    assert beamline().describe("Process a run.", "Somebody's own words.") == "Process a run."
+    assert beamline(raw_container="old").describe("Process a run.", before).endswith("tst: the catalog old.")
+
+
+def test_where_no_server_is_known_a_deployment_says_which_catalog_it_is_for():
+    said = beamline().describe("Process a run.", "Somebody's own words.")
+    assert said == "Process a run.\n\nBeamline tst: the catalog tst/raw."
+    known = beamline(tiled_uri="https://t.org")
+    assert "t.org" in known.describe("Process a run.", said)
+
+
+def test_a_catalog_may_be_another_one_that_does_not_name_its_server():
+    known, unknown = beamline(tiled_uri="https://t.org"), beamline()
+    assert known.may_be_for(unknown.catalog)
+    assert unknown.may_be_for(known.catalog)
+    assert not known.may_be_for(beamline(tiled_uri="https://other.org").catalog)
+    assert not unknown.may_be_for(beamline(raw_container="old", tiled_uri="https://t.org").catalog)
 
 
 def test_the_work_pool_says_what_is_called_otherwise_than_the_beamline():

@@ -10,7 +10,7 @@ import zmq
 
 from bluesky_prefect.core import ConfigurationError
 from bluesky_prefect.metrics import Signals
-from bluesky_prefect.sources import RefusedMessages, ZMQSource
+from bluesky_prefect.sources import RefusedMessages, ZMQSource, _zmq_source
 from tests.services.prefect_process import wait_until
 
 
@@ -139,6 +139,16 @@ def test_what_one_document_raises_holds_up_no_other(stage):
     one.callback.stop = SimpleNamespace  # takes no positional argument
     one.publish(b" stop " + pickle.dumps({"run_start": "a"}), start("b"))
     assert one.wait_for("b") == ["b"]
+
+
+def test_a_message_that_is_larger_than_any_document_is_not_read_and_those_after_it_are(stage, monkeypatch):
+    monkeypatch.setattr(_zmq_source, "_MAX_MESSAGE", 100_000)
+    one = stage()
+    one.connect()
+    one.publish(b" start " + b"x" * 200_000)
+    wait_until(lambda: one.publish(start("after it")) or "after it" in one.callback.uids, 20)
+    assert not one.refused.exists()
+    wait_until(lambda: one.publish(b" start " + b"x" * 50_000) or one.refused.exists(), 20)
 
 
 def test_it_ends_when_it_is_told_to_and_leaves_no_thread(stage):

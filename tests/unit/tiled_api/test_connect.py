@@ -2,9 +2,11 @@
 
 from types import SimpleNamespace
 
+import httpx
 import pytest
 
 from bluesky_prefect.core import ConfigurationError
+from bluesky_prefect.tiled_api import _connect
 from bluesky_prefect.tiled_api._connect import address_and_key, require_login
 
 
@@ -42,3 +44,17 @@ def test_whoever_is_let_in_is_let_in(context):
 def test_a_refused_connection_names_the_setting_and_asks_for_no_password(context, key_given, remedy):
     with pytest.raises(ConfigurationError, match=remedy):
         require_login(context, "http://host", key_given=key_given, setting="A_KEY")
+
+
+@pytest.mark.parametrize(
+    ("asked", "waits"), [("86400", 60.0), ("inf", 60.0), ("nan", 60.0), ("-5", 0.0), ("2.5", 2.5), ("tomorrow", True)]
+)
+def test_a_server_that_asks_for_a_long_wait_is_asked_again_after_the_longest(asked, waits):
+    from tiled.client.utils import handle_error, should_retry
+
+    answer = httpx.MockTransport(lambda _: httpx.Response(429, headers={"Retry-After": asked}))
+    with httpx.Client(transport=answer) as client:
+        _connect._with_bounded_waits(SimpleNamespace(context=SimpleNamespace(http_client=client)), 60.0)
+        with pytest.raises(httpx.HTTPStatusError) as caught:
+            handle_error(client.get("http://tiled/api/v1/"))
+    assert should_retry(caught.value) == waits

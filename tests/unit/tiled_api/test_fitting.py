@@ -1,7 +1,9 @@
 """Documents made fit for Tiled and its databases."""
 
+import numpy as np
 import pytest
 
+from bluesky_prefect.core import jsonable
 from bluesky_prefect.tiled_api._fitting import patches
 
 
@@ -37,3 +39,11 @@ def test_data_keep_the_names_that_their_descriptor_has():
         "data_key": name,
         "parameters": {"x": "\0"},
     }
+
+
+@pytest.mark.parametrize("text", ["half a \ud800 character", "a NUL \x00"])
+def test_a_text_that_cannot_be_sent_costs_no_array_beside_it(text):
+    grid = np.arange(20_000)
+    fitted = patches()["start"]({"uid": "a", "grid": grid, "notes": [{text: text}]})
+    assert fitted["grid"] is grid
+    assert fitted["notes"] == [{jsonable(text): jsonable(text)}]

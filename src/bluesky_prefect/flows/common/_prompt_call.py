@@ -5,17 +5,19 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import copy
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar
 
-from bluesky_prefect.core import BlueskyPrefectError, FlowInputError, Interrupted, one_line
+from bluesky_prefect.core import BlueskyPrefectError, FlowInputError, called_at_prompt, one_line
 from bluesky_prefect.flows.common._run_access import require_run
 from bluesky_prefect.tiled_api import checked_ref
 
 R = TypeVar("R")
 # Packages that call people's functions, and modules that those use for it.
 _MACHINERY = frozenset({"anyio", "asyncio", "concurrent", "contextlib", "prefect"})
-_OURS = "bluesky_prefect.flows.common."
+_OURS = ("bluesky_prefect.flows.common.", called_at_prompt.__module__)
 
 
 def is_prompt() -> bool:
@@ -62,16 +64,11 @@ def check_call(name: str, fn: Callable[..., Any], *arguments: Any, **options: An
 
 def shown_briefly(call: Callable[[], R]) -> R:
     """Call, with errors shown once: the log only names them, and the one raised has no frames but people's own."""
-    # Not a context manager: that would put back the frames.
     try:
         with _no_tracebacks_in_log():
-            return call()
-    except BlueskyPrefectError as error:
-        raise error.with_traceback(None) from None
-    except Interrupted:
+            return called_at_prompt(call)
+    except BlueskyPrefectError:
         raise
-    except KeyboardInterrupt:
-        raise Interrupted from None
     except Exception as error:
         error.__traceback__ = _own_frames(error.__traceback__) or error.__traceback__
         raise
@@ -80,13 +77,14 @@ def shown_briefly(call: Callable[[], R]) -> R:
 @contextmanager
 def _no_tracebacks_in_log() -> Iterator[None]:
     consoles = [one for one in logging.getLogger().handlers if not isinstance(one, logging.FileHandler)]
-    for console in consoles:
-        console.addFilter(_without_traceback)
+    filters = [(console, partial(_without_traceback, console)) for console in consoles]
+    for console, brief in filters:
+        console.addFilter(brief)
     try:
         yield
     finally:
-        for console in consoles:
-            console.removeFilter(_without_traceback)
+        for console, brief in filters:
+            console.removeFilter(brief)
 
 
 def _signature(fn: Callable[..., Any]) -> inspect.Signature:
@@ -114,10 +112,14 @@ def _check_type(name: str, value: Any, parameter: inspect.Parameter) -> None:
         raise FlowInputError(f"{name}={one_line(repr(value), 60)}: {'; '.join(wrong)}.") from None
 
 
-def _without_traceback(record: logging.LogRecord) -> bool:
-    if record.name.startswith("prefect."):
-        record.exc_info = record.exc_text = None
-    return True
+def _without_traceback(console: logging.Handler, record: logging.LogRecord) -> bool:
+    """Have a handler handle a record of Prefect without its traceback, which other handlers are to see."""
+    if not record.name.startswith("prefect.") or not (record.exc_info or record.exc_text):
+        return True
+    brief = copy(record)
+    brief.exc_info = brief.exc_text = None
+    console.handle(brief)
+    return False
 
 
 def _own_frames(trace: TracebackType | None) -> TracebackType | None:
