@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.services.brokers import KafkaBroker
 from tests.services.listeners import Listener
 
 SERVICES = Path(__file__).parents[1] / "services"
@@ -16,11 +17,9 @@ SERVICES = Path(__file__).parents[1] / "services"
 
 @pytest.fixture(scope="module")
 def broker():
-    process = subprocess.Popen(
-        [sys.executable, str(SERVICES / "kafka_broker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    yield process.stdout.readline().strip()
-    process.communicate(timeout=30)
+    broker = KafkaBroker()
+    yield broker.address
+    broker.close()
 
 
 @pytest.fixture
