@@ -14,6 +14,8 @@ from event_model import compose_run
 from bluesky_prefect import PrefectCallback, Settings
 from bluesky_prefect.tiled_api import Catalog
 
+_SEND_S = 150.0
+
 
 def main(workflow: str, number: str, every_s: str) -> None:
     """Take runs, so many, one every so many seconds."""
@@ -33,6 +35,10 @@ def main(workflow: str, number: str, every_s: str) -> None:
             for one in callbacks:
                 one(name, doc)
         print(run.start_doc["uid"], stop["time"], flush=True)
+    # Closed while Prefect is out of reach, it would leave what waits to the next session.
+    deadline = time.monotonic() + _SEND_S
+    while callback.outbox.has_waiting() and time.monotonic() < deadline:
+        time.sleep(0.2)
     callback.close(600.0)
 
 
