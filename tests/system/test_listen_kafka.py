@@ -144,6 +144,16 @@ def test_a_new_group_begins_with_what_is_published_from_then_on(publish, listen)
     assert second.uids() == [uid]
 
 
+def test_what_is_published_to_a_new_topic_while_the_first_listener_is_away_is_read_afterwards(publish, listen):
+    first = listen()
+    first.wait_for_line("Listening")
+    first.kill()
+    uids = [publish("scan") for _ in range(3)]
+    second = listen()
+    second.wait_for(*uids)
+    assert len(second.uids()) == 3
+
+
 def test_a_second_listener_of_a_group_reads_its_own_topic_at_once(broker, topic, publish, listen, tmp_path):
     first = listen()
     first.wait_until(lambda: committed(broker, topic) == 0 and "Listening" in first.log.read_text())
