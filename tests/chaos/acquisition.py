@@ -3,8 +3,8 @@
 Lines on stdin: ``count N`` does N runs and then prints ``done``, ``plain N`` N runs that start no workflow, ``long N``
 one run of N points that takes its time; ``kill POINT N`` kills the process when it passes that point for the N-th time;
 ``clock S`` sets its clock off by S seconds; ``counts`` prints how much is in the outbox (or ``? ? ?`` if that cannot be
-read); ``memory`` prints for how many runs the disk refuses something; ``end`` ends as a script does. Without any of
-these it stands by.
+read); ``memory`` prints for how many runs the disk refuses something; ``probe`` emits a run of which only listeners
+hear, and that starts nothing, and prints its uid; ``end`` ends as a script does. Without any of these it stands by.
 """
 
 import os
@@ -18,6 +18,8 @@ from typing import Any
 from tests.chaos.kill_points import KillPoints
 
 DEPLOYMENT = "my-workflow/local"
+# In the start document of a run that is none, and only shows that documents get through.
+PROBE = "probe"
 # Between the points of a long run.
 _POINT_S = 0.05
 
@@ -53,6 +55,7 @@ class Session:
         from bluesky_prefect.sim import make_devices
         from tests.chaos.emissions import Emitter
         from tests.chaos.ledger import Ledger
+        from tests.chaos.publishing import consumers
 
         settings = get_settings()
         self.devices = make_devices(images)
@@ -66,7 +69,9 @@ class Session:
         self.engine.subscribe(emitter.before)
         self.engine.subscribe(self.recorder)
         self.engine.subscribe(emitter.after)
-        self.engine.subscribe(self.callback)
+        self._consumers = list(consumers(self.callback))
+        for consumer in self._consumers:
+            self.engine.subscribe(consumer)
         self.engine.subscribe(self._note_promise)
 
     def count(self, runs: int) -> None:
@@ -99,6 +104,15 @@ class Session:
     def memory(self) -> int:
         return self.callback._memory.counts().waiting + len(self.recorder._stopped)
 
+    def probe(self) -> str:
+        from event_model import compose_run
+
+        run = compose_run(metadata={PROBE: True})
+        for name, doc in (("start", run.start_doc), ("stop", run.compose_stop())):
+            for publisher in [one for one in self._consumers if one is not self.callback]:
+                publisher(name, doc)
+        return run.start_doc["uid"]
+
     def _plan(self, number: int) -> Iterator[Any]:
         from bluesky import plans, preprocessors
 
@@ -128,6 +142,7 @@ def main(ledger: Path, emissions: int, images: Path) -> None:
         "clock": lambda offset_s: setattr(clock, "offset_s", float(offset_s)),
         "counts": lambda: print(session.counts(), flush=True),
         "memory": lambda: print(session.memory(), flush=True),
+        "probe": lambda: print(session.probe(), flush=True),
     }
     print("ready", flush=True)
     for line in sys.stdin:

@@ -1,5 +1,6 @@
 """A whole beamline on one machine, each part of which can be killed, stopped, starved and brought back."""
 
+import json
 import math
 import os
 import shutil
@@ -29,6 +30,7 @@ from tests.chaos.emissions import Emissions
 from tests.chaos.ledger import Ledger
 from tests.chaos.prefect_view import PrefectView
 from tests.chaos.processes import PAUSED, ROOT, AcquisitionProcess, ChaosProcess
+from tests.services.brokers import RedisServer
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
 
@@ -96,6 +98,8 @@ class Beamline:
         Runs whose journal a fault has cut, with how many documents it has left.
     damaged : set of str
         Those of them that are to be set aside.
+    cache : RedisServer
+        What Tiled's stream of updates needs.
     clocks : dict
         That of the Prefect server, and those of other processes that are started with one: ``courier``,
         ``reconcile``, ``worker``.
@@ -117,7 +121,7 @@ class Beamline:
         self.journals = JournalDirectory(self.session / "journals")
         self.cut: dict[str, int] = {}
         self.damaged: set[str] = set()
-        self._report = report
+        self.report = report
         self._prefect_settings = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": database} if database else {}
         self._how_many = executors
         self._executors: list[ChaosProcess] = []
@@ -136,10 +140,12 @@ class Beamline:
         self.clocks = {name: MachineClock(self.root, f"{name}.clock") for name in _CLOCKS}
         server = {**_SERVER, **self._prefect_settings, **self.clocks["prefect"].environment}
         with ExitStack() as made:
+            self.cache = made.enter_context(closing(RedisServer(self.root)))
+            made.enter_context(_streaming(self.cache))
             made.enter_context(_started_with(PrefectServer, server))
             made.enter_context(_started_with(Worker, _WORKER))
-            made.callback(self.stack.down, self._report, flow_runs_timeout_s=0)
-            self.info = self.stack.up(self._report)
+            made.callback(self.stack.down, self.report, flow_runs_timeout_s=0)
+            self.info = self.stack.up(self.report)
             self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
             self.kill("courier")  # the acquisition has a state directory of its own, and another courier
             self.prefect_proxy = made.enter_context(closing(FaultProxy(self.stack.processes()["prefect"].port)))
@@ -172,7 +178,7 @@ class Beamline:
         """Start one more acquisition process on the same outbox, with these variables in its environment."""
         number = len(self._started)
         log = self.root / "logs" / f"acquisition-{number}.log"
-        self._started.append(AcquisitionProcess(self, {**self._session_environment(), **variables}, log))
+        self._started.append(AcquisitionProcess(self, {**self.session_environment(), **variables}, log))
         return self._started[-1]
 
     @property
@@ -190,7 +196,7 @@ class Beamline:
         log = self.root / "logs" / f"courier-{len(self._couriers)}.log"
         module = "tests.chaos.couriering" if kill else "bluesky_prefect"
         armed = {VARIABLE: f"{kill} {passes}"} if kill else {}
-        environment = {**self._session_environment(), **self.clocks["courier"].environment, **armed}
+        environment = {**self.session_environment(), **self.clocks["courier"].environment, **armed}
         self._courier = courier = ChaosProcess(module, ["courier"], environment, log)
         self._couriers.append(courier)
         settings = Settings(state_directory=self.session)
@@ -210,7 +216,8 @@ class Beamline:
         """Wait until the campaign has all documents of acquisitions that have ended."""
         self.emissions.drain(alive=sum(one.alive for one in self._started))
 
-    def _session_environment(self) -> dict[str, str]:
+    def session_environment(self) -> dict[str, str]:
+        """Return the variables of what belongs to the acquisition."""
         return {
             **self.info.environment(),
             **_SESSION,
@@ -230,7 +237,7 @@ class Beamline:
 
     def start(self, service: str) -> None:
         """Start a service that was killed, where it was, and wait until it works."""
-        startup = Startup(self.stack.paths, self.stack.processes(), self._report)
+        startup = Startup(self.stack.paths, self.stack.processes(), self.report)
         startup.start(self._service(service))
         startup.wait(lambda _: None)
 
@@ -286,6 +293,8 @@ class Beamline:
         for proxy in (self.prefect_proxy, self.tiled_proxy, self.courier_proxy):
             if proxy.mode != "pass":
                 proxy.mode = "pass"
+            if proxy.line is not None:
+                proxy.line = None
         for service in ("tiled", "prefect"):
             if service not in self.stack.processes():
                 self.start(service)
@@ -382,3 +391,21 @@ def _started_with(service: type[Service], settings: dict[str, str]) -> Iterator[
         yield
     finally:
         service.environment = environment
+
+
+@contextmanager
+def _streaming(cache: RedisServer) -> Iterator[None]:
+    """Have this process start Tiled with a stream of updates."""
+    prepare = TiledServer.prepare
+
+    def prepare_and_add(server: TiledServer) -> None:
+        prepare(server)
+        path = server.paths.tiled / "config.yml"
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "streaming_cache": {"uri": cache.uri}}))
+
+    TiledServer.prepare = prepare_and_add
+    try:
+        yield
+    finally:
+        TiledServer.prepare = prepare

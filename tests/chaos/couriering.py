@@ -1,4 +1,4 @@
-"""``bluesky-prefect courier`` as it is, but that it kills itself where it is told to."""
+"""``bluesky-prefect`` as it is, but that it kills itself where it is told to."""
 
 import os
 

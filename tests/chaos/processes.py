@@ -160,6 +160,11 @@ class AcquisitionProcess(ChaosProcess):
         """Wait until nothing waits in the outbox."""
         wait_until(lambda: self.waiting() == 0, timeout_s=_TIMEOUT_S)
 
+    def probe(self) -> str:
+        """Emit a run of which only listeners hear, and that starts nothing; return its uid."""
+        self.say("probe")
+        return self._line()
+
     def saved_all(self) -> None:
         """Wait until the disk has all that it has refused."""
 

@@ -17,6 +17,7 @@ from bluesky_prefect.journal import RunRecorder
 from bluesky_prefect.tiled_api import Catalog
 
 Callbacks = list[Callable[[str, Any], Any]]
+_SEND_S = 150.0
 
 
 def main(workflow: str, number: str, every_s: str, recorded: str = "") -> None:
@@ -36,6 +37,10 @@ def main(workflow: str, number: str, every_s: str, recorded: str = "") -> None:
     for one in range(int(number)):
         time.sleep(max(0.0, began + one * float(every_s) - time.monotonic()))
         take_run(callbacks, one + 1)
+    # Closed while Prefect is out of reach, it would leave what waits to the next session.
+    deadline = time.monotonic() + _SEND_S
+    while callback.outbox.has_waiting() and time.monotonic() < deadline:
+        time.sleep(0.2)
     callback.close(600.0)
 
 

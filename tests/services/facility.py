@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 
 from tests.conftest import missing_service
+from tests.services.brokers import free_port
 from tests.services.prefect_process import wait_until
-from tests.services.streaming_tiled import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 _PREFECT = str(Path(sys.executable).with_name("prefect"))

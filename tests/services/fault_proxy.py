@@ -6,7 +6,10 @@ import re
 import socket
 import threading
 from collections import Counter
+from collections.abc import Callable
 from typing import Literal
+
+from tests.services.bad_line import BadLine
 
 Mode = Literal["pass", "refuse", "500", "503", "429", "slow", "black-hole", "lose-answer", "no-web-sockets"]
 
@@ -19,12 +22,18 @@ _REASONS = {"500": "Internal Server Error", "503": "Service Unavailable", "429":
 
 
 class FaultProxy:
-    """Passes connections on to a port of this machine, on a thread of its own.
+    """Passes connections on to a port of this machine or of another host, on a thread of its own.
 
     Parameters
     ----------
     target : int
         Port of the server.
+    server, host : str
+        Addresses of the server, and of the proxy itself.
+    port : int, optional
+        Its own port; by default one that is free.
+    enter : callable, optional
+        Takes the proxy's thread to another network, before it does anything.
 
     Attributes
     ----------
@@ -46,30 +55,44 @@ class FaultProxy:
     victim_answer : str or None
         In mode ``pass``, the status (``"502"``) that whoever wants to create the victim's flow run gets, with a
         ``Retry-After`` of an hour. Without a victim, the next submission becomes it.
+    line : BadLine or None
+        What connections are like in mode ``pass``. Those that are open when it changes are cut.
     passed : Counter of str
         How many requests it has passed on, by path.
     """
 
-    def __init__(self, target: int) -> None:
+    def __init__(
+        self,
+        target: int,
+        *,
+        server: str = "127.0.0.1",
+        host: str = "127.0.0.1",
+        port: int = 0,
+        enter: Callable[[], None] = lambda: None,
+    ) -> None:
         self._target = target
+        self._server = server
+        self._host = host
+        self._enter = enter
         self._mode: Mode = "pass"
+        self._line: BadLine | None = None
         self._tasks: set[asyncio.Task] = set()
         self._loop = asyncio.new_event_loop()
         self._listener: socket.socket | None = None
-        self.port = 0
+        self.port = port
         self.struck = 0
         self.passed: Counter[str] = Counter()
         self.hidden: str | None = None
         self.held: str | None = None
         self.victim: str | None = None
         self.victim_answer: str | None = None
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="fault-proxy", daemon=True)
         self._thread.start()
         self._wait_for(self._listen())
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._host}:{self.port}"
 
     @property
     def mode(self) -> Mode:
@@ -79,18 +102,31 @@ class FaultProxy:
     def mode(self, mode: Mode) -> None:
         self._wait_for(self._change(mode))
 
+    @property
+    def line(self) -> BadLine | None:
+        return self._line
+
+    @line.setter
+    def line(self, line: BadLine | None) -> None:
+        self._line = line
+        self._wait_for(self._change(self._mode))
+
     def close(self) -> None:
         self._wait_for(self._change("refuse"))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
 
+    def _run(self) -> None:
+        self._enter()
+        self._loop.run_forever()
+
     def _wait_for(self, coroutine) -> None:
         asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=30)
 
     async def _listen(self) -> None:
         # Not an asyncio.Server: closed while it accepts, that of Python 3.11 forgets connections without closing them.
-        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=100)
+        self._listener = socket.create_server((self._host, self.port), backlog=100)
         self._listener.setblocking(False)
         self.port = self._listener.getsockname()[1]
         self._loop.add_reader(self._listener, self._accept, self._listener)
@@ -146,7 +182,7 @@ class FaultProxy:
         await reader.read()  # or the rest of the request makes the kernel reset the connection, and the answer is gone
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        there, back = await asyncio.open_connection(self._server, self._target)
         passing = _Passing(self)
         try:
             pumps = [
@@ -171,12 +207,22 @@ class _Passing:
         self._asked = False
         self._lost = False
         self._held = False
+        self._last_s = {"there": 0.0, "back": 0.0}
 
     async def requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: asyncio.StreamWriter
     ) -> None:
         while chunk := await reader.read(_CHUNK):
             await self._maybe_swallow()
+            if not self._asked and self._proxy.line:
+                fate = self._proxy.line.fate()
+                self._lost |= fate == "answer lost"
+                if fate == "is reset":
+                    return
+                if fate == "hangs":
+                    while await reader.read(_CHUNK):  # until the client has had enough of it
+                        pass
+                    return
             if self._proxy.victim_answer and b"/create_flow_run" in chunk[:500]:
                 chunk = await self._whole(chunk, reader)
                 if self._is_victim(chunk):
@@ -201,8 +247,15 @@ class _Passing:
                 if self._proxy.hidden and path.endswith(self._proxy.hidden):
                     self._proxy.struck += 1
                     chunk = chunk.replace(request[1], request[1][:-1] + b"/hidden", 1)
+            await self._travel(chunk, "there")
             writer.write(chunk)
             await writer.drain()
+
+    async def _travel(self, chunk: bytes, way: str) -> None:
+        if line := self._proxy.line:
+            clock = asyncio.get_running_loop().time
+            await asyncio.sleep(line.travel_s(len(chunk), clock() - self._last_s[way]))
+            self._last_s[way] = clock()
 
     async def _whole(self, chunk: bytes, reader: asyncio.StreamReader) -> bytes:
         while b"\r\n\r\n" not in chunk:
@@ -225,6 +278,7 @@ class _Passing:
             while self._held and self._proxy.held:
                 await asyncio.sleep(0.05)
             self._asked = False
+            await self._travel(chunk, "back")
             writer.write(chunk)
             await writer.drain()
 

@@ -64,15 +64,19 @@ class Hosts:
         """Return what to put before a command that runs on a host."""
         return self._ip, "netns", "exec", self.namespace(name)
 
+    def enter(self, name: str) -> None:
+        """Move the calling thread to a host: the sockets that it makes from now on are there."""
+        with open(f"/run/netns/{self.namespace(name)}") as file:  # noqa: PTH123 - its descriptor is wanted
+            if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _NEW_NETWORK):
+                raise OSError(ctypes.get_errno(), "setns")
+
     def within(self, name: str, what: Callable[[], Any]) -> Any:
         """Return what a function does on a host: its sockets are there."""
         answers: list[Any] = []
 
         def work() -> None:
             try:
-                with open(f"/run/netns/{self.namespace(name)}") as file:  # noqa: PTH123 - its descriptor is wanted
-                    if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), _NEW_NETWORK):
-                        raise OSError(ctypes.get_errno(), "setns")
+                self.enter(name)
                 answers.append(what())
             except BaseException as error:  # noqa: BLE001 - raised again where it was asked for
                 answers.append(error)

@@ -3,26 +3,17 @@
 import json
 import os
 import secrets
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
 
-from tests.conftest import missing_service
+from tests.services.brokers import RedisServer, free_port
 from tests.services.prefect_process import wait_until
 
 KEY = secrets.token_hex(32)
-
-
-def free_port() -> int:
-    """Return a port of loopback that nobody has."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 class StreamingTiled:
@@ -34,17 +25,19 @@ class StreamingTiled:
         Where it keeps its files.
     streams : bool
         Whether it has a streaming cache.
+
+    Attributes
+    ----------
+    cache : RedisServer or None
+        The streaming cache.
     """
 
     def __init__(self, folder: Path, *, streams: bool = True) -> None:
         self.folder = folder
         self.uri = f"http://127.0.0.1:{free_port()}"
-        self._redis_port = free_port()
-        self._streams = streams
+        self.cache = RedisServer(folder) if streams else None
         self._log = folder / "tiled.log"
-        (folder / "config.yml").write_text(json.dumps(self._config(streams)))  # JSON is YAML
-        if streams:
-            self.start_cache()
+        (folder / "config.yml").write_text(json.dumps(self._config()))  # JSON is YAML
         try:
             self.start()
         except BaseException:
@@ -92,27 +85,14 @@ class StreamingTiled:
         """End that."""
         self._process.send_signal(signal.SIGCONT)
 
-    def start_cache(self) -> None:
-        """Start the Redis server, which remembers nothing of an earlier one."""
-        if not (program := shutil.which("redis-server")):
-            missing_service("redis-server, which Debian's package of that name has")
-        options = ["--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)]
-        self._redis = subprocess.Popen([program, "--port", str(self._redis_port), *options], stdout=subprocess.DEVNULL)
-        wait_until(self._cache_answers)
-
-    def kill_cache(self) -> None:
-        """End the Redis server, with all that it knows."""
-        self._redis.kill()
-        self._redis.wait(30)
-
     def close(self) -> None:
         """End both."""
         self._process.terminate()
         self._process.wait(30)
-        if self._streams:
-            self.kill_cache()
+        if self.cache:
+            self.cache.close()
 
-    def _config(self, streams: bool) -> dict[str, object]:
+    def _config(self) -> dict[str, object]:
         catalog = {
             "uri": f"sqlite:///{self.folder / 'catalog.db'}",
             "writable_storage": [str(self.folder / "data"), f"duckdb:///{self.folder / 'tables.duckdb'}"],
@@ -122,8 +102,8 @@ class StreamingTiled:
             "trees": [{"path": "/", "tree": "catalog", "args": catalog}],
             "authentication": {"single_user_api_key": KEY},
         }
-        if streams:
-            content["streaming_cache"] = {"uri": f"redis://127.0.0.1:{self._redis_port}/0"}
+        if self.cache:
+            content["streaming_cache"] = {"uri": self.cache.uri}
         return content
 
     def _answers(self) -> bool:
@@ -132,10 +112,3 @@ class StreamingTiled:
             return httpx.get(f"{self.uri}/api/v1/", timeout=10, verify=False).is_success
         except httpx.TransportError:
             return False
-
-    def _cache_answers(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self._redis_port), 1).close()
-        except OSError:
-            return False
-        return True

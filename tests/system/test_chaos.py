@@ -26,6 +26,10 @@ SMALL = [
     "outbox-full",
     "executor-killed",
     "pending-late",
+    "listen-tiled-killed",
+    "listen-kafka-away",
+    "listen-zmq-proxy",
+    "line-to-prefect",
 ]
 
 
@@ -63,6 +67,7 @@ def test_every_fault_had_runs_at_risk_and_was_recovered_from(outcome):
     assert {injection.fault.name for injection in outcome.injections} == set(SMALL)
     assert all(injection.at_risk for injection in outcome.injections)
     assert [injection.fault.name for injection in outcome.injections if injection.recovered_s is None] == []
+    assert [injection.trouble for injection in outcome.injections if injection.trouble] == []
 
 
 def test_the_count_finds_what_was_planted(outcome, beamline):
@@ -86,4 +91,4 @@ def test_the_count_finds_what_was_planted(outcome, beamline):
 
 def test_the_campaign_holds_every_fault_that_is_promised():
     assert set(SMALL) < set(FAULTS)
-    assert len(FAULTS) >= 60
+    assert len(FAULTS) >= 90

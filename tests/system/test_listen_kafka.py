@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from tests.services.brokers import KafkaBroker
 from tests.services.listeners import Listener
 
 SERVICES = Path(__file__).parents[1] / "services"
@@ -16,11 +17,9 @@ SERVICES = Path(__file__).parents[1] / "services"
 
 @pytest.fixture(scope="module")
 def broker():
-    process = subprocess.Popen(
-        [sys.executable, str(SERVICES / "kafka_broker.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    yield process.stdout.readline().strip()
-    process.communicate(timeout=30)
+    broker = KafkaBroker()
+    yield broker.address
+    broker.close()
 
 
 @pytest.fixture
@@ -143,6 +142,16 @@ def test_a_new_group_begins_with_what_is_published_from_then_on(publish, listen)
     second = listen()
     second.wait_for(uid)
     assert second.uids() == [uid]
+
+
+def test_what_is_published_to_a_new_topic_while_the_first_listener_is_away_is_read_afterwards(publish, listen):
+    first = listen()
+    first.wait_for_line("Listening")
+    first.kill()
+    uids = [publish("scan") for _ in range(3)]
+    second = listen()
+    second.wait_for(*uids)
+    assert len(second.uids()) == 3
 
 
 def test_a_second_listener_of_a_group_reads_its_own_topic_at_once(broker, topic, publish, listen, tmp_path):

@@ -176,8 +176,8 @@ def test_runs_are_found_after_the_cache_of_the_stream_has_forgotten_all(tiled, l
     listener = listen(**OFTEN)
     before = take(tiled)
     listener.wait_for(before)
-    tiled.kill_cache()
-    tiled.start_cache()
+    tiled.cache.close()
+    tiled.cache.start()
     uids = [take(tiled) for _ in range(3)]
     listener.wait_for(*uids)
     assert sorted(listener.uids()) == sorted([before, *uids])

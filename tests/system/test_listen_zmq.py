@@ -1,8 +1,6 @@
 """'bluesky-prefect listen zmq' on Bluesky's own proxy."""
 
 import pickle
-import subprocess
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -11,10 +9,8 @@ from bluesky.callbacks.zmq import Publisher
 from bluesky.plans import count
 from ophyd.sim import det
 
+from tests.services.brokers import ZMQProxy
 from tests.services.listeners import Listener
-from tests.services.streaming_tiled import free_port
-
-PROXY = Path(sysconfig.get_path("scripts")) / "bluesky-0MQ-proxy"
 
 # bluesky's RunEngine leaves its event loop to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -33,13 +29,9 @@ class Harm:
 @pytest.fixture
 def proxy():
     """Addresses to publish to and to listen at."""
-    incoming, outgoing = (f"127.0.0.1:{free_port()}" for _ in range(2))
-    process = subprocess.Popen(
-        [str(PROXY), "--in-address", incoming, "--out-address", outgoing], stdout=subprocess.DEVNULL
-    )
-    yield incoming, outgoing
-    process.kill()
-    process.wait()
+    proxy = ZMQProxy()
+    yield proxy.incoming, proxy.outgoing
+    proxy.close()
 
 
 def test_runs_that_a_proxy_passes_on_are_in_the_outbox(proxy, tmp_path):

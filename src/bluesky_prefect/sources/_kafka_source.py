@@ -4,7 +4,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bluesky_prefect.callback import PrefectCallback
@@ -79,8 +79,6 @@ class KafkaSource:
         self._from_beginning = from_beginning
         self._signals = signals or Signals()
         self._known = KnownPartitions(settings.state_directory, config["group.id"])
-        # Where partitions end that are there at the start.
-        self._ends: dict[tuple[str, int], int] = {}
         self._offsets: dict[tuple[str, int], PartitionOffsets] = {}
         self._committed: dict[tuple[str, int], int] = {}
         self._commit_at = 0.0
@@ -114,7 +112,8 @@ class KafkaSource:
                 consumer.close()
 
     def _serve(self, consumer: Any, finish: threading.Event) -> None:
-        self._ends = self._ends or self._ends_now(consumer)
+        if new := [one for one in self._topics if one not in self._known.topics]:
+            self._known.listen(new, {} if self._from_beginning else self._ends_now(consumer, new))
         consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         logger.info("Listening to %s of Kafka as group %s", ", ".join(self._topics), self._config["group.id"])
         while not finish.is_set():
@@ -124,19 +123,20 @@ class KafkaSource:
                 self._commit(consumer, asynchronous=True)
         self._commit(consumer)
 
-    def _ends_now(self, consumer: Any) -> dict[tuple[str, int], int]:
-        """Return where the partitions end that are there now, by topic and number."""
+    def _ends_now(self, consumer: Any, new: Sequence[str]) -> dict[tuple[str, int], int]:
+        """Return where the partitions end that are there now, by topic and number, of topics that are new here."""
         from confluent_kafka import TopicPartition
 
         topics = consumer.list_topics(timeout=_ANSWER_S).topics
-        there = [(name, number) for name, topic in topics.items() if self._names(name) for number in topic.partitions]
+        names = [one for one in topics if _named(one, new) and not _named(one, self._known.topics)]
+        there = [(name, number) for name in names for number in topics[name].partitions]
         return {one: consumer.get_watermark_offsets(TopicPartition(*one), timeout=_ANSWER_S)[1] for one in there}
 
     def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
-        """Begin where the group has been, or else where it began; that is now, if it never did.
+        """Begin where the group has been, or else where it began.
 
-        What was there before this process is passed over then, unless it was asked for. A partition that came later is
-        read from its first message.
+        What was there before it first listened to a topic is passed over, unless it was asked for. A partition that
+        came later, also while no listener was there, is read from its first message.
         """
         from confluent_kafka import KafkaException
 
@@ -148,12 +148,8 @@ class KafkaSource:
             if one.offset >= 0:
                 continue
             low = int(consumer.get_watermark_offsets(one, timeout=_ANSWER_S)[0])
-            now = low if self._from_beginning else self._ends.get(partition, low)
-            one.offset = max(low, self._known.begin(*partition, now))
+            one.offset = max(low, self._known.begin(*partition, low))
         consumer.assign(committed)
-
-    def _names(self, topic: str) -> bool:
-        return any(re.match(one, topic) if one.startswith("^") else one == topic for one in self._topics)
 
     def _take(self, consumer: Any, message: Any, finish: threading.Event) -> None:
         if message is None:
@@ -255,3 +251,7 @@ class KafkaSource:
         self._reminders.tell(
             "away", logging.WARNING, "Kafka: %s. What is published meanwhile is read when it is back.", reason
         )
+
+
+def _named(topic: str, names: Iterable[str]) -> bool:
+    return any(re.match(one, topic) if one.startswith("^") else one == topic for one in names)

@@ -1,5 +1,6 @@
 """A proxy that does not misbehave as it says would make every fault look harmless."""
 
+import contextlib
 import gc
 import socket
 import threading
@@ -8,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
+from tests.services.bad_line import BadLine
 from tests.services.fault_proxy import FaultProxy
 
 
@@ -126,3 +128,41 @@ def test_connections_that_are_cut_as_they_come_are_closed(proxy):
         for client in clients:
             client.close()
     gc.collect()  # what nobody closed warns here, and pytest makes an error of it
+
+
+def test_on_a_slow_line_what_passes_is_unchanged_and_takes_its_time_both_ways(client, proxy, server):
+    proxy.line = BadLine(0.1, 0.0, bytes_per_s=1_000_000)
+    body = b"x" * 200_000
+    for _ in range(2):
+        answer = client.post("/a", content=body, timeout=10)
+        assert answer.content == body
+        assert answer.elapsed.total_seconds() > 0.2 + 0.4
+    assert server.asked == ["/a"] * 2
+
+
+@pytest.mark.parametrize(
+    ("share", "error", "arrived"),
+    [
+        ("hangs", httpx.ReadTimeout, []),
+        ("resets", httpx.NetworkError, []),
+        ("loses_answers", httpx.NetworkError, ["/a"]),
+    ],
+)
+def test_a_line_loses_what_it_says(client, proxy, server, share, error, arrived):
+    proxy.line = BadLine(0.0, 0.0, **{share: 1.0})
+    with pytest.raises((error, httpx.RemoteProtocolError)):
+        client.post("/a", content=b"x", timeout=0.5)
+    assert server.asked == arrived
+    proxy.line = None
+    assert client.post("/b", content=b"").status_code == 200
+
+
+def test_a_line_loses_some_and_says_how_many(client, proxy, server):
+    proxy.line = BadLine(0.0, 0.0, resets=0.2, loses_answers=0.2)
+    answered = 0
+    for _ in range(100):
+        with contextlib.suppress(httpx.TransportError):
+            answered += client.post("/a", content=b"").is_success
+    assert answered == proxy.line.met["arrives"]
+    assert len(server.asked) == answered + proxy.line.met["answer lost"]
+    assert min(proxy.line.met.values()) > 5

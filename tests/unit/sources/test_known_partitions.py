@@ -19,3 +19,27 @@ def test_a_spoilt_file_is_a_first_start(tmp_path):
     [path] = tmp_path.iterdir()
     path.write_text('{"begun": [1]}')
     assert KnownPartitions(tmp_path, "a-group").begin("topic", 0, 9) == 9
+
+
+def test_a_partition_that_was_there_when_a_group_first_listened_begins_at_its_end_then(tmp_path):
+    KnownPartitions(tmp_path, "a-group").listen(["topic"], {("topic", 0): 7})
+    known = KnownPartitions(tmp_path, "a-group")
+    assert known.topics == {"topic"}
+    assert (known.begin("topic", 0, 2), known.begin("topic", 1, 2)) == (7, 2)
+
+
+def test_topics_that_are_added_move_no_partition_that_was_begun(tmp_path):
+    known = KnownPartitions(tmp_path, "a-group")
+    known.listen(["topic"], {("topic", 0): 7})
+    known.listen(["another"], {("topic", 0): 9, ("another", 0): 5})
+    known = KnownPartitions(tmp_path, "a-group")
+    assert known.topics == {"topic", "another"}
+    assert (known.begin("topic", 0, 0), known.begin("another", 0, 0)) == (7, 5)
+
+
+def test_a_file_of_an_earlier_version_names_no_topics(tmp_path):
+    KnownPartitions(tmp_path, "a-group").begin("topic", 0, 7)
+    [path] = tmp_path.iterdir()
+    path.write_text('{"group": "a-group", "begun": {"topic/0": 7}}')
+    known = KnownPartitions(tmp_path, "a-group")
+    assert (known.topics, known.begin("topic", 0, 9)) == (set(), 7)
