@@ -1,6 +1,7 @@
 """Prefect as a facility runs it, from deploy/: servers behind one address, background services, PostgreSQL, Redis."""
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ class Facility:
         For their files.
     database_url : str
         An empty database on PostgreSQL.
+    passfile : Path, optional
+        Where its password is.
 
     Attributes
     ----------
@@ -32,22 +35,27 @@ class Facility:
         The one address of the servers.
     user : str
         User and password, as ``name:password``.
+    redis_password : str
+        That of the Redis server.
     """
 
-    def __init__(self, folder: Path, database_url: str) -> None:
+    def __init__(self, folder: Path, database_url: str, *, passfile: Path | None = None) -> None:
         self.folder = folder
-        self.user = "prefect:a-password"
+        self.user = f"prefect:{secrets.token_hex(16)}"
+        self.redis_password = secrets.token_hex(16)
         self._ports = {name: free_port() for name in ("redis", "haproxy", "server_1", "server_2")}
         self.api_url = f"http://127.0.0.1:{self._ports['haproxy']}/api"
         self._environment = {
             **os.environ,
-            **_variables(DEPLOY / "prefect" / "servers.env"),
+            **variables(DEPLOY / "prefect" / "servers.env"),
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_UI_STATIC_DIRECTORY": str(folder / "ui"),
             "PREFECT_SERVER_DATABASE_CONNECTION_URL": database_url,
             "PREFECT_SERVER_API_AUTH_STRING": self.user,
             "PREFECT_API_AUTH_STRING": self.user,
-            "PREFECT_REDIS_MESSAGING_URL": f"redis://127.0.0.1:{self._ports['redis']}/0",
+            "PREFECT_REDIS_MESSAGING_URL": self.redis_url(0),
+            "PREFECT_SERVER_DOCKET_URL": self.redis_url(0),
+            "PGPASSFILE": str(passfile or folder / "no-pgpass"),
             "PREFECT_CLI_PROMPT": "false",
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -61,6 +69,10 @@ class Facility:
     def environment(self) -> dict[str, str]:
         """The variables of its clients."""
         return {"PREFECT_API_URL": self.api_url, "PREFECT_API_AUTH_STRING": self.user}
+
+    def redis_url(self, database: int) -> str:
+        """Return the address of a database of the Redis server, password included."""
+        return f"redis://:{self.redis_password}@127.0.0.1:{self._ports['redis']}/{database}"
 
     def start_server(self, number: int) -> None:
         """Start one of the two servers, and wait until the proxy sends requests to it."""
@@ -93,8 +105,9 @@ class Facility:
 
     def _start_all(self) -> None:
         redis, haproxy = _program("redis-server"), _program("haproxy")
-        redis_options = ["--port", str(self._ports["redis"]), "--bind", "127.0.0.1", "--save", ""]
-        self._start("redis", [redis, *redis_options, "--dir", str(self.folder)])
+        port, asks = self._ports["redis"], f"requirepass {self.redis_password}"
+        # On its standard input: anybody could read a command line.
+        self._start("redis", [redis, "-"], f'port {port}\nbind 127.0.0.1\nsave ""\ndir {self.folder}\n{asks}\n')
         subprocess.run(
             [_PREFECT, "server", "database", "upgrade", "--yes"],
             env=self._environment,
@@ -109,11 +122,19 @@ class Facility:
         self._start("haproxy", [haproxy, "-f", str(DEPLOY / "haproxy" / "haproxy.cfg")], **places)
         wait_until(lambda: self._answers("haproxy", self.api_url))
 
-    def _start(self, name: str, command: list[str], **more: str) -> None:
+    def _start(self, name: str, command: list[str], told: str = "", **more: str) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(
-                command, env={**self._environment, **more}, stdout=log, stderr=subprocess.STDOUT
+            process = subprocess.Popen(
+                command,
+                env={**self._environment, **more},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
             )
+        self.processes[name] = process
+        assert process.stdin is not None
+        with process.stdin as stdin:
+            stdin.write(told.encode())
 
     def _answers(self, name: str, api_url: str) -> bool:
         assert self.processes[name].poll() is None, self.log(name)[-3000:]
@@ -131,6 +152,7 @@ def _program(name: str) -> str:
     return str(found)
 
 
-def _variables(path: Path) -> dict[str, str]:
+def variables(path: Path) -> dict[str, str]:
+    """Return what a file of variables holds."""
     lines = (line.strip() for line in path.read_text().splitlines())
     return dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))

@@ -5,8 +5,9 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -70,7 +71,7 @@ class PrefectProcess:
     """A Prefect server on a free port, as the local stack runs it, with its database in `home`.
 
     With `user`, given as ``name:password``, it wants basic authentication. With `database_url`, its database is there
-    and not in an SQLite file. With `databases`, it starts from one of those.
+    and not in an SQLite file. With `databases`, it starts from one of those. `environment` goes before all that.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class PrefectProcess:
         user: str | None = None,
         database_url: str | None = None,
         databases: MadeDatabases | None = None,
+        environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._home = home
+        self._environment = environment
         self._database_url = database_url
         self._user = user
         with socket.socket() as free:
@@ -105,6 +108,7 @@ class PrefectProcess:
         environment = {**os.environ, **server.environment()}
         if self._database_url:
             environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database_url
+        environment.update(self._environment)
         with (self._home / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True

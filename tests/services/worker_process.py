@@ -125,7 +125,8 @@ class WorkerProcess:
             # A server on SQLite answers 503, or late, while its database is locked.
             try:
                 response = self._client.request(method, path, json=content or None)
-            except httpx.ReadTimeout:
+            # HAProxy cuts connections to a server that was killed.
+            except (httpx.ReadTimeout, httpx.RemoteProtocolError):
                 return None
             return None if response.status_code in (502, 503) else response
 

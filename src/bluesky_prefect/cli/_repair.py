@@ -85,7 +85,8 @@ def reconcile(
     Looks for runs without a flow run, flow runs that crashed, failed, gave no sign of life or were never started,
     dead letters, and runs without a stop document. Starts nothing, unless --submit is given, and only notes in Prefect
     since when a new workflow is on the list; doing it twice, or two people doing it at once, starts nothing twice.
-    Without a list of workflows, nothing is compared. Ends with 0 if nothing is left to do, with 1 otherwise.
+    Nothing is started on runs so old that Prefect may have deleted their flow runs. Without a list of workflows,
+    nothing is compared. Ends with 0 if nothing is left to do, with 1 otherwise.
     """
     now = time.time()
     begin, end = parse_moment(since, now), None if until is None else parse_moment(until, now)
@@ -158,8 +159,9 @@ def submit(
 ) -> None:
     """Start the beamline's workflows on runs of the past.
 
-    A run that has been processed, or is being processed, is left alone, unless --again is given; so is one that the
-    workflow's when= refuses, unless --regardless is given. Ends with 0 if nothing was refused, with 1 otherwise.
+    A run that has been processed, or is being processed, or is so old that its flow run may be deleted in Prefect, is
+    left alone, unless --again is given; so is one that the workflow's when= refuses, unless --regardless is given.
+    Ends with 0 if nothing was refused, with 1 otherwise.
     """
     refs = refs or []
     if not refs and made_by is None:
@@ -169,7 +171,13 @@ def submit(
             raise typer.BadParameter(f"No such option: {ref}")
     overrides = _overrides(parameters)
     with _places(state_directory, workflows) as places:
-        from bluesky_prefect.reconciliation import FlowRunStarter, ResubmissionRequest, choose_workflows, resubmit
+        from bluesky_prefect.reconciliation import (
+            FlowRunStarter,
+            ResubmissionRequest,
+            choose_workflows,
+            remembered_since,
+            resubmit,
+        )
         from bluesky_prefect.tiled_api import runs_named
 
         chosen = choose_workflows(_workflows(places, workflow or ()), workflow or [])
@@ -182,7 +190,12 @@ def submit(
             typer.confirm("Submit them again?", abort=True, err=True)
         again |= made_by is not None
         request = ResubmissionRequest(
-            again=again, regardless=regardless, dry_run=dry_run, overrides=overrides, live=live
+            again=again,
+            regardless=regardless,
+            dry_run=dry_run,
+            overrides=overrides,
+            live=live,
+            remembered_since=remembered_since(places.api, places.settings, places.api.now()),
         )
         starter = FlowRunStarter(places.api, places.outbox, beamline=places.settings.beamline)
         made = (resubmit(runs, ones, request, api=places.api, starter=starter) for runs, ones in wanted)

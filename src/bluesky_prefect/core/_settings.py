@@ -226,6 +226,12 @@ class Settings(BaseSettings):
     rerun_failed: bool = Field(
         default=True, description="Whether flow runs that failed are started again too, not only those that crashed."
     )
+    flow_runs_kept_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="After how many days flow runs are deleted in Prefect, if something else does that than its own "
+        "vacuum, of which its server tells: reconciliation starts nothing on older runs.",
+    )
     reconcile_every_s: float = Field(
         default=300.0, ge=10, le=86400, description="How often the local stack reconciles the last 24 hours."
     )

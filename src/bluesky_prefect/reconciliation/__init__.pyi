@@ -4,6 +4,7 @@ from ._list_source import LIST_PARAMETER as LIST_PARAMETER
 from ._list_source import lists_in_prefect as lists_in_prefect
 from ._list_source import note_list as note_list
 from ._list_source import require_list_source as require_list_source
+from ._memory import remembered_since as remembered_since
 from ._reconciler import Reconciler as Reconciler
 from ._report import Finding as Finding
 from ._report import Report as Report

@@ -1,6 +1,7 @@
 """Cases: runs looked at beside what Prefect did with them, and diagnosed."""
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -23,7 +24,8 @@ class CaseFinder:
     """Yields a case for each workflow that a run should have had, and changes nothing.
 
     The errors of `api` are those of all methods here. The clock is the server's, in seconds since the epoch. `since`
-    holds, by the name of a workflow and in seconds since the epoch, when a run has to have stopped to be given it.
+    holds, by the name of a workflow and in seconds since the epoch, when a run has to have stopped to be given it. Of
+    runs that stopped before `remembered_since` Prefect may have deleted flow runs: none of them is to be started.
     """
 
     def __init__(
@@ -34,7 +36,9 @@ class CaseFinder:
         outbox: MachineOutbox,
         clock: Callable[[], float],
         since: Mapping[str, float],
+        remembered_since: float = -math.inf,
     ) -> None:
+        self._remembered_since = remembered_since
         self._since = since
         self._api = api
         self._workers = Workers(api)
@@ -88,8 +92,16 @@ class CaseFinder:
 
     def _cases(self, wanted: Sequence[tuple[Run, Workflow]], since_s: float) -> Iterator[Case]:
         found = zip(wanted, flow_runs_as_begun(self._api, wanted, since_s), strict=True)
-        cases = [Case(*pair, flow_runs, self._diagnosis(*pair, flow_runs), since_s) for pair, flow_runs in found]
+        cases = [Case(*pair, flow_runs, self._remembered(*pair, flow_runs), since_s) for pair, flow_runs in found]
         yield from self._not_begun_otherwise(cases, since_s)
+
+    def _remembered(self, run: Run, workflow: Workflow, flow_runs: Sequence[PastFlowRun]) -> Diagnosis:
+        """Return the diagnosis by what is left in Prefect, which may not be all that there was."""
+        diagnosis = self._diagnosis(run, workflow, flow_runs)
+        if run.time_s >= self._remembered_since or diagnosis.state is RunState.WAITING:
+            return diagnosis
+        state = RunState.FORGOTTEN if diagnosis.state is RunState.MISSING else diagnosis.state
+        return replace(diagnosis, state=state, next_generation=None)
 
     def _diagnosis(self, run: Run, workflow: Workflow, flow_runs: Sequence[PastFlowRun]) -> Diagnosis:
         diagnosis = diagnose(

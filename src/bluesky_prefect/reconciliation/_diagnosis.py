@@ -29,6 +29,7 @@ class RunState(StrEnum):
     UNDECIDED = "undecided"
     NOT_WANTED = "not wanted"
     BEFORE_LISTED = "before it was listed"
+    FORGOTTEN = "older than Prefect's memory"
     OTHER_NAME = "started under another name"
     CRASHED = "crashed"
     FAILED = "failed"
@@ -56,6 +57,7 @@ _FINE = {
     RunState.OPEN,
     RunState.NOT_WANTED,
     RunState.BEFORE_LISTED,
+    RunState.FORGOTTEN,
 }
 
 

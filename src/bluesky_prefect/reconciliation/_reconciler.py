@@ -27,6 +27,7 @@ from bluesky_prefect.reconciliation._endings import Endings
 from bluesky_prefect.reconciliation._flow_run_starter import FlowRunOverlooked, FlowRunStarter
 from bluesky_prefect.reconciliation._former_names import as_begun
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
+from bluesky_prefect.reconciliation._memory import remembered_since
 from bluesky_prefect.reconciliation._remarks import Remarks
 from bluesky_prefect.reconciliation._report import Finding, Report
 from bluesky_prefect.reconciliation._time_window import TimeWindow, moment
@@ -123,10 +124,13 @@ class Reconciler:
             If one of them cannot be asked. What was started until then is started.
         """
         since = {one.name: self._since(one) for one in self._workflows}
-        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock, since)
+        remembered = remembered_since(self._api, self._settings, self._clock())
+        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock, since, remembered)
         remarks = Remarks(warn, submit=submit)
         remarks.on_catalog(self._catalog)
         remarks.on_clocks(self._clock(), time.time(), self._api.api_url)
+        if window.since < remembered:
+            remarks.on_memory(remembered, self._api.api_url)
         within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
         runs = filter(finder.is_ours, within)
         tally = _Tally()

@@ -9,7 +9,13 @@ from bluesky_prefect.reconciliation._time_window import moment
 from bluesky_prefect.tiled_api import Catalog, spec_problem
 
 # A workflow of which nothing else is known is new, or has a new name.
-_NOT_THERE = {RunState.MISSING, RunState.BEFORE_LISTED, RunState.OTHER_NAME, RunState.SETTLING}
+_NOT_THERE = {
+    RunState.MISSING,
+    RunState.BEFORE_LISTED,
+    RunState.FORGOTTEN,
+    RunState.OTHER_NAME,
+    RunState.SETTLING,
+}
 
 # Longer than any answer takes, and shorter than what counts as too long.
 _CLOCKS_APART_S = 300.0
@@ -43,6 +49,14 @@ class Remarks:
                 f"{apart_s / 60:.0f} min apart. Set the wrong one, by NTP for example: until then runs and flow "
                 "runs seem older or newer than they are."
             )
+
+    def on_memory(self, since_s: float, address: str | None) -> None:
+        """Tell that Prefect at an address may not know all flow runs of older runs (seconds since the epoch)."""
+        self._tell(
+            f"Flow runs of runs that stopped before {moment(since_s)} are deleted in Prefect at {address}, or will be "
+            "soon: what became of these runs it may not know, and nothing is started on them. To process one all the "
+            "same: bluesky-prefect submit UID --again."
+        )
 
     def on_new_names(self, diagnosed: Iterable[tuple[Workflow, Diagnosis]]) -> None:
         """Tell which workflows have no history, so that somebody sees what their first runs are going to be."""

@@ -15,6 +15,7 @@ _UNEXPECTED = {
     RunState.NOT_IN_TILED,
     RunState.NOT_WANTED,
     RunState.BEFORE_LISTED,
+    RunState.FORGOTTEN,
 }
 
 REMEDIES = {

@@ -1,5 +1,6 @@
 """Workflows started by hand on runs of the past."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,6 +69,9 @@ class ResubmissionRequest:
         Parameters that win over the workflow's own.
     live : bool
         Have the flow runs go before others that wait, as those of runs that have just ended.
+    remembered_since : float
+        Prefect may have deleted flow runs of runs that stopped before then, in seconds since the epoch: one without
+        any is left alone, unless it is to be done `again`.
     """
 
     again: bool = False
@@ -75,6 +79,7 @@ class ResubmissionRequest:
     dry_run: bool = False
     overrides: Mapping[str, Any] | None = None
     live: bool = False
+    remembered_since: float = -math.inf
 
 
 def resubmit(
@@ -161,6 +166,8 @@ def _submit(
         return outcome("left alone: Tiled has no stop document of it", refused=True)
     if last is not None and not request.again and (why := _why_left_alone(last)):
         return outcome(f"left alone: {why} ({last.name}); --again makes a new flow run")
+    if last is None and not request.again and run.time_s < request.remembered_since:
+        return outcome("left alone: its flow run may be deleted in Prefect by now; --again makes one")
     if not request.regardless and (why := _why_refused(workflow, run)):
         return outcome(f"left alone: {why}; --regardless starts it all the same")
     generation = last.generation + 1 if last else 0

@@ -9,7 +9,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun, State
 
 from bluesky_prefect import Outbox, Settings, Workflow
-from bluesky_prefect.core import Run, Submission, as_workflows, submission_key
+from bluesky_prefect.core import Run, Submission, as_workflows, key_parts, submission_key
 from bluesky_prefect.reconciliation._case_finder import CaseFinder
 from bluesky_prefect.reconciliation._diagnosis import RunState
 from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
@@ -39,11 +39,11 @@ def run(uid, **start):
     return Run(uid, {"uid": uid, **start}, {"run_start": uid, "time": NOW - 5000})
 
 
-def assessed(runs, workflow, outbox=None, since=0.0):
-    api = EmptyPrefect()
+def assessed(runs, workflow, outbox=None, since=0.0, api=None, **memory):
     listed = as_workflows(workflow)
     dates = {one.name: since for one in listed}
-    return list(CaseFinder(api, listed, Settings(), MachineOutbox(outbox), lambda: NOW, dates).of(runs))
+    finder = CaseFinder(api or EmptyPrefect(), listed, Settings(), MachineOutbox(outbox), lambda: NOW, dates, **memory)
+    return list(finder.of(runs))
 
 
 def test_a_when_that_answers_neither_yes_nor_no_leaves_that_run_to_a_person():
@@ -138,3 +138,41 @@ def test_the_flow_run_of_a_run_that_stopped_days_ahead_is_found():
     finder = CaseFinder(api, listed, Settings(), MachineOutbox(None), lambda: now, always)
     found = {case.run.uid: case.state for case in finder.of(runs)}
     assert found == {"ahead": RunState.PROCESSED, "recent": RunState.PROCESSED}
+
+
+class CrashedPrefect(EmptyPrefect):
+    """Has a first flow run of each run, and it has crashed."""
+
+    def __init__(self):
+        self.client = SimpleNamespace(read_flow_runs=self._read)
+
+    def _read(self, *, flow_run_filter, **_):
+        keys = flow_run_filter.idempotency_key.any_ if flow_run_filter.idempotency_key else []
+        first = [key for key in keys if key_parts(key)[2] == 0]
+        return [FlowRun(flow_id=uuid4(), idempotency_key=key, state=State(type="CRASHED")) for key in first]
+
+
+# The run stopped at NOW - 5000.
+OLDER, YOUNGER = NOW - 4000, NOW - 6000
+
+
+@pytest.mark.parametrize(("since", "expected"), [(OLDER, (RunState.FORGOTTEN, None)), (YOUNGER, (RunState.MISSING, 0))])
+def test_a_run_older_than_prefect_s_memory_is_neither_missing_nor_started(outbox, since, expected):
+    sent(outbox, put(outbox, "sent", HERE))
+    cases = assessed([run("one"), run("sent")], WORKFLOW, outbox, remembered_since=since)
+    assert [(case.state, case.diagnosis.next_generation) for case in cases] == [expected, expected]
+    assert {case.state.is_problem for case in cases} == {expected[0] is RunState.MISSING}
+
+
+@pytest.mark.parametrize(("since", "generation"), [(OLDER, None), (YOUNGER, 1)])
+def test_what_crashed_before_prefect_s_memory_begins_is_left_to_a_person(since, generation):
+    """Of its flow runs some may be deleted, so nobody knows how often it was tried."""
+    [case] = assessed([run("one")], WORKFLOW, api=CrashedPrefect(), remembered_since=since)
+    assert (case.state, case.diagnosis.next_generation) == (RunState.CRASHED, generation)
+    assert case.finding.by_hand == (generation is None)
+
+
+def test_what_this_machine_has_never_sent_is_not_forgotten(outbox):
+    put(outbox, "one", HERE)
+    [case] = assessed([run("one")], WORKFLOW, outbox, remembered_since=OLDER)
+    assert (case.state, case.diagnosis.next_generation) == (RunState.WAITING, 0)

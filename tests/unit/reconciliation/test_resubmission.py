@@ -1,10 +1,12 @@
-"""Which workflows a person means who names some."""
+"""Which workflows a person means who names some, and which runs are left alone."""
+
+from types import SimpleNamespace
 
 import pytest
 
 from bluesky_prefect import Workflow
-from bluesky_prefect.core import ConfigurationError
-from bluesky_prefect.reconciliation._resubmission import choose_workflows
+from bluesky_prefect.core import ConfigurationError, Run
+from bluesky_prefect.reconciliation._resubmission import ResubmissionRequest, choose_workflows, resubmit
 
 RECON = Workflow("tomo-recon/gpu", name="recon", was="reconstruction", when=lambda run: False)
 LISTED = [RECON, Workflow("my-workflow/local")]
@@ -27,3 +29,21 @@ def test_a_deployment_of_several_workflows_is_refused_with_their_names():
     several = [*LISTED, Workflow("tomo-recon/gpu", name="preview")]
     with pytest.raises(ConfigurationError, match="name one of recon, preview"):
         choose_workflows(several, ["tomo-recon/gpu"])
+
+
+@pytest.mark.parametrize(
+    ("options", "started", "said"),
+    [
+        ({"remembered_since": 2000.0}, False, "may be deleted"),
+        ({"remembered_since": 2000.0, "again": True}, True, "would be started"),
+        ({"remembered_since": 500.0}, True, "would be started"),
+        ({}, True, "would be started"),
+    ],
+)
+def test_a_run_older_than_prefect_s_memory_is_left_alone_unless_it_is_to_be_done_again(options, started, said):
+    stopped = Run("one", {"uid": "one"}, {"run_start": "one", "time": 1000.0})
+    api = SimpleNamespace(client=SimpleNamespace(read_flow_runs=lambda **asked: []))
+    request = ResubmissionRequest(dry_run=True, **options)
+    [outcome] = resubmit([stopped], [Workflow("my-workflow/local")], request, api=api, starter=None)
+    assert outcome.started == started
+    assert said in outcome.text
