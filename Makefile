@@ -29,7 +29,9 @@ WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py tes
 BLUEAPI_TESTS := tests/system/test_blueapi.py
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
-.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-facility bench-growth bench-queues bench-recording bench-worker chaos ipython first-hour constraints clean
+SITE := build/site
+
+.PHONY: help venv demo test unit docs interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-facility bench-growth bench-queues bench-recording bench-worker chaos ipython first-hour constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -116,6 +118,10 @@ types: $(STAMP)  ## Static types
 
 contract: $(STAMP)  ## Which module may import which
 	$(BIN)/lint-imports
+
+docs: $(STAMP)  ## The site, in build/site; a warning is an error
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs $(SITE)
+	@echo "Open $(SITE)/index.html in a browser."
 
 build: $(STAMP)  ## Wheel and sdist in dist/
 	rm -rf dist

@@ -42,6 +42,10 @@ class PrefectStandIn:
         Work queues of each work pool, or the status that whoever asks for them is answered with.
     chosen : dict
         By idempotency key, the work queue that a flow run was created for.
+    states : dict
+        By id, the type of the state of a flow run.
+    filters : list of dict
+        The filter of each request for flow runs.
     """
 
     def __init__(self) -> None:
@@ -56,6 +60,8 @@ class PrefectStandIn:
         self.placed: dict[str, str] = {}
         self.queues: list[str] | int = []
         self.chosen: dict[str, str | None] = {}
+        self.states: dict[str, str] = {}
+        self.filters: list[dict[str, Any]] = []
         stand_in = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -122,6 +128,11 @@ class PrefectStandIn:
         if path.endswith("/queues/filter"):
             ids = {"id": FLOW_ID, "work_pool_id": FLOW_ID}
             return [{"name": name, "created": MOMENT, "updated": MOMENT, **ids} for name in self.queues]
+        if path == "/api/flow_runs/filter":
+            self.filters.append(content["flow_runs"])
+            asked = (content["flow_runs"].get("id") or {}).get("any_") or ()
+            found = [(one, {"type": self.states[one], "timestamp": MOMENT}) for one in asked if one in self.states]
+            return [{"id": one, "flow_id": FLOW_ID, "name": one, "state": state} for one, state in found]
         if path != f"/api/deployments/{DEPLOYMENT_ID}/create_flow_run":
             return None
         self.before_create()

@@ -42,7 +42,7 @@ class StreamingTiled:
         self._redis_port = free_port()
         self._streams = streams
         self._log = folder / "tiled.log"
-        (folder / "config.yml").write_text(json.dumps(self._config()))  # JSON is YAML
+        (folder / "config.yml").write_text(json.dumps(self._config(streams)))  # JSON is YAML
         if streams:
             self.start_cache()
         try:
@@ -72,6 +72,12 @@ class StreamingTiled:
                 env={**os.environ, "NO_COLOR": "1", "TILED_SINGLE_USER_API_KEY": KEY},
             )
         wait_until(self._answers)
+
+    def restart(self, *, streams: bool) -> None:
+        """Kill the server and start it again, with or without a streaming cache; its cache stays."""
+        self.kill()
+        (self.folder / "config.yml").write_text(json.dumps(self._config(streams)))
+        self.start()
 
     def kill(self) -> None:
         """End the server as a power cut would."""
@@ -106,7 +112,7 @@ class StreamingTiled:
         if self._streams:
             self.kill_cache()
 
-    def _config(self) -> dict[str, object]:
+    def _config(self, streams: bool) -> dict[str, object]:
         catalog = {
             "uri": f"sqlite:///{self.folder / 'catalog.db'}",
             "writable_storage": [str(self.folder / "data"), f"duckdb:///{self.folder / 'tables.duckdb'}"],
@@ -116,7 +122,7 @@ class StreamingTiled:
             "trees": [{"path": "/", "tree": "catalog", "args": catalog}],
             "authentication": {"single_user_api_key": KEY},
         }
-        if self._streams:
+        if streams:
             content["streaming_cache"] = {"uri": f"redis://127.0.0.1:{self._redis_port}/0"}
         return content
 

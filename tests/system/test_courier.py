@@ -150,7 +150,9 @@ def test_a_run_of_any_kind_becomes_what_tiledwriter_makes_of_it(kind, recorded, 
 
     whole, raw = _journal(tmp_path / "whole", documents), new_catalog()
     whole.close()
-    assert JournalSender(whole.path).step(raw)
+    signs: list[None] = []
+    assert JournalSender(whole.path, goes_on=lambda: signs.append(None)).step(raw)
+    assert len(signs) == len(documents)
     assert _comparable(_entries(raw, documents)) == expected
 
     raw = new_catalog()

@@ -1,8 +1,12 @@
 """'bluesky-prefect listen tiled' on a real Tiled server, whose parts are killed: each run starts its workflows once."""
 
+import json
 import os
+import re
 import subprocess
 import sys
+import threading
+import time
 import uuid
 
 import httpx
@@ -11,10 +15,11 @@ from bluesky_tiled_plugins import TiledWriter
 from event_model import compose_run
 from tiled.client import from_uri
 
-from bluesky_prefect import Settings
+from bluesky_prefect import PrefectCallback, Settings
+from bluesky_prefect.sources import _tiled_source
 from bluesky_prefect.tiled_api import Catalog
 from tests.services.listeners import Listener
-from tests.services.prefect_process import PrefectProcess
+from tests.services.prefect_process import PrefectProcess, wait_until
 from tests.services.streaming_tiled import KEY, StreamingTiled
 
 NEVER, OFTEN = {"BLUESKY_PREFECT_LISTEN_EVERY_S": "3600"}, {"BLUESKY_PREFECT_LISTEN_EVERY_S": "0.5"}
@@ -113,6 +118,23 @@ def test_runs_that_stop_while_the_listener_is_away_are_found(tiled, listen):
     assert sorted(second.uids()) == sorted({before, *uids})
 
 
+def test_a_run_under_another_key_than_its_uid_is_found_when_it_stops(tiled, listen):
+    listener = listen(**OFTEN)
+    uid, key = str(uuid.uuid4()), f"key-{uuid.uuid4()}"
+    client = from_uri(tiled.uri, api_key=KEY)
+    start = {"uid": uid, "time": time.time(), "plan_name": "count"}
+    client["raw"].create_container(key, metadata={"start": start}, specs=["BlueskyRun"])
+    [seen] = listener.log.parent.glob("listen-tiled-*.json")
+    listener.wait_until(lambda: key in json.loads(seen.read_text())["open"])
+    listener.kill()
+    # While nobody listens: no stream tells of it.
+    client["raw"][key].update_metadata({"stop": {"uid": "s", "run_start": uid, "time": time.time()}})
+    for _ in range(21):
+        take(tiled)
+    client.context.close()
+    listen(**NEVER).wait_for(uid)
+
+
 def test_a_listener_killed_while_it_catches_up_misses_none(tiled, listen):
     listen(**NEVER).kill()
     uids = [take(tiled) for _ in range(60)]
@@ -130,6 +152,24 @@ def test_runs_are_found_after_tiled_was_killed(tiled, listen):
     tiled.start()
     uid = take(tiled)
     listener.wait_for(uid)
+
+
+def test_it_tells_prometheus_whether_tiled_is_there(tiled, listen):
+    listener = listen(BLUESKY_PREFECT_METRICS_PORT="0", TILED_RETRY_ATTEMPTS="1", **OFTEN)
+    listener.wait_for_line("/metrics")
+    address = re.search(r"Metrics are at (http://\S+)/metrics", listener.log.read_text())[1]
+
+    def reachable():
+        return re.findall(r"^bluesky_prefect_tiled_reachable (\S+)", httpx.get(f"{address}/metrics").text, re.MULTILINE)
+
+    listener.wait_until(lambda: reachable() == ["1.0"])
+    tiled.kill()
+    try:
+        listener.wait_until(lambda: reachable() == ["0.0"])
+    finally:
+        tiled.start()
+    listener.wait_until(lambda: reachable() == ["1.0"])
+    assert httpx.get(f"{address}/healthz").json()["problems"] == []
 
 
 def test_runs_are_found_after_the_cache_of_the_stream_has_forgotten_all(tiled, listen):
@@ -198,6 +238,39 @@ def test_without_a_streaming_cache_runs_are_looked_for(tmp_path):
         finally:
             assert listener.close() == 0
     finally:
+        server.close()
+
+
+def test_each_end_of_the_stream_is_told_of(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_tiled_source, "_STREAM_AGAIN_S", 3.0)
+    monkeypatch.setattr(_tiled_source, "_STREAM_LASTS_S", 2.0)
+    caplog.set_level("WARNING", "bluesky_prefect.sources")
+    server = StreamingTiled(tmp_path)
+    finish = threading.Event()
+    settings = Settings(tiled_uri=server.uri, tiled_api_key=KEY, state_directory=tmp_path / "state", listen_every_s=0.5)
+    callback = PrefectCallback("a/local", settings=settings)
+    source = threading.Thread(target=_tiled_source.TiledSource(callback, settings).run, args=[finish])
+
+    def told():
+        return [
+            "again" if "tells of runs again" in one.getMessage() else "end"
+            for one in caplog.records
+            if "stream" in one.getMessage()
+        ]
+
+    try:
+        make_raw(server)
+        server.restart(streams=False)
+        source.start()
+        wait_until(lambda: told() == ["end"], 60)
+        server.restart(streams=True)
+        wait_until(lambda: told() == ["end", "again"], 120)
+        server.restart(streams=False)
+        wait_until(lambda: told() == ["end", "again", "end"], 120)
+    finally:
+        finish.set()
+        source.join(60)
+        callback.close()
         server.close()
 
 

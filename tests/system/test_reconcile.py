@@ -9,6 +9,8 @@ from uuid import uuid4
 import pytest
 from bluesky_tiled_plugins import TiledWriter
 from event_model import compose_run
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
 from bluesky_prefect import Outbox, Workflow
@@ -82,6 +84,36 @@ def test_what_did_not_succeed_is_started_again_with_the_same_parameters(hutch, s
     assert first.state_type in {"CRASHED", "FAILED"}
     assert second.parameters == {"ref": uid, "date": "2026"}
     assert hutch.reconcile().states == {RunState.UNDER_WAY: 1}
+
+
+def test_what_waits_in_a_paused_queue_or_in_the_backlog_of_a_worker_is_not_late(hutch):
+    pool = f"pool-{uuid4().hex[:8]}"
+    workflow = Workflow(f"reconcile-test/{pool}")
+
+    def states():
+        report = hutch.reconcile(workflows=[workflow], clock=lambda: time.time() + 5000)
+        return report.states, " ".join(report.remarks)
+
+    with get_client(sync_client=True) as client:
+        client.create_work_pool(WorkPoolCreate(name=pool, type="process"))
+        client.request("POST", f"/work_pools/{pool}/queues/", json={"name": "backlog"})
+        flow_id = client.create_flow_from_name("reconcile-test")
+        schema = {"type": "object", "properties": {"ref": {"type": "string"}}, "required": ["ref"]}
+        placed = {"work_pool_name": pool, "work_queue_name": "backlog"}
+        client.create_deployment(flow_id, pool, parameter_openapi_schema=schema, **placed)
+        hutch.count()
+        hutch.reconcile(workflows=[workflow], submit=True)
+        assert states()[0] == {RunState.LATE: 1}
+
+        def pause(path, is_paused):
+            client.request("PATCH", f"/work_pools/{pool}{path}", json={"is_paused": is_paused})
+
+        for path, named in {"/queues/backlog": "queue backlog of work pool", "": "work pool"}.items():
+            pause(path, True)
+            assert states() == ({RunState.QUEUED: 1}, f"1 flow run waits in {named} {pool}, which is paused.")
+            pause(path, False)
+        client.request("POST", f"/work_pools/{pool}/workers/heartbeat", json={"name": "worker"})
+        assert states() == ({RunState.QUEUED: 1}, f"1 flow run waits in queue backlog of work pool {pool}.")
 
 
 def test_what_a_person_cancelled_is_left_alone(hutch):

@@ -17,6 +17,7 @@ from bluesky_prefect.core import ConfigurationError, Settings
 
 if TYPE_CHECKING:
     from bluesky_prefect.callback import PrefectCallback
+    from bluesky_prefect.metrics import Signals
 
 app = typer.Typer(
     help="Start workflows on runs that Tiled, Kafka or 0MQ tell of, until the command is stopped.\n\n"
@@ -56,10 +57,10 @@ def tiled(
 
     since_s = parse_moment(since, time.time()) if since else None
 
-    def source(callback: "PrefectCallback", settings: Settings) -> _Source:
+    def source(callback: "PrefectCallback", settings: Settings, signals: "Signals") -> _Source:
         from bluesky_prefect.sources import TiledSource
 
-        return TiledSource(callback, settings, since_s=since_s)
+        return TiledSource(callback, settings, since_s=since_s, signals=signals)
 
     _listen(source, workflows, state_directory)
 
@@ -107,12 +108,12 @@ def kafka(
     if not given.get("bootstrap.servers"):
         raise ConfigurationError("No Kafka broker is named: give --servers host:9092, or a --config file that does.")
 
-    def source(callback: "PrefectCallback", settings: Settings) -> _Source:
+    def source(callback: "PrefectCallback", settings: Settings, signals: "Signals") -> _Source:
         from bluesky_prefect.sources import KafkaSource, RefusedMessages
 
         refused = RefusedMessages(settings.state_directory / _REFUSED)
         whole = given | {"group.id": group or f"bluesky-prefect-{settings.deployment_name}"}
-        return KafkaSource(callback, settings, topics, refused, whole, from_beginning=from_beginning)
+        return KafkaSource(callback, settings, topics, refused, whole, from_beginning=from_beginning, signals=signals)
 
     _listen(source, workflows, state_directory)
 
@@ -133,11 +134,11 @@ def zmq(
     0MQ keeps nothing for a listener that is away: 'bluesky-prefect reconcile' finds those runs.
     """
 
-    def source(callback: "PrefectCallback", settings: Settings) -> _Source:
+    def source(callback: "PrefectCallback", settings: Settings, signals: "Signals") -> _Source:
         from bluesky_prefect.sources import RefusedMessages, ZMQSource
 
         refused = RefusedMessages(settings.state_directory / _REFUSED)
-        return ZMQSource(callback, address, refused, prefix=prefix, form=form)
+        return ZMQSource(callback, address, refused, prefix=prefix, form=form, signals=signals)
 
     _listen(source, workflows, state_directory)
 
@@ -155,7 +156,9 @@ def _librdkafka(path: Path | None) -> dict[str, Any]:
 
 
 def _listen(
-    make: Callable[["PrefectCallback", Settings], _Source], workflows: str | None, state_directory: Path | None
+    make: Callable[["PrefectCallback", Settings, "Signals"], _Source],
+    workflows: str | None,
+    state_directory: Path | None,
 ) -> None:
     given = settings_from(workflows=workflows, state_directory=state_directory)
     os.environ["BLUESKY_PREFECT_STATE_DIRECTORY"] = str(given.state_directory)
@@ -179,7 +182,7 @@ def _listen(
     logger.info("Runs start %s", ", ".join(workflow.name for workflow in callback.workflows))
     try:
         with serve_metrics(settings, signals, callback.outboxes, process="listener", deployments=deployments):
-            _run(make(callback, settings), asked)
+            _run(make(callback, settings, signals), asked)
     finally:
         callback.close()
     logger.info("The listener ends; what waits is in the outbox, for the next process")

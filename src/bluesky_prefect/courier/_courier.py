@@ -30,6 +30,8 @@ _THREADS = 4
 _TRIES = 3
 _TRIES_OF_SERVER = 12
 _MAX_WAIT_S = 10.0
+# With one document TiledWriter may write what it has gathered, some thousands: to a busy server that takes minutes.
+_DOCUMENT_S = 3600.0
 _UPKEEP_EVERY_S = 60.0
 # A first run does not wait for the import of Tiled's client; nor does the start of a stack.
 _WARM_UP_S = 4.0
@@ -130,7 +132,7 @@ class JournalCourier:
         with self._lock:
             for one in reversed(present):  # so that the newest is the last
                 if one.path not in self._senders:
-                    self._senders[one.path] = _Task(JournalSender(one.path, self._deliver))
+                    self._senders[one.path] = _Task(JournalSender(one.path, self._deliver, self._go_on))
                 news |= self._senders[one.path].grown(one.size)
             for path in set(self._senders) - {one.path for one in present}:
                 if not self._senders[path].busy:
@@ -163,20 +165,24 @@ class JournalCourier:
             )
 
     def _work(self) -> None:
-        self._signals.at_work()  # one piece of a large run may take as long as it likes
         while not self._finish.is_set():
+            self._signals.at_work(_PIECES_EVERY_S)
             task = self._next()
             if task is None:
                 with self._came:
                     self._came.wait(_PIECES_EVERY_S)
                 continue
             try:
+                self._go_on()
                 self._step(task)
             except Exception as error:  # noqa: BLE001 - it goes on, whatever it is
                 logger.error("%s: the courier met an error it does not know; it goes on: %s", task.sender.label, error)
                 task.due = time.monotonic() + _MAX_WAIT_S
             finally:
                 task.busy = False
+
+    def _go_on(self) -> None:
+        self._signals.at_work(_DOCUMENT_S)
 
     def _next(self) -> "_Task | None":
         """Return what is to be done next, which is nobody else's from then on."""

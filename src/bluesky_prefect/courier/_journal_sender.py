@@ -41,6 +41,8 @@ class JournalSender:
         The journal.
     delivered : callable, optional
         Is called with this once Tiled has the run as a whole, before the step that has seen to it ends.
+    goes_on : callable, optional
+        Is called before each document that is written.
 
     Attributes
     ----------
@@ -54,12 +56,18 @@ class JournalSender:
         Whether `delivered` was called.
     """
 
-    def __init__(self, path: Path, delivered: "Callable[[JournalSender], None]" = lambda _: None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        delivered: "Callable[[JournalSender], None]" = lambda _: None,
+        goes_on: Callable[[], None] = lambda: None,
+    ) -> None:
         self.path = path
         self.follows = False
         self.asked = False
         self.is_delivered = False
         self._delivered = delivered
+        self._goes_on = goes_on
         self._can_follow = True
         self._reader: JournalReader | None = None
         self._writer: RunWriter | None = None
@@ -139,7 +147,7 @@ class JournalSender:
             if self._writer is None:
                 if documents[0][0] != "start":
                     raise CannotFollow("it does not begin with a start document")
-                self._writer = RunWriter(raw, self._is_whole)
+                self._writer = RunWriter(raw, self._is_whole, self._goes_on)
                 self.follows = True
             while documents:
                 data = next((at for at, (name, _) in enumerate(documents) if name.startswith(_DATA)), len(documents))
@@ -170,11 +178,11 @@ class JournalSender:
             raise RunRefused("its journal does not begin with a start document")
         reader.rewind()
         try:
-            RunWriter(raw, self._is_whole).write(self._noted(reader.documents()))
+            RunWriter(raw, self._is_whole, self._goes_on).write(self._noted(reader.documents()))
             if self._stop is None:
                 # What has been gathered last is written at the stop only: write it all anew.
                 reader.rewind()
-                RunWriter(raw).write_unfinished(list(reader.documents()))
+                RunWriter(raw, goes_on=self._goes_on).write_unfinished(list(reader.documents()))
         except AlreadyInTiled:
             deque(self._noted(reader.documents()), maxlen=0)  # for when it stopped
         except JournalDamaged as error:
@@ -191,7 +199,7 @@ class JournalSender:
         with suppress(JournalDamaged):
             documents.extend(reader.documents())
         if documents:
-            RunWriter(raw).write_unfinished(documents)
+            RunWriter(raw, goes_on=self._goes_on).write_unfinished(documents)
 
     def _is_whole(self) -> None:
         with suppress(OSError):  # met again when the step is over

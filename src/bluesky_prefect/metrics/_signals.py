@@ -72,7 +72,7 @@ class Signals:
         self._troubles: dict[str, str] = {}
         self._listeners: list[SentListener] = []
 
-    def at_work(self, wait_s: float = float("inf")) -> None:
+    def at_work(self, wait_s: float) -> None:
         """Say that the calling thread is at work, and comes round again within `wait_s` seconds."""
         thread = threading.current_thread()
         self._at_work[thread.name] = thread, self._clock() + wait_s

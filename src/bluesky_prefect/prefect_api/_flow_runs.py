@@ -67,8 +67,8 @@ class PastFlowRun:
         When it was made, in seconds since the epoch.
     run_s : float
         How long it has been running, in seconds.
-    work_pool : str or None
-        Where it is to be executed.
+    work_pool, work_queue : str or None
+        Where it is to be executed, and in which of its queues it waits for that.
     worker : str or None
         Name of the worker that took it, where that has said so.
     run_uid, workflow : str
@@ -87,6 +87,7 @@ class PastFlowRun:
     created: float = 0.0
     run_s: float = 0.0
     work_pool: str | None = None
+    work_queue: str | None = None
     worker: str | None = None
     run_uid: str = ""
     workflow: str = ""
@@ -214,6 +215,7 @@ def past_flow_run(flow_run: "FlowRun") -> PastFlowRun:
         created=flow_run.created.timestamp() if flow_run.created else 0.0,
         run_s=flow_run.estimated_run_time.total_seconds(),
         work_pool=flow_run.work_pool_name,
+        work_queue=flow_run.work_queue_name,
         worker=str(worker) if (worker := flow_run.labels.get("prefect.worker.name")) else None,
         run_uid=run_uid,
         workflow=workflow,

@@ -99,6 +99,7 @@ class CaseFinder:
             settings=settings_of(workflow, self._settings),
             signs_of_life=lambda one: signs_of_life(self._api, one.id),
             worker_is_gone=self._workers.have_lost,
+            reason_to_wait=self._workers.reason_to_wait,
         )
         if diagnosis.state not in {RunState.MISSING, RunState.SETTLING}:
             return permitted(diagnosis, flow_runs, workflow)

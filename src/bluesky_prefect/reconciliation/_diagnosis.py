@@ -36,6 +36,7 @@ class RunState(StrEnum):
     ABANDONED = "its worker is gone"
     STUCK = "pending too long"
     LATE = "late"
+    QUEUED = "waiting in its queue"
     GIVEN_UP = "given up"
     NO_STOP = "no stop document"
     NOT_IN_TILED = "not in Tiled"
@@ -49,6 +50,7 @@ class RunState(StrEnum):
 _FINE = {
     RunState.PROCESSED,
     RunState.UNDER_WAY,
+    RunState.QUEUED,
     RunState.CANCELLED,
     RunState.SETTLING,
     RunState.OPEN,
@@ -96,6 +98,7 @@ def diagnose(
     settings: Settings,
     signs_of_life: Callable[[PastFlowRun], SignsOfLife],
     worker_is_gone: Callable[[PastFlowRun], bool],
+    reason_to_wait: Callable[[PastFlowRun], str],
 ) -> Diagnosis:
     """Diagnose the flow runs of one run and workflow, in the order of their generations: the last one counts.
 
@@ -105,8 +108,8 @@ def diagnose(
         When the run stopped, and the present time by the server's clock, in seconds since the epoch.
     settings : Settings
         How long is too long.
-    signs_of_life, worker_is_gone : callable
-        Asked for flow runs that have been running, or pending, for long; see `Workers.have_lost`.
+    signs_of_life, worker_is_gone, reason_to_wait : callable
+        Asked for flow runs that have been running, pending, or scheduled for long; see `Workers`.
     """
     if not flow_runs:
         # By a clock that is ahead it stopped in the future. Further ahead than we wait, it is not waited for: the key
@@ -127,6 +130,8 @@ def diagnose(
         case "PENDING" if waited > settings.stuck_after_s:
             return _pending(flow_runs, settings, worker_is_gone(last))
         case "SCHEDULED" if waited > settings.stuck_after_s:
+            if reason := reason_to_wait(last):
+                return Diagnosis(RunState.QUEUED, last.changed, reason)
             return Diagnosis(RunState.LATE, last.changed, "no worker takes it")
         case "RUNNING" if waited > settings.heartbeat_timeout_s:
             return _running(flow_runs, now, settings, signs_of_life(last))

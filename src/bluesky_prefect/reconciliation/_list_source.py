@@ -22,7 +22,8 @@ def require_list_source(where: str | None, hint: str = "") -> str:
     raise ConfigurationError(
         "The list of workflows is not known here, so nothing was started. Name the list that your "
         "sessions subscribe, as module:attribute: with --workflows, or in BLUESKY_PREFECT_WORKFLOWS "
-        f"(bluesky_prefect.core:DEFAULT_WORKFLOWS is just my-workflow/local).{hint}"
+        "(bluesky_prefect.core:DEFAULT_WORKFLOWS is just my-workflow/local; a beamline with a name has another one)."
+        f"{hint}"
     )
 
 

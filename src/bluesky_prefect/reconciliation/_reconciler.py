@@ -163,7 +163,9 @@ class Reconciler:
         while batch := list(islice(runs, _BATCH)):
             tally.runs += len(batch)
             looked = list(finder.of(batch))
-            remarks.on_new_names((one.workflow, one.diagnosis) for one in looked if isinstance(one, Case))
+            cases = [one for one in looked if isinstance(one, Case)]
+            remarks.on_new_names((one.workflow, one.diagnosis) for one in cases)
+            remarks.on_queues(one.diagnosis for one in cases)
             for one in looked:
                 if submit and isinstance(one, Case) and one.diagnosis.signs:
                     tally.silent.append(one)
@@ -171,6 +173,7 @@ class Reconciler:
                     yield one
             so_far = f"{tally.runs} runs, back to {moment(batch[-1].time_s)}"
             report(f"{so_far}: {counted(len(tally.findings), 'problem')}")
+        remarks.tell_of_queues()
         # What is silent may bring to light another that is, if that was overlooked.
         while silent := tally.silent:
             tally.silent = []

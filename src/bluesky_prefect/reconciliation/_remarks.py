@@ -26,6 +26,7 @@ class Remarks:
         self._warn = warn
         self._submit = submit
         self._known: set[str] = set()
+        self._queued: Counter[str] = Counter()
         self.told: list[str] = []
 
     def on_catalog(self, catalog: Catalog) -> None:
@@ -57,6 +58,15 @@ class Remarks:
                     "the list of workflows: was='...'."
                 )
         self._known |= by_name.keys()
+
+    def on_queues(self, diagnoses: Iterable[Diagnosis]) -> None:
+        """Take note of flow runs that wait in their queues."""
+        self._queued.update(one.reason for one in diagnoses if one.state is RunState.QUEUED)
+
+    def tell_of_queues(self) -> None:
+        """Tell how many flow runs wait in which queue: somebody may have paused it and forgotten that."""
+        for reason, many in self._queued.items():
+            self._tell(f"{counted(many, 'flow run')} {reason if many == 1 else reason.replace('waits', 'wait', 1)}.")
 
     def _tell(self, remark: str) -> None:
         self.told.append(remark)

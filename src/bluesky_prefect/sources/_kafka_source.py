@@ -10,6 +10,7 @@ from typing import Any
 from bluesky_prefect.callback import PrefectCallback
 from bluesky_prefect.core import ConfigurationError, Settings, error_line, uid_text
 from bluesky_prefect.courier import Reminders
+from bluesky_prefect.metrics import Signals
 from bluesky_prefect.sources._documents import hand_over, read_pair
 from bluesky_prefect.sources._known_partitions import KnownPartitions
 from bluesky_prefect.sources._offsets import PartitionOffsets
@@ -55,6 +56,8 @@ class KafkaSource:
         librdkafka's settings, ``bootstrap.servers`` and ``group.id`` among them.
     from_beginning : bool, optional
         Have a group that is new read all that the topics hold, and not only what comes from now on.
+    signals : Signals, optional
+        Where its thread says how it is; see `serve_metrics`.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class KafkaSource:
         config: Mapping[str, Any],
         *,
         from_beginning: bool = False,
+        signals: Signals | None = None,
     ) -> None:
         self._callback = callback
         self._wait_s = settings.open_after_s
@@ -73,6 +77,7 @@ class KafkaSource:
         self._refused = refused
         self._config = {**_DEFAULTS, **config, **_OWN, "error_cb": self._tell, "on_commit": self._note_commit}
         self._from_beginning = from_beginning
+        self._signals = signals or Signals()
         self._known = KnownPartitions(settings.state_directory, config["group.id"])
         # Where partitions end that are there at the start.
         self._ends: dict[tuple[str, int], int] = {}
@@ -93,6 +98,7 @@ class KafkaSource:
         from confluent_kafka import Consumer, KafkaException
 
         while not finish.is_set():
+            self._signals.at_work(_AGAIN_S)
             try:
                 consumer = Consumer(self._config, logger=logging.getLogger("kafka"))
             except (KafkaException, ValueError, TypeError) as error:
@@ -112,6 +118,7 @@ class KafkaSource:
         consumer.subscribe(self._topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         logger.info("Listening to %s of Kafka as group %s", ", ".join(self._topics), self._config["group.id"])
         while not finish.is_set():
+            self._signals.at_work(_POLL_S)
             self._take(consumer, consumer.poll(_POLL_S), finish)
             if time.monotonic() >= self._commit_at:
                 self._commit(consumer, asynchronous=True)

@@ -19,7 +19,7 @@ _PREFIX = "listen-tiled-"
 
 
 class SeenRuns:
-    """The newest runs at the last complete look, and all that had not stopped by then.
+    """The newest runs at the last complete look, and all that had not stopped by then, by their keys in Tiled.
 
     Parameters
     ----------

@@ -4,11 +4,12 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 
 from bluesky_prefect.callback import PrefectCallback
 from bluesky_prefect.core import (
+    BlueskyPrefectError,
     ConfigurationError,
     Run,
     RunNotFound,
@@ -18,8 +19,9 @@ from bluesky_prefect.core import (
     error_and_place,
     error_line,
 )
+from bluesky_prefect.metrics import Signals
 from bluesky_prefect.sources._seen_runs import IN_A_ROW, SeenRuns
-from bluesky_prefect.tiled_api import Catalog, RunStream, newest_runs, runs_between, runs_with_uids
+from bluesky_prefect.tiled_api import Catalog, RunStream, StoredRun, newest_runs, runs_between, runs_with_uids
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ logger = logging.getLogger(__name__)
 _MORE_RARELY = 10
 # A stream that ends by itself is tried again after this.
 _STREAM_AGAIN_S = 60.0
+# One that the server refuses has ended by then.
+_STREAM_LASTS_S = 10.0
 # So many runs are remembered as handed over, beside those of the last look.
 _MOST_TAKEN = 10_000
 # Of the runs that go on so many are asked for at a look, in turns.
@@ -53,10 +57,20 @@ class TiledSource:
     since_s : float, optional
         Hand over the runs that stopped since then, in seconds since the epoch; by default, those that stop after the
         first start.
+    signals : Signals, optional
+        Where its thread says how it is, and whether Tiled is there; see `serve_metrics`.
     """
 
-    def __init__(self, callback: PrefectCallback, settings: Settings, *, since_s: float | None = None) -> None:
+    def __init__(
+        self,
+        callback: PrefectCallback,
+        settings: Settings,
+        *,
+        since_s: float | None = None,
+        signals: Signals | None = None,
+    ) -> None:
         self._callback = callback
+        self._signals = signals or Signals()
         self._settings = settings
         self._since_s = since_s
         self._began_s = time.time()
@@ -81,6 +95,7 @@ class TiledSource:
         threading.Thread(target=self._wake_at, args=[finish], name="listen-tiled-end", daemon=True).start()
         failures = 0
         while not finish.is_set():
+            self._signals.at_work(0.0)
             try:
                 with ExitStack() as opened:
                     catalog = opened.enter_context(Catalog.connect(self._settings))
@@ -91,6 +106,7 @@ class TiledSource:
                 if isinstance(error, ConfigurationError) and self._seen is None:
                     raise
                 self._away(error)
+                self._signals.at_work(0.0)
                 finish.wait(_WAITS_S[min(failures, len(_WAITS_S) - 1)])
                 failures += 1
 
@@ -99,6 +115,7 @@ class TiledSource:
         self._told.put(None)
 
     def _away(self, error: Exception) -> None:
+        self._signals.tiled.down(str(error) if isinstance(error, BlueskyPrefectError) else error_line(error))
         if not self._is_away:
             self._is_away = True
             if isinstance(error, TiledUnavailable):
@@ -121,7 +138,9 @@ class TiledSource:
             self._wait(catalog, seen, time.monotonic() + every_s, finish)
             if finish.is_set():
                 return
-            if not self._has_stream and time.monotonic() >= self._stream_at:
+            if self._has_stream:
+                self._note_stream()
+            elif time.monotonic() >= self._stream_at:
                 self._open_stream(catalog)
             self._look(catalog, seen)
 
@@ -134,6 +153,12 @@ class TiledSource:
         self._stream_at = time.monotonic() + _STREAM_AGAIN_S
         self._stream = RunStream(catalog, self._told.put, self._stream_ended)
         self._stream.start()
+
+    def _note_stream(self) -> None:
+        """Tell that the stream is back once it lasts, so that its next end is told of, too."""
+        if self._told_of_stream and time.monotonic() >= self._stream_at - _STREAM_AGAIN_S + _STREAM_LASTS_S:
+            self._told_of_stream = False
+            logger.warning("Tiled's stream of updates tells of runs again")
 
     def _close_stream(self) -> None:
         stream, self._stream = self._stream, None
@@ -156,6 +181,7 @@ class TiledSource:
         key: str | None = ""
         while key is not None and not finish.is_set():
             keys: dict[str, None] = {}
+            self._signals.at_work(max(0.0, until - time.monotonic()))
             try:
                 key = self._told.get(timeout=max(0.0, until - time.monotonic()))
                 while key is not None:
@@ -172,39 +198,44 @@ class TiledSource:
             self._begin(catalog, seen)
         else:
             met: list[str] = []
+            left: list[str] = []
             in_a_row = 0
-            for run in newest_runs(catalog):
-                in_a_row = in_a_row + 1 if run.uid in seen.newest else 0
+            for run in self._noted(newest_runs(catalog)):
+                in_a_row = in_a_row + 1 if run.key in seen.newest else 0
                 if in_a_row == IN_A_ROW:
                     break
                 if not in_a_row:
-                    met.append(run.uid)
+                    met.append(run.key)
                     self._hand_over(catalog, [run], seen)
+                    # Now: of many runs the first are no longer remembered as taken at the end.
+                    if run.key not in self._taken:
+                        left.append(run.key)
             self._hand_over(catalog, runs_with_uids(catalog, seen.next_open(_OPEN_AT_ONCE)), seen)
-            seen.complete(met, [uid for uid in met if uid not in self._taken])
+            seen.complete(met, [key for key in left if key not in self._taken])
         if self._since_s is not None:
-            found = list(runs_between(catalog, self._since_s, None))
+            found = list(self._noted(runs_between(catalog, self._since_s, None)))
             logger.info("Since the time asked for %s stopped", counted(sum(bool(run.stop) for run in found), "run"))
             self._hand_over(catalog, found, seen)
             self._since_s = None
         self._save(seen)
+        self._signals.tiled.up()
         if self._is_away:
             self._is_away = False
             logger.warning("Tiled answers again; what has stopped meanwhile is in the outbox")
 
     def _begin(self, catalog: Catalog, seen: SeenRuns) -> None:
         """Leave alone what had stopped before this process began."""
-        met = list(newest_runs(catalog, seen.MOST))
+        met = list(self._noted(newest_runs(catalog, seen.MOST)))
         logger.info("This is the first start here: runs that have stopped already are left alone, except by --since")
         new = [run for run in met if run.time_s >= self._began_s]
         self._hand_over(catalog, new, seen)
-        waits = {run.uid for run in new} - self._taken.keys()
-        seen.complete([run.uid for run in met], [run.uid for run in met if not run.stop or run.uid in waits])
+        waits = {run.key for run in new} - self._taken.keys()
+        seen.complete([run.key for run in met], [run.key for run in met if not run.stop or run.key in waits])
 
     def _is_another(self, catalog: Catalog, seen: SeenRuns) -> bool:
         """Tell whether nothing that was seen is in the catalog: it was emptied, or another one took its place."""
         some = list(seen.newest)[:_OPEN_AT_ONCE]
-        if not some or any(run.uid in seen.newest for run in newest_runs(catalog, IN_A_ROW)):
+        if not some or any(run.key in seen.newest for run in newest_runs(catalog, IN_A_ROW)):
             return False
         return not any(True for _ in runs_with_uids(catalog, some))
 
@@ -216,9 +247,9 @@ class TiledSource:
             except OSError as error:
                 logger.error("%s cannot be written, so the next start knows less: %s", seen.path, error_line(error))
 
-    def _hand_over(self, catalog: Catalog, runs: Iterable[Run], seen: SeenRuns) -> None:
-        for run in runs:
-            if not run.stop or run.uid in self._taken:
+    def _hand_over(self, catalog: Catalog, runs: Iterable[StoredRun], seen: SeenRuns) -> None:
+        for run in self._noted(runs):
+            if not run.stop or run.key in self._taken:
                 continue
             self._callback.follow_list()
             try:
@@ -229,11 +260,18 @@ class TiledSource:
                 raise
             except Exception as error:  # noqa: BLE001 - the other runs go on; reconciliation finds this one
                 logger.error("Run %s could not be handed over: %s", run.uid, error_and_place(error))
-            seen.stopped(run.uid)
+            seen.stopped(run.key)
             self._tries_of_files.pop(run.uid, None)
-            self._taken[run.uid] = None
+            self._taken[run.key] = None
             if len(self._taken) > _MOST_TAKEN:
                 del self._taken[next(iter(self._taken))]
+
+    def _noted(self, runs: Iterable[StoredRun]) -> Iterator[StoredRun]:
+        """Yield runs, and say at each that this thread goes on."""
+        self._signals.at_work(0.0)
+        for run in runs:
+            self._signals.at_work(0.0)
+            yield run
 
     def _with_files(self, catalog: Catalog, run: Run) -> Run:
         """Return a run whose files are known, if a workflow may look at them: Tiled may be away when it does."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from bluesky_prefect.callback import PrefectCallback
 from bluesky_prefect.core import ConfigurationError, error_and_place, error_line, one_line
+from bluesky_prefect.metrics import Signals
 from bluesky_prefect.sources._documents import Format, hand_over, is_handled, read_document
 from bluesky_prefect.sources._refused_messages import RefusedMessages
 
@@ -33,6 +34,8 @@ class ZMQSource:
         Only documents of publishers with this prefix.
     form : {'pickle', 'msgpack', 'json'}, optional
         How publishers write documents. A pickle of anything but data is refused.
+    signals : Signals, optional
+        Where its thread says how it is; see `serve_metrics`.
     """
 
     def __init__(
@@ -43,12 +46,14 @@ class ZMQSource:
         *,
         prefix: str = "",
         form: Format = "pickle",
+        signals: Signals | None = None,
     ) -> None:
         self._callback = callback
         self._address = address
         self._refused = refused
         self._prefix = prefix
         self._form: Format = form
+        self._signals = signals or Signals()
 
     def run(self, finish: threading.Event) -> None:
         """Hand over documents until `finish` is set.
@@ -85,6 +90,7 @@ class ZMQSource:
                 ) from error
             logger.info("Listening to %s", self._address)
             while not finish.is_set():
+                self._signals.at_work(_POLL_MS / 1000)
                 if socket.poll(_POLL_MS):
                     self._take(socket.recv())
         finally:

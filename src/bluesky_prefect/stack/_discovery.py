@@ -23,7 +23,7 @@ from bluesky_prefect.core import (
 )
 from bluesky_prefect.prefect_api import runs_url
 from bluesky_prefect.stack._http import probe
-from bluesky_prefect.stack._info import StackPaths, StackState, listed_in, stack_info
+from bluesky_prefect.stack._info import STACK_WORKFLOWS, StackPaths, StackState, listed_in, stack_info
 from bluesky_prefect.stack._keys import CLIENT_AUTH_STRING, StackKeys
 from bluesky_prefect.stack._ports import hold_port
 from bluesky_prefect.stack._process import without_proxy
@@ -183,8 +183,10 @@ def _next_stack_environment(settings: Settings, make_keys: bool) -> dict[str, st
     if _port_problem(port):
         return {}
     environment = {"PREFECT_API_URL": f"http://127.0.0.1:{port}/api"}
-    if settings.workflows is None and is_trusted(paths.root) and (listed := listed_in(paths)):
-        environment["BLUESKY_PREFECT_WORKFLOWS"] = listed
+    listed = listed_in(paths) if is_trusted(paths.root) else None
+    if settings.workflows is None and (listed or settings.beamline):
+        # The stack's deployments are not called after the beamline, as those of a session's own default are.
+        environment["BLUESKY_PREFECT_WORKFLOWS"] = listed or STACK_WORKFLOWS
     keys = StackKeys.load(paths)
     if keys is None and make_keys:
         # Where no file can be written, no stack can be started either.

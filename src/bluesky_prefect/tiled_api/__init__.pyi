@@ -43,6 +43,7 @@ from ._run_writer import CannotFollow as CannotFollow
 from ._run_writer import RunWriter as RunWriter
 from ._run_writer import answers as answers
 from ._run_writer import is_outage as is_outage
+from ._stored_runs import StoredRun as StoredRun
 from ._stored_runs import newest_runs as newest_runs
 from ._stored_runs import runs_between as runs_between
 from ._stored_runs import runs_named as runs_named

@@ -54,11 +54,19 @@ class RunWriter:
     whole : callable, optional
         Is called when Tiled has the run as a whole. ``TiledWriter`` then closes each stream for those that listen to
         it, which takes as long again as the stop document.
+    goes_on : callable, optional
+        Is called before each document that is written.
     """
 
-    def __init__(self, raw: "CatalogOfBlueskyRuns", whole: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        raw: "CatalogOfBlueskyRuns",
+        whole: Callable[[], None] = lambda: None,
+        goes_on: Callable[[], None] = lambda: None,
+    ) -> None:
         self._raw = _CatalogForOneRun(raw, self._stop_written)
         self._whole = whole
+        self._goes_on = goes_on
         self._batch_size = _BatchSize()
         # What notes down that TiledWriter has repeated a request; Tiled gets the notes with the stop document.
         self._noting: list[Any] = []
@@ -113,6 +121,7 @@ class RunWriter:
             raise RowsMayBeDoubled(f"Tiled did not say whether it had taken rows of run {self._uid}.")
 
     def _put(self, name: str, doc: dict[str, Any], batch_size: int) -> None:
+        self._goes_on()
         self._batch_size.now = batch_size
         if name == "start":
             self._start(doc)

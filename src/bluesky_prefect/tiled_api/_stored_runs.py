@@ -3,6 +3,7 @@
 import heapq
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, overload
@@ -47,9 +48,16 @@ class _Files(Sequence[str]):
         return self._known[index]
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredRun(Run):
+    """A run in Tiled; `key` is that of its entry in the catalog, which mostly is its uid."""
+
+    key: str
+
+
 def runs_between(
     catalog: Catalog, since_s: float, until_s: float | None, *, plan: str | None = None, scan_id: int | None = None
-) -> Iterator[Run]:
+) -> Iterator[StoredRun]:
     """Yield the runs that stopped in a stretch of time, and those that started in it and have not stopped.
 
     Tiled looks at each of its runs for that, unless its database has an index on both times: the local stack's has, and
@@ -90,7 +98,7 @@ def runs_between(
             yield run
 
 
-def newest_runs(catalog: Catalog, number: int | None = None) -> Iterator[Run]:
+def newest_runs(catalog: Catalog, number: int | None = None) -> Iterator[StoredRun]:
     """Yield all runs, or so many, the one that came to Tiled last first; raises `TiledUnavailable`.
 
     A page is small at first and larger then: mostly a few runs are wanted.
@@ -98,7 +106,7 @@ def newest_runs(catalog: Catalog, number: int | None = None) -> Iterator[Run]:
     return islice(_search(catalog, catalog.raw, [], page=_FIRST_PAGE), number)
 
 
-def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, Run]]:
+def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, StoredRun]]:
     """Return the runs that references name, each with its reference.
 
     Parameters
@@ -121,8 +129,11 @@ def runs_named(catalog: Catalog, refs: Sequence[str]) -> Iterator[tuple[str, Run
     return iter([(ref, run) for ref in refs for run in _named(catalog, ref)])
 
 
-def runs_with_uids(catalog: Catalog, uids: Iterable[str]) -> Iterator[Run]:
-    """Yield the runs with these full uids, as far as Tiled has them; raises `TiledUnavailable`."""
+def runs_with_uids(catalog: Catalog, uids: Iterable[str]) -> Iterator[StoredRun]:
+    """Yield the runs with these keys, as far as Tiled has them; raises `TiledUnavailable`.
+
+    A run's key is its full uid, unless somebody has stored it under another one.
+    """
     from tiled.queries import KeysFilter
 
     left = iter(uids)
@@ -130,7 +141,7 @@ def runs_with_uids(catalog: Catalog, uids: Iterable[str]) -> Iterator[Run]:
         yield from _search(catalog, catalog.raw, [KeysFilter(batch)])
 
 
-def _named(catalog: Catalog, ref: str) -> Sequence[Run]:
+def _named(catalog: Catalog, ref: str) -> Sequence[StoredRun]:
     ends = _RANGE.fullmatch(ref.strip())
     if ends is None:
         return [_stored(catalog, catalog.find(ref).item)]
@@ -145,10 +156,10 @@ def _named(catalog: Catalog, ref: str) -> Sequence[Run]:
     return runs
 
 
-def _with_scan_ids(catalog: Catalog, first: int, last: int) -> list[Run]:
+def _with_scan_ids(catalog: Catalog, first: int, last: int) -> list[StoredRun]:
     from tiled.queries import Comparison
 
-    found: dict[int, list[Run]] = {}
+    found: dict[int, list[StoredRun]] = {}
     bounds = [Comparison("ge", "start.scan_id", first), Comparison("le", "start.scan_id", last)]
     for run in _search(catalog, catalog.raw, bounds):
         scan_id = run.scan_id
@@ -159,14 +170,14 @@ def _with_scan_ids(catalog: Catalog, first: int, last: int) -> list[Run]:
     return [found[scan_id][0] for scan_id in sorted(found)]
 
 
-def _at_indexes(catalog: Catalog, first: int, last: int) -> list[Run]:
+def _at_indexes(catalog: Catalog, first: int, last: int) -> list[StoredRun]:
     runs = _search(catalog, catalog.raw, [], offset=-1 - last)
     return list(islice(runs, last - first + 1))[::-1]
 
 
 def _search(
     catalog: Catalog, raw: "Container", queries: Sequence[Any], offset: int = 0, page: int = _PAGE
-) -> Iterator[Run]:
+) -> Iterator[StoredRun]:
     """Yield the runs that match all queries, the one that was written to Tiled last first."""
     link = raw.item["links"]["search"]
     pages = _pages(catalog, raw, link, {**_as_parameters(queries), "page[offset]": offset, "page[limit]": page})
@@ -208,12 +219,13 @@ def _as_parameters(queries: Sequence[Any]) -> dict[str, list[Any]]:
     return parameters
 
 
-def _stored(catalog: Catalog, item: Mapping[str, Any]) -> Run:
+def _stored(catalog: Catalog, item: Mapping[str, Any]) -> StoredRun:
     metadata = _mapping(item["attributes"]["metadata"])
     documents = _mapping(metadata.get("selected", metadata))
     start = _mapping(documents.get("start"))
     key = item["id"]
-    return Run(
+    return StoredRun(
+        key=key,
         uid=uid_text(start.get("uid", key)),  # as the callback calls it: the submission's key is made of it
         start=start,
         stop=_mapping(documents.get("stop")),

@@ -3,12 +3,14 @@
 import json
 import logging
 import threading
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
 
 from bluesky_prefect.core import PrefectUnavailable, Settings, error_and_place, write_whole
-from bluesky_prefect.outbox import existing_outbox
-from bluesky_prefect.prefect_api import PrefectApi
+from bluesky_prefect.outbox import Outbox, existing_outbox
+from bluesky_prefect.prefect_api import FAILED_STATES, PrefectApi, flow_run_times, is_final
 from bluesky_prefect.watch._listing import last_failures
 from bluesky_prefect.watch._workflow_status import WorkflowStatus
 
@@ -17,13 +19,27 @@ logger = logging.getLogger(__name__)
 # More failures than that between two looks are not told one by one anyway.
 MAX_FAILURES = 50
 _POLL_S = 3.0
+# Prefect finds flow runs by their ids at once. By their tags it looks through many, and every courier asks it.
+_ALL_EVERY_S = 30.0
+_MAX_OUTSTANDING = 200
+_IDS_AT_ONCE = 50
 
 
 class FailureLog:
-    """The flow runs of runs that failed or crashed last, as whoever keeps the file has found them at Prefect."""
+    """The flow runs of runs that failed or crashed last, as whoever keeps the file has found them at Prefect.
 
-    def __init__(self, settings: Settings) -> None:
+    What was sent from here and has not ended is looked at every few seconds. Others are found within half a minute:
+    those that reconciliation, or a person, has started. The clock gives a time in seconds that never jumps.
+    """
+
+    def __init__(self, settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
+        self._clock = clock
+        self._all_at = float("-inf")
+        self._sent = 0
+        self._known: set[str] = set()
+        # Flow runs that were sent from here and have not ended, as far as known; a dictionary holds them in order.
+        self._outstanding: dict[str, None] = {}
         self._path = settings.state_directory / "failures.json"
         self._written: list[tuple[WorkflowStatus, float]] | None = None
 
@@ -43,12 +59,48 @@ class FailureLog:
                     with existing_outbox(self._settings.outbox_path) as outbox:
                         if outbox is None or not outbox.counts().sent:
                             continue  # nothing of this state directory can have failed
-                    api = api or opened.enter_context(PrefectApi(self._settings.request_timeout_s))
-                    self._write(last_failures(api, MAX_FAILURES, beamline=self._settings.beamline))
+                        api = api or opened.enter_context(PrefectApi(self._settings.request_timeout_s))
+                        self.look(outbox, api)
                 except PrefectUnavailable as error:
                     logger.debug("Not looked for failures: %s", error)
                 except Exception as error:  # noqa: BLE001 - a thread that ends here would never tell anything again
                     logger.debug("Not looked for failures, and going on: %s", error_and_place(error))
+
+    def look(self, outbox: Outbox, api: PrefectApi) -> None:
+        """Look once at what is outstanding, and for all failures if one of these has failed or it is time for that.
+
+        Raises
+        ------
+        PrefectUnavailable
+            If Prefect cannot be asked.
+        OutboxError
+            If the outbox cannot be read.
+        """
+        self._note_sent(outbox)
+        if not self._has_failed(api) and self._clock() < self._all_at:
+            return
+        self._write(last_failures(api, MAX_FAILURES, beamline=self._settings.beamline))
+        self._all_at = self._clock() + _ALL_EVERY_S
+
+    def _note_sent(self, outbox: Outbox) -> None:
+        """Take note of what was sent from here since the last look, of a backlog what was put in last."""
+        if (many := outbox.counts().sent) == self._sent:
+            return
+        newest = [one.flow_run_id for one in outbox.entries(state="sent", limit=_MAX_OUTSTANDING) if one.flow_run_id]
+        self._outstanding.update(dict.fromkeys(one for one in newest if one not in self._known))
+        self._sent, self._known = many, set(newest)
+
+    def _has_failed(self, api: PrefectApi) -> bool:
+        """Return whether a flow run of those outstanding has ended without success; others are asked for each time."""
+        asked = list(self._outstanding)[:_IDS_AT_ONCE]
+        if not asked:
+            return False
+        found = flow_run_times(api, asked)
+        for one in asked:
+            del self._outstanding[one]
+            if one in found and not is_final(found[one].state_type):
+                self._outstanding[one] = None
+        return any(one.state_type in FAILED_STATES for one in found.values())
 
     def _write(self, found: list[tuple[WorkflowStatus, float]]) -> None:
         if found != self._written:

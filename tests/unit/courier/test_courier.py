@@ -2,6 +2,7 @@
 
 import errno
 import json
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -128,6 +129,28 @@ def test_two_journals_of_one_run_go_to_tiled_one_after_the_other(settings, couri
     wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
     assert together == [1, 1, 1]
     assert written == ["one.journal", "one.1.journal", "one.2.journal"]
+
+
+def test_a_thread_that_hangs_at_a_run_is_told_of(settings, monkeypatch):
+    now = [1_000.0]
+    signals = Signals(lambda: now[0])
+    hangs, goes_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(JournalSender, "_write_whole", lambda *_: hangs.set() or goes_on.wait(60))
+    courier = JournalCourier(settings, lambda: None, signals=signals)
+    _recorded(settings, "one").close()
+    courier.start()
+    try:
+        assert hangs.wait(20)
+        now[0] += 3_000
+        wait_until(lambda: not signals.problems(), 20)  # the run is large
+        now[0] += 3_000
+        wait_until(lambda: len(signals.problems()) == 1, 20)
+        assert "The thread journal-courier-" in signals.problems()[0]
+        goes_on.set()
+        wait_until(lambda: not signals.problems(), 20)
+    finally:
+        goes_on.set()
+        courier.close(10)
 
 
 def test_a_run_that_goes_on_is_read_in_pieces_of_so_many_bytes(settings, monkeypatch):

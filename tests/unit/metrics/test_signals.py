@@ -34,7 +34,7 @@ def test_a_server_is_away_since_the_first_who_did_not_reach_it():
 
 def test_a_thread_that_has_ended_is_a_problem():
     signals = Signals()
-    thread = threading.Thread(target=signals.at_work, name="sender")
+    thread = threading.Thread(target=signals.at_work, args=[0.0], name="sender")
     thread.start()
     thread.join()
     assert signals.problems() == ["The thread sender has ended."]

@@ -22,7 +22,7 @@ def past(*states: str, age_s: float = 1000.0) -> list[PastFlowRun]:
     ]
 
 
-def diagnosed(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE, gone=False):
+def diagnosed(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE, gone=False, waits=""):
     return diagnose(
         flow_runs,
         stopped=stopped,
@@ -30,6 +30,7 @@ def diagnosed(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE, 
         settings=settings,
         signs_of_life=lambda one: signs,
         worker_is_gone=lambda one: gone,
+        reason_to_wait=lambda one: waits,
     )
 
 
@@ -52,6 +53,12 @@ def diagnosed(flow_runs, *, stopped=NOW - 5000, settings=SETTINGS, signs=ALIVE, 
 def test_the_last_flow_run_decides(states, expected, next_generation):
     found = diagnosed(past(*states))
     assert (found.state, found.next_generation) == (expected, next_generation)
+
+
+def test_a_flow_run_that_has_a_reason_to_wait_is_not_late():
+    found = diagnosed(past("LATE"), waits="waits in queue backlog, which is paused")
+    assert (found.state, found.reason) == (RunState.QUEUED, "waits in queue backlog, which is paused")
+    assert not found.state.is_problem
 
 
 @pytest.mark.parametrize("state", ["PENDING", "SCHEDULED", "RUNNING"])

@@ -27,6 +27,7 @@ def next_of(workflow, flow_runs, settings=SETTINGS):
         settings=settings_of(workflow, settings),
         signs_of_life=lambda one: SignsOfLife(NOW - 900, heartbeats=True),
         worker_is_gone=lambda one: False,
+        reason_to_wait=lambda one: "",
     )
     return permitted(diagnosis, flow_runs, workflow)
 

@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from bluesky_prefect.core import ConfigurationError
+from bluesky_prefect.metrics import Signals
 from bluesky_prefect.sources import RefusedMessages, ZMQSource
 from tests.services.prefect_process import wait_until
 
@@ -160,3 +161,18 @@ def test_a_prefix_with_a_space_says_so_in_one_line(tmp_path):
     source = ZMQSource(Taken(), "127.0.0.1:1", RefusedMessages(tmp_path), prefix="a b")
     with pytest.raises(ConfigurationError, match="no spaces"):
         source.run(threading.Event())
+
+
+def test_a_source_that_hangs_is_told_of(stage):
+    clock = SimpleNamespace(now=1_000.0)
+    signals = Signals(lambda: clock.now)
+    one = stage(signals=signals)
+    one.connect()
+    hangs, goes_on = threading.Event(), threading.Event()
+    one.callback.stop = lambda _: hangs.set() or goes_on.wait(60)
+    one.publish(b" stop " + pickle.dumps({"run_start": "first"}))
+    assert hangs.wait(20)
+    clock.now += 1_000
+    assert "has hung" in " ".join(signals.problems())
+    goes_on.set()
+    wait_until(lambda: not signals.problems(), 20)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from bluesky_prefect.core import Settings, get_settings, prefect_url
+from bluesky_prefect.core import Settings, get_settings, load_workflows, prefect_url
 from bluesky_prefect.prefect_api import runs_url
 from bluesky_prefect.stack import LocalStack, Service, describe, prefect_service, probe, start_or_check, use_services
 from bluesky_prefect.stack._info import StackPaths, stack_info
@@ -279,6 +279,19 @@ def test_the_stack_s_password_does_not_go_to_another_prefect(credentials, tmp_pa
     environment = {"PREFECT_HOME": str(tmp_path), **credentials}
     use_services(environment)
     assert "passw0rd" not in str(environment)
+
+
+@pytest.mark.usefixtures("no_stack")
+def test_a_session_of_a_beamline_before_the_stack_starts_what_the_stack_will_have(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("BLUESKY_PREFECT_BEAMLINE", "tst")
+    get_settings.cache_clear()
+    environment = {"PREFECT_HOME": "/nowhere"}
+
+    use_services(environment)
+
+    assert environment["BLUESKY_PREFECT_WORKFLOWS"] == "bluesky_prefect.stack:WORKFLOWS"
+    deployments = {workflow.deployment for workflow in load_workflows(environment["BLUESKY_PREFECT_WORKFLOWS"])}
+    assert {one.rpartition("/")[2] for one in deployments} == {"local"}
 
 
 @pytest.mark.usefixtures("no_stack")
