@@ -33,8 +33,8 @@ INSERT = (
 
 
 def fill(path: Path, runs: int) -> None:
-    """Put runs in an outbox in one transaction: each with its own fsync takes minutes."""
-    now = time.time()
+    """Put runs of an hour ago in an outbox in one transaction: each with its own fsync takes minutes."""
+    then = time.time() - 3600.0
 
     def row(number: int) -> tuple:
         uid = f"old-{number}"
@@ -42,7 +42,7 @@ def fill(path: Path, runs: int) -> None:
         submission = Submission(
             submission_key(uid, DEPLOYMENT), DEPLOYMENT, DEPLOYMENT, uid, {**START, "uid": uid, "scan_id": number}, stop
         )
-        return (submission.key, uid, DEPLOYMENT, submission.to_json(), now, now)
+        return (submission.key, uid, DEPLOYMENT, submission.to_json(), then, then)
 
     outbox = Outbox(path)
     with outbox._durable.change("it cannot be filled") as connection:

@@ -1,9 +1,9 @@
 """A facility in small: many beamlines, two Prefect servers behind one address, two workers; one of each is killed.
 
 Each beamline is a process that takes runs, of documents as a RunEngine makes them, through `RunRecorder` and
-`PrefectCallback`, and a courier that takes them to Tiled and Prefect. All of them together take one run a second. The
-flow does nothing. A quarter of the way one Prefect server is killed, and replaced after some seconds; at three fifths,
-one worker. The set-up is that of ``deploy/``.
+`PrefectCallback`, and a courier that takes them to Tiled and Prefect. All of them together take a run each two seconds,
+which leaves two cores some room. The flow does nothing. A quarter of the way one Prefect server is killed, and replaced
+after some seconds; at three fifths, one worker. The set-up is that of ``deploy/``.
 
 Times count from the stop document to Prefect's own start and end of the flow run; a phase holds the runs that stopped
 in it. "Lost" are runs without a flow run; "doubled" those with several. What the killed worker had under way stays
@@ -58,6 +58,7 @@ DOWN_S = 20.0
 PAGE = 100
 # Nothing takes this long: what is not done by then is not going to be.
 LONGEST_S = 300.0
+RUNNING_S = 30.0
 IDLE_S = 20.0
 DATABASE_USE = """
 SELECT xact_commit AS commits, tup_inserted AS "rows inserted", tup_updated AS "rows updated",
@@ -108,7 +109,12 @@ def start_couriers(environment: Mapping[str, str], folder: Path, number: int) ->
 
 
 def start_beamlines(
-    environment: Mapping[str, str], folder: Path, workflow: str, couriers: list[subprocess.Popen[bytes]], runs: int
+    environment: Mapping[str, str],
+    folder: Path,
+    workflow: str,
+    couriers: list[subprocess.Popen[bytes]],
+    runs: int,
+    every_s: float,
 ) -> list[Beamline]:
     """Start the processes that take runs, each of which takes one at once."""
     beamlines = []
@@ -123,23 +129,29 @@ def start_beamlines(
             str(len(couriers)),
             "recorded",
         ]
-        process = subprocess.Popen(
-            command, env={**environment, **state}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        with (folder / f"session-{one}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                env={**environment, **state},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+            )
         beamlines.append(Beamline(courier, process))
         threading.Thread(target=beamlines[-1].read, daemon=True).start()
     wait_until(lambda: all(one.stops for one in beamlines), LONGEST_S)
     return beamlines
 
 
-def begin(beamlines: list[Beamline]) -> None:
-    """Have them take their runs, a second apart."""
+def begin(beamlines: list[Beamline], every_s: float) -> None:
+    """Have them take their runs, one after the other."""
     for one in beamlines:
         assert one.process.stdin is not None
         one.stops.clear()
         one.process.stdin.write("\n")
         one.process.stdin.close()
-        time.sleep(1.0)
+        time.sleep(every_s)
 
 
 def flow_runs_of(worker: WorkerProcess, uids: list[str]) -> dict[str, list[dict[str, Any]]]:
@@ -173,17 +185,18 @@ def report(
     console: Console, stops: dict[str, float], found: dict[str, list[dict[str, Any]]], phases: dict[str, float]
 ) -> None:
     """Show what became of the runs, by the phase in which they stopped; phases by their beginnings."""
-    table = Table("phase", "runs", "stop to Running: p50", "p95", "p99", "to Completed: p50", "p95", "p99")
+    wanted = {"created": "stop to creation", "start_time": "to Running", "end_time": "to Completed"}
+    table = Table("phase", "runs", *(text for one in wanted.values() for text in (f"{one}: p50", "p95", "p99")))
     names, begins = list(phases), [*phases.values(), float("inf")]
     for name, begin, end in zip(names, begins[:-1], begins[1:], strict=True):
-        to_running, to_completed = [], []
+        seen: dict[str, list[float]] = {key: [] for key in wanted}
         uids = [uid for uid, stop in stops.items() if begin <= stop < end]
         for uid in uids:
             for one in found[uid][:1]:
-                for key, values in (("start_time", to_running), ("end_time", to_completed)):
+                for key, values in seen.items():
                     if one[key]:
                         values.append(datetime.fromisoformat(one[key]).timestamp() - stops[uid])
-        table.add_row(name, str(len(uids)), *seconds(to_running), *seconds(to_completed))
+        table.add_row(name, str(len(uids)), *(text for values in seen.values() for text in seconds(values)))
     console.print(table)
     states = Counter(one["state_type"] for several in found.values() for one in several)
     console.print(
@@ -272,17 +285,18 @@ def kill_and_replace(
 
 
 def wait_for_flow_runs(worker: WorkerProcess, stops: dict[str, float]) -> dict[str, list[dict[str, Any]]]:
-    """Return the flow runs of all runs, once none waits."""
-    deadline = time.monotonic() + LONGEST_S
+    """Return the flow runs of all runs, once none waits, and none runs that a killed worker has not left."""
+    began = time.monotonic()
     while True:
         found = flow_runs_of(worker, list(stops))
-        waiting = [1 for several in found.values() if not several or several[0]["state_type"] not in FINAL]
-        if not waiting or time.monotonic() > deadline:
+        states = {several[0]["state_type"] if several else "" for several in found.values()}
+        left_s = (LONGEST_S if states - FINAL - {"RUNNING"} else RUNNING_S) + began - time.monotonic()
+        if states <= FINAL or left_s <= 0:
             return found
         time.sleep(2.0)
 
 
-def measure(folder: Path, database: str, beamlines: int, minutes: float, faults: bool) -> None:
+def measure(folder: Path, database: str, beamlines: int, minutes: float, every_s: float, faults: bool) -> None:
     """Measure, and show what was seen."""
     console = Console(width=150)
     with contextlib.ExitStack() as opened:
@@ -298,10 +312,10 @@ def measure(folder: Path, database: str, beamlines: int, minutes: float, faults:
         (folder / "flows.py").write_text(FLOW)
         deployment = workers[1].ask("GET", f"/deployments/{workers[1].deploy('flows.py:trivial', folder)}")
         workflow = f"trivial/{deployment['name']}"
-        runs = max(1, round(minutes * 60 / beamlines))
+        runs = max(1, round(minutes * 60 / every_s / beamlines))
         say(f"Starting {beamlines} couriers")
         couriers = start_couriers(environment, folder, beamlines)
-        acquiring = start_beamlines(environment, folder, workflow, couriers, runs)
+        acquiring = start_beamlines(environment, folder, workflow, couriers, runs, every_s)
         for one in acquiring:
             opened.callback(one.close)
         # What is slow but once is over when each has had a run processed.
@@ -309,7 +323,7 @@ def measure(folder: Path, database: str, beamlines: int, minutes: float, faults:
         say(f"{beamlines} beamlines take {runs} runs each")
         meter = opened.enter_context(meter_of(facility, tiled, workers, acquiring, database))
         began, before, written = time.time(), meter.used_s(), asyncio.run(database_use(database))
-        begin(acquiring)
+        begin(acquiring, every_s)
         phases = kill_and_replace(facility, workers, began, minutes * 60) if faults else {"all": began}
         for one in acquiring:
             one.process.wait(minutes * 60 + LONGEST_S)
@@ -330,12 +344,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beamlines", type=int, default=30, help="processes that take runs (30)")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long they do so (10)")
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between the runs of all of them (2)")
     parser.add_argument("--no-faults", dest="faults", action="store_false", help="kill nothing")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, empty_database() as database:
         if database is None:
             raise SystemExit("This needs a PostgreSQL server, user postgres, at 127.0.0.1:5432.")
-        measure(Path(folder), database, arguments.beamlines, arguments.minutes, arguments.faults)
+        measure(Path(folder), database, arguments.beamlines, arguments.minutes, arguments.every, arguments.faults)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ from bluesky_prefect.stack._http import answers
 from bluesky_prefect.stack._info import StackPaths, stack_info
 from bluesky_prefect.stack._keys import StackKeys
 from bluesky_prefect.stack._tiled import TiledServer, make_containers
-from bluesky_prefect.stack.workarounds._tiled_app import index_times
+from bluesky_prefect.stack.workarounds._tiled_app import index_runs
 from bluesky_prefect.tiled_api import Catalog, newest_runs, runs_between, runs_with_uids
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
@@ -98,7 +98,7 @@ class StackCatalog:
             [(last,)] = database.execute("SELECT max(id) FROM nodes")
             insert = f"INSERT INTO nodes ({', '.join(COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"
             database.executemany(insert, rows(raw, last + 1, numbers))
-        index_times(self._server.catalog)
+        index_runs(self._server.catalog)
 
     def size(self) -> int:
         """Return how many bytes it has."""

@@ -11,7 +11,7 @@ from bluesky_tiled_plugins import TiledWriter
 from sqlalchemy import select
 from sqlalchemy.dialects import sqlite
 from tiled.catalog import orm
-from tiled.queries import Comparison
+from tiled.queries import Comparison, Eq
 
 from bluesky_prefect import Workflow
 from bluesky_prefect.core import FlowInputError, RunNotFound, jsonable
@@ -93,14 +93,21 @@ def test_a_window_without_an_end_reaches_to_the_last_run(catalog, archive, room)
     assert uid not in {run.uid for run in runs_between(catalog, DAY, DAY + HOUR)}
 
 
-@pytest.mark.parametrize("key", ["start.time", "stop.time"])
-def test_the_local_stack_searches_by_time_with_an_index(stack, key):
+@pytest.mark.parametrize(
+    ("query", "sign"),
+    [
+        (Comparison("ge", "start.time", DAY), ">"),
+        (Comparison("ge", "stop.time", DAY), ">"),
+        (Eq("start.scan_id", IDS), "="),
+    ],
+)
+def test_the_local_stack_searches_by_time_and_scan_id_with_an_index(stack, query, sign):
     asked = SimpleNamespace(conditions=[], new_variation=lambda conditions: conditions)
-    [condition] = tiled_app.compared(Comparison("ge", key, DAY), asked)
-    query = select(orm.Node.id).where(orm.Node.parent == 1, condition).compile(dialect=sqlite.dialect())
+    [condition] = tiled_app.compared(query, asked)
+    query_text = select(orm.Node.id).where(orm.Node.parent == 1, condition).compile(dialect=sqlite.dialect())
     with closing(sqlite3.connect(StackPaths(stack.state_directory).tiled / "catalog.db")) as database:
-        plan = str(database.execute(f"EXPLAIN QUERY PLAN {query}", (1, DAY)).fetchall())
-    assert f"INDEX bluesky_prefect_{key.replace('.', '_')} (parent=? AND <expr>>?)" in plan
+        plan = str(database.execute(f"EXPLAIN QUERY PLAN {query_text}", (1, query.value)).fetchall())
+    assert f"INDEX bluesky_prefect_{query.key.replace('.', '_')} (parent=? AND <expr>{sign}?)" in plan
 
 
 def test_a_window_can_be_of_one_plan_or_scan_id(catalog, archive):

@@ -1,6 +1,7 @@
 """Looking into an outbox: what is in it, and in which state."""
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -153,8 +154,13 @@ class EntryLookup:
         return [Unsent(row["deployment"], row["state"], row["many"], row["created"]) for row in rows]
 
     def _by_address(self, which: str, *values: float) -> dict[str | None, int]:
-        query = f"SELECT api_url, count(*) FROM entries WHERE {which} GROUP BY api_url"  # noqa: S608 - this module's texts
-        return dict(map(tuple, self._reader.read(query, values)))
+        # Grouped as the index entries_by_state is ordered: grouped by address alone, SQLite sorts all that wait.
+        groups = "GROUP BY state, deployment, aside, api_url"
+        query = f"SELECT api_url, count(*) FROM entries WHERE {which} {groups}"  # noqa: S608 - this module's texts
+        found: Counter[str | None] = Counter()
+        for address, many in self._reader.read(query, values):
+            found[address] += many
+        return dict(found)
 
     def _find(self, conditions: Sequence[tuple[Any, ...]], limit: int, order: str = "DESC") -> list[Entry]:
         """Return the newest (or oldest) entries for which all conditions (SQL text, values) hold."""

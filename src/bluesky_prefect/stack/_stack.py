@@ -27,7 +27,7 @@ from bluesky_prefect.stack._status import StackStatus, read_status
 from bluesky_prefect.stack._tiled import TiledServer, make_containers
 from bluesky_prefect.stack._worker import Worker
 from bluesky_prefect.stack._workflow_file import make_workflow_file
-from bluesky_prefect.stack.workarounds._tiled_app import index_times
+from bluesky_prefect.stack.workarounds._tiled_app import index_runs
 
 STOP_TIMEOUT_S = 10.0
 # A session does not wait longer for somebody who is at work on the stack.
@@ -259,7 +259,7 @@ class LocalStack:
     def _finish(self, service: Service, info: StackInfo) -> None:
         if isinstance(service, TiledServer):
             make_containers(info, self._settings)
-            index_times(service.catalog)
+            index_runs(service.catalog)
 
     def _unresponsive(self, name: str, process: ManagedProcess, keys: StackKeys) -> str:
         ports: dict[str, int] = dict.fromkeys(_SERVERS, process.port or 0)

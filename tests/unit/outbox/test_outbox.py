@@ -397,8 +397,10 @@ def test_looking_for_what_is_old_reads_nothing_that_is_kept(outbox):
     assert plans(outbox, lambda: outbox.prune(30)).count("COVERING INDEX entries_done (state=? AND changed<?)") == 2
 
 
-def test_counting_what_waits_reads_no_submission(outbox):
-    assert "SEARCH entries USING COVERING INDEX" in plans(outbox, lambda: outbox.waiting_by_address(for_s=60))
+def test_counting_by_address_reads_no_submission_and_sorts_nothing(outbox):
+    plan = plans(outbox, lambda: (outbox.waiting_by_address(for_s=60), outbox.unsent_by_address()))
+    assert plan.count("SEARCH entries USING COVERING INDEX entries_by_state") == 2
+    assert "TEMP B-TREE" not in plan
 
 
 def test_what_has_waited_for_some_time_is_counted_by_address(outbox, clock):

@@ -1,7 +1,7 @@
-"""The Tiled server's application, with an index on when runs started and stopped, and tables used in turn.
+"""The Tiled server's application, with indexes on scan ids and on the times of runs, and tables used in turn.
 
-Tiled hands the name of a key to SQLite apart from the query, where no index can be chosen by it: each search by time
-would read every run. On PostgreSQL an index is enough, see `runs_between`.
+Tiled hands the name of a key to SQLite apart from the query, where no index can be chosen by it: each search by time or
+scan id would read every run. On PostgreSQL an index is enough, see `runs_between`.
 
 Tiled 0.2.20 lets all threads use one connection to DuckDB at once. That ends the transaction of another one, corrupts
 memory, or hangs in a commit for ever, with the catalog locked.
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _EXPRESSIONS = {
     "start.time": """json_extract(metadata, '$."start"."time"')""",
     "stop.time": """json_extract(metadata, '$."stop"."time"')""",
+    "start.scan_id": """json_extract(metadata, '$."start"."scan_id"')""",
 }
 _UI = re.compile(r"/+ui/+(.*)", re.DOTALL)
 _BUSY_S = 30.0
@@ -33,16 +34,17 @@ _TURN_S = 20.0
 
 
 def app_factory() -> "ASGIApp":
-    """Return Tiled's own application, which searches by time as the index is made, and uses its tables in turn.
+    """Return Tiled's own application, which searches as the indexes are made, and uses its tables in turn.
 
     Of the files of this machine it serves those of its UI alone. A page signs browsers in.
     """
     from tiled.catalog.adapter import CatalogNodeAdapter
-    from tiled.queries import Comparison
+    from tiled.queries import Comparison, Eq
     from tiled.server.app import app_factory as tiled_app_factory
     from tiled.storage import _STORAGE
 
-    CatalogNodeAdapter.register_query(Comparison, compared)
+    for kind in (Comparison, Eq):
+        CatalogNodeAdapter.register_query(kind, compared)
     app = tiled_app_factory()
     for storage in _STORAGE.values():
         if getattr(storage, "dialect", "") == "duckdb":
@@ -83,8 +85,8 @@ def take_turns(storage: Any) -> None:
     storage.__dict__["_connection_pool"] = pool  # in place of the one that Tiled makes at the first use
 
 
-def index_times(catalog: Path) -> None:
-    """Make the index in a catalog's database, if it is not there; raises `StackError` if the database refuses."""
+def index_runs(catalog: Path) -> None:
+    """Make the indexes in a catalog's database, if they are not there; raises `StackError` if the database refuses."""
     try:
         with closing(sqlite3.connect(catalog, timeout=_BUSY_S)) as database:
             for key, expression in _EXPRESSIONS.items():
@@ -99,11 +101,14 @@ def index_times(catalog: Path) -> None:
 def compared(query: Any, tree: Any) -> Any:
     """Return `tree` narrowed to the nodes that a comparison holds for, as Tiled asks of a query's translation."""
     from sqlalchemy import Float, literal_column
-    from tiled.catalog.adapter import comparison
+    from tiled.catalog.adapter import binary_op
+    from tiled.queries import Eq
 
+    compare = (
+        operator.eq if isinstance(query, Eq) else getattr(operator, query.operator.value)
+    )  # lt, le, gt, ge in both
     expression = _EXPRESSIONS.get(query.key)
-    if expression is None or not isinstance(query.value, int | float):
-        return comparison(query, tree)
-    time_s = literal_column(expression.replace("metadata", "nodes.metadata"), Float)
-    compare = getattr(operator, query.operator.value)  # lt, le, gt, ge in both
-    return tree.new_variation(conditions=[*tree.conditions, compare(time_s, query.value)])
+    if expression is None or type(query.value) not in (int, float):
+        return binary_op(query, tree, compare)
+    number = literal_column(expression.replace("metadata", "nodes.metadata"), Float)
+    return tree.new_variation(conditions=[*tree.conditions, compare(number, query.value)])
