@@ -29,7 +29,7 @@ WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py tes
 BLUEAPI_TESTS := tests/system/test_blueapi.py
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
-.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-facility bench-queues bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
+.PHONY: help venv demo test unit interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build wheel-extras upgrade bench bench-backlog bench-facility bench-queues bench-reconcile bench-recording bench-worker chaos ipython first-hour constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -120,6 +120,12 @@ contract: $(STAMP)  ## Which module may import which
 build: $(STAMP)  ## Wheel and sdist in dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
+
+wheel-extras: $(STAMP)  ## The wheel by each extra in an empty environment: its example, its size, as a table
+	$(BIN)/python -m tests.wheel
+
+upgrade: $(STAMP)  ## Upgrade from the version of a commit, and roll back to it: make upgrade FROM=COMMIT
+	$(BIN)/python -m tests.upgrade $(FROM)
 
 bench: $(STAMP)  ## What the callback costs the RunEngine, as a table
 	$(BIN)/python -m benchmarks.callback
