@@ -1,7 +1,6 @@
 """An environment of a wheel and nothing else, and homes that are as empty."""
 
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -10,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-_UV = Path(sys.executable).with_name("uv")
 _TIMEOUT_S = 180
 
 
@@ -34,12 +32,13 @@ class Environment:
         _run(command, ROOT, {**os.environ, "CONSTRAINTS": constraints})
 
     def check(self) -> None:
-        """Have all requirements of all packages looked at, as `pip check` does."""
-        self.run(str(_UV), "pip", "check", "--python", str(self.python))
+        """Have pip look at the requirements of all packages."""
+        self.run(sys.executable, "-m", "pip", "--python", str(self.python), "check")
 
     def packages(self) -> set[str]:
         """Return the names of what is installed, but for the wheel's own."""
-        return set(re.findall(r"^([^=\s]+)==", self.run(str(_UV), "pip", "freeze", "--python", str(self.python)), re.M))
+        code = "from importlib.metadata import distributions; print(*(one.name for one in distributions()))"
+        return set(self.run(str(self.python), "-c", code).split()) - {"bluesky-prefect"}
 
     def size_mb(self) -> float:
         """Return the size of all files but those that Python compiles, in millions of bytes."""
