@@ -31,7 +31,7 @@ TEST := -m pytest -q -n 2 -p no:cacheprovider
 
 SITE := build/site
 
-.PHONY: help venv demo test unit docs interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build bench bench-backlog bench-facility bench-growth bench-queues bench-recording bench-worker chaos ipython first-hour constraints clean
+.PHONY: help venv demo test unit docs interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build wheel-extras upgrade bench bench-backlog bench-facility bench-growth bench-queues bench-recording bench-worker chaos ipython first-hour constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -126,6 +126,12 @@ docs: $(STAMP)  ## The site, in build/site; a warning is an error
 build: $(STAMP)  ## Wheel and sdist in dist/
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist .
+
+wheel-extras: $(STAMP)  ## The wheel by each extra in an empty environment: its example, its size, as a table
+	$(BIN)/python -m tests.wheel
+
+upgrade: $(STAMP)  ## Upgrade from the version of a commit, and roll back to it: make upgrade FROM=COMMIT
+	$(BIN)/python -m tests.upgrade $(FROM)
 
 bench: $(STAMP)  ## What the callback costs the RunEngine, as a table
 	$(BIN)/python -m benchmarks.callback

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bluesky_prefect.core import Submission, submission_key
-from bluesky_prefect.outbox import Outbox
-from bluesky_prefect.outbox._entry import SCHEMA_VERSION
+from bluesky_prefect.outbox import Draft, Outbox
+from bluesky_prefect.outbox._entry import FORMATS
 
 OUTBOXES = Path(__file__).with_name("outboxes")
 # What stands in them came about at this time, in seconds since the epoch.
@@ -23,7 +23,7 @@ _WORKFLOW = "my-workflow/local"
 
 def main() -> None:
     socket.gethostname = lambda: "beamline-1"
-    path = OUTBOXES / f"format-{SCHEMA_VERSION}.sqlite"
+    path = OUTBOXES / f"format-{len(FORMATS)}.sqlite"
     if path.exists():
         sys.exit(f"{path} is there: a recorded outbox is never recorded again.")
     path.parent.mkdir(exist_ok=True)
@@ -47,6 +47,7 @@ def _record(outbox: Outbox) -> None:
         elif end:
             outbox.give_back(key, "Prefect answers 500", 30.0, aside=end == "aside")
     outbox.put(_submission("undecided", undecided=True), dead="when= of workflow 'my-workflow/local' failed: KeyError")
+    outbox.put_all([Draft(_submission("unwanted"), "declined")])
     for submission in _waiting():
         outbox.put(submission)
     outbox.close()

@@ -4,7 +4,8 @@ import sys
 
 # Where packages that only some commands need come from.
 _EXTRAS = {
-    **dict.fromkeys(("typer", "click", "rich", "psutil", "tiled", "uvicorn", "duckdb", "httpx"), "local"),
+    **dict.fromkeys(("typer", "click", "rich", "psutil", "packaging"), "cli"),
+    **dict.fromkeys(("tiled", "uvicorn", "duckdb", "httpx"), "local"),
     **dict.fromkeys(("pandas", "matplotlib", "h5py"), "local"),
     "bluesky_tiled_plugins": "courier",
     "confluent_kafka": "kafka",

@@ -11,7 +11,7 @@ import typer
 
 from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.cli._options import AsJson, StateDirectory, settings_from
-from bluesky_prefect.core import counted, get_settings
+from bluesky_prefect.core import ConfigurationError, counted, get_settings
 
 app = typer.Typer(
     help="Show and repair the journals of runs that are on their way to Tiled, or that Tiled refuses.\n\n"
@@ -61,7 +61,12 @@ def _raw_catalog() -> Any:
     settings = get_settings()
     if settings.tiled_uri is None and settings.tiled_profile is None:
         settings = use_services()
-    return Catalog.connect(settings).raw_for_writing()
+    try:
+        return Catalog.connect(settings).raw_for_writing()
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f'the courier needs {error.name}, which is not installed here: pip install "bluesky-prefect[courier]"'
+        ) from error
 
 
 @app.command("list")

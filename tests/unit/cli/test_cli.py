@@ -153,8 +153,8 @@ def test_the_how_to_names_each_key_of_status_for_programs_and_what_is_in_it(tmp_
     assert {field.name for field in dataclasses.fields(FlowRunStatus)} == set(told["flow_runs"])
 
 
-@pytest.mark.parametrize("missing", ["typer", "psutil", "tiled"])
-def test_a_missing_extra_is_an_error_that_says_what_to_install(tmp_path, missing):
+@pytest.mark.parametrize(("missing", "extra"), [("typer", "cli"), ("psutil", "cli"), ("tiled", "local")])
+def test_a_missing_extra_is_an_error_that_says_what_to_install(tmp_path, missing, extra):
     # An entry of None makes the import fail as if the package were not there.
     code = (
         f"import sys; sys.modules[{missing!r}] = None\n"
@@ -164,7 +164,7 @@ def test_a_missing_extra_is_an_error_that_says_what_to_install(tmp_path, missing
     command = [sys.executable, "-c", code, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert 'pip install "bluesky-prefect[local]"' in done.stderr
+    assert f'pip install "bluesky-prefect[{extra}]"' in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -187,6 +187,18 @@ def test_a_listener_without_its_client_says_what_to_install(tmp_path, missing, e
     assert done.returncode == 1
     assert f'pip install "bluesky-prefect[{extra}]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_courier_without_what_writes_to_tiled_says_what_to_install():
+    code = (
+        "import sys; sys.modules['tiled'] = None\n"
+        "from bluesky_prefect.cli._courier import _raw_catalog\n"
+        "from bluesky_prefect.core import ConfigurationError\n"
+        "try: _raw_catalog()\nexcept ConfigurationError as error: print(error)"
+    )
+    environment = {**os.environ, "BLUESKY_PREFECT_TILED_URI": "http://127.0.0.1:9", "TILED_API_KEY": "secret"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert 'pip install "bluesky-prefect[courier]"' in done.stdout
 
 
 def test_help_imports_neither_prefect_nor_tiled():
