@@ -1,4 +1,4 @@
-"""Hosts on one machine: network namespaces, each with a cable to a switch, that a test pulls and plugs in again."""
+"""Hosts on one machine: network namespaces with cables to a switch, which a test can unplug."""
 
 import ctypes
 import os
@@ -17,12 +17,12 @@ _NEW_NETWORK = 0x40000000  # CLONE_NEWNET of setns(2)
 
 
 class Hosts:
-    """So many hosts, in one subnet of their own; needs root.
+    """Network namespaces that act as hosts of one subnet; needs root.
 
     Parameters
     ----------
     *names : str
-        What to call them.
+        Names of the hosts.
     """
 
     def __init__(self, *names: str) -> None:
@@ -61,7 +61,7 @@ class Hosts:
         return f"{self._prefix}-{name}"
 
     def command(self, name: str) -> Sequence[str]:
-        """Return what to put before a command that runs on a host."""
+        """Return the beginning of a command line that runs the rest on a host."""
         return self._ip, "netns", "exec", self.namespace(name)
 
     def enter(self, name: str) -> None:
@@ -71,7 +71,7 @@ class Hosts:
                 raise OSError(ctypes.get_errno(), "setns")
 
     def within(self, name: str, what: Callable[[], Any]) -> Any:
-        """Return what a function does on a host: its sockets are there."""
+        """Call a function whose sockets belong to a host, and return its result."""
         answers: list[Any] = []
 
         def work() -> None:
@@ -89,19 +89,19 @@ class Hosts:
         return answers[0]
 
     def cut(self, name: str) -> None:
-        """Pull a host's cable."""
+        """Unplug a host's cable."""
         self._run("-n", self._switch, "link", "set", self._port(name), "down")
 
     def mend(self, name: str) -> None:
-        """Plug it in again."""
+        """Plug a host's cable in again."""
         self._run("-n", self._switch, "link", "set", self._port(name), "up")
 
     def mute(self, name: str, towards: str) -> None:
-        """Have a host's packets not reach another one, whose packets reach it."""
+        """Drop what a host sends to another one, and nothing in the other direction."""
         self._run("-n", self.namespace(name), "route", "add", "blackhole", f"{self.addresses[towards]}/32")
 
     def unmute(self, name: str, towards: str) -> None:
-        """End that."""
+        """Deliver again what a host sends to another one."""
         self._run("-n", self.namespace(name), "route", "delete", "blackhole", f"{self.addresses[towards]}/32")
 
     def _port(self, name: str) -> str:

@@ -1,6 +1,7 @@
 """'bluesky-prefect listen tiled' on a real Tiled server, whose parts are killed: each run starts its workflows once."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -8,12 +9,14 @@ import sys
 import threading
 import time
 import uuid
+from contextlib import closing
 
 import httpx
 import pytest
 from bluesky_tiled_plugins import TiledWriter
 from event_model import compose_run
-from tiled.client import from_uri
+from tiled.client import from_context, from_uri
+from tiled.structures.core import Spec
 
 from bluesky_prefect import PrefectCallback, Settings
 from bluesky_prefect.sources import _tiled_source
@@ -121,17 +124,17 @@ def test_runs_that_stop_while_the_listener_is_away_are_found(tiled, listen):
 def test_a_run_under_another_key_than_its_uid_is_found_when_it_stops(tiled, listen):
     listener = listen(**OFTEN)
     uid, key = str(uuid.uuid4()), f"key-{uuid.uuid4()}"
-    client = from_uri(tiled.uri, api_key=KEY)
-    start = {"uid": uid, "time": time.time(), "plan_name": "count"}
-    client["raw"].create_container(key, metadata={"start": start}, specs=["BlueskyRun"])
-    [seen] = listener.log.parent.glob("listen-tiled-*.json")
-    listener.wait_until(lambda: key in json.loads(seen.read_text())["open"])
-    listener.kill()
-    # While nobody listens: no stream tells of it.
-    client["raw"][key].update_metadata({"stop": {"uid": "s", "run_start": uid, "time": time.time()}})
+    with closing(from_uri(tiled.uri, api_key=KEY).context) as context:
+        raw = from_context(context)["raw"]
+        start = {"uid": uid, "time": time.time(), "plan_name": "count"}
+        run = raw.create_container(key, metadata={"start": start}, specs=[Spec("BlueskyRun", "3.0")])
+        [seen] = listener.log.parent.glob("listen-tiled-*.json")
+        listener.wait_until(lambda: key in json.loads(seen.read_text())["open"])
+        listener.kill()
+        # While nobody listens: no stream tells of it.
+        run.update_metadata({"stop": {"uid": "s", "run_start": uid, "time": time.time()}})
     for _ in range(21):
         take(tiled)
-    client.context.close()
     listen(**NEVER).wait_for(uid)
 
 
@@ -241,10 +244,22 @@ def test_without_a_streaming_cache_runs_are_looked_for(tmp_path):
         server.close()
 
 
-def test_each_end_of_the_stream_is_told_of(tmp_path, monkeypatch, caplog):
+class Lines(logging.Handler):
+    """Keeps what is logged, whatever Prefect makes of the handlers of others."""
+
+    def __init__(self):
+        super().__init__()
+        self.said = []
+
+    def emit(self, record):
+        self.said.append(record.getMessage())
+
+
+def test_each_end_of_the_stream_is_told_of(tmp_path, monkeypatch):
     monkeypatch.setattr(_tiled_source, "_STREAM_AGAIN_S", 3.0)
     monkeypatch.setattr(_tiled_source, "_STREAM_LASTS_S", 2.0)
-    caplog.set_level("WARNING", "bluesky_prefect.sources")
+    lines = Lines()
+    _tiled_source.logger.addHandler(lines)
     server = StreamingTiled(tmp_path)
     finish = threading.Event()
     settings = Settings(tiled_uri=server.uri, tiled_api_key=KEY, state_directory=tmp_path / "state", listen_every_s=0.5)
@@ -252,11 +267,7 @@ def test_each_end_of_the_stream_is_told_of(tmp_path, monkeypatch, caplog):
     source = threading.Thread(target=_tiled_source.TiledSource(callback, settings).run, args=[finish])
 
     def told():
-        return [
-            "again" if "tells of runs again" in one.getMessage() else "end"
-            for one in caplog.records
-            if "stream" in one.getMessage()
-        ]
+        return ["again" if "again" in one else "end" for one in lines.said if "stream" in one]
 
     try:
         make_raw(server)
@@ -270,6 +281,7 @@ def test_each_end_of_the_stream_is_told_of(tmp_path, monkeypatch, caplog):
     finally:
         finish.set()
         source.join(60)
+        _tiled_source.logger.removeHandler(lines)
         callback.close()
         server.close()
 

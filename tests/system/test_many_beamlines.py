@@ -193,7 +193,7 @@ def test_the_work_pool_of_another_beamline_is_refused(places):
     _, xpd = places
     code, said = xpd.deploy("--work-pool", "bluesky-tst", "--name", "guest")
     assert code == 1
-    assert "'bluesky-tst' is that of beamline 'tst'" in said
+    assert "'bluesky-tst' belongs to beamline 'tst'" in said
 
 
 def test_each_beamline_sees_its_own_scan_2_and_on_request_the_other_s(places):

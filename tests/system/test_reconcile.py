@@ -92,7 +92,7 @@ def test_what_waits_in_a_paused_queue_or_in_the_backlog_of_a_worker_is_not_late(
 
     def states():
         report = hutch.reconcile(workflows=[workflow], clock=lambda: time.time() + 5000)
-        return report.states, " ".join(report.remarks)
+        return report.states, report.remarks[-1]
 
     with get_client(sync_client=True) as client:
         client.create_work_pool(WorkPoolCreate(name=pool, type="process"))

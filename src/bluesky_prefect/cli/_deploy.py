@@ -52,7 +52,10 @@ def deploy(
     workflows: Workflows = None,
     move: Annotated[
         bool,
-        typer.Option("--move", help="Take over deployments that are on another work pool, or of another file."),
+        typer.Option(
+            "--move",
+            help="Change deployments of these names even if they use another work pool, catalog, list or file.",
+        ),
     ] = False,
     add: Annotated[
         bool, typer.Option("--add", help="Put the flow on the list of workflows too: the next run starts it.")

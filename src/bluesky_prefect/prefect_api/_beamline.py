@@ -89,8 +89,8 @@ class Beamline:
         theirs = _environment(found.base_job_template).get("default") or {}
         if (other := theirs.get(_VARIABLE)) not in (None, self.name):
             raise ConfigurationError(
-                f"The work pool {pool!r} is that of beamline {other!r}: its flow runs would read and write the catalog "
-                "of that one. Nothing was changed. Leave out --work-pool, or name another one."
+                f"The work pool {pool!r} belongs to beamline {other!r}: its flow runs use that beamline's catalog. "
+                "Nothing was changed. Leave out --work-pool, or name another pool."
             )
         return f"The work pool {pool} was there already."
 

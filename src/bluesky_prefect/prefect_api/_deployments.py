@@ -182,8 +182,8 @@ async def refuse_to_take_over(
                 elsewhere.append(f"{name}, which is for {why}")
     if elsewhere:
         raise ConfigurationError(
-            f"Prefect has {', '.join(elsewhere)}: it may be somebody else's. Taking it over would change what its "
-            "flow runs execute, so nothing was changed. Choose a name of your own with --name, or say --move."
+            f"Prefect already has {', '.join(elsewhere)}, which may be somebody else's, so nothing was changed. Choose "
+            "another name with --name. If these deployments are yours, change them with --move."
         )
 
 
