@@ -11,6 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from tests.services.brokers import KafkaBroker
 from tests.services.listeners import Listener
+from tests.services.streaming_tiled import free_port
 
 SERVICES = Path(__file__).parents[1] / "services"
 
@@ -176,3 +177,16 @@ def test_settings_that_kafka_does_not_know_are_named(topic, tmp_path, listen):
     listener = listen(topic, "--config", str(tmp_path / "config.json"))
     assert listener.process.wait(60) == 1
     assert "no.such.setting" in listener.log.read_text()
+
+
+def test_while_a_broker_is_away_the_log_names_it_and_says_each_trouble_once(tmp_path):
+    away = f"127.0.0.1:{free_port()}"
+    listener = Listener(tmp_path, "kafka", "documents", "--servers", away)
+    try:
+        listener.wait_until(lambda: "is read when it is back" in listener.log.read_text())
+    finally:
+        # The client hands over what it logged when it is closed, at the latest.
+        listener.close()
+    log = listener.log.read_text()
+    assert f"Kafka at {away} cannot be used" in log
+    assert log.count(" FAIL ") == 1

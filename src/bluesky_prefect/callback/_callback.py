@@ -186,6 +186,8 @@ class PrefectCallback(DocumentRouter):
         known = [workflow.name for workflow in self.workflows]
         outboxes = [self.outbox, self._memory]
         name = run_name(start.get("scan_id"), start.get("plan_name"), uid)
+        if started:
+            logger.info("%s starts %s", name, ", ".join(started))
         stopped_runs.note(
             uid, name=name, opted_out=opted_out, started=started, sent=sent, known=known, outboxes=outboxes
         )

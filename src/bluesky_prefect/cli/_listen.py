@@ -120,7 +120,7 @@ def kafka(
 
 @app.command()
 def zmq(
-    address: Annotated[str, typer.Argument(help="Where Bluesky's 0MQ proxy passes documents on, host:port.")],
+    address: Annotated[str, typer.Argument(help="Where Bluesky's 0MQ proxy passes documents on.", metavar="HOST:PORT")],
     prefix: Annotated[str, typer.Option(help="Only documents of publishers with this prefix.")] = "",
     form: Annotated[
         Literal["pickle", "msgpack", "json"],
@@ -168,7 +168,7 @@ def _listen(
 
     settings = use_services()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for others in ("httpx", "tiled", "stamina", "prefect", "bluesky"):
+    for others in ("httpx", "tiled", "stamina", "prefect", "bluesky", "numexpr"):
         logging.getLogger(others).setLevel(logging.WARNING)
     asked = _Asked()
     # Prefect and Tiled read the environment when they are imported.

@@ -460,6 +460,8 @@ def setting_problems(error: ValidationError) -> dict[str, str]:
 def _explained(problem: Mapping[str, Any]) -> str:
     if problem["loc"][0] == "workflows" and problem["type"] == "string_pattern_mismatch":
         return "it has to be written as module:attribute, such as my_beamline.workflows:workflows"
+    if problem["loc"][0] == "beamline" and problem["type"] == "string_pattern_mismatch":
+        return "it has to be small letters, digits and hyphens, such as tst, with no hyphen in front"
     return str(problem["msg"])
 
 

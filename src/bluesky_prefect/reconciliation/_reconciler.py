@@ -175,7 +175,7 @@ class Reconciler:
                     tally.silent.append(one)
                 else:
                     yield one
-            so_far = f"{tally.runs} runs, back to {moment(batch[-1].time_s)}"
+            so_far = f"{counted(tally.runs, 'run')}, back to {moment(batch[-1].time_s)}"
             report(f"{so_far}: {counted(len(tally.findings), 'problem')}")
         remarks.tell_of_queues()
         # What is silent may bring to light another that is, if that was overlooked.

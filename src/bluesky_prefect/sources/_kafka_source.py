@@ -22,6 +22,8 @@ _POLL_S = 0.2
 _COMMIT_EVERY_S = 1.0
 _AGAIN_S = 2.0
 _ANSWER_S = 10.0
+# What tells two attempts of Kafka's client apart in its log, and no two troubles: after how long, by which thread.
+_OF_ONE_ATTEMPT = re.compile(r" \(after .*|\d+")
 # A listener that takes the place of one that was killed waits for that long.
 _DEFAULTS = {"session.timeout.ms": 10_000}
 # What is decided here, and by nobody's configuration file.
@@ -83,6 +85,7 @@ class KafkaSource:
         self._committed: dict[tuple[str, int], int] = {}
         self._commit_at = 0.0
         self._reminders = Reminders(logger, time.monotonic)
+        self._told_by_client = Reminders(logging.getLogger("kafka"), time.monotonic)
         self._is_away = False
 
     def run(self, finish: threading.Event) -> None:
@@ -98,12 +101,15 @@ class KafkaSource:
         while not finish.is_set():
             self._signals.at_work(_AGAIN_S)
             try:
-                consumer = Consumer(self._config, logger=logging.getLogger("kafka"))
+                consumer = Consumer(self._config, logger=_ClientLog(self._told_by_client))
             except (KafkaException, ValueError, TypeError) as error:
                 raise ConfigurationError(f"Kafka's client does not take its settings: {error_line(error)}.") from error
             try:
                 self._serve(consumer, finish)
-            except (KafkaException, OSError) as error:
+            except KafkaException as error:
+                self._away(error.args[0].str())
+                finish.wait(_AGAIN_S)
+            except OSError as error:
                 self._away(error_line(error))
                 finish.wait(_AGAIN_S)
             finally:
@@ -160,6 +166,7 @@ class KafkaSource:
         if self._is_away:
             self._is_away = False
             self._reminders.forget("away")
+            self._told_by_client.told.clear()
             logger.warning("Kafka answers again")
         partition, offset = (message.topic(), message.partition()), message.offset()
         known = self._offsets.setdefault(partition, PartitionOffsets(offset))
@@ -249,9 +256,30 @@ class KafkaSource:
     def _away(self, reason: str) -> None:
         self._is_away = True
         self._reminders.tell(
-            "away", logging.WARNING, "Kafka: %s. What is published meanwhile is read when it is back.", reason
+            "away",
+            logging.WARNING,
+            "Kafka at %s cannot be used: %s. What is published meanwhile is read when it is back.",
+            self._config.get("bootstrap.servers"),
+            reason,
         )
 
 
 def _named(topic: str, names: Iterable[str]) -> bool:
     return any(re.match(one, topic) if one.startswith("^") else one == topic for one in names)
+
+
+class _ClientLog:
+    """Takes what Kafka's client logs, which tells of each attempt: while a broker is away, twenty times a second.
+
+    Parameters
+    ----------
+    reminders : Reminders
+        Log each trouble once an hour.
+    """
+
+    def __init__(self, reminders: Reminders) -> None:
+        self._reminders = reminders
+
+    def log(self, level: int, message: str, *values: object) -> None:
+        """Log a line, unless its like was logged in the last hour."""
+        self._reminders.tell(_OF_ONE_ATTEMPT.sub("", message % values), level, message, *values)

@@ -86,6 +86,13 @@ def test_a_stop_document_puts_the_run_in_the_outbox(run_engine, make_callback, d
     assert entry.submission.stop["num_events"] == {"primary": 3}
 
 
+def test_the_log_names_the_workflows_that_a_run_starts(run_engine, make_callback, det, caplog):
+    run_engine.subscribe(make_callback(["my-workflow/local", "other/local"]))
+    with caplog.at_level("INFO", "bluesky_prefect.callback"):
+        [uid] = run_engine(bp.count([det]))
+    assert f"scan-1-count-{uid[:8]} starts my-workflow/local, other/local" in caplog.messages
+
+
 def test_a_start_document_that_is_too_large_keeps_all_that_routing_asks_for(run_engine, make_callback, det, caplog):
     counts = Workflow("all/local", when=lambda run: run.plan_name == "count" and run.start["shutter"] == "open")
     callback = make_callback([counts])

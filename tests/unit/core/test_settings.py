@@ -130,6 +130,11 @@ def test_a_beamline_s_name_that_would_not_do_everywhere_is_refused(name: str):
         checked_settings(beamline=name)
 
 
+def test_a_beamline_s_name_that_is_refused_says_of_what_names_are_made():
+    with pytest.raises(ConfigurationError, match="BLUESKY_PREFECT_BEAMLINE: it has to be small letters"):
+        checked_settings(beamline="TST")
+
+
 def test_each_setting_is_read_back_from_the_words_of_its_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     given = Settings(
         state_directory=tmp_path,
