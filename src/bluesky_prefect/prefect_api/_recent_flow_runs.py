@@ -4,6 +4,7 @@ Each function raises `PrefectUnavailable` if Prefect cannot be asked.
 """
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.prefect_api._client import PrefectApi, prefect_errors
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 _PAGE = 200
 # Flow runs that are nothing to do with runs may stand between; so many pages are looked through.
 _PAGES = 10
+# For a beamline without failures, Prefect looks through those of all others. People have been told of older ones, and
+# clocks may differ by a day.
+_LAST = timedelta(days=2)
 
 
 def recent_flow_runs(
@@ -45,19 +49,27 @@ def recent_flow_runs(
 
 
 def last_failed_flow_runs(api: PrefectApi, count: int, *, beamline: str | None = None) -> list[PastFlowRun]:
-    """Return the flow runs made for runs, of one beamline or all, that failed or crashed last.
+    """Return the flow runs made for runs, of one beamline or all, that failed or crashed last, within two days.
 
-    One request, whose cost does not grow with what there is.
+    One request, whose cost does not grow with what Prefect keeps.
     """
     from prefect.client.schemas.sorting import FlowRunSort
 
     tags = [] if beamline is None else [f"beamline:{beamline}"]
-    read = _read(api, FlowRunSort.END_TIME_DESC, failed=True, tags=tags, limit=count)
+    since = datetime.now(UTC) - _LAST
+    read = _read(api, FlowRunSort.END_TIME_DESC, failed=True, tags=tags, limit=count, ended_after=since)
     return [one for one in map(past_flow_run, filter(_is_of_run, read)) if one.run_uid]
 
 
 def _read(
-    api: PrefectApi, sort: "FlowRunSort", *, failed: bool, tags: list[str], limit: int, offset: int = 0
+    api: PrefectApi,
+    sort: "FlowRunSort",
+    *,
+    failed: bool,
+    tags: list[str],
+    limit: int,
+    offset: int = 0,
+    ended_after: datetime | None = None,
 ) -> "list[FlowRun]":
     import httpx
     from prefect.client.schemas.filters import FlowRunFilter
@@ -66,6 +78,7 @@ def _read(
         "parent_task_run_id": {"is_null_": True},  # flow runs within flow runs are shown by their parents
         **({"state": {"type": {"any_": FAILED_STATES}}} if failed else {}),
         **({"tags": {"all_": tags}} if tags else {}),
+        **({"end_time": {"after_": ended_after}} if ended_after else {}),
     }
     by_nobody = {"created_by": {"is_null_": True}}  # scheduled ones do not belong to a run
 

@@ -1,6 +1,7 @@
 """How often the courier asks Prefect for failures."""
 
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -59,6 +60,14 @@ def test_where_nothing_is_outstanding_prefect_is_asked_twice_a_minute(desk):
     looks = [desk.look() for _ in range(20)]
     assert [ids for _, ids in looks] == [[]] * 20
     assert sum(many for many, _ in looks) == 2
+
+
+def test_prefect_looks_through_the_failures_of_two_days_and_not_through_all_it_keeps(desk):
+    desk.send("COMPLETED")
+    desk.look()
+    [asked] = [one for one in desk.prefect.filters if not one.get("id")]
+    age = datetime.now(UTC) - datetime.fromisoformat(asked["end_time"]["after_"])
+    assert timedelta(days=2) <= age < timedelta(days=2, minutes=5)
 
 
 def test_what_was_sent_from_here_is_looked_at_each_time_and_its_failure_told_at_once(desk):
