@@ -29,7 +29,6 @@ SMALL = [
     "listen-tiled-killed",
     "listen-kafka-away",
     "listen-zmq-proxy",
-    "line-to-prefect",
 ]
 
 
