@@ -1,9 +1,10 @@
 """A facility in small: many beamlines, two Prefect servers behind one address, two workers; one of each is killed.
 
-Each beamline is a process that takes runs, of documents as a RunEngine makes them, through `RunRecorder` and
-`PrefectCallback`, and a courier that takes them to Tiled and Prefect. All of them together take a run each two seconds,
-which leaves two cores some room. The flow does nothing. A quarter of the way one Prefect server is killed, and replaced
-after some seconds; at three fifths, one worker. The set-up is that of ``deploy/``.
+Each beamline is a process that takes runs, of documents as a RunEngine makes them, through `PrefectCallback`, which
+sends them to Prefect. All of them together take a run each second. With ``--recorded``, `RunRecorder` records the runs,
+and each beamline has a courier that takes them to Tiled and Prefect: add ``--every 2`` then, since two cores carry no
+more. The flow does nothing. A quarter of the way one Prefect server is killed, and replaced after some seconds; at
+three fifths, one worker. The set-up is that of ``deploy/``.
 
 Times count from the stop document to Prefect's own start and end of the flow run; a phase holds the runs that stopped
 in it. "Lost" are runs without a flow run; "doubled" those with several. What the killed worker had under way stays
@@ -23,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -70,9 +71,9 @@ FROM pg_stat_database WHERE datname = current_database()
 
 @dataclass
 class Beamline:
-    """A process that takes runs, its courier, and when the runs stopped, in seconds since the epoch, by their uids."""
+    """A process that takes runs, its courier, if any, and when its runs stopped, in seconds since the epoch, by uid."""
 
-    courier: subprocess.Popen[bytes]
+    courier: subprocess.Popen[bytes] | None
     process: subprocess.Popen[str]
     stops: dict[str, float] = field(default_factory=dict)
 
@@ -85,14 +86,25 @@ class Beamline:
 
     def close(self) -> None:
         """End its courier."""
-        self.courier.terminate()
-        self.courier.wait(60)
+        if self.courier is not None:
+            self.courier.terminate()
+            self.courier.wait(60)
         if self.process.stdout is not None:
             self.process.stdout.close()
 
 
 def say(text: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def start_tiled(folder: Path, opened: contextlib.ExitStack) -> StreamingTiled:
+    """Start a Tiled server with a catalog of runs."""
+    say("Starting Tiled")
+    tiled = StreamingTiled(folder, streams=False)
+    opened.callback(tiled.close)
+    with Catalog.connect(Settings(tiled_uri=tiled.uri, tiled_api_key=SecretStr(KEY))) as catalog:
+        catalog.make_raw()
+    return tiled
 
 
 def start_couriers(environment: Mapping[str, str], folder: Path, number: int) -> list[subprocess.Popen[bytes]]:
@@ -112,7 +124,7 @@ def start_beamlines(
     environment: Mapping[str, str],
     folder: Path,
     workflow: str,
-    couriers: list[subprocess.Popen[bytes]],
+    couriers: Sequence[subprocess.Popen[bytes] | None],
     runs: int,
     every_s: float,
 ) -> list[Beamline]:
@@ -126,8 +138,9 @@ def start_beamlines(
             "tests.services.acquiring",
             workflow,
             str(runs),
-            str(len(couriers)),
-            "recorded",
+            str(len(couriers) * every_s),
+            "begins",
+            *(["recorded"] if courier else []),
         ]
         with (folder / f"session-{one}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -239,7 +252,11 @@ def start_workers(facility: Facility, folder: Path, opened: contextlib.ExitStack
 
 
 def meter_of(
-    facility: Facility, tiled: StreamingTiled, workers: list[WorkerProcess], acquiring: list[Beamline], database: str
+    facility: Facility,
+    tiled: StreamingTiled | None,
+    workers: list[WorkerProcess],
+    acquiring: list[Beamline],
+    database: str,
 ) -> ProcessorMeter:
     """Return the meter of all parts."""
 
@@ -247,8 +264,8 @@ def meter_of(
         running = list(facility.processes.items())
         return {
             "acquisition": [one.process.pid for one in acquiring],
-            "couriers": [one.courier.pid for one in acquiring],
-            "Tiled": [tiled.pid],
+            "couriers": [one.courier.pid for one in acquiring if one.courier],
+            "Tiled": [tiled.pid] if tiled else [],
             "Prefect servers": [process.pid for name, process in running if name.startswith("server_")],
             "Prefect services": [process.pid for name, process in running if name == "services"],
             "HAProxy": [process.pid for name, process in running if name == "haproxy"],
@@ -296,25 +313,28 @@ def wait_for_flow_runs(worker: WorkerProcess, stops: dict[str, float]) -> dict[s
         time.sleep(2.0)
 
 
-def measure(folder: Path, database: str, beamlines: int, minutes: float, every_s: float, faults: bool) -> None:
+def measure(
+    folder: Path, database: str, beamlines: int, minutes: float, every_s: float, *, faults: bool, recorded: bool
+) -> None:
     """Measure, and show what was seen."""
     console = Console(width=150)
     with contextlib.ExitStack() as opened:
-        say("Starting Tiled, two Prefect servers, their services, Redis and HAProxy")
-        tiled = StreamingTiled(folder, streams=False)
-        opened.callback(tiled.close)
+        say("Starting two Prefect servers, their services, Redis and HAProxy")
         facility = Facility(folder, database)
         opened.callback(facility.close)
-        environment = {**os.environ, **facility.environment, **tiled.environment}
-        with Catalog.connect(Settings(tiled_uri=tiled.uri, tiled_api_key=SecretStr(KEY))) as catalog:
-            catalog.make_raw()
+        environment = {**os.environ, **facility.environment}
+        tiled = start_tiled(folder, opened) if recorded else None
+        if tiled:
+            environment |= tiled.environment
         workers = start_workers(facility, folder, opened)
         (folder / "flows.py").write_text(FLOW)
         deployment = workers[1].ask("GET", f"/deployments/{workers[1].deploy('flows.py:trivial', folder)}")
         workflow = f"trivial/{deployment['name']}"
         runs = max(1, round(minutes * 60 / every_s / beamlines))
-        say(f"Starting {beamlines} couriers")
-        couriers = start_couriers(environment, folder, beamlines)
+        couriers: Sequence[subprocess.Popen[bytes] | None] = [None] * beamlines
+        if recorded:
+            say(f"Starting {beamlines} couriers")
+            couriers = start_couriers(environment, folder, beamlines)
         acquiring = start_beamlines(environment, folder, workflow, couriers, runs, every_s)
         for one in acquiring:
             opened.callback(one.close)
@@ -344,13 +364,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--beamlines", type=int, default=30, help="processes that take runs (30)")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long they do so (10)")
-    parser.add_argument("--every", type=float, default=2.0, help="seconds between the runs of all of them (2)")
+    parser.add_argument("--every", type=float, default=1.0, help="seconds between the runs of all of them (1)")
+    parser.add_argument("--recorded", action="store_true", help="through journals and couriers, to a Tiled server too")
     parser.add_argument("--no-faults", dest="faults", action="store_false", help="kill nothing")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, empty_database() as database:
         if database is None:
             raise SystemExit("This needs a PostgreSQL server, user postgres, at 127.0.0.1:5432.")
-        measure(Path(folder), database, arguments.beamlines, arguments.minutes, arguments.every, arguments.faults)
+        size = arguments.beamlines, arguments.minutes, arguments.every
+        measure(Path(folder), database, *size, faults=arguments.faults, recorded=arguments.recorded)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """A beamline's session as a process: runs of documents as a RunEngine makes them, through `PrefectCallback`.
 
 ``python -m tests.services.acquiring WORKFLOW NUMBER EVERY_S`` prints, for each run, its uid and the time of its stop.
-Where the environment names a Tiled server, `TiledWriter` writes the runs there. With ``recorded`` at the end,
-`RunRecorder` leaves that to a courier, and after a run more, the first, it waits for a line on stdin.
+Where the environment names a Tiled server, `TiledWriter` writes the runs there; with ``recorded`` at the end,
+`RunRecorder` leaves that to a courier. With ``begins`` at the end, it takes one run more at first, and waits for a line
+on stdin.
 """
 
 import sys
@@ -20,19 +21,20 @@ Callbacks = list[Callable[[str, Any], Any]]
 _SEND_S = 150.0
 
 
-def main(workflow: str, number: str, every_s: str, recorded: str = "") -> None:
+def main(workflow: str, number: str, every_s: str, *how: str) -> None:
     """Take runs, so many, one every so many seconds."""
     callback = PrefectCallback(workflow)
     callbacks: Callbacks = [callback]
     settings = Settings()
-    if recorded:
+    if "recorded" in how:
         callbacks.insert(0, RunRecorder(settings.journals_path))
-        take_run(callbacks, 0)
-        sys.stdin.readline()
     elif settings.tiled_uri:
         from bluesky_tiled_plugins import TiledWriter
 
         callbacks.append(TiledWriter(Catalog.connect(settings).raw_for_writing()))
+    if "begins" in how:
+        take_run(callbacks, 0)
+        sys.stdin.readline()
     began = time.monotonic()
     for one in range(int(number)):
         time.sleep(max(0.0, began + one * float(every_s) - time.monotonic()))
