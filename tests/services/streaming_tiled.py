@@ -37,7 +37,7 @@ class StreamingTiled:
         self.uri = f"http://127.0.0.1:{free_port()}"
         self.cache = RedisServer(folder) if streams else None
         self._log = folder / "tiled.log"
-        (folder / "config.yml").write_text(json.dumps(self._config()))  # JSON is YAML
+        self._write_config(self.cache)
         try:
             self.start()
         except BaseException:
@@ -69,7 +69,7 @@ class StreamingTiled:
     def restart(self, *, streams: bool) -> None:
         """Kill the server and start it again, with or without a streaming cache; its cache stays."""
         self.kill()
-        (self.folder / "config.yml").write_text(json.dumps(self._config(streams)))
+        self._write_config(self.cache if streams else None)
         self.start()
 
     def kill(self) -> None:
@@ -92,7 +92,7 @@ class StreamingTiled:
         if self.cache:
             self.cache.close()
 
-    def _config(self) -> dict[str, object]:
+    def _write_config(self, cache: RedisServer | None) -> None:
         catalog = {
             "uri": f"sqlite:///{self.folder / 'catalog.db'}",
             "writable_storage": [str(self.folder / "data"), f"duckdb:///{self.folder / 'tables.duckdb'}"],
@@ -102,9 +102,9 @@ class StreamingTiled:
             "trees": [{"path": "/", "tree": "catalog", "args": catalog}],
             "authentication": {"single_user_api_key": KEY},
         }
-        if self.cache:
-            content["streaming_cache"] = {"uri": self.cache.uri}
-        return content
+        if cache:
+            content["streaming_cache"] = {"uri": cache.uri}
+        (self.folder / "config.yml").write_text(json.dumps(content))  # JSON is YAML
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, self._log.read_text()
