@@ -1,9 +1,13 @@
-"""Record the tutorial of the first hour again: type its commands, write down what they print, take its pictures.
+"""Record tutorials again: type their commands, write down what they print, take their pictures.
 
 The page is the script. Commands follow ``$`` in blocks of ``console``, and ``In [n]:`` in blocks of ``ipython``; all
 other lines of a block are replaced by what is printed, which ends with the exit code if that is not 0. ``^C`` under a
-command is typed a moment after it. Pictures are taken where the page shows them, of what it has printed a link to. It
-all happens in an empty home directory, on a stack of its own. Needs Chromium.
+call of a flow is typed a moment after that has begun. A block of ``python`` that begins with the name of a file, as
+``# my_export.py``, is saved under that name, in place of an earlier version. Pictures are taken where the page shows
+them, of what it has printed a link to.
+
+Each page begins with an empty home directory, a clone in it, and a stack of its own. Record where there is no internet,
+as the pages say. Needs Chromium.
 """
 
 import argparse
@@ -12,7 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -20,20 +24,28 @@ import pexpect
 from docs.prefect_ui import BROWSER, PrefectUi, open_browser, sign_in
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "tutorials" / "first-hour.md"
+TUTORIALS = sorted(path for path in (ROOT / "docs" / "tutorials").glob("*.md") if path.stem != "index")
 IMAGES = ROOT / "docs" / "images"
-BIN = Path(sys.executable).parent
+CLONE = "bluesky-prefect"
 WIDTH = 118
 LONGEST_S = 300
 MOMENT_S = 1.0
-# A flow run has begun by then, and has not ended.
-UNDER_WAY_S = 0.8
-_BLOCK = re.compile(r"^```(console|ipython)\n(.*?)^```$|^!\[[^]]*\]\(\S*/([\w-]+)\.png\)$", re.MULTILINE | re.DOTALL)
+# Between the beginning of a flow run and Ctrl-C.
+UNDER_WAY_S = 0.4
+# What would make a difference to what is printed.
+_FOREIGN = ("BLUESKY_", "PREFECT_", "TILED_", "XDG_", "IPYTHON", "MPL", "MAKE", "MFLAGS", "PYTEST", "COV_")
+# Not part of a fresh clone.
+_MADE = {".git", ".pytest_cache", ".ruff_cache", ".venv", "build", "dist", "test-output"}
+_BLOCK = re.compile(
+    r"^```(console|ipython|python)\n(.*?)^```$|^!\[[^]]*\]\(\S*/([\w-]+)\.png\)$", re.MULTILINE | re.DOTALL
+)
 _INPUT = {"console": re.compile(r"^\$ (.*)$"), "ipython": re.compile(r"^In \[\d+\]: (.*)$")}
+_FILE = re.compile(r"# (\S+\.py)\n")
 _PROMPT = re.compile(r"In \[(\d+)\]: ")
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 # What IPython itself says first.
 _BANNER = re.compile(r"^(Python 3|Type 'copyright|IPython \d|Tip: ).*\n", re.MULTILINE)
+_BEGUN = " - Beginning flow run "
 _INTERRUPT = "^C"
 
 
@@ -48,27 +60,41 @@ def inputs(kind: str, block: str) -> list[tuple[str, bool]]:
     return typed
 
 
-class Hour:
+class Reader:
     """Somebody who tries what a page says.
 
     Parameters
     ----------
     home : Path
-        An empty directory.
+        Home directory, in which a clone is made.
+    images : Path
+        Where pictures go.
     browser : str
         Path of the browser.
+    environment : mapping, optional
+        Further variables, such as settings that leave ports to the system.
     """
 
-    def __init__(self, home: Path, browser: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        images: Path = IMAGES,
+        browser: str = BROWSER,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._home = home
+        self._clone = _made_clone(home)
+        self._images = images
         self._browser = browser
+        own = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("BLUESKY_", "PREFECT_"))},
+            **own,
             "HOME": str(home),
-            "PATH": f"{BIN}:{os.environ['PATH']}",
+            "PATH": f"{Path(sys.executable).parent}:{own['PATH']}",
             "COLUMNS": str(WIDTH),
             "TERM": "dumb",
             "IPY_TEST_SIMPLE_PROMPT": "1",
+            **(environment or {}),
         }
         self._prompt: pexpect.spawn | None = None
         self._said = ""
@@ -86,26 +112,37 @@ class Hour:
     def _block(self, block: re.Match[str]) -> str:
         kind, text, picture = block.groups()
         if picture:
-            PICTURES[picture](self)
+            sys.stderr.write(f"{picture}.png\n")
+            PICTURES[picture](self, picture)
+            return block[0]
+        if kind == "python":
+            self._save(text)
             return block[0]
         done = "".join(self._do(kind, *typed) for typed in inputs(kind, text))
         return f"```{kind}\n{done}```"
 
     def _do(self, kind: str, line: str, interrupted: bool) -> str:
-        sys.stderr.write(f"{line}\n")
         if kind == "ipython":
             printed = self._type(line, interrupted)
         elif line.endswith("ipython"):
             printed = f"$ {line}\n{self._open(line)}"
         else:
             printed = f"$ {line}\n{self._shell(line)}"
+        sys.stderr.write(printed)
         self._said += printed
         return printed
+
+    def _save(self, text: str) -> None:
+        """Save what begins with the name of a file, in the clone unless the name says where."""
+        if named := _FILE.match(text):
+            path = self._clone / named[1].replace("~", str(self._home), 1)
+            sys.stderr.write(f"{path}\n")
+            path.write_text(text)
 
     def _run(self, command: str) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             ["/bin/bash", "-o", "pipefail", "-c", command],
-            cwd=ROOT,
+            cwd=self._clone,
             env=self._environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -123,7 +160,7 @@ class Hour:
         self._prompt = pexpect.spawn(
             "/bin/bash",
             ["-c", command],
-            cwd=str(ROOT),
+            cwd=str(self._clone),
             env=self._environment,
             encoding="utf-8",
             dimensions=(50, WIDTH),
@@ -141,16 +178,21 @@ class Hour:
         prompt.sendline(line)
         prompt.expect_exact(line)
         came_meanwhile = self._plain(prompt.before or "")
+        begun = ""
         if interrupted:
-            if prompt.expect([pexpect.TIMEOUT, _PROMPT], timeout=UNDER_WAY_S):
+            if prompt.expect([_BEGUN, _PROMPT]):
                 raise ValueError(f"It ended before Ctrl-C: {line}")
+            begun = f"{prompt.before}{prompt.after}"
+            prompt.expect(pexpect.TIMEOUT, timeout=UNDER_WAY_S)
             prompt.sendintr()
         prompt.expect([_PROMPT, pexpect.EOF])
-        return f"{came_meanwhile}In [{number}]: {line}\n{self._plain(prompt.before or '').lstrip()}"
+        printed = self._plain(f"{begun}{prompt.before}").lstrip()
+        return f"{came_meanwhile}In [{number}]: {line}\n{printed}"
 
     def _plain(self, text: str) -> str:
         """Return what was printed as it stands on the page: without this machine's names, and ending with a line."""
-        text = _CONTROL.sub("", text).replace("\r\n", "\n").replace(str(self._home), "~").replace(str(ROOT), ".")
+        text = _CONTROL.sub("", text).replace("\r\n", "\n")
+        text = text.replace(str(self._home), "~").replace(str(ROOT), f"~/{CLONE}")
         text = re.sub(r"(/sign-in)#\S+", r"\1#...", text)  # what lets whoever has the link in
         text = re.sub(r"^.*\r", "", text, flags=re.MULTILINE)
         text = "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
@@ -165,61 +207,99 @@ class Hour:
                 page.goto(link)
             else:
                 sign_in(page, link)
-            yield PrefectUi(page, link[: link.index("/", len("https://"))], IMAGES)
+            yield PrefectUi(page, link[: link.index("/", len("https://"))], self._images)
 
-    def last_link(self) -> str:
-        """Return the last link to a flow run that was printed."""
-        return re.findall(r"http\S+/runs/flow-run/\S+", self._said)[-1]
+    def last_link(self, to: str = "runs/flow-run/") -> str:
+        """Return the last link that was printed, to a flow run unless something else is said."""
+        return re.findall(rf"http\S+/{to}\S+", self._said)[-1]
 
 
-def flow_runs(hour: Hour) -> None:
+def flow_runs(reader: Reader, name: str) -> None:
     """Take a picture of the list of runs with the scans' flow runs in it."""
-    with hour.browser() as ui:
+    with reader.browser() as ui:
         ui.open_runs()
         ui.hide_subflows()
-        ui.keep("prefect-ui")
+        ui.keep(name)
 
 
-def flow_run(hour: Hour) -> None:
+def flow_runs_of_scan(reader: Reader, name: str) -> None:
+    """Take a picture of the list with the flow runs of the scan taken last."""
+    link = reader.last_link("runs[?]flow-run-search=")
+    with reader.browser() as ui:
+        ui.open(link)
+        ui.see(link.split("=")[1].split("&")[0])
+        ui.keep(name)
+
+
+def flow_run(reader: Reader, name: str) -> None:
     """Take a picture of the page of a scan, with its plot and its images."""
-    with hour.browser() as ui:
-        ui.open(hour.last_link())
+    with reader.browser() as ui:
+        ui.open(reader.last_link())
         ui.pixels("its images")
-        ui.keep("run-summary", height=1400)
+        ui.keep(name, height=1400)
 
 
-def subflows(hour: Hour) -> None:
-    """Take a picture of the flow runs within that of a scan."""
-    with hour.browser() as ui:
-        ui.open(hour.last_link())
+def log(reader: Reader, name: str) -> None:
+    """Take a picture of a flow run's page, with its log."""
+    with reader.browser() as ui:
+        ui.open(reader.last_link().partition("?")[0])
+        ui.see("Finished in state")
+        ui.keep(name)
+
+
+def subflows(reader: Reader, name: str) -> None:
+    """Take a picture of the flow runs within a flow run."""
+    with reader.browser() as ui:
+        ui.open(reader.last_link())
         ui.subflows()
-        ui.keep("subflows")
+        ui.keep(name)
 
 
-def results(hour: Hour) -> None:
+def results(reader: Reader, name: str) -> None:
     """Take a picture of a result in Tiled."""
-    with hour.browser("--tiled") as ui:
+    with reader.browser("--tiled") as ui:
         ui.see("processed")
         ui.open(f"{ui.url}/ui/browse/processed")
         ui.see("my-analysis-")
-        ui.keep("tiled-ui")
+        ui.keep(name)
 
 
-PICTURES: dict[str, Callable[[Hour], None]] = {
+PICTURES: dict[str, Callable[[Reader, str], None]] = {
+    "converted-flow": log,
+    "failed-flow-run": log,
+    "flow-runs-of-a-scan": flow_runs_of_scan,
     "prefect-ui": flow_runs,
+    "repaired-flow-run": flow_runs_of_scan,
     "run-summary": flow_run,
     "subflows": subflows,
+    "subflows-by-hand": subflows,
     "tiled-ui": results,
 }
 
 
+def _made_clone(home: Path) -> Path:
+    """Make what stands for a fresh clone, with the environment that this runs in."""
+    clone = home / CLONE
+    clone.mkdir()
+    for path in ROOT.iterdir():
+        if path.name not in _MADE and not path.name.startswith(".venv-"):
+            (clone / path.name).symlink_to(path)
+    (clone / ".venv").symlink_to(sys.prefix)
+    return clone
+
+
 def main() -> None:
-    """Record the page."""
+    """Record the pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pages", nargs="*", type=Path, default=TUTORIALS, help="all tutorials if not given")
     parser.add_argument("--browser", default=BROWSER, help="path of the browser")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, closing(Hour(Path(home), arguments.browser)) as hour:
-        PAGE.write_text(hour.record(PAGE.read_text()))
+    for page in arguments.pages:
+        with (
+            tempfile.TemporaryDirectory() as home,
+            closing(Reader(Path(home), browser=arguments.browser)) as reader,
+        ):
+            page.write_text(reader.record(page.read_text()))
 
 
 if __name__ == "__main__":
