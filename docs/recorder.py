@@ -73,6 +73,11 @@ class Reader:
         Path of the browser.
     environment : mapping, optional
         Further variables, such as settings that leave ports to the system.
+
+    Attributes
+    ----------
+    names : dict
+        Folders of this machine, and what a page calls them.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Reader:
             "IPY_TEST_SIMPLE_PROMPT": "1",
             **(environment or {}),
         }
+        self.names = {str(home): "~", str(ROOT): f"~/{CLONE}", sys.prefix: f"~/{CLONE}/.venv"}
         self._prompt: pexpect.spawn | None = None
         self._said = ""
 
@@ -192,11 +198,17 @@ class Reader:
     def _plain(self, text: str) -> str:
         """Return what was printed as it stands on the page: without this machine's names, and ending with a line."""
         text = _CONTROL.sub("", text).replace("\r\n", "\n")
-        text = text.replace(str(self._home), "~").replace(str(ROOT), f"~/{CLONE}")
+        for name, instead in self.names.items():
+            text = text.replace(name, instead)
         text = re.sub(r"(/sign-in)#\S+", r"\1#...", text)  # what lets whoever has the link in
         text = re.sub(r"^.*\r", "", text, flags=re.MULTILINE)
         text = "\n".join(line.rstrip() for line in text.strip("\n").splitlines())
         return re.sub(r"\n{3,}", "\n\n", f"{text}\n") if text else ""
+
+    def last_call(self) -> str | None:
+        """Return the link to the flow run that the last call of a flow has made, if there was one."""
+        calls = re.findall(r"- Beginning flow run .*\n.* - View at (\S+)", self._said)
+        return calls[-1] if calls else None
 
     @contextmanager
     def browser(self, *options: str) -> Iterator[PrefectUi]:
@@ -247,10 +259,19 @@ def log(reader: Reader, name: str) -> None:
         ui.keep(name)
 
 
-def subflows(reader: Reader, name: str) -> None:
-    """Take a picture of the flow runs within a flow run."""
+def failure(reader: Reader, name: str) -> None:
+    """Take a picture of the page of a flow run that has failed, with all of its log."""
     with reader.browser() as ui:
         ui.open(reader.last_link())
+        ui.see("Finished in state")
+        ui.replace(reader.names)
+        ui.keep(name, height=1500)
+
+
+def subflows(reader: Reader, name: str) -> None:
+    """Take a picture of the flow runs within that of a scan, or that of the last call of a flow."""
+    with reader.browser() as ui:
+        ui.open(reader.last_call() or reader.last_link())
         ui.subflows()
         ui.keep(name)
 
@@ -266,7 +287,7 @@ def results(reader: Reader, name: str) -> None:
 
 PICTURES: dict[str, Callable[[Reader, str], None]] = {
     "converted-flow": log,
-    "failed-flow-run": log,
+    "failed-flow-run": failure,
     "flow-runs-of-a-scan": flow_runs_of_scan,
     "prefect-ui": flow_runs,
     "repaired-flow-run": flow_runs_of_scan,
