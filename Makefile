@@ -31,7 +31,7 @@ TEST := -m pytest -q -n 2 -p no:cacheprovider
 
 SITE := build/site
 
-.PHONY: help venv demo test unit docs interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build wheel-extras upgrade bench bench-backlog bench-facility bench-growth bench-queues bench-recording bench-worker chaos ipython first-hour constraints clean
+.PHONY: help venv demo test unit docs interpreters oldest-prefect older-prefect blueapi beside-ophyd-async environments lint types contract build wheel-extras upgrade bench bench-backlog bench-facility bench-growth bench-queues bench-recording bench-worker chaos ipython tutorials constraints clean
 
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
@@ -160,8 +160,8 @@ bench-recording: $(STAMP)  ## What recording costs a scan, and how soon Tiled an
 ipython: $(STAMP)  ## IPython with the beamline profile on the local stack (started if need be)
 	$(BIN)/bluesky-prefect ipython
 
-first-hour: $(STAMP)  ## Record the tutorial of the first hour again, pictures too; needs Chromium
-	$(BIN)/python -m docs.first_hour
+tutorials: $(STAMP)  ## Record the tutorials again, pictures too; needs Chromium
+	$(BIN)/python -m docs.recorder
 
 constraints: $(STAMP)  ## Write the installed versions to .ci/constraints.txt
 	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | grep -v '@' | sort -f > .venv/frozen

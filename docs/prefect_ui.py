@@ -1,7 +1,7 @@
 """What a person does in Prefect's UI, in a real browser: for the pictures of the documents, and for the tests."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,14 @@ async image => {
 }
 """
 
-
+_REPLACE = """
+names => {
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    while (texts.nextNode())
+        for (const [name, instead] of names)
+            texts.currentNode.data = texts.currentNode.data.replaceAll(name, instead);
+}
+"""
 _MADE_BY_MARKUP = "a, img, em, strong, code, del, ul, ol, h1, h2, hr, blockquote, table"
 _CELLS = f"""
 () => [...document.querySelectorAll("td")].map(
@@ -184,6 +191,10 @@ class PrefectUi:
             further.click()
             cells += [Cell(*cell) for cell in self._page.evaluate(_CELLS)]
         return cells
+
+    def replace(self, names: Mapping[str, str]) -> None:
+        """Show other names in place of these, such as those of folders on this machine."""
+        self._page.evaluate(_REPLACE, list(names.items()))
 
     def keep(self, name: str, height: int = _SIZE["height"]) -> Path:
         """Take a picture of the page, of this height [pixels]."""
