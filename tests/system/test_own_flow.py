@@ -179,7 +179,7 @@ def test_the_deployment_of_another_file_is_not_taken_over_unasked(shell, tmp_pat
     theirs, mine = (f".venv/bin/bluesky-prefect deploy {file}:my_analysis --name shared" for file in files)
     shell(theirs)
     said = shell(mine, code=1)
-    assert f"Prefect has my-analysis/shared, which runs {files[0]}:my_analysis" in said
+    assert f"Prefect already has my-analysis/shared, which runs {files[0]}:my_analysis" in said
     assert "--name" in said
     shell(theirs)
     shell(f"{mine} --move")
