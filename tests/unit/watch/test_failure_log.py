@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.filters import FlowRunFilter
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from bluesky_prefect import Outbox, Settings
@@ -62,6 +63,7 @@ def test_where_nothing_is_outstanding_prefect_is_asked_twice_a_minute(desk):
     assert sum(many for many, _ in looks) == 2
 
 
+@pytest.mark.skipif("end_time" not in FlowRunFilter.model_fields, reason="that Prefect's client cannot ask so")
 def test_prefect_looks_through_the_failures_of_two_days_and_not_through_all_it_keeps(desk):
     desk.send("COMPLETED")
     desk.look()
