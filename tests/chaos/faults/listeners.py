@@ -61,15 +61,15 @@ def _prefect_killed(kind: str) -> Inject:
     def inject(beamline: Beamline, chance: Random, runs: int) -> None:
         with beamline.idle(), Audience(beamline, kind) as audience:
             audience.acquisition.count(runs // 3)
-            beamline.kill("prefect")
             with audience.losses():
+                beamline.kill("prefect")
                 audience.acquisition.start(runs // 3)
                 random_moment(chance, runs // 3)
                 audience.listeners[kind].kill()
                 audience.listeners[kind].start()
                 audience.acquisition.finish()
+                beamline.start("prefect")
             audience.acquisition.count(runs // 3)
-            beamline.start("prefect")
 
     return inject
 
