@@ -50,11 +50,16 @@ POSITIONS = {f"motor_{number}": number * 1.25 for number in range(40)}
 MORE = {"beamline_id": "tst", "comment": "y" * 200, "positions": POSITIONS}
 DATA_KEY = {"dtype": "number", "shape": [], "source": "SIM:det", "precision": 3}
 STREAM = json.dumps({"data_keys": {f"det_{number}": DATA_KEY for number in range(8)}, "hints": {}, "time": 1.0})
+# What Tiled's trigger writes for each node, row by row: which nodes are below which.
+TRIGGER = "TRIGGER update_closure_table_when_inserting"
+CLOSURE = """INSERT INTO nodes_closure (ancestor, descendant, depth) SELECT above.ancestor, nodes.id, above.depth + 1
+FROM nodes JOIN nodes_closure above ON above.descendant = nodes.parent WHERE nodes.id > $1"""
 COLUMNS = ("id", "parent", "key", "structure_family", "metadata", "specs")
-# The first is Tiled's own: filled row by row, it takes longer than all else. The others are those of
+# The first two are Tiled's own: filled row by row, they take longer than all else. The others are those of
 # docs/how-to/large-catalogs.md.
 INDEXES = {
     "ix_nodes_metadata": "nodes USING gin (metadata jsonb_path_ops)",
+    "metadata_tsvector_search": "nodes USING gin (jsonb_to_tsvector('simple', metadata, '[\"string\"]'))",
     "runs_by_start": "nodes (parent, (metadata #> '{start,time}'))",
     "runs_by_stop": "nodes (parent, (metadata #> '{stop,time}'))",
 }
@@ -141,12 +146,18 @@ class PostgresCatalog:
             raw = await database.fetchval("SELECT id FROM nodes WHERE key = 'raw' AND parent = 0")
             last = await database.fetchval("SELECT max(id) FROM nodes")
             await database.execute(f"DROP INDEX IF EXISTS {', '.join(INDEXES)}; SET maintenance_work_mem = '1GB'")
+            await database.execute(f"ALTER TABLE nodes DISABLE {TRIGGER}")
             records = rows(raw, last + 1, numbers)
             await database.copy_records_to_table("nodes", records=records, columns=COLUMNS)
+            itself = "INSERT INTO nodes_closure (ancestor, descendant, depth) SELECT id, id, 0 FROM nodes WHERE id > $1"
+            await database.execute(itself, last)
+            await database.execute(f"{CLOSURE} AND nodes.parent <= $1", last)
+            await database.execute(f"{CLOSURE} AND nodes.parent > $1", last)
+            await database.execute(f"ALTER TABLE nodes ENABLE {TRIGGER}")
             await database.execute("SELECT setval('nodes_id_seq', (SELECT max(id) FROM nodes))")
             for name, definition in INDEXES.items():
                 await database.execute(f"CREATE INDEX {name} ON {definition}")
-            await database.execute("VACUUM ANALYZE nodes")
+            await database.execute("VACUUM ANALYZE nodes, nodes_closure")
         finally:
             await database.close()
 
