@@ -26,6 +26,10 @@ NO_API = (
 )
 _BUSY = {408, 425, 429, 503}
 TO_BE_ASKED_LATER = {*_BUSY, 502, 504}
+# Prefect answers in JSON; a proxy that takes less than Prefect does not, and tells of what was asked all the same.
+_TOO_LARGE = 413
+# To a method that a route does not have: a redirection made another one of it, or these are somebody else's routes.
+_NO_SUCH_METHOD = 405
 
 
 @contextmanager
@@ -116,7 +120,21 @@ def _outage(error: Any) -> PrefectUnavailable | None:
             server_responded=True,
             busy=status in _BUSY,
         )
+    if status not in (404, _TOO_LARGE) and not _is_prefects(error.response):
+        return PrefectUnavailable(
+            f"Prefect at {current_api_url()} answers {status}, which is no answer of Prefect's: {said(error)}. Check "
+            "PREFECT_API_URL, and what is between (a proxy, a redirection).",
+            transient=False,
+            server_responded=True,
+        )
     return None
+
+
+def _is_prefects(response: "httpx.Response") -> bool:
+    try:
+        return response.status_code != _NO_SUCH_METHOD and isinstance(response.json(), dict)
+    except ValueError:
+        return False
 
 
 def said(error: Any) -> str:

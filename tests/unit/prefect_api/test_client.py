@@ -141,6 +141,24 @@ def test_a_request_that_is_refused_will_not_be_repeated(create, status):
         create(status, json.dumps({"detail": "too bad"}).encode())
 
 
+@pytest.mark.parametrize("status", [302, 400, 402, 405, 407, 410, 421, 422, 426, 451])
+def test_an_answer_of_something_between_here_and_prefect_is_no_refusal(create, status):
+    with pytest.raises(PrefectUnavailable, match=f"{status}.*no answer of Prefect's") as error:
+        create(status, b"<html>We are back soon.</html>")
+    assert not error.value.submission_specific
+
+
+def test_a_route_that_is_not_there_refuses_no_submission(create):
+    # A redirection from http to https makes GET of POST.
+    with pytest.raises(PrefectUnavailable, match="405"):
+        create(405, b'{"detail": "Method Not Allowed"}')
+
+
+def test_a_request_that_is_too_large_for_a_proxy_will_not_be_repeated(create):
+    with pytest.raises(SubmissionRefused, match="413"):
+        create(413, b"<html>Request Entity Too Large</html>")
+
+
 @pytest.mark.parametrize("status", [409, 422, 500, 503])
 def test_no_answer_of_a_server_adds_a_line_to_what_is_told(create, status):
     with pytest.raises((SubmissionRefused, PrefectUnavailable)) as error:
