@@ -124,9 +124,9 @@ class Reconciler:
             If one of them cannot be asked. What was started until then is started.
         """
         since = {one.name: self._since(one) for one in self._workflows}
-        remembered = remembered_since(self._api, self._settings, self._clock())
-        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock, since, remembered)
         remarks = Remarks(warn, submit=submit)
+        remembered = remembered_since(self._api, self._settings, self._clock(), remarks.on_unknown_memory)
+        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock, since, remembered)
         remarks.on_catalog(self._catalog)
         remarks.on_clocks(self._clock(), time.time(), self._api.api_url)
         if window.since < remembered:
