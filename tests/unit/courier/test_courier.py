@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import threading
 import time
 from contextlib import closing
@@ -129,6 +130,20 @@ def test_two_journals_of_one_run_go_to_tiled_one_after_the_other(settings, couri
     wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
     assert together == [1, 1, 1]
     assert written == ["one.journal", "one.1.journal", "one.2.journal"]
+
+
+def test_a_run_that_has_arrived_is_not_looked_for_again_and_a_copy_of_it_is(settings, courier, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    # So that its threads come round before the directory is looked at again.
+    monkeypatch.setattr("bluesky_prefect.courier._courier._LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(JournalSender, "_write_whole", lambda sender, *_: sender._is_whole())
+    directory = JournalDirectory(settings.journals_path)
+    courier.start()
+    for _ in range(2):
+        _recorded(settings, "one").close()
+        wait_until(lambda: not directory.waiting(), 10)
+    time.sleep(0.3)
+    assert "was not told" not in caplog.text
 
 
 def test_a_thread_that_hangs_at_a_run_is_told_of(settings, monkeypatch):
