@@ -5,7 +5,8 @@ import json
 import logging
 import threading
 import time
-from contextlib import closing
+from collections import deque
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import pytest
 
 from bluesky_prefect.core import Settings
 from bluesky_prefect.courier import JournalCourier
-from bluesky_prefect.courier._journal_sender import JournalSender
+from bluesky_prefect.courier._journal_sender import JournalSender, RunRefused
 from bluesky_prefect.journal import Journal, JournalDirectory, JournalReader
 from bluesky_prefect.metrics import Signals
+from bluesky_prefect.tiled_api._run_writer import RunWriter
 from tests.services.prefect_process import wait_until
 
 
@@ -177,6 +179,32 @@ def test_a_run_that_goes_on_is_read_in_pieces_of_so_many_bytes(settings, monkeyp
     sender = JournalSender(settings.journals_path / "one.journal")
     with closing(JournalReader(sender.path)) as reader:
         pieces = [len(piece) for piece in iter(lambda: sender._read(reader), [])]
+    assert sum(pieces) == 51
+    assert max(pieces) <= 11
+
+
+@pytest.mark.parametrize("end", [b"", bytes(100)])
+def test_a_run_that_has_no_stop_is_written_in_pieces_of_so_many_bytes_as_far_as_it_is_whole(settings, monkeypatch, end):
+    monkeypatch.setattr("bluesky_prefect.courier._journal_sender._MAX_BYTES", 10_000)
+    pieces = []
+
+    def write(writer, read):
+        # As it does: once to count, and once more to write.
+        pieces.extend(map(len, read()))
+        assert [len(piece) for piece in read()] == pieces
+
+    monkeypatch.setattr(RunWriter, "write_unfinished", write)
+    monkeypatch.setattr(RunWriter, "write", lambda _, documents: deque(documents, 0))
+    monkeypatch.setattr(RunWriter, "_new_writer", lambda _: None)
+    journal = _recorded(settings, "one")
+    for number in range(50):
+        journal.append("event", {"uid": str(number), "data": {"det": "x" * 1000}})
+    journal.close()
+    sender = JournalSender(settings.journals_path / "one.journal")
+    with sender.path.open("ab") as file:
+        file.write(end)
+    with pytest.raises(RunRefused, match="damaged") if end else nullcontext():
+        sender.step(None)
     assert sum(pieces) == 51
     assert max(pieces) <= 11
 
