@@ -63,6 +63,9 @@ class PrefectCallback(DocumentRouter):
         Where the outbox lies, time-outs and waits; from the environment by default.
     signals : Signals, optional
         Where the background thread notes what it does, for this process's metrics.
+    only_ours : bool, optional
+        Start nothing on runs that the list does not call the beamline's (`WorkflowList`), where the documents may be of
+        several beamlines.
 
     Raises
     ------
@@ -80,11 +83,13 @@ class PrefectCallback(DocumentRouter):
         *,
         settings: Settings | None = None,
         signals: "Signals | None" = None,
+        only_ours: bool = False,
     ) -> None:
         super().__init__()
         settings = settings or get_settings()
         self._listed = FollowedList(settings.workflows if workflows is None else None)
         self._beamline = settings.beamline
+        self._only_ours = only_ours
         self.workflows = workflows_of_session(workflows, settings.workflows, beamline=settings.beamline)
         self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         self._memory = Outbox(None)
@@ -170,10 +175,10 @@ class PrefectCallback(DocumentRouter):
         uid, start = run.uid, run.start
         # Written before a workflow gets hold of it, and once for all of them.
         written = {id(start): self._recent_runs.remember(uid, start, run.files)}
-        opted_out = start.get("prefect") is False
+        opted_out = start.get("prefect") is False or (self._only_ours and not self.workflows.is_ours(run.copy()))
         decisions: list[Decision] = []
         if opted_out:
-            logger.debug("Run %s opted out", uid)
+            logger.debug("Run %s opted out, or is another beamline's", uid)
         else:
             # All of them before anything is written: what is written is all, or nothing.
             decisions = [decide(workflow, run, beamline=self._beamline) for workflow in self.workflows]

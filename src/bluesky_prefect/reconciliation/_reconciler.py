@@ -132,7 +132,7 @@ class Reconciler:
         if window.since < remembered:
             remarks.on_memory(remembered, self._api.api_url)
         within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
-        runs = filter(finder.is_ours, within)
+        runs = filter(self._workflows.is_ours, within)
         tally = _Tally()
         for one in chain(
             undelivered_runs(window, self._settings), self._found(runs, finder, remarks, tally, submit, report)

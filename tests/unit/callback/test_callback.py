@@ -21,7 +21,7 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import RunEngineInterrupted
 from ophyd.sim import SynAxis, SynGauss, img
 
-from bluesky_prefect import Outbox, PrefectCallback, Settings, Workflow, succeeded
+from bluesky_prefect import Outbox, PrefectCallback, Settings, Workflow, WorkflowList, succeeded
 from bluesky_prefect.callback import _callback as callback_module
 from bluesky_prefect.callback._recent_runs import RecentRuns
 from bluesky_prefect.core import _submission as submission_module
@@ -45,8 +45,9 @@ def settings(tmp_path):
 def make_callback(settings):
     made = []
 
-    def make(workflows="my-workflow/local", **changes):
-        callback = PrefectCallback(workflows, settings=settings.model_copy(update=changes))
+    def make(workflows="my-workflow/local", only_ours=False, **changes):
+        changed = settings.model_copy(update=changes)
+        callback = PrefectCallback(workflows, settings=changed, only_ours=only_ours)
         made.append(callback)
         return callback
 
@@ -411,6 +412,26 @@ def test_parameters_that_cannot_be_read_make_a_dead_letter(make_callback):
 def take_a_run(callback, uid="u", **start):
     callback("start", {"uid": uid, **start})
     callback("stop", {"run_start": uid})
+
+
+def _is_srx(run):
+    return run.start["beamline_id"] == "srx"
+
+
+def test_where_documents_are_of_several_beamlines_only_ours_start_something(make_callback, caplog):
+    callback = make_callback(WorkflowList("a/b", ours=_is_srx), only_ours=True)
+    take_a_run(callback, "x", beamline_id="srx")
+    take_a_run(callback, "y", beamline_id="hxn")
+    take_a_run(callback, "nobody-knows")
+    callback("stop", {"run_start": "no-start"})
+    assert {one.run_uid for one in callback.outbox.entries()} == {"x", "nobody-knows", "no-start"}
+    assert "Run nobody-knows is taken for one of ours" in caplog.text
+
+
+def test_a_session_s_own_runs_are_the_beamline_s(make_callback):
+    callback = make_callback(WorkflowList("a/b", ours=_is_srx))
+    take_a_run(callback, beamline_id="hxn")
+    assert callback.outbox.counts() == OutboxCounts(waiting=1)
 
 
 def test_workflows_that_refused_the_run_are_known_with_the_others(make_callback):
