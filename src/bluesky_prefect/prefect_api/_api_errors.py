@@ -26,10 +26,9 @@ NO_API = (
 )
 _BUSY = {408, 425, 429, 503}
 TO_BE_ASKED_LATER = {*_BUSY, 502, 504}
-# Prefect answers in JSON; a proxy that takes less than Prefect does not, and tells of what was asked all the same.
-_TOO_LARGE = 413
-# To a method that a route does not have: a redirection made another one of it, or these are somebody else's routes.
-_NO_SUCH_METHOD = 405
+# By these Prefect refuses what it was asked, and says why in JSON. Two of them count that come from a proxy, too.
+_REFUSALS = {400, 409, 422, 404, 413}
+_OF_A_PROXY = {404, 413}
 
 
 @contextmanager
@@ -120,10 +119,10 @@ def _outage(error: Any) -> PrefectUnavailable | None:
             server_responded=True,
             busy=status in _BUSY,
         )
-    if status not in (404, _TOO_LARGE) and not _is_prefects(error.response):
+    if status not in _REFUSALS or (status not in _OF_A_PROXY and not _is_prefects(error.response)):
         return PrefectUnavailable(
-            f"Prefect at {current_api_url()} answers {status}, which is no answer of Prefect's: {said(error)}. Check "
-            "PREFECT_API_URL, and what is between (a proxy, a redirection).",
+            f"Prefect at {current_api_url()} answers {status}, which tells nothing of what was asked: {said(error)}. "
+            "Check PREFECT_API_URL, and what is between (a proxy, a redirection).",
             transient=False,
             server_responded=True,
         )
@@ -132,7 +131,7 @@ def _outage(error: Any) -> PrefectUnavailable | None:
 
 def _is_prefects(response: "httpx.Response") -> bool:
     try:
-        return response.status_code != _NO_SUCH_METHOD and isinstance(response.json(), dict)
+        return isinstance(response.json(), dict)
     except ValueError:
         return False
 
