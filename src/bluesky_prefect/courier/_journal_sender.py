@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import BlueskyPrefectError, error_line
+from bluesky_prefect.core import BlueskyPrefectError, error_line, is_number
 from bluesky_prefect.journal import JournalDamaged, JournalReader, run_uid_of
 from bluesky_prefect.tiled_api import AlreadyInTiled, CannotFollow, RunWriter, is_outage
 
@@ -83,8 +83,11 @@ class JournalSender:
 
     @property
     def stopped_at(self) -> float | None:
-        """Time of the run's stop document, in seconds since the epoch; None if that has not come."""
-        return None if self._stop is None else float(self._stop.get("time", 0.0))
+        """Time of the run's stop document, in seconds since the epoch, 0 if it has none; None if that has not come."""
+        if self._stop is None:
+            return None
+        told = self._stop.get("time")
+        return float(told) if is_number(told) else 0.0
 
     def step(self, raw: "CatalogOfBlueskyRuns") -> bool:
         """Take what there is to Tiled; return whether that is all: the run is in Tiled, and over.

@@ -183,6 +183,24 @@ def test_a_run_that_goes_on_is_read_in_pieces_of_so_many_bytes(settings, monkeyp
     assert max(pieces) <= 11
 
 
+@pytest.mark.parametrize("moment", ["soon", None, True, float("nan")])
+def test_a_stop_document_without_a_time_that_is_one_delivers_its_run(settings, courier, monkeypatch, caplog, moment):
+    caplog.set_level(logging.INFO)
+
+    def write(_writer, documents):
+        deque(documents, 0)
+        _writer._whole()
+
+    monkeypatch.setattr(RunWriter, "write", write)
+    monkeypatch.setattr(RunWriter, "_new_writer", lambda _: None)
+    journal = _recorded(settings, "one")
+    journal.append("stop", {"run_start": "one", "time": moment})
+    journal.close()
+    courier.start()
+    wait_until(lambda: "Run one is in Tiled" in caplog.text, 10)
+    assert "tried again" not in caplog.text
+
+
 @pytest.mark.parametrize("end", [b"", bytes(100)])
 def test_a_run_that_has_no_stop_is_written_in_pieces_of_so_many_bytes_as_far_as_it_is_whole(settings, monkeypatch, end):
     monkeypatch.setattr("bluesky_prefect.courier._journal_sender._MAX_BYTES", 10_000)
