@@ -22,7 +22,7 @@ from bluesky.utils import RunEngineInterrupted
 from ophyd.sim import SynAxis, SynGauss, img
 
 from bluesky_prefect import Outbox, PrefectCallback, Settings, Workflow, WorkflowList, succeeded
-from bluesky_prefect.callback import _callback as callback_module
+from bluesky_prefect.callback import _open_runs
 from bluesky_prefect.callback._recent_runs import RecentRuns
 from bluesky_prefect.core import _submission as submission_module
 from bluesky_prefect.core import jsonable
@@ -585,7 +585,7 @@ def test_a_second_stop_doubles_nothing(make_callback, caplog):
 def test_a_late_stop_of_a_run_that_was_dropped_sees_its_start(make_callback):
     callback = make_callback()
     callback("start", {"uid": "late", "prefect": False})
-    for number in range(callback_module.MAX_OPEN_RUNS):
+    for number in range(_open_runs.MAX_OPEN_RUNS):
         callback("start", {"uid": str(number)})
     callback("stop", {"run_start": "late"})
     assert callback.outbox.entries() == []
@@ -686,11 +686,23 @@ def test_at_the_start_a_disk_that_refuses_is_told_once(make_callback, tmp_path, 
 
 def test_runs_that_never_stop_do_not_pile_up(make_callback, caplog):
     callback = make_callback()
-    for number in range(callback_module.MAX_OPEN_RUNS + 10):
+    for number in range(_open_runs.MAX_OPEN_RUNS + 10):
         callback("start", {"uid": str(number)})
-    assert len(callback._open_runs) == callback_module.MAX_OPEN_RUNS
+    assert len(callback._open_runs) == _open_runs.MAX_OPEN_RUNS
     callback("stop", {"run_start": "0"})
     assert len(entries(callback)) == 1
+
+
+def test_large_runs_that_never_stop_take_no_more_memory_than_a_few(make_callback, monkeypatch):
+    monkeypatch.setattr(_open_runs, "_MAX_BYTES", 1_000_000)
+    callback = make_callback()
+    for number in range(30):
+        callback("start", {"uid": str(number), "text": "x" * 100_000})
+        callback("stream_resource", {"run_start": str(number), "uri": f"file://localhost/{'y' * 100_000}"})
+    assert len(callback._open_runs) <= 5
+    callback("stop", {"run_start": "0"})
+    callback("stop", {"run_start": "29"})
+    assert [len(one.submission.start["text"]) for one in entries(callback)] == [100_000] * 2
 
 
 def test_events_touch_neither_the_disk_nor_the_open_runs(make_callback, settings):
