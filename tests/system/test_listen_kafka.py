@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
+from bluesky_prefect.sources._known_partitions import KnownPartitions
 from tests.services.brokers import KafkaBroker
 from tests.services.listeners import Listener
 from tests.services.streaming_tiled import free_port
@@ -170,6 +171,25 @@ def test_a_second_listener_of_a_group_reads_its_own_topic_at_once(broker, topic,
     finally:
         second.close()
         session.process.communicate(timeout=30)
+
+
+def test_a_group_that_kafka_has_forgotten_goes_on_where_it_was(broker, topic, publish, listen, tmp_path):
+    listener = listen("--from-beginning")
+    before = publish("scan")
+    listener.wait_for(before)
+    listener.wait_until(lambda: committed(broker, topic) == 4)
+    assert listener.close() == 0
+    # The same listener by another name of its group, which is as new to Kafka as one that it has forgotten.
+    [known] = listener.log.parent.glob("listen-kafka-*.json")
+    known.rename(known.with_name(KnownPartitions(tmp_path, f"{topic}-again")._path.name))
+    (listener.log.parent / "outbox.sqlite").unlink()  # what is in it is deleted after a month
+    uid = publish("scan")
+    again = Listener(listener.log.parent, "kafka", topic, "--servers", broker, "--group", f"{topic}-again")
+    try:
+        again.wait_for(uid)
+        assert again.uids() == [uid]
+    finally:
+        again.close()
 
 
 def test_settings_that_kafka_does_not_know_are_named(topic, tmp_path, listen):

@@ -20,6 +20,7 @@ from tiled.structures.core import Spec
 
 from bluesky_prefect import PrefectCallback, Settings
 from bluesky_prefect.sources import _tiled_source
+from bluesky_prefect.sources._seen_runs import SeenRuns
 from bluesky_prefect.tiled_api import Catalog
 from tests.services.listeners import Listener
 from tests.services.prefect_process import PrefectProcess, wait_until
@@ -98,6 +99,42 @@ def test_runs_before_the_first_start_are_left_alone(tiled, listen):
     uid = take(tiled)
     listener.wait_for(uid)
     assert listener.uids() == [uid]
+
+
+def test_whoever_edits_the_metadata_of_an_old_run_starts_nothing(tiled, listen):
+    old = take(tiled)
+    listener = listen(**NEVER)
+    first = take(tiled)
+    listener.wait_for(first)
+    listener.kill()
+    listener = listen(**NEVER)
+    with closing(from_uri(tiled.uri, api_key=KEY).context) as context:
+        raw = from_context(context)["raw"]
+        for uid in (old, first):
+            raw[uid].update_metadata({"remark": "a good one"})
+    uid = take(tiled)
+    listener.wait_for(uid)
+    assert [one.run_uid for one in listener.entries()] == [uid, first]
+
+
+def test_where_most_known_runs_were_deleted_older_ones_are_left_alone(tiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(SeenRuns, "MOST", 30)
+    for _ in range(3):
+        take(tiled)
+    uids = [take(tiled) for _ in range(30)]
+    settings = Settings(tiled_uri=tiled.uri, tiled_api_key=KEY, state_directory=tmp_path)
+    with (
+        closing(PrefectCallback("a/local", settings=settings)) as callback,
+        Catalog.connect(settings) as catalog,
+        closing(from_uri(tiled.uri, api_key=KEY).context) as context,
+    ):
+        source, seen = _tiled_source.TiledSource(callback, settings), SeenRuns(tmp_path, "raw")
+        source._look(catalog, seen)
+        for uid in uids[:20]:
+            from_context(context)["raw"].delete_contents(uid, recursive=True, external_only=False)
+        uid = take(tiled)
+        source._look(catalog, seen)
+        assert [one.run_uid for one in callback.outbox.entries()] == [uid]
 
 
 def test_since_reaches_back_before_the_first_start(tiled, listen):
@@ -284,6 +321,17 @@ def test_each_end_of_the_stream_is_told_of(tmp_path, monkeypatch):
         _tiled_source.logger.removeHandler(lines)
         callback.close()
         server.close()
+
+
+def test_runs_of_another_beamline_in_the_same_catalog_start_nothing(tiled, listen, tmp_path):
+    path = tmp_path / "workflows.py"
+    ours = "lambda run: run.start.get('beamline_id') == 'srx'"
+    path.write_text(f"from bluesky_prefect import WorkflowList\nworkflows = WorkflowList('a/local', ours={ours})\n")
+    listener = listen("--workflows", f"{path}:workflows", **OFTEN)
+    take(tiled, beamline_id="hxn")
+    uid = take(tiled, beamline_id="srx")
+    listener.wait_for(uid)
+    assert listener.uids() == [uid]
 
 
 def test_a_change_of_the_list_counts_for_the_next_run(tiled, listen, tmp_path):

@@ -12,11 +12,10 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled, Completed, Crashed, Failed, Running
 
-import bluesky_prefect.watch._prompt_messages
 from bluesky_prefect import FlowTimeout, Outbox, Settings, list_flow_runs, wait_for_flow_runs
 from bluesky_prefect.core import PrefectUnavailable, Submission, submission_key
 from bluesky_prefect.prefect_api import PrefectApi, flow_run_url
-from bluesky_prefect.watch import AlreadyTold, PromptMessages, look_up
+from bluesky_prefect.watch import AlreadyTold, PromptMessages, _failure_log, look_up
 from tests.system.hutch import DEPLOYMENT, idle_deployment
 
 
@@ -216,7 +215,8 @@ def test_a_failure_of_this_outbox_is_told_once_with_its_link(desk, stack, tmp_pa
 
 
 def test_an_old_failure_that_moves_up_in_the_list_is_no_news(desk, monkeypatch):
-    monkeypatch.setattr(bluesky_prefect.watch._prompt_messages, "MAX_FAILURES", 2)
+    monkeypatch.setattr(_failure_log, "MAX_FAILURES", 2)
+    monkeypatch.setattr(_failure_log, "_ALL_EVERY_S", 0.0)
     old = [desk.send()[1] for _ in range(3)]
     for flow_run_id in old:
         desk.end(flow_run_id, Running(), Failed())

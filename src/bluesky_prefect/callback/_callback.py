@@ -10,6 +10,7 @@ from urllib.parse import quote
 from event_model import DocumentRouter
 
 from bluesky_prefect.callback._decision import Decision, decide, ends_process, messages
+from bluesky_prefect.callback._open_runs import OpenRuns
 from bluesky_prefect.callback._recent_runs import RecentRuns
 from bluesky_prefect.core import (
     FollowedList,
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Runs without a stop document (a killed RunEngine upstream of a dispatcher) must not pile up.
-MAX_OPEN_RUNS = 1000
-
 
 class PrefectCallback(DocumentRouter):
     """Starts Prefect flows when runs end.
@@ -63,6 +61,9 @@ class PrefectCallback(DocumentRouter):
         Where the outbox lies, time-outs and waits; from the environment by default.
     signals : Signals, optional
         Where the background thread notes what it does, for this process's metrics.
+    only_ours : bool, optional
+        Start nothing on runs that the list does not call the beamline's (`WorkflowList`), where the documents may be of
+        several beamlines.
 
     Raises
     ------
@@ -80,16 +81,17 @@ class PrefectCallback(DocumentRouter):
         *,
         settings: Settings | None = None,
         signals: "Signals | None" = None,
+        only_ours: bool = False,
     ) -> None:
         super().__init__()
         settings = settings or get_settings()
         self._listed = FollowedList(settings.workflows if workflows is None else None)
         self._beamline = settings.beamline
+        self._only_ours = only_ours
         self.workflows = workflows_of_session(workflows, settings.workflows, beamline=settings.beamline)
         self.outbox = Outbox(settings.outbox_path, lease_s=settings.lease_s)
         self._memory = Outbox(None)
-        # Start document and files, which a dictionary holds in order and each once.
-        self._open_runs: dict[str, tuple[dict[str, Any], dict[str, None]]] = {}
+        self._open_runs = OpenRuns()
         self._recent_runs = RecentRuns()
         self._told: set[tuple[str, str]] = set()
         # Documents that are not here are passed over with one look-up.
@@ -127,13 +129,10 @@ class PrefectCallback(DocumentRouter):
 
     def start(self, doc: "RunStart") -> None:
         """Remember a run's start document."""
-        if len(self._open_runs) >= MAX_OPEN_RUNS:
-            oldest = next(iter(self._open_runs))
-            self._recent_runs.remember(oldest, *self._open_runs.pop(oldest))
-            logger.warning("Run %s has no stop document and %d runs began since", oldest, MAX_OPEN_RUNS)
         # Converted now: what the document holds by reference may change while the run goes on.
         start = convert_document(doc)
-        self._open_runs[uid_text(start["uid"])] = start, {}
+        self._open_runs.add(uid_text(start["uid"]), start)
+        self._forget_superfluous()
         self.follow_list()
 
     def resource(self, doc: "Resource") -> None:
@@ -170,10 +169,10 @@ class PrefectCallback(DocumentRouter):
         uid, start = run.uid, run.start
         # Written before a workflow gets hold of it, and once for all of them.
         written = {id(start): self._recent_runs.remember(uid, start, run.files)}
-        opted_out = start.get("prefect") is False
+        opted_out = start.get("prefect") is False or (self._only_ours and not self.workflows.is_ours(run.copy()))
         decisions: list[Decision] = []
         if opted_out:
-            logger.debug("Run %s opted out", uid)
+            logger.debug("Run %s opted out, or is another beamline's", uid)
         else:
             # All of them before anything is written: what is written is all, or nothing.
             decisions = [decide(workflow, run, beamline=self._beamline) for workflow in self.workflows]
@@ -226,16 +225,19 @@ class PrefectCallback(DocumentRouter):
     def _add_file(self, run_uid: Any, uri: Any) -> None:
         if not isinstance(uri, str):
             raise TypeError(f"the address of a file is a {type(uri).__name__}, not text")
-        if run_uid is None and len(self._open_runs) == 1:  # older resource documents do not name their run
-            [opened] = self._open_runs.values()
-        else:
-            opened = self._open_runs.get(uid_text(run_uid))
-        if opened is not None:
-            opened[1][jsonable(uri)] = None
+        self._open_runs.add_file(None if run_uid is None else uid_text(run_uid), jsonable(uri))
+        self._forget_superfluous()
+
+    def _forget_superfluous(self) -> None:
+        while oldest := self._open_runs.pop_superfluous():
+            self._recent_runs.remember(oldest.uid, oldest.start, oldest.files)
+            logger.warning("Run %s has no stop document, and many or large runs began since", oldest.uid)
 
     def _known(self, uid: str) -> tuple[dict[str, Any], Iterable[str]]:
         """Return start document and files of a run that stops now, or has stopped before."""
-        return self._open_runs.pop(uid, None) or self._recent_runs.find(uid) or ({}, ())
+        if opened := self._open_runs.pop(uid):
+            return opened.start, opened.files
+        return self._recent_runs.find(uid) or ({}, ())
 
     def _keep(self, drafts: Sequence[Draft], written: Written) -> None:
         # As exactly as it is known: the forwarder has asked Prefect itself.

@@ -177,7 +177,7 @@ def _listen(
 
     logger = logging.getLogger(__name__)
     signals = Signals()
-    callback = PrefectCallback(settings=settings, signals=signals)
+    callback = PrefectCallback(settings=settings, signals=signals, only_ours=True)
     deployments = [workflow.deployment for workflow in callback.workflows]
     logger.info("Runs start %s", ", ".join(workflow.name for workflow in callback.workflows))
     try:

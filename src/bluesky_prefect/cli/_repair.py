@@ -195,7 +195,7 @@ def submit(
             dry_run=dry_run,
             overrides=overrides,
             live=live,
-            remembered_since=remembered_since(places.api, places.settings, places.api.now()),
+            remembered_since=remembered_since(places.api, places.settings, places.api.now(), _warn),
         )
         starter = FlowRunStarter(places.api, places.outbox, beamline=places.settings.beamline)
         made = (resubmit(runs, ones, request, api=places.api, starter=starter) for runs, ones in wanted)
@@ -206,6 +206,10 @@ def submit(
     elif wanted:
         render_repair.outcomes(outcomes, dry_run=dry_run)
     raise typer.Exit(1 if any(outcome.refused for outcome in outcomes) else 0)
+
+
+def _warn(remark: str) -> None:
+    typer.echo(remark, err=True)
 
 
 def _overrides(parameters: str | None) -> dict[str, Any] | None:

@@ -30,8 +30,9 @@ class WorkflowList(tuple[Workflow, ...]):
         What a run starts.
     ours : callable, optional
         Called with the `Run`, which has no stop document while it goes on; a true answer says that it is a run of
-        this beamline. Reconciliation looks at no other run: needed where beamlines share a catalog in Tiled. It is not
-        asked of dead letters and of runs kept in files: a state directory is one beamline's.
+        this beamline. Reconciliation and listeners look at no other run: needed where beamlines share a catalog in
+        Tiled, or a topic. It is not asked of a session's own runs, of dead letters and of runs kept in files: a session
+        and a state directory are one beamline's.
 
     Raises
     ------
@@ -60,6 +61,14 @@ class WorkflowList(tuple[Workflow, ...]):
         _tell_apart(made)
         made.ours = ours
         return made
+
+    def is_ours(self, run: Run) -> bool:
+        """Tell whether a run is the beamline's; one of which nobody can tell is, so that none is lost."""
+        try:
+            return not run.start or bool(self.ours(run))
+        except Exception as error:  # noqa: BLE001 - a facility's own function
+            logger.error("Run %s is taken for one of ours: ours= failed: %s", run.uid, error_line(error))
+            return True
 
     @classmethod
     def of_none(cls) -> Self:

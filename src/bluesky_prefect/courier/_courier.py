@@ -236,8 +236,11 @@ class JournalCourier:
                 self._back()
             task.stepped = time.monotonic()
             task.due = task.stepped + (_PIECES_EVERY_S if task.sender.asked or task.news else _SILENT_S)
-            if done and not task.sender.is_delivered:
-                self._deliver(task.sender)
+            if done:
+                if not task.sender.is_delivered:
+                    self._deliver(task.sender)
+                # Its journal is not there any more; another one of its name may come.
+                self._forget(task)
 
     def _catalog(self) -> Any:
         with self._connecting:
@@ -267,14 +270,17 @@ class JournalCourier:
             logger.log(level, "%s is tried again: %s", task.sender.label, reason)
             return
         self._directory.refuse(task.sender.path, reason)
-        with self._lock:
-            self._senders.pop(task.sender.path, None)
+        self._forget(task)
         logger.error(
             "%s is set aside, others go on: %s. Once the cause is fixed: bluesky-prefect journal retry %s",
             task.sender.label,
             reason,
             run_uid_of(task.sender.path)[:8],
         )
+
+    def _forget(self, task: "_Task") -> None:
+        with self._lock:
+            self._senders.pop(task.sender.path, None)
 
     def _away(self, error: Exception) -> None:
         """Have all runs wait for Tiled."""

@@ -1,6 +1,7 @@
 """The one courier of a state directory, as others see it."""
 
 import json
+import logging
 import os
 import socket
 import time
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO
 
 from bluesky_prefect.core import BlueskyPrefectError, ConfigurationError, Settings, lock_file, private_file
+
+logger = logging.getLogger(__name__)
 
 _FILE = "courier.lock"
 _LOOK_S = 0.01
@@ -65,7 +68,7 @@ def only_courier(settings: Settings, *, prefect: str | None, tiled: str) -> Iter
         private_file(path)
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}. Choose another one.") from error
-    with path.open("r+b") as file:
+    with path.open("r+b", buffering=0) as file:
         while True:
             try:
                 lock_file(file)
@@ -76,10 +79,13 @@ def only_courier(settings: Settings, *, prefect: str | None, tiled: str) -> Iter
                         f"A courier ({running.process}) is at work for {settings.state_directory} already."
                     ) from None
                 time.sleep(_LOOK_S)  # somebody has only looked
-        file.truncate()
         this_process = f"{socket.gethostname()}:{os.getpid()}"
-        file.write(json.dumps(asdict(RunningCourier(this_process, prefect, tiled))).encode())
-        file.flush()
+        try:
+            file.truncate()
+            file.write(json.dumps(asdict(RunningCourier(this_process, prefect, tiled))).encode())
+        except OSError as error:
+            # Of a full disk, on which it may make room. Sessions send by themselves beside it then.
+            logger.warning("%s cannot be written, so others do not know where this courier sends to: %s", path, error)
         yield file
 
 

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.core import BlueskyPrefectError, error_line
+from bluesky_prefect.core import BlueskyPrefectError, error_line, is_number
 from bluesky_prefect.journal import JournalDamaged, JournalReader, run_uid_of
 from bluesky_prefect.tiled_api import AlreadyInTiled, CannotFollow, RunWriter, is_outage
 
@@ -83,8 +83,11 @@ class JournalSender:
 
     @property
     def stopped_at(self) -> float | None:
-        """Time of the run's stop document, in seconds since the epoch; None if that has not come."""
-        return None if self._stop is None else float(self._stop.get("time", 0.0))
+        """Time of the run's stop document, in seconds since the epoch, 0 if it has none; None if that has not come."""
+        if self._stop is None:
+            return None
+        told = self._stop.get("time")
+        return float(told) if is_number(told) else 0.0
 
     def step(self, raw: "CatalogOfBlueskyRuns") -> bool:
         """Take what there is to Tiled; return whether that is all: the run is in Tiled, and over.
@@ -181,25 +184,30 @@ class JournalSender:
             RunWriter(raw, self._is_whole, self._goes_on).write(self._noted(reader.documents()))
             if self._stop is None:
                 # What has been gathered last is written at the stop only: write it all anew.
-                reader.rewind()
-                RunWriter(raw, goes_on=self._goes_on).write_unfinished(list(reader.documents()))
+                RunWriter(raw, goes_on=self._goes_on).write_unfinished(lambda: self._pieces(reader))
         except AlreadyInTiled:
             deque(self._noted(reader.documents()), maxlen=0)  # for when it stopped
         except JournalDamaged as error:
-            self._write_what_is_whole(raw, reader)
+            if any(self._pieces(reader)):
+                RunWriter(raw, goes_on=self._goes_on).write_unfinished(lambda: self._pieces(reader))
             raise RunRefused(f"{error}. What is before that is in Tiled, without a stop document") from error
         except Exception as error:
             if is_outage(error) or isinstance(error, MemoryError) or getattr(error, "errno", None) in OF_THIS_MACHINE:
                 raise
             raise RunRefused(error_line(error)) from error
 
-    def _write_what_is_whole(self, raw: "CatalogOfBlueskyRuns", reader: JournalReader) -> None:
+    def _pieces(self, reader: JournalReader) -> Iterator[list[tuple[str, dict[str, Any]]]]:
+        """Yield all that there is, in pieces; where the journal is damaged, what is before that."""
         reader.rewind()
-        documents: list[tuple[str, dict[str, Any]]] = []
+        began, piece = 0, list[tuple[str, dict[str, Any]]]()
         with suppress(JournalDamaged):
-            documents.extend(reader.documents())
-        if documents:
-            RunWriter(raw, goes_on=self._goes_on).write_unfinished(documents)
+            for document in reader.documents():
+                piece.append(document)
+                if len(piece) == _MAX_DOCUMENTS or reader.position - began > _MAX_BYTES:
+                    yield piece
+                    began, piece = reader.position, []
+        if piece:
+            yield piece
 
     def _is_whole(self) -> None:
         with suppress(OSError):  # met again when the step is over

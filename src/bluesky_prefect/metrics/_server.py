@@ -1,5 +1,6 @@
 """Serves metrics and health over HTTP."""
 
+import ipaddress
 import json
 import logging
 import socket
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 _CLIENT_TIMEOUT_S = 10.0
 # Strangers who send a letter now and then take no more threads and connections than these.
 _MOST_CLIENTS = 32
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
@@ -89,7 +91,7 @@ def serve_metrics(
                 read = facts.read()
                 return _health(process, problems(signals, read), signals, read)
 
-            server = _Server(settings, _handler(MetricsHandler.factory(registry), health))
+            server = _Server(settings, _handler(MetricsHandler.factory(registry), health, settings.metrics_host))
         except ImportError as error:
             logger.warning("Metrics are not served: %s. Install bluesky-prefect[metrics].", error_line(error))
             yield None
@@ -162,13 +164,16 @@ def _cut(request: socket.socket) -> None:
         request.shutdown(socket.SHUT_RDWR)
 
 
-def _handler(metrics: type[BaseHTTPRequestHandler], health: Callable[[], dict[str, Any]]) -> type[Any]:
+def _handler(metrics: type[BaseHTTPRequestHandler], health: Callable[[], dict[str, Any]], host: str) -> type[Any]:
     class Handler(metrics):
         timeout = _CLIENT_TIMEOUT_S
 
         def do_GET(self) -> None:  # noqa: N802 - http.server's name
             path = urlsplit(self.path).path
-            if path == "/metrics":
+            address: Any = self.server.server_address
+            if not _may_ask(self.headers.get("Host", ""), address[0], host):
+                self._answer(403, "text/plain", "This is for programs of this machine.")
+            elif path == "/metrics":
                 super().do_GET()  # pyright: ignore[reportAttributeAccessIssue] - MetricsHandler's
             elif path == "/healthz":
                 answer = health()
@@ -185,6 +190,17 @@ def _handler(metrics: type[BaseHTTPRequestHandler], health: Callable[[], dict[st
             self.wfile.write(body)
 
     return Handler
+
+
+def _may_ask(named: str, served_at: str, host: str) -> bool:
+    """Tell whether a client may read what is served to this machine alone.
+
+    A web page may lead a browser of this machine here by a name of its own (DNS rebinding).
+    """
+    if not named or not ipaddress.ip_address(served_at).is_loopback:
+        return True
+    name = named.rpartition(":")[0] if named.rpartition(":")[2].isdecimal() else named
+    return name.strip("[]").lower() in (*_LOOPBACK, host.lower(), served_at)
 
 
 def _health(process: str, problems: list[str], signals: Signals, facts: Facts) -> dict[str, Any]:

@@ -76,6 +76,15 @@ class EntryLookup:
         """Return whether anything waits to be sent, whenever and wherever to."""
         return bool(self._reader.read("SELECT 1 FROM entries WHERE state = 'waiting' LIMIT 1"))
 
+    def sent_after(self, time_s: float, limit: int) -> list[tuple[str | None, float]]:
+        """Return the flow runs of what was sent after a time, and when that was, in seconds since the epoch.
+
+        The last `limit`, newest first; by the index entries_done, however much is kept.
+        """
+        sent = "SELECT flow_run_id, changed FROM entries WHERE state = 'sent' AND changed > ?"
+        rows = self._reader.read(f"{sent} ORDER BY changed DESC LIMIT ?", (time_s, limit))
+        return [(flow_run_id, changed) for flow_run_id, changed in rows]
+
     def entries(
         self, *, run_uid: str | None = None, state: State | None = None, before: int | None = None, limit: int = 1000
     ) -> list[Entry]:

@@ -35,6 +35,7 @@ from ._notifications import unusable_blocks as unusable_blocks
 from ._parameters import given_parameters as given_parameters
 from ._recent_flow_runs import last_failed_flow_runs as last_failed_flow_runs
 from ._recent_flow_runs import recent_flow_runs as recent_flow_runs
+from ._retention import RetentionUnknown as RetentionUnknown
 from ._retention import flow_runs_kept_s as flow_runs_kept_s
 from ._states import FAILED_STATES as FAILED_STATES
 from ._states import is_final as is_final

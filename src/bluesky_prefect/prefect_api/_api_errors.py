@@ -26,6 +26,9 @@ NO_API = (
 )
 _BUSY = {408, 425, 429, 503}
 TO_BE_ASKED_LATER = {*_BUSY, 502, 504}
+# By these Prefect refuses what it was asked, and says why in JSON. Two of them count that come from a proxy, too.
+_REFUSALS = {400, 409, 422, 404, 413}
+_OF_A_PROXY = {404, 413}
 
 
 @contextmanager
@@ -116,7 +119,21 @@ def _outage(error: Any) -> PrefectUnavailable | None:
             server_responded=True,
             busy=status in _BUSY,
         )
+    if status not in _REFUSALS or (status not in _OF_A_PROXY and not _is_prefects(error.response)):
+        return PrefectUnavailable(
+            f"Prefect at {current_api_url()} answers {status}, which tells nothing of what was asked: {said(error)}. "
+            "Check PREFECT_API_URL, and what is between (a proxy, a redirection).",
+            transient=False,
+            server_responded=True,
+        )
     return None
+
+
+def _is_prefects(response: "httpx.Response") -> bool:
+    try:
+        return isinstance(response.json(), dict)
+    except ValueError:
+        return False
 
 
 def said(error: Any) -> str:

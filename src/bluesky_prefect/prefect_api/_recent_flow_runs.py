@@ -12,6 +12,7 @@ from bluesky_prefect.prefect_api._flow_runs import PastFlowRun, is_of_run, past_
 from bluesky_prefect.prefect_api._states import FAILED_STATES
 
 if TYPE_CHECKING:
+    from prefect.client.schemas.filters import FlowRunFilter
     from prefect.client.schemas.objects import FlowRun
     from prefect.client.schemas.sorting import FlowRunSort
 
@@ -20,7 +21,7 @@ _PAGE = 200
 # Flow runs that are nothing to do with runs may stand between; so many pages are looked through.
 _PAGES = 10
 # For a beamline without failures, Prefect looks through those of all others. People have been told of older ones, and
-# clocks may differ by a day. Prefect's client of 3.2 does not know how to ask so, and asks for all.
+# clocks may differ by a day.
 _LAST = timedelta(days=2)
 
 
@@ -78,7 +79,7 @@ def _read(
         "parent_task_run_id": {"is_null_": True},  # flow runs within flow runs are shown by their parents
         **({"state": {"type": {"any_": FAILED_STATES}}} if failed else {}),
         **({"tags": {"all_": tags}} if tags else {}),
-        **({"end_time": {"after_": ended_after}} if ended_after else {}),
+        **({_when_it_was(FlowRunFilter): {"after_": ended_after}} if ended_after else {}),
     }
     by_nobody = {"created_by": {"is_null_": True}}  # scheduled ones do not belong to a run
 
@@ -94,6 +95,11 @@ def _read(
             if error.response.status_code != 422:
                 raise
             return read(asked)
+
+
+def _when_it_was(kind: "type[FlowRunFilter]") -> str:
+    """Return by what flow runs that ended lately are asked for: older clients know only when they were to begin."""
+    return "end_time" if "end_time" in kind.model_fields else "expected_start_time"
 
 
 def _is_of_run(flow_run: "FlowRun") -> bool:

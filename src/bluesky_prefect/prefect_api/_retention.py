@@ -4,7 +4,8 @@ from datetime import timedelta
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-from bluesky_prefect.prefect_api._api_errors import prefect_errors
+from bluesky_prefect.core import BlueskyPrefectError, one_line
+from bluesky_prefect.prefect_api._api_errors import current_api_url, prefect_errors
 
 if TYPE_CHECKING:
     from bluesky_prefect.prefect_api._client import PrefectApi
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 _FLOW_RUNS = "flow_runs"
 # Prefect Cloud has no such route, and a proxy may keep it from clients.
 _NOT_TOLD = {HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED}
+
+
+class RetentionUnknown(BlueskyPrefectError):
+    """A Prefect server that is well otherwise cannot tell how long it keeps flow runs."""
 
 
 def flow_runs_kept_s(api: "PrefectApi") -> float | None:
@@ -22,6 +27,8 @@ def flow_runs_kept_s(api: "PrefectApi") -> float | None:
 
     Raises
     ------
+    RetentionUnknown
+        If the server fails at this question.
     PrefectUnavailable
         If Prefect cannot be asked.
     """
@@ -34,6 +41,12 @@ def flow_runs_kept_s(api: "PrefectApi") -> float | None:
         except httpx.HTTPStatusError as error:
             if error.response.status_code in _NOT_TOLD:
                 return None
+            if error.response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise RetentionUnknown(
+                    f"Prefect at {current_api_url()} does not tell how long it keeps flow runs (it answers 500: "
+                    f"{one_line(error.response.text.strip(), 100)}). If it deletes some, runs before that seem to have "
+                    "had none: say after how many days with BLUESKY_PREFECT_FLOW_RUNS_KEPT_DAYS."
+                ) from error
             raise
         vacuum = _at(told, "server", "services", "db_vacuum")
         enabled = _at(vacuum, "enabled")

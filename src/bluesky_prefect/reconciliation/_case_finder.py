@@ -1,6 +1,5 @@
 """Cases: runs looked at beside what Prefect did with them, and diagnosed."""
 
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,8 +15,6 @@ from bluesky_prefect.reconciliation._machine_outbox import MachineOutbox
 from bluesky_prefect.reconciliation._report import Finding
 from bluesky_prefect.reconciliation._rerun import permitted, settings_of
 from bluesky_prefect.reconciliation._time_window import moment
-
-logger = logging.getLogger(__name__)
 
 
 class CaseFinder:
@@ -46,14 +43,6 @@ class CaseFinder:
         self._settings = settings
         self._outbox = outbox
         self._clock = clock
-
-    def is_ours(self, run: Run) -> bool:
-        """Tell whether a run is the beamline's; one of which nobody can tell is, so that none is lost."""
-        try:
-            return bool(self._workflows.ours(run))
-        except Exception as error:  # noqa: BLE001 - a facility's own function
-            logger.error("Run %s is taken for one of ours: ours= failed: %s", run.uid, error_line(error))
-            return True
 
     def of(self, runs: Sequence[Run]) -> Iterator[Finding | Case]:
         """Yield a case for each workflow that a run should have had, and a finding where that is not known."""

@@ -124,15 +124,15 @@ class Reconciler:
             If one of them cannot be asked. What was started until then is started.
         """
         since = {one.name: self._since(one) for one in self._workflows}
-        remembered = remembered_since(self._api, self._settings, self._clock())
-        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock, since, remembered)
         remarks = Remarks(warn, submit=submit)
+        remembered = remembered_since(self._api, self._settings, self._clock(), remarks.on_unknown_memory)
+        finder = CaseFinder(self._api, self._workflows, self._settings, self._outbox, self._clock, since, remembered)
         remarks.on_catalog(self._catalog)
         remarks.on_clocks(self._clock(), time.time(), self._api.api_url)
         if window.since < remembered:
             remarks.on_memory(remembered, self._api.api_url)
         within = runs_between(self._catalog, window.since, window.until, plan=window.plan, scan_id=window.scan_id)
-        runs = filter(finder.is_ours, within)
+        runs = filter(self._workflows.is_ours, within)
         tally = _Tally()
         for one in chain(
             undelivered_runs(window, self._settings), self._found(runs, finder, remarks, tally, submit, report)

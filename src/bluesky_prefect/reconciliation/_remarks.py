@@ -40,6 +40,10 @@ class Remarks:
         if problem := spec_problem(catalog.raw, catalog.name):
             self._tell(problem)
 
+    def on_unknown_memory(self, problem: str) -> None:
+        """Tell that nobody knows how far back Prefect remembers."""
+        self._tell(problem)
+
     def on_clocks(self, server_s: float, ours_s: float, address: str | None) -> None:
         """Tell whether the clocks of Prefect at an address and of this machine are apart (seconds since the epoch)."""
         apart_s = abs(server_s - ours_s)

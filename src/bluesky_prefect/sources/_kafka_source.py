@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _COMMIT_EVERY_S = 1.0
+# How far the group has come is noted here as well, for when Kafka has forgotten it: what was read since is read again.
+_NOTE_EVERY_S = 60.0
 _AGAIN_S = 2.0
 _ANSWER_S = 10.0
 # What tells two attempts of Kafka's client apart in its log, and no two troubles: after how long, by which thread.
@@ -84,6 +86,7 @@ class KafkaSource:
         self._offsets: dict[tuple[str, int], PartitionOffsets] = {}
         self._committed: dict[tuple[str, int], int] = {}
         self._commit_at = 0.0
+        self._note_at = 0.0
         self._reminders = Reminders(logger, time.monotonic)
         self._told_by_client = Reminders(logging.getLogger("kafka"), time.monotonic)
         self._is_away = False
@@ -127,7 +130,10 @@ class KafkaSource:
             self._take(consumer, consumer.poll(_POLL_S), finish)
             if time.monotonic() >= self._commit_at:
                 self._commit(consumer, asynchronous=True)
+            if time.monotonic() >= self._note_at:
+                self._note_reached()
         self._commit(consumer)
+        self._note_reached()
 
     def _ends_now(self, consumer: Any, new: Sequence[str]) -> dict[tuple[str, int], int]:
         """Return where the partitions end that are there now, by topic and number, of topics that are new here."""
@@ -220,9 +226,11 @@ class KafkaSource:
         if not places:
             return
         try:
-            consumer.commit(offsets=places, asynchronous=asynchronous)
+            committed = consumer.commit(offsets=places, asynchronous=asynchronous)
         except KafkaException as error:
             self._told_of_commit(error)
+        else:
+            self._note_commit(None, committed or [])
 
     def _note_commit(self, error: Any, partitions: list[Any]) -> None:
         if error is not None:
@@ -232,6 +240,13 @@ class KafkaSource:
             if one.error is None:
                 self._committed[one.topic, one.partition] = one.offset
 
+    def _note_reached(self) -> None:
+        self._note_at = time.monotonic() + _NOTE_EVERY_S
+        try:
+            self._known.reached(self._committed)
+        except OSError as error:
+            self._told_of_commit(error)
+
     def _told_of_commit(self, error: Any) -> None:
         self._reminders.tell(
             "commit", logging.WARNING, "How far Kafka was read cannot be kept; it is tried again: %s", error
@@ -239,6 +254,7 @@ class KafkaSource:
 
     def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
         self._commit(consumer)
+        self._note_reached()
         self._lost(consumer, partitions)
 
     def _lost(self, consumer: Any, partitions: list[Any]) -> None:

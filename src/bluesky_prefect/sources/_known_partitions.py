@@ -1,4 +1,4 @@
-"""The offsets at which a group began to read partitions of Kafka, kept over its listeners' restarts."""
+"""The offsets at which a group goes on to read partitions of Kafka, kept over its listeners' restarts."""
 
 import hashlib
 import json
@@ -10,10 +10,11 @@ from bluesky_prefect.core import write_whole
 
 
 class KnownPartitions:
-    """Offsets at which a group began, by topic and number of the partition, in a file of the group.
+    """Offsets at which a group began, or to which it has come, by topic and partition, in a file of the group.
 
     They matter where Kafka knows no offset of the group: it was killed before it committed any, or Kafka has forgotten
-    it, as it does after a week without a listener.
+    it, as it does after a week without a listener. By then the outbox, and Prefect, may know no more of the runs that
+    were read before.
 
     Attributes
     ----------
@@ -40,8 +41,14 @@ class KnownPartitions:
         begun = {f"{topic}/{partition}": offset for (topic, partition), offset in ends.items()}
         self._keep(self.topics.union(topics), {**begun, **self._begun})
 
+    def reached(self, offsets: Mapping[tuple[str, int], int]) -> None:
+        """Take note of how far the group has come, by topic and number of the partition; raises `OSError` likewise."""
+        reached = {f"{topic}/{partition}": offset for (topic, partition), offset in offsets.items()}
+        if not reached.items() <= self._begun.items():
+            self._keep(self.topics, {**self._begun, **reached})
+
     def begin(self, topic: str, partition: int, offset: int) -> int:
-        """Return where the group began this partition, and remember `offset` for it if that is now.
+        """Return where the group goes on in this partition, and remember `offset` for it if it is new.
 
         Raises
         ------

@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+# Of more runs the callback remembers no start document either, of which half have not stopped.
+MOST_BEGUN = 2000
+
 
 @dataclass
 class PartitionOffsets:
@@ -33,6 +36,8 @@ class PartitionOffsets:
     def start(self, uid: str, offset: int) -> None:
         """Take note of a run's start document."""
         self.begun.setdefault(uid, (offset, self.clock()))
+        if len(self.begun) > MOST_BEGUN:
+            del self.begun[next(iter(self.begun))]
 
     def stop(self, uid: str) -> None:
         """Take note of a run's stop document."""

@@ -3,12 +3,13 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from bluesky_prefect.core import error_line, write_whole
+from bluesky_prefect.tiled_api import StoredRun
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,29 @@ class SeenRuns:
                 catalog,
                 ", ".join(map(_catalog_in, others)),
             )
+
+    def new_among(self, runs: Iterable[StoredRun]) -> Iterator[StoredRun]:
+        """Yield those that were not there at the last look, of all runs of the catalog, newest first.
+
+        Where somebody has deleted most of those that are known, there may be few of them in a row, and no end. Then
+        what comes after the last one is older, unless all that there was is known.
+        """
+        knows_all = len(self.newest) < self.MOST
+        in_a_row, held, met = 0, list[StoredRun](), False
+        for run in runs:
+            if run.key in self.newest:
+                yield from held
+                in_a_row, held, met = in_a_row + 1, [], True
+                if in_a_row == IN_A_ROW:
+                    return
+            elif knows_all or not met:
+                in_a_row = 0
+                yield run
+            else:
+                in_a_row = 0
+                held.append(run)
+                if len(held) > self.MOST:
+                    return
 
     def complete(self, newest: Iterable[str], begun: Iterable[str]) -> None:
         """Take note of a complete look: the runs that it met, newest first, and those among them that go on."""

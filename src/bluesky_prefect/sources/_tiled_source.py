@@ -77,6 +77,8 @@ class TiledSource:
         self._seen: SeenRuns | None = None
         # Keys of runs that the stream tells of; None wakes who waits.
         self._told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # Keys of those that came while it told; each operation on a dictionary is one.
+        self._begun: dict[str, None] = {}
         self._taken: dict[str, None] = {}
         self._tries_of_files: dict[str, int] = {}
         self._stream: RunStream | None = None
@@ -151,8 +153,13 @@ class TiledSource:
     def _open_stream(self, catalog: Catalog) -> None:
         self._close_stream()
         self._stream_at = time.monotonic() + _STREAM_AGAIN_S
-        self._stream = RunStream(catalog, self._told.put, self._stream_ended)
+        self._stream = RunStream(catalog, self._note_begun, self._told.put, self._stream_ended)
         self._stream.start()
+
+    def _note_begun(self, key: str) -> None:
+        self._begun[key] = None
+        if len(self._begun) > _MOST_TAKEN:
+            self._begun.pop(next(iter(self._begun)), None)
 
     def _note_stream(self) -> None:
         """Tell that the stream is back once it lasts, so that its next end is told of, too."""
@@ -177,7 +184,11 @@ class TiledSource:
         self._told.put(None)
 
     def _wait(self, catalog: Catalog, seen: SeenRuns, until: float, finish: threading.Event) -> None:
-        """Hand over what the stream tells of, until a time, or until the stream ends."""
+        """Hand over what the stream tells of, until a time, or until the stream ends.
+
+        A run that nobody saw begin may be an old one whose metadata somebody edits: a look, soon, knows.
+        """
+        began = time.monotonic()
         key: str | None = ""
         while key is not None and not finish.is_set():
             keys: dict[str, None] = {}
@@ -190,7 +201,13 @@ class TiledSource:
             except queue.Empty:
                 if not keys:
                     return
-            self._hand_over(catalog, runs_with_uids(catalog, [one for one in keys if one not in self._taken]), seen)
+            begun = [one for one in keys if one in self._begun or one in seen.open]
+            if not keys.keys() <= {*begun, *self._taken, *seen.newest}:
+                until = min(until, began + self._settings.listen_every_s)
+            new = [one for one in begun if one not in self._taken]
+            self._hand_over(catalog, runs_with_uids(catalog, new), seen)
+            if time.monotonic() >= until:
+                return
 
     def _look(self, catalog: Catalog, seen: SeenRuns) -> None:
         """Hand over what has stopped since the last complete look, the newest first."""
@@ -199,23 +216,20 @@ class TiledSource:
         else:
             met: list[str] = []
             left: list[str] = []
-            in_a_row = 0
-            for run in self._noted(newest_runs(catalog)):
-                in_a_row = in_a_row + 1 if run.key in seen.newest else 0
-                if in_a_row == IN_A_ROW:
-                    break
-                if not in_a_row:
-                    met.append(run.key)
-                    self._hand_over(catalog, [run], seen)
-                    # Now: of many runs the first are no longer remembered as taken at the end.
-                    if run.key not in self._taken:
-                        left.append(run.key)
+            for run in seen.new_among(self._noted(newest_runs(catalog))):
+                met.append(run.key)
+                self._hand_over(catalog, [run], seen)
+                # Now: of many runs the first are no longer remembered as taken at the end.
+                if run.key not in self._taken:
+                    left.append(run.key)
             self._hand_over(catalog, runs_with_uids(catalog, seen.next_open(_OPEN_AT_ONCE)), seen)
             seen.complete(met, [key for key in left if key not in self._taken])
         if self._since_s is not None:
-            found = list(self._noted(runs_between(catalog, self._since_s, None)))
-            logger.info("Since the time asked for %s stopped", counted(sum(bool(run.stop) for run in found), "run"))
-            self._hand_over(catalog, found, seen)
+            many = 0
+            for run in self._noted(runs_between(catalog, self._since_s, None)):
+                many += bool(run.stop)
+                self._hand_over(catalog, [run], seen)
+            logger.info("Since the time asked for %s stopped", counted(many, "run"))
             self._since_s = None
         self._save(seen)
         self._signals.tiled.up()
@@ -261,6 +275,7 @@ class TiledSource:
             except Exception as error:  # noqa: BLE001 - the other runs go on; reconciliation finds this one
                 logger.error("Run %s could not be handed over: %s", run.uid, error_and_place(error))
             seen.stopped(run.key)
+            self._begun.pop(run.key, None)
             self._tries_of_files.pop(run.uid, None)
             self._taken[run.key] = None
             if len(self._taken) > _MOST_TAKEN:

@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 
 _AGAIN_S = 1.0
 _POLL_MS = 100
+# A firewall that forgets a connection, or a host that is gone, tells nobody: so long after the last sign of life it is
+# closed. Of a host that stands still for less, nothing is lost.
+_SIGN_OF_LIFE_MS = 60_000
+_ASKED_MEANWHILE = 6
 # Larger than any document. 0MQ closes the connection to who sends more, for good.
 _MAX_MESSAGE = 1 << 30
 
@@ -85,6 +89,8 @@ class ZMQSource:
         monitor = socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         try:
             socket.setsockopt(zmq.MAXMSGSIZE, _MAX_MESSAGE)
+            socket.setsockopt(zmq.HEARTBEAT_IVL, _SIGN_OF_LIFE_MS // _ASKED_MEANWHILE)
+            socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, _SIGN_OF_LIFE_MS)
             # What follows a prefix is a space.
             socket.setsockopt(zmq.SUBSCRIBE, f"{self._prefix} ".encode() if self._prefix else b"")
             address = self._address if "://" in self._address else f"tcp://{self._address}"

@@ -20,20 +20,30 @@ class RunStream:
 
     Parameters
     ----------
+    begun : callable
+        Is called, on another thread, with the key of each run that comes to the catalog.
     stopped : callable
-        Is called, on another thread, with the key of each run whose metadata has a stop document.
+        Is called likewise for each that has a stop document when it comes, or when its metadata change: so it is also
+        where somebody edits those of an old one.
     ended : callable
         Is called with the reason when the stream ends by itself.
     """
 
-    def __init__(self, catalog: Catalog, stopped: Callable[[str], None], ended: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        begun: Callable[[str], None],
+        stopped: Callable[[str], None],
+        ended: Callable[[str], None],
+    ) -> None:
+        self._begun = begun
         self._stopped = stopped
         self._ended = ended
         with tiled_errors(catalog.name):
             self._subscription: Any = catalog.raw.subscribe()
         # They are held weakly there.
         self._subscription.child_metadata_updated.add_callback(self._look)
-        self._subscription.child_created.add_callback(self._look)
+        self._subscription.child_created.add_callback(self._note_begun)
         self._thread = threading.Thread(target=self._run, name="tiled-run-stream", daemon=True)
         self._closed = False
 
@@ -52,6 +62,10 @@ class RunStream:
         # It waits for a server that may not answer; the thread is of no harm then.
         threading.Thread(target=self._subscription.disconnect, daemon=True).start()
         self._thread.join(_CLOSE_S)
+
+    def _note_begun(self, update: Any) -> None:
+        self._begun(update.key)
+        self._look(update)
 
     def _look(self, update: Any) -> None:
         if (update.metadata or {}).get("stop"):

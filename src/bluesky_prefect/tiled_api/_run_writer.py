@@ -1,8 +1,10 @@
 """Documents written to Tiled as a run: piece by piece while it goes on, or as a whole."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from http import HTTPStatus
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from bluesky_prefect.core import REFUSED_STATUSES, BlueskyPrefectError
@@ -106,13 +108,21 @@ class RunWriter:
         for name, doc in documents:
             self._put(name, doc, _WHOLE)
 
-    def write_unfinished(self, documents: Sequence[Document]) -> None:
-        """Write all there is of a run that has no stop document."""
-        unpacked = _merged(_unpacked(documents))
-        due = {doc["descriptor"]: index for index, (name, doc) in enumerate(unpacked) if name == "event"}.values()
-        has_resources = any(name == "resource" for name, _ in unpacked)
-        for index, (name, doc) in enumerate(unpacked):
-            self._put(name, doc, 1 if has_resources or name == "stream_datum" or index in due else _WHOLE)
+    def write_unfinished(self, pieces: Callable[[], Iterable[Sequence[Document]]]) -> None:
+        """Write all there is of a run that has no stop document; `pieces` returns that, each time that it is called."""
+        left: Counter[str] = Counter()
+        has_resources = False
+        for name, doc in _unpacked(chain.from_iterable(pieces())):
+            has_resources |= name == "resource"
+            if name == "event":
+                left[doc["descriptor"]] += 1
+        for piece in pieces():
+            for name, doc in _merged(_unpacked(piece)):
+                at_once = has_resources or name == "stream_datum"
+                if name == "event":
+                    left[doc["descriptor"]] -= 1
+                    at_once |= not left[doc["descriptor"]]
+                self._put(name, doc, 1 if at_once else _WHOLE)
         self.check_rows()
 
     def check_rows(self) -> None:

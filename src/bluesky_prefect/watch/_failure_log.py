@@ -36,8 +36,9 @@ class FailureLog:
         self._settings = settings
         self._clock = clock
         self._all_at = float("-inf")
-        self._sent = 0
-        self._known: set[str] = set()
+        # When the last of those that are known was sent, in seconds since the epoch. While a clock that was set back is
+        # behind that, what fails is found with all others.
+        self._sent_until = 0.0
         # Flow runs that were sent from here and have not ended, as far as known; a dictionary holds them in order.
         self._outstanding: dict[str, None] = {}
         self._path = settings.state_directory / "failures.json"
@@ -57,7 +58,7 @@ class FailureLog:
             while not finish.wait(_POLL_S):
                 try:
                     with existing_outbox(self._settings.outbox_path) as outbox:
-                        if outbox is None or not outbox.counts().sent:
+                        if outbox is None or not outbox.sent_after(0.0, 1):
                             continue  # nothing of this state directory can have failed
                         api = api or opened.enter_context(PrefectApi(self._settings.request_timeout_s))
                         self.look(outbox, api)
@@ -67,7 +68,14 @@ class FailureLog:
                     logger.debug("Not looked for failures, and going on: %s", error_and_place(error))
 
     def look(self, outbox: Outbox, api: PrefectApi) -> None:
+        """Look once, and write what is new to the file; for errors see `found`."""
+        if (found := self.found(outbox, api)) is not None:
+            self._write(found)
+
+    def found(self, outbox: Outbox, api: PrefectApi) -> list[tuple[WorkflowStatus, float]] | None:
         """Look once at what is outstanding, and for all failures if one of these has failed or it is time for that.
+
+        Returns None if it was not looked for these; see `read`.
 
         Raises
         ------
@@ -78,17 +86,20 @@ class FailureLog:
         """
         self._note_sent(outbox)
         if not self._has_failed(api) and self._clock() < self._all_at:
-            return
-        self._write(last_failures(api, MAX_FAILURES, beamline=self._settings.beamline))
+            return None
+        found = last_failures(api, MAX_FAILURES, beamline=self._settings.beamline)
         self._all_at = self._clock() + _ALL_EVERY_S
+        return found
 
     def _note_sent(self, outbox: Outbox) -> None:
-        """Take note of what was sent from here since the last look, of a backlog what was put in last."""
-        if (many := outbox.counts().sent) == self._sent:
+        """Take note of what was sent from here since the last look, of a backlog what was sent last."""
+        if not (newest := outbox.sent_after(self._sent_until, _MAX_OUTSTANDING)):
             return
-        newest = [one.flow_run_id for one in outbox.entries(state="sent", limit=_MAX_OUTSTANDING) if one.flow_run_id]
-        self._outstanding.update(dict.fromkeys(one for one in newest if one not in self._known))
-        self._sent, self._known = many, set(newest)
+        self._sent_until = newest[0][1]
+        self._outstanding.update(dict.fromkeys(one for one, _ in reversed(newest) if one))
+        # Where no worker is there for days; what is not among these is found with all others.
+        for one in list(self._outstanding)[:-_MAX_OUTSTANDING]:
+            del self._outstanding[one]
 
     def _has_failed(self, api: PrefectApi) -> bool:
         """Return whether a flow run of those outstanding has ended without success; others are asked for each time."""

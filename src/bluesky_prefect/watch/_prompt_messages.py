@@ -20,8 +20,7 @@ from bluesky_prefect.courier import running_courier
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Outbox, StoppedRun, existing_outbox, stopped_runs
 from bluesky_prefect.prefect_api import PrefectApi, probable_ui_url, runs_url, search_url
-from bluesky_prefect.watch._failure_log import MAX_FAILURES, FailureLog
-from bluesky_prefect.watch._listing import last_failures
+from bluesky_prefect.watch._failure_log import FailureLog
 from bluesky_prefect.watch._workflow_status import WorkflowStatus
 
 logger = logging.getLogger(__name__)
@@ -131,9 +130,9 @@ class PromptMessages:
                 # Nothing was ever sent from here: there is nothing to ask Prefect for.
                 if outbox is not None:
                     self._look_at_what_waits(outbox)
-                    of = self._settings.beamline
-                    found = last_failures(api, MAX_FAILURES, beamline=of) if api else self._log.read()
-                    self._look_for_failures(outbox, found)
+                    found = self._log.found(outbox, api) if api else self._log.read()
+                    if found is not None:
+                        self._look_for_failures(outbox, found)
         except (OutboxError, PrefectUnavailable) as error:
             logger.debug("Not looked: %s", error)
         except Exception as error:  # noqa: BLE001 - a thread that ends here would never tell anything again
@@ -166,7 +165,7 @@ class PromptMessages:
                     self.look(api)
 
     def _look_at_what_waits(self, outbox: Outbox) -> None:
-        if not (many := outbox.counts().waiting):
+        if not outbox.has_waiting():
             self._told_of_waiting = False
             self._held_up = set()
             with self._lock:
@@ -180,6 +179,7 @@ class PromptMessages:
         reasons = [one.reason for one in stuck if one.reason]
         if reasons and not self._told_of_waiting:
             self._told_of_waiting = True
+            many = outbox.counts().waiting
             what = "1 submission is" if many == 1 else f"{many} submissions are"
             reason = one_line(reasons[0], 2 * _REASON_LENGTH)
             with self._lock:

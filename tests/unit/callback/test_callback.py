@@ -21,8 +21,8 @@ from bluesky import preprocessors as bpp
 from bluesky.utils import RunEngineInterrupted
 from ophyd.sim import SynAxis, SynGauss, img
 
-from bluesky_prefect import Outbox, PrefectCallback, Settings, Workflow, succeeded
-from bluesky_prefect.callback import _callback as callback_module
+from bluesky_prefect import Outbox, PrefectCallback, Settings, Workflow, WorkflowList, succeeded
+from bluesky_prefect.callback import _open_runs
 from bluesky_prefect.callback._recent_runs import RecentRuns
 from bluesky_prefect.core import _submission as submission_module
 from bluesky_prefect.core import jsonable
@@ -45,8 +45,9 @@ def settings(tmp_path):
 def make_callback(settings):
     made = []
 
-    def make(workflows="my-workflow/local", **changes):
-        callback = PrefectCallback(workflows, settings=settings.model_copy(update=changes))
+    def make(workflows="my-workflow/local", only_ours=False, **changes):
+        changed = settings.model_copy(update=changes)
+        callback = PrefectCallback(workflows, settings=changed, only_ours=only_ours)
         made.append(callback)
         return callback
 
@@ -413,6 +414,26 @@ def take_a_run(callback, uid="u", **start):
     callback("stop", {"run_start": uid})
 
 
+def _is_srx(run):
+    return run.start["beamline_id"] == "srx"
+
+
+def test_where_documents_are_of_several_beamlines_only_ours_start_something(make_callback, caplog):
+    callback = make_callback(WorkflowList("a/b", ours=_is_srx), only_ours=True)
+    take_a_run(callback, "x", beamline_id="srx")
+    take_a_run(callback, "y", beamline_id="hxn")
+    take_a_run(callback, "nobody-knows")
+    callback("stop", {"run_start": "no-start"})
+    assert {one.run_uid for one in callback.outbox.entries()} == {"x", "nobody-knows", "no-start"}
+    assert "Run nobody-knows is taken for one of ours" in caplog.text
+
+
+def test_a_session_s_own_runs_are_the_beamline_s(make_callback):
+    callback = make_callback(WorkflowList("a/b", ours=_is_srx))
+    take_a_run(callback, beamline_id="hxn")
+    assert callback.outbox.counts() == OutboxCounts(waiting=1)
+
+
 def test_workflows_that_refused_the_run_are_known_with_the_others(make_callback):
     callback = make_callback(["a/b", Workflow("c/d", when=lambda run: False)])
     take_a_run(callback, scan_id=7, plan_name="count", large="x" * 10_000)
@@ -564,7 +585,7 @@ def test_a_second_stop_doubles_nothing(make_callback, caplog):
 def test_a_late_stop_of_a_run_that_was_dropped_sees_its_start(make_callback):
     callback = make_callback()
     callback("start", {"uid": "late", "prefect": False})
-    for number in range(callback_module.MAX_OPEN_RUNS):
+    for number in range(_open_runs.MAX_OPEN_RUNS):
         callback("start", {"uid": str(number)})
     callback("stop", {"run_start": "late"})
     assert callback.outbox.entries() == []
@@ -665,11 +686,23 @@ def test_at_the_start_a_disk_that_refuses_is_told_once(make_callback, tmp_path, 
 
 def test_runs_that_never_stop_do_not_pile_up(make_callback, caplog):
     callback = make_callback()
-    for number in range(callback_module.MAX_OPEN_RUNS + 10):
+    for number in range(_open_runs.MAX_OPEN_RUNS + 10):
         callback("start", {"uid": str(number)})
-    assert len(callback._open_runs) == callback_module.MAX_OPEN_RUNS
+    assert len(callback._open_runs) == _open_runs.MAX_OPEN_RUNS
     callback("stop", {"run_start": "0"})
     assert len(entries(callback)) == 1
+
+
+def test_large_runs_that_never_stop_take_no_more_memory_than_a_few(make_callback, monkeypatch):
+    monkeypatch.setattr(_open_runs, "_MAX_BYTES", 1_000_000)
+    callback = make_callback()
+    for number in range(30):
+        callback("start", {"uid": str(number), "text": "x" * 100_000})
+        callback("stream_resource", {"run_start": str(number), "uri": f"file://localhost/{'y' * 100_000}"})
+    assert len(callback._open_runs) <= 5
+    callback("stop", {"run_start": "0"})
+    callback("stop", {"run_start": "29"})
+    assert [len(one.submission.start["text"]) for one in entries(callback)] == [100_000] * 2
 
 
 def test_events_touch_neither_the_disk_nor_the_open_runs(make_callback, settings):

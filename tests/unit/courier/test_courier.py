@@ -2,9 +2,11 @@
 
 import errno
 import json
+import logging
 import threading
 import time
-from contextlib import closing
+from collections import deque
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import pytest
 
 from bluesky_prefect.core import Settings
 from bluesky_prefect.courier import JournalCourier
-from bluesky_prefect.courier._journal_sender import JournalSender
+from bluesky_prefect.courier._journal_sender import JournalSender, RunRefused
 from bluesky_prefect.journal import Journal, JournalDirectory, JournalReader
 from bluesky_prefect.metrics import Signals
+from bluesky_prefect.tiled_api._run_writer import RunWriter
 from tests.services.prefect_process import wait_until
 
 
@@ -131,6 +134,20 @@ def test_two_journals_of_one_run_go_to_tiled_one_after_the_other(settings, couri
     assert written == ["one.journal", "one.1.journal", "one.2.journal"]
 
 
+def test_a_run_that_has_arrived_is_not_looked_for_again_and_a_copy_of_it_is(settings, courier, monkeypatch, caplog):
+    caplog.set_level(logging.INFO)
+    # So that its threads come round before the directory is looked at again.
+    monkeypatch.setattr("bluesky_prefect.courier._courier._LOOK_EVERY_S", 0.5)
+    monkeypatch.setattr(JournalSender, "_write_whole", lambda sender, *_: sender._is_whole())
+    directory = JournalDirectory(settings.journals_path)
+    courier.start()
+    for _ in range(2):
+        _recorded(settings, "one").close()
+        wait_until(lambda: not directory.waiting(), 10)
+    time.sleep(0.3)
+    assert "was not told" not in caplog.text
+
+
 def test_a_thread_that_hangs_at_a_run_is_told_of(settings, monkeypatch):
     now = [1_000.0]
     signals = Signals(lambda: now[0])
@@ -162,6 +179,50 @@ def test_a_run_that_goes_on_is_read_in_pieces_of_so_many_bytes(settings, monkeyp
     sender = JournalSender(settings.journals_path / "one.journal")
     with closing(JournalReader(sender.path)) as reader:
         pieces = [len(piece) for piece in iter(lambda: sender._read(reader), [])]
+    assert sum(pieces) == 51
+    assert max(pieces) <= 11
+
+
+@pytest.mark.parametrize("moment", ["soon", None, True, float("nan")])
+def test_a_stop_document_without_a_time_that_is_one_delivers_its_run(settings, courier, monkeypatch, caplog, moment):
+    caplog.set_level(logging.INFO)
+
+    def write(_writer, documents):
+        deque(documents, 0)
+        _writer._whole()
+
+    monkeypatch.setattr(RunWriter, "write", write)
+    monkeypatch.setattr(RunWriter, "_new_writer", lambda _: None)
+    journal = _recorded(settings, "one")
+    journal.append("stop", {"run_start": "one", "time": moment})
+    journal.close()
+    courier.start()
+    wait_until(lambda: "Run one is in Tiled" in caplog.text, 10)
+    assert "tried again" not in caplog.text
+
+
+@pytest.mark.parametrize("end", [b"", bytes(100)])
+def test_a_run_that_has_no_stop_is_written_in_pieces_of_so_many_bytes_as_far_as_it_is_whole(settings, monkeypatch, end):
+    monkeypatch.setattr("bluesky_prefect.courier._journal_sender._MAX_BYTES", 10_000)
+    pieces = []
+
+    def write(writer, read):
+        # As it does: once to count, and once more to write.
+        pieces.extend(map(len, read()))
+        assert [len(piece) for piece in read()] == pieces
+
+    monkeypatch.setattr(RunWriter, "write_unfinished", write)
+    monkeypatch.setattr(RunWriter, "write", lambda _, documents: deque(documents, 0))
+    monkeypatch.setattr(RunWriter, "_new_writer", lambda _: None)
+    journal = _recorded(settings, "one")
+    for number in range(50):
+        journal.append("event", {"uid": str(number), "data": {"det": "x" * 1000}})
+    journal.close()
+    sender = JournalSender(settings.journals_path / "one.journal")
+    with sender.path.open("ab") as file:
+        file.write(end)
+    with pytest.raises(RunRefused, match="damaged") if end else nullcontext():
+        sender.step(None)
     assert sum(pieces) == 51
     assert max(pieces) <= 11
 

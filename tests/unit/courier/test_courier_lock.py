@@ -9,6 +9,7 @@ import pytest
 from bluesky_prefect import Settings
 from bluesky_prefect.courier import CourierRuns, running_courier
 from bluesky_prefect.courier._courier_lock import is_theirs, only_courier
+from tests.services.full_disk import full_disk
 
 _HOLD = """
 import sys
@@ -45,6 +46,17 @@ def test_a_courier_is_seen_as_long_as_it_lives_and_there_is_one(settings):
     assert running_courier(settings) is None
     with only_courier(settings, prefect=None, tiled=""):
         assert running_courier(settings) is not None
+
+
+def test_a_courier_starts_on_a_full_disk_which_it_is_to_make_room_on(settings, caplog):
+    with only_courier(settings, prefect="http://p/api", tiled=""):
+        pass
+    with full_disk(), only_courier(settings, prefect="http://p/api", tiled=""):
+        found = running_courier(settings)
+        assert found is not None
+        # Sessions do not rely on one of which they do not know where it sends to.
+        assert found.prefect is None
+    assert "courier.lock cannot be written" in caplog.text
 
 
 def test_those_who_look_keep_no_courier_from_starting(settings):

@@ -28,8 +28,8 @@ class Served:
         self.signals = signals
         self.outbox = outbox
 
-    def get(self, path, accept="*/*"):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Accept": accept})
+    def get(self, path, accept="*/*", **headers):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", headers={"Accept": accept, **headers})
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
                 return answer.status, answer.headers["Content-Type"], answer.read().decode()
@@ -75,6 +75,20 @@ def test_metrics_are_served_as_openmetrics_to_who_asks_for_that(open_process):
 def test_single_metrics_can_be_asked_for(open_process):
     _, _, text = open_process().get("/metrics?name[]=bluesky_prefect_healthy")
     assert [family.name for family in text_string_to_metric_families(text)] == ["bluesky_prefect_healthy"]
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+@pytest.mark.parametrize(("host", "status"), [("a.page:{port}", 403), ("localhost:{port}", 200), ("[::1]", 200)])
+def test_a_browser_that_a_page_leads_here_by_another_name_is_told_nothing(open_process, path, host, status):
+    process = open_process()
+    answered, _, text = process.get(path, Host=host.format(port=process.port))
+    assert answered == status
+    assert (status == 200) is ("healthy" in text or "waiting" in text)
+
+
+def test_where_metrics_are_served_to_other_machines_any_name_will_do(open_process):
+    process = open_process(metrics_host="0.0.0.0")
+    assert process.get("/healthz", Host="tst-ws1:9464")[0] == 200
 
 
 def test_health_is_200_while_the_process_does_its_work(open_process):

@@ -141,6 +141,25 @@ def test_a_request_that_is_refused_will_not_be_repeated(create, status):
         create(status, json.dumps({"detail": "too bad"}).encode())
 
 
+@pytest.mark.parametrize("status", [302, 400, 402, 405, 407, 410, 421, 422, 426, 451])
+def test_an_answer_of_something_between_here_and_prefect_is_no_refusal(create, status):
+    with pytest.raises(PrefectUnavailable, match=f"{status}.*nothing of what was asked") as error:
+        create(status, b"<html>We are back soon.</html>")
+    assert not error.value.submission_specific
+
+
+@pytest.mark.parametrize(("status", "said"), [(402, "Pay first"), (405, "Method Not Allowed")])
+def test_what_tells_nothing_of_a_submission_refuses_none(create, status, said):
+    # A redirection from http to https makes GET of POST, which Prefect itself answers so.
+    with pytest.raises(PrefectUnavailable, match=said):
+        create(status, json.dumps({"detail": said}).encode())
+
+
+def test_a_request_that_is_too_large_for_a_proxy_will_not_be_repeated(create):
+    with pytest.raises(SubmissionRefused, match="413"):
+        create(413, b"<html>Request Entity Too Large</html>")
+
+
 @pytest.mark.parametrize("status", [409, 422, 500, 503])
 def test_no_answer_of_a_server_adds_a_line_to_what_is_told(create, status):
     with pytest.raises((SubmissionRefused, PrefectUnavailable)) as error:

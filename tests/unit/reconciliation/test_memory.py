@@ -33,7 +33,7 @@ def vacuum(enabled, period="P90D"):
 
 
 def days_back(answer, **settings):
-    return (NOW - remembered_since(ToldPrefect(answer), Settings(**settings), NOW)) / DAY_S
+    return (NOW - remembered_since(ToldPrefect(answer), Settings(**settings), NOW, pytest.fail)) / DAY_S
 
 
 @pytest.mark.parametrize("enabled", [["events", "flow_runs"], ["flow_runs"], True])
@@ -56,7 +56,16 @@ def test_what_else_deletes_flow_runs_counts_where_that_is_sooner():
     assert days_back(vacuum(True, "P10D"), flow_runs_kept_days=30) == pytest.approx(9.0)
 
 
-@pytest.mark.parametrize("answer", [401, 500, vacuum(True, "soon"), vacuum(True, None)])
+def test_a_server_that_fails_at_the_question_is_told_of_and_runs_are_compared():
+    warned = []
+    assert remembered_since(ToldPrefect(500), Settings(), NOW, warned.append) == -math.inf
+    [remark] = warned
+    assert "does not tell how long it keeps flow runs" in remark
+    assert "BLUESKY_PREFECT_FLOW_RUNS_KEPT_DAYS" in remark
+    assert days_back(500, flow_runs_kept_days=30) == pytest.approx(29.0)
+
+
+@pytest.mark.parametrize("answer", [401, 503, vacuum(True, "soon"), vacuum(True, None)])
 def test_without_an_answer_nothing_is_compared(answer):
     with pytest.raises(PrefectUnavailable):
         days_back(answer)

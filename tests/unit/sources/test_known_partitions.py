@@ -43,3 +43,21 @@ def test_a_file_of_an_earlier_version_names_no_topics(tmp_path):
     path.write_text('{"group": "a-group", "begun": {"topic/0": 7}}')
     known = KnownPartitions(tmp_path, "a-group")
     assert (known.topics, known.begin("topic", 0, 9)) == (set(), 7)
+
+
+def test_a_group_goes_on_where_it_was_if_kafka_has_forgotten_that(tmp_path):
+    known = KnownPartitions(tmp_path, "a-group")
+    known.listen(["topic"], {("topic", 0): 7, ("topic", 1): 8})
+    known.reached({("topic", 0): 20})
+    known = KnownPartitions(tmp_path, "a-group")
+    assert (known.begin("topic", 0, 0), known.begin("topic", 1, 0)) == (20, 8)
+
+
+def test_what_is_known_already_is_not_written_again(tmp_path):
+    known = KnownPartitions(tmp_path, "a-group")
+    known.reached({("topic", 0): 20})
+    [path] = tmp_path.iterdir()
+    path.unlink()
+    known.reached({("topic", 0): 20})
+    known.reached({})
+    assert not list(tmp_path.iterdir())

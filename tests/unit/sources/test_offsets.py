@@ -3,7 +3,16 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesky_prefect.sources._offsets import PartitionOffsets
+from bluesky_prefect.sources._offsets import MOST_BEGUN, PartitionOffsets
+
+
+def test_runs_that_never_stop_hold_nothing_up_beyond_a_number():
+    offsets = PartitionOffsets(0)
+    for number in range(MOST_BEGUN + 10):
+        offsets.start(f"run-{number}", number)
+        offsets.handled(number)
+    assert len(offsets.begun) == MOST_BEGUN
+    assert offsets.may_commit(60) == 10
 
 
 def test_a_run_that_goes_on_holds_the_offset_of_its_start():

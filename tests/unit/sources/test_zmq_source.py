@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import socket
 import threading
+from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
@@ -24,16 +26,63 @@ class Taken:
         self.uids.append(doc["uid"])
 
 
-class Stage:
-    """A publisher, and a source that listens to it in a thread."""
+class Line:
+    """A line to a port of this machine, which a firewall may forget: neither end hears of that, and new ones pass."""
 
-    def __init__(self, directory, **options) -> None:
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._forgotten: set[socket.socket] = set()
+        self._ends: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def forget(self) -> None:
+        """Have what is sent by the connections that are open now get nowhere."""
+        self._forgotten.update(self._ends)
+
+    def close(self) -> None:
+        for one in (self._listener, *self._ends):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(20)
+        for one in (self._listener, *self._ends):
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                here, _ = self._listener.accept()
+                there = socket.create_connection(("127.0.0.1", self._target))
+                self._ends += [here, there]
+                for ends in ((here, there), (there, here)):
+                    self._start(self._pass, *ends)
+
+    def _start(self, target, *ends: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=target, args=ends, daemon=True))
+        self._threads[-1].start()
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while content := source.recv(65536):
+                if source not in self._forgotten:
+                    target.sendall(content)
+
+
+class Stage:
+    """A publisher, and a source that listens to it in a thread, by a line if it is to be one that can be forgotten."""
+
+    def __init__(self, directory, *, by_line: bool = False, **options) -> None:
         self.callback = Taken()
         self.finish = threading.Event()
         self.refused = directory / "refused-messages"
         self._context = zmq.Context()
         self._publisher = self._context.socket(zmq.PUB)
         port = self._publisher.bind_to_random_port("tcp://127.0.0.1")
+        self.line = Line(port) if by_line else None
+        port = self.line.port if self.line else port
         self.source = ZMQSource(self.callback, f"127.0.0.1:{port}", RefusedMessages(self.refused), **options)
         self.thread = threading.Thread(target=self.source.run, args=[self.finish])
         self.thread.start()
@@ -59,6 +108,8 @@ class Stage:
         self.finish.set()
         self.thread.join(20)
         self._context.destroy(0)
+        if self.line:
+            self.line.close()
 
 
 def start(uid: str, prefix: bytes = b"") -> bytes:
@@ -149,6 +200,15 @@ def test_a_message_that_is_larger_than_any_document_is_not_read_and_those_after_
     wait_until(lambda: one.publish(start("after it")) or "after it" in one.callback.uids, 20)
     assert not one.refused.exists()
     wait_until(lambda: one.publish(b" start " + b"x" * 50_000) or one.refused.exists(), 20)
+
+
+def test_a_connection_that_a_firewall_has_forgotten_is_made_anew(stage, monkeypatch, caplog):
+    monkeypatch.setattr(_zmq_source, "_SIGN_OF_LIFE_MS", 300)
+    one = stage(by_line=True)
+    one.connect()
+    one.line.forget()
+    wait_until(lambda: one.publish(start("after it")) or "after it" in one.callback.uids, 20)
+    assert "was closed, and is made anew" in caplog.text
 
 
 def test_it_ends_when_it_is_told_to_and_leaves_no_thread(stage):

@@ -70,7 +70,7 @@ def test_a_uid_that_is_another_path_in_tiled_is_refused_before_anything_is_asked
     with pytest.raises(UidIsNoKey, match="uid"):
         RunWriter(catalog).write([start])
     with pytest.raises(UidIsNoKey):
-        RunWriter(catalog).write_unfinished([start])
+        RunWriter(catalog).write_unfinished(lambda: [[start]])
     with pytest.raises(CannotFollow):
         RunWriter(catalog).follow([start])
     assert not catalog.asked

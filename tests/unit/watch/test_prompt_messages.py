@@ -2,6 +2,8 @@
 
 import threading
 import time
+from contextlib import closing
+from uuid import uuid4
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -15,6 +17,7 @@ from bluesky_prefect.prefect_api import PrefectApi, runs_url, search_url
 from bluesky_prefect.watch import FailureLog, PromptMessages, WorkflowStatus
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
+from tests.services.prefect_stand_in import PrefectStandIn
 
 WORKFLOW = "my-workflow/local"
 REASON = "Prefect at http://127.0.0.1:4200/api cannot be reached:\nConnectError"
@@ -137,7 +140,7 @@ def test_a_missing_or_broken_outbox_is_not_told_here(settings, api, content):
 
 def test_nobody_waits_for_a_prefect_that_never_answers(settings, outbox):
     refused(outbox, "a")
-    outbox.mark_sent(submission_key("a", WORKFLOW), "id", "name")
+    outbox.mark_sent(submission_key("a", WORKFLOW), str(uuid4()), "name")
     proxy = FaultProxy(9)
     proxy.mode = "black-hole"
 
@@ -153,6 +156,24 @@ def test_nobody_waits_for_a_prefect_that_never_answers(settings, outbox):
     assert thread.is_alive()
     proxy.close()
     thread.join()
+
+
+def test_without_a_courier_prefect_looks_through_failures_once_in_half_a_minute(settings, outbox):
+    refused(outbox, "a")
+    flow_run_id = str(uuid4())
+    outbox.mark_sent(submission_key("a", WORKFLOW), flow_run_id, "name")
+    notices = PromptMessages(settings)
+    with (
+        closing(PrefectStandIn().start()) as prefect,
+        temporary_settings({PREFECT_API_URL: prefect.url}),
+        PrefectApi(5) as api,
+    ):
+        prefect.states[flow_run_id] = "RUNNING"
+        for _ in range(5):
+            notices.look(api)
+        asked = [one["id"]["any_"] for one in prefect.filters if one.get("id")]
+        assert asked == [[flow_run_id]] * 5
+        assert len(prefect.filters) == 6
 
 
 def test_a_run_that_tiled_refuses_is_told_of_once(settings):
