@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,14 @@ import typer
 
 from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.cli._options import BeamlineName, StateDirectory, Workflows, settings_from
-from bluesky_prefect.core import BlueskyPrefectError, ConfigurationError, Settings, StackError, file_of_list
+from bluesky_prefect.core import (
+    BlueskyPrefectError,
+    ConfigurationError,
+    Settings,
+    StackError,
+    file_of_list,
+    load_workflows,
+)
 from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
 
 if TYPE_CHECKING:
@@ -203,11 +211,14 @@ def _list(listed_at: str | None, deployment: str, *, add: bool) -> None:
     """Put a deployment on the list of workflows, or show the line that does."""
     from bluesky_prefect.stack import add_to_list, line_for
 
+    if listed_at and _is_listed(listed_at, deployment):
+        terminal.note(f"It was already on the list of what runs start: {listed_at}")
+        return
     if listed_at and file_of_list(listed_at):
         line = line_for(listed_at, deployment)
         if add:
-            how = "is now" if add_to_list(listed_at, deployment) else "was already"
-            terminal.note(f"It {how} on the list, and starts with the next run that begins: {listed_at}")
+            add_to_list(listed_at, deployment)
+            terminal.note(f"It is now on the list, and starts with the next run that begins: {listed_at}")
         else:
             terminal.note(f"To start it when a run ends, say --add, or add this line to {listed_at}:")
         terminal.show(terminal.out(), line)
@@ -218,3 +229,9 @@ def _list(listed_at: str | None, deployment: str, *, add: bool) -> None:
         raise ConfigurationError(f"It was deployed, but {where} is not a file that --add could write to: add {line}.")
     terminal.note(f"To start it when a run ends, add this to {where}, and start the sessions again:")
     terminal.show(terminal.out(), line)
+
+
+def _is_listed(listed_at: str, deployment: str) -> bool:
+    with suppress(ConfigurationError):  # --add says so
+        return any(one.deployment == deployment for one in load_workflows(listed_at))
+    return False
