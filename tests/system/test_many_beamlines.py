@@ -210,6 +210,23 @@ def test_each_beamline_sees_its_own_scan_2_and_on_request_the_other_s(places):
     assert "Beamline" in tst.run("flows", "--scan", "2")[1]
 
 
+@pytest.mark.parametrize(("name", "options"), [("TST", ()), ("nsls", ("--failed",)), ("nsls", ("--json",))])
+def test_a_beamline_that_prefect_does_not_know_is_told_of_with_those_that_it_knows(places, name, options):
+    code, _, said = places[0].run("flows", "--beamline", name, *options)
+    assert code == 1
+    assert f"Prefect has no deployment and no flow run of a beamline '{name}'. It has those of" in said
+    assert "tst, xpd." in said
+
+
+def test_a_beamline_without_flow_runs_and_one_s_own_are_no_mistake(places):
+    tst, xpd = places
+    for one in (
+        tst.run("flows", "--scan", "77", "--beamline", xpd.name),
+        tst.run("flows", BLUESKY_PREFECT_BEAMLINE="new"),
+    ):
+        assert (one[0], one[1]) == (0, "No flow runs.\n")
+
+
 def test_a_worker_of_its_pool_reads_the_catalog_of_the_beamline(places, stack, tmp_path):
     tst, _ = places
     uid = tst.take_scan_2()
