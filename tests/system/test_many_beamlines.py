@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -126,6 +128,25 @@ def test_deploying_again_changes_nothing_and_says_so(places):
     after = tst.ask("GET", "/work_pools/bluesky-tst"), tst.deployment()["description"]
     assert before[0]["base_job_template"] == after[0]["base_job_template"]
     assert before[1] == after[1]
+
+
+def test_where_nothing_names_a_server_the_running_local_stack_gets_the_deployments(places, stack):
+    tst, _ = places
+    nothing = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TILED_"))}
+    command = [sys.executable, "-m", "bluesky_prefect", "deploy", "--beamline", "srx"]
+    command += ["--state-directory", str(stack.state_directory)]
+
+    def run(*options):
+        done = subprocess.run([*command, *options], env=nothing, capture_output=True, text=True)
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+    code, said = run()
+    assert code == 0, said
+    assert f"The catalog srx/raw of Tiled at {stack.tiled_uri} is ready now." in said
+    assert tst.ask("GET", "/deployments/name/my-workflow/srx")["work_pool_name"] == "bluesky-srx"
+    code, said = run("--reconcile-every", "60")
+    assert code == 1
+    assert "--workflows" in said, "the stack's list is not the beamline's"
 
 
 def test_deploying_a_beamline_twice_at_the_same_moment_succeeds_twice(stack, tmp_path):

@@ -81,3 +81,6 @@ def test_deploy_says_that_runs_start_it_already_and_not_to_add_it(tmp_path, caps
     assert shown.out == ""
     _list(f"{listed}:workflows", "other/local", add=False)
     assert capsys.readouterr().out == 'workflows.append(Workflow("other/local"))\n'
+    listed.write_text("workflows = [")
+    _list(f"{listed}:workflows", "mine/local", add=False)
+    assert "SyntaxError" in capsys.readouterr().err
