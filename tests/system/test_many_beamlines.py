@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 
@@ -128,6 +130,25 @@ def test_deploying_again_changes_nothing_and_says_so(places):
     assert before[1] == after[1]
 
 
+def test_where_nothing_names_a_server_the_running_local_stack_gets_the_deployments(places, stack):
+    tst, _ = places
+    nothing = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TILED_"))}
+    command = [sys.executable, "-m", "bluesky_prefect", "deploy", "--beamline", "srx"]
+    command += ["--state-directory", str(stack.state_directory)]
+
+    def run(*options):
+        done = subprocess.run([*command, *options], env=nothing, capture_output=True, text=True)
+        return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+    code, said = run()
+    assert code == 0, said
+    assert f"The catalog srx/raw of Tiled at {stack.tiled_uri} is ready now." in said
+    assert tst.ask("GET", "/deployments/name/my-workflow/srx")["work_pool_name"] == "bluesky-srx"
+    code, said = run("--reconcile-every", "60")
+    assert code == 1
+    assert "--workflows" in said, "the stack's list is not the beamline's"
+
+
 def test_deploying_a_beamline_twice_at_the_same_moment_succeeds_twice(stack, tmp_path):
     beamline = Beamline("two", "", {"BLUESKY_PREFECT_BEAMLINE": "two"})
 
@@ -208,6 +229,23 @@ def test_each_beamline_sees_its_own_scan_2_and_on_request_the_other_s(places):
     assert tst.flows("--scan", "2", "--beamline", "xpd") == {uids["xpd"]: "xpd"}
     assert xpd.flows("--scan", "2", "--beamline", "*").items() >= {uids["tst"]: "tst", uids["xpd"]: "xpd"}.items()
     assert "Beamline" in tst.run("flows", "--scan", "2")[1]
+
+
+@pytest.mark.parametrize(("name", "options"), [("TST", ()), ("nsls", ("--failed",)), ("nsls", ("--json",))])
+def test_a_beamline_that_prefect_does_not_know_is_told_of_with_those_that_it_knows(places, name, options):
+    code, _, said = places[0].run("flows", "--beamline", name, *options)
+    assert code == 1
+    assert f"Prefect has no deployment and no flow run of a beamline '{name}'. It has those of" in said
+    assert "tst, xpd." in said
+
+
+def test_a_beamline_without_flow_runs_and_one_s_own_are_no_mistake(places):
+    tst, xpd = places
+    for one in (
+        tst.run("flows", "--scan", "77", "--beamline", xpd.name),
+        tst.run("flows", BLUESKY_PREFECT_BEAMLINE="new"),
+    ):
+        assert (one[0], one[1]) == (0, "No flow runs.\n")
 
 
 def test_a_worker_of_its_pool_reads_the_catalog_of_the_beamline(places, stack, tmp_path):

@@ -332,6 +332,19 @@ def test_prefect_s_own_worker_is_one_option_away_and_stays_until_told(hurt, hurt
     assert any(FORK_SERVER in process.cmdline() for process in family(hurt.processes()))
 
 
+def test_up_says_which_settings_a_running_stack_does_not_have(hurt, hurt_settings):
+    said = []
+    with_other(hurt_settings, timezone="Europe/Paris", tell_of_started_flows=False).up(said.append)
+    change = "To change it: bluesky-prefect down, then up"
+    assert said == [
+        f"Prefect worker, Courier: do not have the present BLUESKY_PREFECT_TIMEZONE. {change}",
+        "The stack is already running.",
+    ]
+    said.clear()
+    with_other(hurt_settings, weather=True).up(said.append)  # the default
+    assert said == ["The stack is already running."]
+
+
 def test_down_stops_what_up_started_and_marks_what_did_not_finish(hurt):
     info = hurt.find()
     flow_run = start_waiting(info)

@@ -4,10 +4,12 @@ import os
 import re
 import sys
 import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 import bluesky_prefect
 
@@ -54,3 +56,11 @@ def test_each_python_of_the_classifiers_is_one_that_ci_runs():
     own = "{}.{}".format(*sys.version_info) if os.environ.get("CI") else PROJECT["requires-python"].removeprefix(">=")
     further = re.search(r"^INTERPRETERS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert named == {own, *further[1].split()}
+
+
+def test_what_ci_froze_can_be_installed_with_the_oldest_python_that_is_promised():
+    frozen = (ROOT / ".ci" / "constraints.txt").read_text().lower().splitlines()
+    here = [one for one in distributions() if f"{one.name}=={one.version}".lower() in frozen]
+    oldest = f"{PROJECT['requires-python'].removeprefix('>=')}.0"
+    wanted = {one.name: one.metadata.get("Requires-Python") or "" for one in here}
+    assert {name: asked for name, asked in wanted.items() if oldest not in SpecifierSet(asked)} == {}

@@ -94,8 +94,8 @@ def up(
     """Start the local stack: Tiled server, Prefect server, worker and courier.
 
     They run in the background on this machine only (127.0.0.1), and keep running after this terminal is closed.
-    Parts that are running are left as they are. Ends with 1 if one of them uses another port than the
-    one given here, or Tiled reads other directories.
+    Parts that are running are left as they are; it says which settings they were not started with. Ends with 1 if one
+    of them uses another port than the one given here, or Tiled reads other directories.
     """
     from bluesky_prefect.stack import LocalStack, reads, sign_in_url
 

@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bluesky_prefect.cli import _terminal as terminal
-from bluesky_prefect.cli._options import BeamlineName, StateDirectory, Workflows, settings_from
-from bluesky_prefect.core import BlueskyPrefectError, ConfigurationError, Settings, StackError, file_of_list
+from bluesky_prefect.cli._options import BeamlineName, StateDirectory, Workflows, services_of, settings_from
+from bluesky_prefect.core import (
+    BlueskyPrefectError,
+    ConfigurationError,
+    Settings,
+    StackError,
+    file_of_list,
+    load_workflows,
+    prefect_url,
+)
 from bluesky_prefect.reconciliation import LIST_PARAMETER, require_list_source
 
 if TYPE_CHECKING:
@@ -64,12 +72,12 @@ def deploy(
 ) -> None:
     """Deploy a flow from a file on this machine, or this package's flows.
 
-    A flow in a file goes to the Prefect server that the environment names, else to the running local stack. The line
-    that puts it on the list of workflows is shown.
+    They go to the Prefect server that PREFECT_API_URL or the active Prefect profile names, else to the running local
+    stack. Of a flow in a file, the line that puts it on the list of workflows is shown.
 
-    Without one, my-workflow, data-validation and find-peak go to a server of your own, the one that PREFECT_API_URL or
-    the active Prefect profile names. Its workers need this package installed, and BLUESKY_PREFECT_TILED_URI and
-    TILED_API_KEY in their environment. The local stack has these deployments already.
+    Without one, my-workflow, data-validation and find-peak are deployed. On a server of your own, the workers need this
+    package installed, and BLUESKY_PREFECT_TILED_URI and TILED_API_KEY in their environment. The local stack has these
+    deployments already.
 
     With --beamline, all that a beamline needs among others is made: its work pool, its containers in Tiled where that
     can be done from here, and its deployments.
@@ -85,22 +93,39 @@ def deploy(
             os.environ["BLUESKY_PREFECT_WORKFLOWS"] = given.workflows or ""
         _deploy_file(own, work_pool=work_pool, name=name, move=move, add=add)
         return
-    settings = settings_from(workflows=workflows)
+    settings = settings_from(workflows=workflows, state_directory=state_directory)
     if (work_pool is None and settings.beamline is None) or add:
         raise ConfigurationError(
             "Say what to deploy: a flow in a file (bluesky-prefect deploy my_flow.py:my_function), or this package's "
             "flows, with --work-pool or --beamline."
         )
-    _deploy_shipped(work_pool or settings.work_pool, name, reconcile_every, settings, move=move)
+    # Before anything is deployed, and not the local stack's list: that is of its own deployments.
+    compared_with = "" if reconcile_every is None else require_list_source(settings.workflows)
+    if state_directory is not None or not prefect_url():
+        # Tiled's address too: a server of one's own has a Tiled of its own.
+        settings = services_of(state_directory)
+        _require_prefect()
+    _deploy_shipped(work_pool or settings.work_pool, name, reconcile_every, compared_with, settings, move=move)
+
+
+def _require_prefect() -> None:
+    from bluesky_prefect.stack import prefect_service
+
+    if (prefect := prefect_service()).problem:
+        raise StackError(f"Prefect is not there ({prefect.cause}): {prefect.remedy}.")
 
 
 def _deploy_shipped(
-    work_pool: str, given_name: str | None, reconcile_every: float | None, settings: Settings, *, move: bool
+    work_pool: str,
+    given_name: str | None,
+    reconcile_every: float | None,
+    compared_with: str,
+    settings: Settings,
+    *,
+    move: bool,
 ) -> None:
-    """Deploy this package's flows."""
+    """Deploy this package's flows; `compared_with` is the list that `reconcile` follows."""
     name = given_name or settings.deployment_name
-    # Before anything is deployed.
-    compared_with = "" if reconcile_every is None else require_list_source(settings.workflows)
     import anyio
 
     from bluesky_prefect.flows import data_validation, find_peak, my_workflow
@@ -167,14 +192,13 @@ def _made_containers(settings: Settings) -> Iterator[str]:
 
 def _deploy_file(where: str, *, work_pool: str | None, name: str | None, move: bool, add: bool) -> None:
     """Deploy a flow of a file, and show its line for the list of workflows."""
-    from bluesky_prefect.stack import prefect_service, use_services
+    from bluesky_prefect.stack import use_services
 
     path = Path(where.partition(":")[0]).expanduser()
     if path.suffix == ".py" and not path.is_file():
         raise ConfigurationError(f"There is no file {path.absolute()}.")
     settings = use_services()
-    if (prefect := prefect_service()).problem:
-        raise StackError(f"Prefect is not there ({prefect.cause}): {prefect.remedy}.")
+    _require_prefect()
     # It imports Prefect, which reads the environment then.
     import anyio
 
@@ -203,11 +227,14 @@ def _list(listed_at: str | None, deployment: str, *, add: bool) -> None:
     """Put a deployment on the list of workflows, or show the line that does."""
     from bluesky_prefect.stack import add_to_list, line_for
 
+    if listed_at and _is_listed(listed_at, deployment, tell=not add):
+        terminal.note(f"It was already on the list of what runs start: {listed_at}")
+        return
     if listed_at and file_of_list(listed_at):
         line = line_for(listed_at, deployment)
         if add:
-            how = "is now" if add_to_list(listed_at, deployment) else "was already"
-            terminal.note(f"It {how} on the list, and starts with the next run that begins: {listed_at}")
+            add_to_list(listed_at, deployment)
+            terminal.note(f"It is now on the list, and starts with the next run that begins: {listed_at}")
         else:
             terminal.note(f"To start it when a run ends, say --add, or add this line to {listed_at}:")
         terminal.show(terminal.out(), line)
@@ -218,3 +245,12 @@ def _list(listed_at: str | None, deployment: str, *, add: bool) -> None:
         raise ConfigurationError(f"It was deployed, but {where} is not a file that --add could write to: add {line}.")
     terminal.note(f"To start it when a run ends, add this to {where}, and start the sessions again:")
     terminal.show(terminal.out(), line)
+
+
+def _is_listed(listed_at: str, deployment: str, *, tell: bool) -> bool:
+    try:
+        return any(one.deployment == deployment for one in load_workflows(listed_at))
+    except ConfigurationError as error:
+        if tell:
+            terminal.note(str(error))
+        return False

@@ -43,7 +43,8 @@ def flows(
 ) -> None:
     """Show the last flow runs that runs started, and what is waiting in this machine's outbox.
 
-    Ends with 1 if Prefect does not answer or the outbox cannot be read; with --of, if a file has been changed.
+    Ends with 1 if Prefect does not answer or the outbox cannot be read, or if there is no such beamline; with --of, if
+    a file has been changed.
     """
     settings = services_of(state_directory)
     # Prefect reads the environment when it is imported.

@@ -81,7 +81,7 @@ class FlowMagics(Magics):
 
         told = self._told = self._told or AlreadyTold(self._began)
         wait = partial(wait_for_flow_runs, timeout_s, told=told, explain=partial(prefect_absence, get_settings()))
-        _without_traceback(lambda: render_flows.waiting(lambda report: wait(report=report)))
+        _without_traceback(lambda: self._notices.note_shown(render_flows.waiting(lambda report: wait(report=report))))
 
     def tell(self, *_: Any) -> None:
         """Print what is to be told; asks nobody, so that no prompt waits for it."""

@@ -61,8 +61,8 @@ def watch(look: "Callable[[], Listing]", *, failed: bool = False) -> None:
         pass
 
 
-def waiting(wait: "Callable[[Report], list[WorkflowStatus]]") -> None:
-    """Call `wait` with what it is to report to; show a bar meanwhile, and then what came out.
+def waiting(wait: "Callable[[Report], list[WorkflowStatus]]") -> "list[WorkflowStatus]":
+    """Call `wait` with what it is to report to; show a bar meanwhile, and then what came out, and return that.
 
     Raises what `wait` does.
     """
@@ -81,6 +81,7 @@ def waiting(wait: "Callable[[Report], list[WorkflowStatus]]") -> None:
     for one in ended:
         if one.failed:
             terminal.show(out, f"{one.state}: {_name(one)}  {one.url or ''}  {one_line(one.message, 200)}".rstrip())
+    return ended
 
 
 def summary(ended: "Sequence[WorkflowStatus]") -> str:

@@ -28,6 +28,7 @@ from ._flow_runs import past_flow_runs as past_flow_runs
 from ._flow_runs import signs_of_life as signs_of_life
 from ._inventory import KnownDeployment as KnownDeployment
 from ._inventory import KnownPool as KnownPool
+from ._inventory import known_beamlines as known_beamlines
 from ._inventory import known_deployments as known_deployments
 from ._inventory import known_pools as known_pools
 from ._inventory import server_version as server_version

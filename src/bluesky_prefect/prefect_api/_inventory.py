@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Ask = Callable[[str, dict[str, Any]], list[dict[str, Any]]]
 
+_BEAMLINE = "beamline:"
 # Prefect's own limit for one answer.
 _PAGE = 200
 # No server has more; one that does not know of offsets would go on for ever.
@@ -96,6 +97,13 @@ def known_deployments(api: "PrefectApi") -> dict[str, KnownDeployment]:
     with prefect_errors():
         found = named_deployments(ask_with(api.client))
     return {name: KnownDeployment(name, one["work_pool_name"], bool(one["paused"])) for name, one in found.items()}
+
+
+def known_beamlines(api: "PrefectApi") -> list[str]:
+    """Return the beamlines that have deployments, in order of their names."""
+    with prefect_errors():
+        tags = {tag for one in _all(ask_with(api.client), "/deployments/filter") for tag in one["tags"]}
+    return sorted(tag.removeprefix(_BEAMLINE) for tag in tags if tag.startswith(_BEAMLINE))
 
 
 def known_pools(api: "PrefectApi", names: Iterable[str]) -> dict[str, KnownPool | None]:

@@ -25,6 +25,8 @@ def in_one_line(function: Callable[P, R]) -> Callable[P, R]:
         except TypeError as error:
             named = [one.name for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
             takes = ", ".join(named) or "no arguments"
+            if len(named) < len(signature.parameters):
+                takes += f", and options (see {function.__name__}?)"
             raise FlowInputError(f"{function.__name__}: {error}. It takes: {takes}.") from None
         return called_at_prompt(lambda: function(*args, **kwargs))
 

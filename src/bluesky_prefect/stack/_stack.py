@@ -16,7 +16,7 @@ from bluesky_prefect.stack._drain import drain
 from bluesky_prefect.stack._files import exclusive, make_private_directory
 from bluesky_prefect.stack._info import StackInfo, StackPaths, StackState, ports_of, stack_info
 from bluesky_prefect.stack._keys import StackKeys
-from bluesky_prefect.stack._outdated import courier_outdated, server_outdated, worker_outdated
+from bluesky_prefect.stack._outdated import courier_outdated, other_settings, server_outdated, worker_outdated
 from bluesky_prefect.stack._ports import choose_port, hold_port, wait_until_free
 from bluesky_prefect.stack._prefect import PrefectServer
 from bluesky_prefect.stack._process import ManagedProcess, stop_processes
@@ -198,6 +198,8 @@ class LocalStack:
         is_known = at_work and "courier" in known and at_work.process.endswith(f":{known['courier'].pid}")
         if at_work is None or is_known:  # else it is a service manager's
             services.append(Courier(self._settings, info.environment()))
+        if remark := other_settings(services, running, self._settings):
+            report(remark)
         missing = [service for service in services if service.name not in running]
         if not missing:
             report("The stack is already running.")

@@ -8,7 +8,7 @@ from itertools import islice
 from bluesky_prefect.core import OutboxError, PrefectUnavailable, Settings, counted, get_settings
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.outbox import Entry, State, existing_outbox
-from bluesky_prefect.prefect_api import PrefectApi, last_failed_flow_runs, recent_flow_runs
+from bluesky_prefect.prefect_api import PrefectApi, known_beamlines, last_failed_flow_runs, recent_flow_runs
 from bluesky_prefect.watch._workflow_status import WorkflowStatus, from_entry, from_flow_run
 
 # Stands for the flow runs of all beamlines.
@@ -26,7 +26,7 @@ class Listing:
     workflows : tuple of WorkflowStatus
         Newest first.
     problems : tuple of str
-        Why the outbox or Prefect did not tell; empty if both did.
+        Why the outbox or Prefect did not tell, or that there is no such beamline; empty if all is well.
     recorded : tuple of str
         A line on runs that are on their way to Tiled, and one on those that it refuses, if there are any.
     beamline : str or None
@@ -104,7 +104,11 @@ def look_up(
 
     def of_prefect() -> list[WorkflowStatus]:
         with PrefectApi(settings.request_timeout_s) as api:
-            return flow_runs(api, count, failed=failed, scan_id=scan_id, beamline=of)
+            listed = flow_runs(api, count, failed=failed, scan_id=scan_id, beamline=of)
+            # The session's own has a name before it has anything else.
+            if of and of != settings.beamline and not (found or listed):
+                problems.extend(_unknown(api, of))
+            return listed
 
     tolerated(lambda: _unsent(settings, count, failed, scan_id, of))
     tolerated(of_prefect)
@@ -168,6 +172,14 @@ def _wanted(beamline: str | None, settings: Settings) -> str | None:
     if beamline is None:
         return settings.beamline
     return None if beamline == ALL_BEAMLINES else beamline
+
+
+def _unknown(api: PrefectApi, beamline: str) -> Iterator[str]:
+    """Yield that Prefect knows no such beamline, if so: most often its name was mistyped."""
+    known = known_beamlines(api)
+    if beamline not in known and not flow_runs(api, 1, beamline=beamline):
+        others = f"It has those of {', '.join(known)}." if known else "It has none of any beamline."
+        yield f"Prefect has no deployment and no flow run of a beamline {beamline!r}. {others}"
 
 
 def _unsent(

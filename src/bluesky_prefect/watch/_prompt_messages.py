@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -66,6 +66,7 @@ class PromptMessages:
         self._oldest = 0.0
         self._taken = time.monotonic()
         self._failures: list[WorkflowStatus] = []
+        self._shown: set[str | None] = set()
         self._waiting = ""
         self._told_of_waiting = False
         # Workflows of which a submission cannot be sent now.
@@ -92,11 +93,17 @@ class PromptMessages:
         """Return what is to be told now, a line each, and forget it. Asks nobody, so it takes no time."""
         self._taken = time.monotonic()
         with self._lock:
-            failures, self._failures = self._failures, []
+            failures = [one for one in self._failures if one.flow_run_id not in self._shown]
+            self._failures = []
             waiting, self._waiting = self._waiting, ""
             refused, self._refused = self._refused, []
             undelivered, self._undelivered = self._undelivered, ""
         return [*self._started(), *refused, *_failures(failures), *filter(None, (undelivered, waiting))]
+
+    def note_shown(self, flow_runs: Iterable[WorkflowStatus]) -> None:
+        """Tell nothing of these flow runs: they were shown in another way."""
+        with self._lock:
+            self._shown.update(one.flow_run_id for one in flow_runs)
 
     def look_at_journals(self) -> None:
         """Look once for runs that Tiled has refused since, and for those that wait for it; raises nothing."""

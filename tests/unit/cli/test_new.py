@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bluesky_prefect.cli._app import app
+from bluesky_prefect.cli._deploy import _list
 from bluesky_prefect.core import ConfigurationError
 from bluesky_prefect.prefect_api import flow_in_file
 
@@ -68,3 +69,18 @@ def test_deploy_says_what_it_cannot_deploy_before_it_asks_anybody(arguments, sai
     error, _ = run("deploy", *arguments)
     assert isinstance(error, ConfigurationError)
     assert said in str(error)
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_deploy_says_that_runs_start_it_already_and_not_to_add_it(tmp_path, capsys, add):
+    listed = tmp_path / "workflows.py"
+    listed.write_text("workflows = ['mine/local']\n")
+    _list(f"{listed}:workflows", "mine/local", add=add)
+    shown = capsys.readouterr()
+    assert " ".join(shown.err.split()) == f"It was already on the list of what runs start: {listed}:workflows"
+    assert shown.out == ""
+    _list(f"{listed}:workflows", "other/local", add=False)
+    assert capsys.readouterr().out == 'workflows.append(Workflow("other/local"))\n'
+    listed.write_text("workflows = [")
+    _list(f"{listed}:workflows", "mine/local", add=False)
+    assert "SyntaxError" in capsys.readouterr().err

@@ -22,9 +22,14 @@ def halve(number: int) -> float:
     return number / 2
 
 
+@in_one_line
+def turn(ref, **options):
+    return ref, options
+
+
 @pytest.fixture(scope="module")
 def shell():
-    made = InteractiveShell.instance(user_ns={"halve": halve})
+    made = InteractiveShell.instance(user_ns={"halve": halve, "turn": turn})
     yield made
     InteractiveShell.clear_instance()
 
@@ -34,6 +39,7 @@ def shell():
     [
         ("halve(4)", ""),
         ("halve()", "FlowInputError: halve: missing a required argument: 'number'. It takes: number."),
+        ("turn()", "FlowInputError: turn: missing a required argument: 'ref'. It takes: ref, and options (see turn?)."),
         ("halve(-1)", "ConfigurationError: halve wants a number above 0"),
         ("halve(0)", "Interrupted."),
     ],

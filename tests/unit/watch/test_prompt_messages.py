@@ -190,9 +190,11 @@ def test_a_run_that_tiled_refuses_is_told_of_once(settings):
     assert notices.take() == []
 
 
-def test_failures_that_the_courier_has_found_are_told_without_prefect(settings, outbox):
+@pytest.fixture
+def failure(outbox):
+    """A flow run that failed, of a run of this outbox."""
     outbox.put(Submission(submission_key("a", WORKFLOW), WORKFLOW, WORKFLOW, "a"))
-    status = WorkflowStatus(
+    return WorkflowStatus(
         run_uid="a",
         workflow=WORKFLOW,
         scan_id=7,
@@ -206,14 +208,28 @@ def test_failures_that_the_courier_has_found_are_told_without_prefect(settings, 
         flow_run_name="scan-7",
         url="http://prefect/runs/1",
     )
+
+
+def test_failures_that_the_courier_has_found_are_told_without_prefect(settings, failure):
     notices, log = PromptMessages(settings), FailureLog(settings)
     assert log.read() == []
     notices.look(None)
-    log._write([(status, time.time() + 1)])
+    log._write([(failure, time.time() + 1)])
     for _ in range(2):
         notices.look(None)
     [line] = notices.take()
     assert line.startswith("Scan 7 (scan): flow run scan-7 failed: no such file")
+    notices.look(None)
+    assert notices.take() == []
+
+
+@pytest.mark.parametrize("found_first", [False, True])
+def test_a_failure_that_was_shown_elsewhere_is_not_told_again(settings, failure, found_first):
+    notices = PromptMessages(settings)
+    FailureLog(settings)._write([(failure, time.time() + 1)])
+    if found_first:
+        notices.look(None)
+    notices.note_shown([failure])
     notices.look(None)
     assert notices.take() == []
 
