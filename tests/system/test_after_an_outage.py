@@ -14,8 +14,10 @@ from bluesky_prefect.core import Submission, submission_key
 from tests.services.forked import run_command
 from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
 
-PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "after-an-outage.md"
-COMMANDS = re.findall(r"^\$ bluesky-prefect (.*)$", PAGE.read_text(), re.MULTILINE)
+HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
+# It leads to the other page for a server of one's own.
+PAGES = [(HOW_TO / page).read_text() for page in ("after-an-outage.md", "install-at-a-beamline.md")]
+COMMANDS = [one for page in PAGES for one in re.findall(r"^\$ bluesky-prefect (.*)$", page, re.MULTILINE)]
 # What the page calls a beamline's, as it is here. Nobody is to reconcile meanwhile.
 HERE = {
     "my-workflow/local": DEPLOYMENT,

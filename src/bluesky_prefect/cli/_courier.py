@@ -1,6 +1,5 @@
 """The command that is the courier, and those about what it could not deliver."""
 
-import logging
 import os
 import signal
 import threading
@@ -11,6 +10,7 @@ import typer
 
 from bluesky_prefect.cli import _terminal as terminal
 from bluesky_prefect.cli._options import AsJson, StateDirectory, settings_from
+from bluesky_prefect.cli._service_log import log_to_standard_error
 from bluesky_prefect.core import ConfigurationError, counted, get_settings
 
 app = typer.Typer(
@@ -38,9 +38,7 @@ def courier(state_directory: StateDirectory = None) -> None:
 
     settings = use_services()
     hold_ports(settings)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for others in ("httpx", "tiled", "bluesky_tiled_plugins", "prefect"):
-        logging.getLogger(others).setLevel(logging.WARNING)
+    log_to_standard_error(settings, others=("httpx", "tiled", "bluesky_tiled_plugins", "prefect"))
     finish = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: finish.set())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 import typer
 
 from bluesky_prefect.cli._options import StateDirectory, Workflows, settings_from
+from bluesky_prefect.cli._service_log import log_to_standard_error
 from bluesky_prefect.core import ConfigurationError, Settings
 
 if TYPE_CHECKING:
@@ -167,9 +168,7 @@ def _listen(
     from bluesky_prefect.stack import use_services
 
     settings = use_services()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for others in ("httpx", "tiled", "stamina", "prefect", "bluesky", "numexpr"):
-        logging.getLogger(others).setLevel(logging.WARNING)
+    log_to_standard_error(settings, others=("httpx", "tiled", "stamina", "prefect", "bluesky", "numexpr"))
     asked = _Asked()
     # Prefect and Tiled read the environment when they are imported.
     from bluesky_prefect.callback import PrefectCallback

@@ -179,6 +179,11 @@ class Settings(BaseSettings):
         "read them.",
     )
 
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="How a courier or a listener writes its log: 'text', or 'json', an object a line.",
+    )
+
     delivery_timeout_s: float = Field(
         default=30.0,
         ge=0,

@@ -1,5 +1,6 @@
 """A session at a beamline: a RunEngine whose runs go to Tiled and start workflows."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,7 @@ def start_session(workflows: Any = None, tell: Callable[[str], None] = print) ->
     tell : callable
         Is told in one line what is there and what is not.
     """
+    _log_as_prefect_does()
     without_list = drop_unusable_settings(tell)
     settings = use_services(make_keys=True)
     if without_list is not None:
@@ -121,6 +123,13 @@ def persistent_metadata(
     elif settings.tiled_uri is not None or settings.tiled_profile is not None:
         tell(SCAN_IDS_BEGIN)
     return metadata
+
+
+def _log_as_prefect_does() -> None:
+    """Give log lines a time and a level before Prefect is imported, which sets logging up, unless somebody has."""
+    if logging.lastResort is not None:
+        form = "%(asctime)s.%(msecs)03d | %(levelname)-7s | %(name)s - %(message)s"
+        logging.lastResort.setFormatter(logging.Formatter(form, "%H:%M:%S"))
 
 
 def _tiled_service(tiled: TiledConnection, tell: Callable[[str], None]) -> Service:

@@ -107,6 +107,15 @@ def test_the_log_is_complete_to_the_last_line(worker, deployments):
     wait_until(lambda: worker.says("said in C"))
 
 
+def test_the_log_of_a_failed_flow_run_has_its_traceback_once(worker, deployments):
+    flow_run = worker.submit(deployments["fails"])
+    worker.wait(flow_run)
+    said = wait_until(lambda: [line for line in worker.messages(flow_run) if "Engine execution exited" in line])
+    assert len(said) == 1
+    [traceback] = [line for line in worker.messages(flow_run) if "Traceback" in line]
+    assert traceback.startswith("Encountered exception during execution: ")
+
+
 def test_a_flow_that_fails_has_failed_and_one_that_hangs_has_timed_out(worker, deployments):
     failed, timed_out = worker.submit(deployments["fails"]), worker.submit(deployments["hangs"])
     assert worker.wait(failed)["state"]["message"].endswith("the sample fell off")

@@ -139,8 +139,8 @@ def test_status_is_there_for_programs(tmp_path):
     assert status["outbox"] == {"waiting": 0, "sent": 0, "dead": 0, "declined": 0}
 
 
-def test_the_how_to_names_each_key_of_status_for_programs_and_what_is_in_it(tmp_path):
-    page = (ROOT / "docs" / "how-to" / "watch-with-prometheus.md").read_text()
+def test_the_reference_names_each_key_of_status_for_programs_and_what_is_in_it(tmp_path):
+    page = (ROOT / "docs" / "reference" / "command-line.md").read_text()
     rows = [line.split("|") for line in page.partition("Of `status`:")[2].partition("\n#")[0].splitlines()]
     told = {
         key: re.findall(r"`(\w+)`", row[2]) for row in rows if len(row) == 4 for key in re.findall(r"`(\w+)`", row[1])

@@ -22,7 +22,6 @@ QUERIES = {
     **{one["name"]: one["definition"] for one in DASHBOARD["templating"]["list"] if one["type"] == "query"},
     **{rule["alert"]: rule["expr"] for rule in RULES},
 }
-HOW_TO = (ROOT / "docs" / "how-to" / "watch-with-prometheus.md").read_text()
 
 
 def series(description):
@@ -91,10 +90,3 @@ def test_an_alert_says_where_what_and_what_to_do(rule):
     assert rule["labels"]["severity"] in ("warning", "critical")
     assert "{{ $labels.beamline }}" in rule["annotations"]["summary"]
     assert rule["annotations"]["description"]
-
-
-def test_the_how_to_lists_all_metrics_as_the_code_describes_them():
-    rows = [line.strip("|").split("|") for line in HOW_TO.splitlines() if line.startswith("| `bluesky_prefect_")]
-    listed = [tuple(cell.strip().replace("`", "") for cell in row) for row in rows]
-    text = {one.name: one.text[0].lower() + one.text[1:].rstrip(".") for one in METRICS.values()}
-    assert listed == [(one.name, one.type, ", ".join(one.labels), text[one.name]) for one in METRICS.values()]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 _SCRIPT = """
-import json, sys, time
+import json, logging, sys, time
 begin = time.monotonic()
 from bluesky_prefect.core import get_settings
 from bluesky_prefect.journal import JournalDirectory
@@ -27,20 +28,25 @@ facts["told"] = told
 facts["journals"] = [one.run_uid for one in JournalDirectory(get_settings().journals_path).waiting()]
 facts["waiting"] = [entry.run_uid for entry in outbox.entries()]
 facts["plots"] = session.best_effort._plots_enabled
+logging.getLogger("bluesky_prefect.somewhere").warning("the outbox is full")
 print("FACTS" + json.dumps(facts))
 """
 
 
 @pytest.fixture(scope="module")
-def output(tmp_path_factory: pytest.TempPathFactory) -> str:
+def done(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "BLUESKY_PREFECT_STATE_DIRECTORY": str(tmp_path_factory.mktemp("session")),
         "PREFECT_API_URL": "http://127.0.0.1:1/api",
     }
-    done = subprocess.run(
+    return subprocess.run(
         [sys.executable, "-c", _SCRIPT], env=environment, capture_output=True, text=True, timeout=60, check=True
     )
+
+
+@pytest.fixture(scope="module")
+def output(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
@@ -54,6 +60,11 @@ def test_with_no_service_the_session_says_so_in_one_line(facts):
     assert line.startswith("No Tiled, no Prefect (")
     assert "\n" not in line
     assert line.endswith("Start with: bluesky-prefect up")
+
+
+def test_a_line_of_the_log_has_its_time_and_level_before_prefect_is_imported(done):
+    line = r"^\d\d:\d\d:\d\d\.\d{3} \| WARNING \| bluesky_prefect\.somewhere - the outbox is full$"
+    assert re.search(line, done.stderr, re.MULTILINE)
 
 
 def test_with_no_service_the_session_imports_neither_tiled_nor_prefect(facts):

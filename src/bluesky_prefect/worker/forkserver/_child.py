@@ -88,6 +88,7 @@ def _exit_code(job: Job) -> int:
         elif job.check is not None:
             _answer(job.check)
         else:
+            logging.getLogger("prefect.flow_runs").addFilter(_Tracebacks())
             # The engine as it is, in a module of its own called __main__; the one that was imported is another.
             sys.modules.pop("prefect.engine", None)
             sys.argv = ["prefect.engine", *job.arguments]
@@ -101,6 +102,24 @@ def _exit_code(job: Job) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+class _Tracebacks(logging.Filter):
+    """Leaves each error of a flow run one traceback: the engine logs it at the end of the flow, and at its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._logged: list[tuple[Any, BaseException]] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take away a traceback that the flow run's log has; all records pass."""
+        if record.exc_info and (error := record.exc_info[1]):
+            of_run = getattr(record, "flow_run_id", None)
+            if any(run == of_run and one is error for run, one in self._logged):
+                record.exc_info = None
+            else:
+                self._logged.append((of_run, error))
+        return True
 
 
 def _finish() -> None:
