@@ -46,7 +46,7 @@ def main() -> int:
     arguments = _arguments()
     if arguments.list:
         for one in FAULTS.values():
-            print(f"{one.name:30}{one.title}")
+            print(f"{one.name:34} {one.title}")
         return 0
     root = Path(tempfile.mkdtemp(prefix="bluesky-prefect-chaos-"))
     began = time.monotonic()
