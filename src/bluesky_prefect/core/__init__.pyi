@@ -88,6 +88,7 @@ from ._text import is_number as is_number
 from ._text import one_line as one_line
 from ._text import printable as printable
 from ._text import run_name as run_name
+from ._urls import LOOPBACK_NAMES as LOOPBACK_NAMES
 from ._urls import PREFECT_KEY as PREFECT_KEY
 from ._urls import REFUSED_STATUSES as REFUSED_STATUSES
 from ._urls import UNREADABLE_URL as UNREADABLE_URL

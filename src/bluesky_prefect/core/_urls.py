@@ -8,6 +8,8 @@ from bluesky_prefect.core._exceptions import ConfigurationError
 REFUSED_STATUSES = {401, 403}
 PREFECT_KEY = "PREFECT_API_AUTH_STRING or PREFECT_API_KEY"
 _SCHEMES = {"http", "https"}
+# Names by which a machine calls itself.
+LOOPBACK_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 UNREADABLE_URL = "an address that cannot be read"
 URL_SPELLING = (
     "write http://host:port/path, or https://user:password@host; in a password %2F stands for '/', %23 for '#', "

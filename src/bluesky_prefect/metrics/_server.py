@@ -14,7 +14,7 @@ from socketserver import ThreadingTCPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from bluesky_prefect.core import Settings, error_and_place, error_line
+from bluesky_prefect.core import LOOPBACK_NAMES, Settings, error_and_place, error_line
 from bluesky_prefect.journal import JournalDirectory
 from bluesky_prefect.metrics._facts import Facts, FactsReader
 from bluesky_prefect.metrics._followed_flow_runs import FollowedFlowRuns
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 _CLIENT_TIMEOUT_S = 10.0
 # Strangers who send a letter now and then take no more threads and connections than these.
 _MOST_CLIENTS = 32
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 @contextmanager
@@ -200,7 +199,7 @@ def _may_ask(named: str, served_at: str, host: str) -> bool:
     if not named or not ipaddress.ip_address(served_at).is_loopback:
         return True
     name = named.rpartition(":")[0] if named.rpartition(":")[2].isdecimal() else named
-    return name.strip("[]").lower() in (*_LOOPBACK, host.lower(), served_at)
+    return name.strip("[]").lower() in {*LOOPBACK_NAMES, host.lower(), served_at}
 
 
 def _health(process: str, problems: list[str], signals: Signals, facts: Facts) -> dict[str, Any]:

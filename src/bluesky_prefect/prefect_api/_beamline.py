@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from bluesky_prefect.core import ConfigurationError, Settings
+from bluesky_prefect.core import LOOPBACK_NAMES, ConfigurationError, Settings
 from bluesky_prefect.tiled_api import server_name
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ _VARIABLE = "BLUESKY_PREFECT_BEAMLINE"
 # In the description of a deployment, where people see it, too.
 _SAID = re.compile(r"^Beamline (?P<name>[a-z0-9-]+): (?P<catalog>.+)\.$", re.MULTILINE)
 _AT = " of Tiled at "
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def _catalog(settings: Settings) -> str:
     if not (server := server_name(settings)):
         return catalog
     # That is another server on each machine.
-    where = f" on {socket.gethostname()}" if urlsplit(server).hostname in _LOOPBACK else ""
+    where = f" on {socket.gethostname()}" if urlsplit(server).hostname in LOOPBACK_NAMES else ""
     return f"{catalog}{_AT}{server.rstrip('/')}{where}"
 
 

@@ -68,14 +68,14 @@ class SeenRuns:
                 in_a_row, held, met = in_a_row + 1, [], True
                 if in_a_row == IN_A_ROW:
                     return
-            elif knows_all or not met:
-                in_a_row = 0
+                continue
+            in_a_row = 0
+            if knows_all or not met:
                 yield run
-            else:
-                in_a_row = 0
-                held.append(run)
-                if len(held) > self.MOST:
-                    return
+                continue
+            held.append(run)
+            if len(held) > self.MOST:
+                return
 
     def complete(self, newest: Iterable[str], begun: Iterable[str]) -> None:
         """Take note of a complete look: the runs that it met, newest first, and those among them that go on."""

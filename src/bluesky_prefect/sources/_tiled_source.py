@@ -77,7 +77,7 @@ class TiledSource:
         self._seen: SeenRuns | None = None
         # Keys of runs that the stream tells of; None wakes who waits.
         self._told: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        # Keys of those that came while it told; each operation on a dictionary is one.
+        # Keys of the runs that came while the stream was open, oldest first; the stream adds them on its own thread.
         self._begun: dict[str, None] = {}
         self._taken: dict[str, None] = {}
         self._tries_of_files: dict[str, int] = {}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from bluesky_prefect.core import (
+    LOOPBACK_NAMES,
     PREFECT_KEY,
     Settings,
     StackError,
@@ -244,7 +245,7 @@ def _open_door(url: str, name: str) -> str:
 
 def is_this_machine(url: str) -> bool:
     """Tell whether an address is one of this machine's own."""
-    return urlsplit(url).hostname in {"127.0.0.1", "localhost", "::1"}
+    return urlsplit(url).hostname in LOOPBACK_NAMES
 
 
 def start_or_check(url: str, variable: str) -> str:

@@ -9,9 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bluesky_prefect.core import Settings, write_whole
-
-_LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+from bluesky_prefect.core import LOOPBACK_NAMES, Settings, write_whole
 
 
 class ReadableStorage(BaseModel):
@@ -88,6 +86,6 @@ def readable_storage(settings: Settings) -> ReadableStorage | None:
 def _is_same(uri: str, other: str) -> bool:
     try:
         one, two = urlsplit(uri), urlsplit(other)
-        return {one.hostname, two.hostname} <= _LOOPBACK and one.port == two.port
+        return {one.hostname, two.hostname} <= LOOPBACK_NAMES and one.port == two.port
     except ValueError:
         return False
