@@ -705,6 +705,16 @@ def test_large_runs_that_never_stop_take_no_more_memory_than_a_few(make_callback
     assert [len(one.submission.start["text"]) for one in entries(callback)] == [100_000] * 2
 
 
+def test_runs_that_have_stopped_take_no_room_from_those_that_go_on(make_callback, monkeypatch):
+    monkeypatch.setattr(_open_runs, "_MAX_BYTES", 1_000_000)
+    callback = make_callback()
+    for number in range(30):
+        take_a_run(callback, str(number), text="x" * 100_000)
+    callback("start", {"uid": "outer"})
+    callback("start", {"uid": "inner"})
+    assert len(callback._open_runs) == 2
+
+
 def test_events_touch_neither_the_disk_nor_the_open_runs(make_callback, settings):
     callback = make_callback()
     callback("start", {"uid": "u"})
