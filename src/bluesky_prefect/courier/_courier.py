@@ -22,10 +22,14 @@ logger = logging.getLogger(__name__)
 _LOOK_EVERY_S = 0.02
 # Pieces of a run that goes on follow one another so fast; 95 % of the documents are to be in Tiled within a second.
 _PIECES_EVERY_S = 0.05
+# How long at most a run waits for the entry of the one before it, which takes 30 ms.
+_ENTRY_S = 1.0
 # That a session is gone is seen by its lock alone.
 _SILENT_S = 0.2
 # Tiled answers a few requests at a time; more would only wait there.
 _THREADS = 4
+# So many runs come to Tiled in the order in which they were taken; of more, mostly the newest is first.
+_IN_ORDER = 20
 # A run that fails by itself is tried so often before it is set aside; one that the server alone fails on, more often.
 _TRIES = 3
 _TRIES_OF_SERVER = 12
@@ -40,7 +44,9 @@ _MIN_FREE = 0.05
 
 
 class JournalCourier:
-    """Takes journals to Tiled: of runs that go on at once; of those that have stopped mostly the newest first.
+    """Takes journals to Tiled: of runs that go on at once; of many that have stopped mostly the newest first.
+
+    While few wait, they come to Tiled in the order in which they were taken, by which Tiled numbers them: -1, -2.
 
     Parameters
     ----------
@@ -132,7 +138,7 @@ class JournalCourier:
         with self._lock:
             for one in reversed(present):  # so that the newest is the last
                 if one.path not in self._senders:
-                    self._senders[one.path] = _Task(JournalSender(one.path, self._deliver, self._go_on))
+                    self._senders[one.path] = self._new_task(one.path)
                 news |= self._senders[one.path].grown(one.size)
             for path in set(self._senders) - {one.path for one in present}:
                 if not self._senders[path].busy:
@@ -142,6 +148,15 @@ class JournalCourier:
         if news:
             with self._came:
                 self._came.notify_all()
+
+    def _new_task(self, path: Path) -> "_Task":
+        def begun() -> None:
+            task.has_entry = True
+            with self._came:
+                self._came.notify_all()
+
+        task = _Task(JournalSender(path, self._deliver, self._go_on, begun))
+        return task
 
     def _order(self) -> None:
         """Have the first copy alone of a run that was recorded several times go: two would undo each other's work."""
@@ -197,12 +212,28 @@ class JournalCourier:
             # Those that go on are asked often, and mostly have nothing; every other turn is for those that wait.
             going_on = [task for task in due if task.begun]
             waiting = [task for task in due if not task.begun]
+            in_order = self._are_few()
+            if in_order and self._is_one_about_to_begin(now):
+                waiting = []
             if going_on and (self._turn % 2 or not waiting):
                 task = min(going_on, key=lambda one: one.due)
+            elif waiting:
+                task = waiting[0 if in_order or self._turn % 4 == 0 else -1]
             else:
-                task = waiting[-1 if self._turn % 4 else 0]
-            task.busy, task.news = True, False
+                return None
+            task.busy, task.news, task.taken = True, False, now
             return task
+
+    def _are_few(self) -> bool:
+        """Tell whether so few runs wait that their order can be kept."""
+        return sum(not task.begun and not task.failures for task in self._senders.values()) <= _IN_ORDER
+
+    def _is_one_about_to_begin(self, now: float) -> bool:
+        """Tell whether a run is at work that Tiled has no entry of yet, and will have in a moment."""
+        return any(
+            task.busy and not task.begun and not task.has_entry and now - task.taken < _ENTRY_S
+            for task in self._senders.values()
+        )
 
     def _step(self, task: "_Task") -> None:
         try:
@@ -318,8 +349,11 @@ class _Task:
         # Whether it has grown since somebody began to look at it.
         self.news = False
         self.busy = False
+        self.taken = 0.0
         # Of the journals of one run.
         self.is_first = True
+        # Whether Tiled has an entry of it, and then whether somebody has been at work on it.
+        self.has_entry = False
         self.begun = False
         self.failures = 0
         # How many runs had arrived when it failed first.

@@ -43,6 +43,8 @@ class JournalSender:
         Is called with this once Tiled has the run as a whole, before the step that has seen to it ends.
     goes_on : callable, optional
         Is called before each document that is written.
+    begun : callable, optional
+        Is called when Tiled has the run's entry.
 
     Attributes
     ----------
@@ -61,6 +63,7 @@ class JournalSender:
         path: Path,
         delivered: "Callable[[JournalSender], None]" = lambda _: None,
         goes_on: Callable[[], None] = lambda: None,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         self.path = path
         self.follows = False
@@ -68,6 +71,7 @@ class JournalSender:
         self.is_delivered = False
         self._delivered = delivered
         self._goes_on = goes_on
+        self._begun = begun
         self._can_follow = True
         self._reader: JournalReader | None = None
         self._writer: RunWriter | None = None
@@ -150,7 +154,7 @@ class JournalSender:
             if self._writer is None:
                 if documents[0][0] != "start":
                     raise CannotFollow("it does not begin with a start document")
-                self._writer = RunWriter(raw, self._is_whole, self._goes_on)
+                self._writer = RunWriter(raw, self._is_whole, self._goes_on, self._begun)
                 self.follows = True
             while documents:
                 data = next((at for at, (name, _) in enumerate(documents) if name.startswith(_DATA)), len(documents))
@@ -181,7 +185,7 @@ class JournalSender:
             raise RunRefused("its journal does not begin with a start document")
         reader.rewind()
         try:
-            RunWriter(raw, self._is_whole, self._goes_on).write(self._noted(reader.documents()))
+            RunWriter(raw, self._is_whole, self._goes_on, self._begun).write(self._noted(reader.documents()))
             if self._stop is None:
                 # What has been gathered last is written at the stop only: write it all anew.
                 RunWriter(raw, goes_on=self._goes_on).write_unfinished(lambda: self._pieces(reader))

@@ -58,6 +58,8 @@ class RunWriter:
         it, which takes as long again as the stop document.
     goes_on : callable, optional
         Is called before each document that is written.
+    begun : callable, optional
+        Is called when Tiled has the run's entry, which gives the run its place among the others.
     """
 
     def __init__(
@@ -65,10 +67,12 @@ class RunWriter:
         raw: "CatalogOfBlueskyRuns",
         whole: Callable[[], None] = lambda: None,
         goes_on: Callable[[], None] = lambda: None,
+        begun: Callable[[], None] = lambda: None,
     ) -> None:
         self._raw = _CatalogForOneRun(raw, self._stop_written)
         self._whole = whole
         self._goes_on = goes_on
+        self._begun = begun
         self._batch_size = _BatchSize()
         # What notes down that TiledWriter has repeated a request; Tiled gets the notes with the stop document.
         self._noting: list[Any] = []
@@ -146,6 +150,7 @@ class RunWriter:
             raise UidIsNoKey(f"Its uid cannot be a key in Tiled: {uid!r}.")
         self._uid = uid
         self._writer("start", doc)
+        self._begun()
         if self._raw.has_run:
             raise AlreadyInTiled(f"Tiled has run {uid} as a whole.")
 

@@ -101,9 +101,14 @@ class PromptMessages:
         return [*self._started(), *refused, *_failures(failures), *filter(None, (undelivered, waiting))]
 
     def note_shown(self, flow_runs: Iterable[WorkflowStatus]) -> None:
-        """Tell nothing of these flow runs: they were shown in another way."""
+        """Tell nothing of these flow runs, which were waited for and shown in another way.
+
+        Nor of an outage that was found before: what waits still is found by the next look.
+        """
         with self._lock:
             self._shown.update(one.flow_run_id for one in flow_runs)
+            if self._waiting:
+                self._waiting, self._told_of_waiting = "", False
 
     def look_at_journals(self) -> None:
         """Look once for runs that Tiled has refused since, and for those that wait for it; raises nothing."""

@@ -134,6 +134,54 @@ def test_two_journals_of_one_run_go_to_tiled_one_after_the_other(settings, couri
     assert written == ["one.journal", "one.1.journal", "one.2.journal"]
 
 
+@pytest.mark.parametrize("many", [2, 20])
+def test_runs_of_which_few_wait_get_their_entries_in_the_order_in_which_they_were_taken(
+    settings, courier, monkeypatch, many
+):
+    entries = []
+
+    def write(sender, *_):
+        # The first ones take longest: without an order the others overtake them.
+        time.sleep(0.05 / (1 + len(entries)))
+        entries.append(int(sender.path.stem))
+        sender._begun()
+        time.sleep(0.1)
+
+    monkeypatch.setattr(JournalSender, "_write_whole", write)
+    for number in range(many):
+        _recorded(settings, f"{number:03}").close()
+    courier.start()
+    wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
+    assert entries == list(range(many))
+
+
+def test_of_many_runs_that_wait_the_newest_is_the_first(settings, courier, monkeypatch):
+    written = []
+    monkeypatch.setattr(JournalSender, "_write_whole", lambda sender, *_: written.append(int(sender.path.stem)))
+    for number in range(60):
+        _recorded(settings, f"{number:03}").close()
+    courier.start()
+    wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
+    assert written.index(59) <= 1
+
+
+def test_a_run_whose_entry_takes_long_holds_up_the_next_for_a_moment_only(settings, courier, monkeypatch):
+    written, released = [], threading.Event()
+
+    def write(sender, *_):
+        if sender.path.stem == "000":
+            released.wait(10)
+        written.append(int(sender.path.stem))
+
+    monkeypatch.setattr(JournalSender, "_write_whole", write)
+    for number in range(2):
+        _recorded(settings, f"{number:03}").close()
+    courier.start()
+    wait_until(lambda: written == [1], 5)
+    released.set()
+    wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
+
+
 def test_a_run_that_has_arrived_is_not_looked_for_again_and_a_copy_of_it_is(settings, courier, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     # So that its threads come round before the directory is looked at again.

@@ -64,6 +64,18 @@ def test_that_submissions_wait_is_told_once_on_one_line_with_the_address(setting
     assert notices.take() == []
 
 
+def test_after_a_wait_an_outage_found_before_it_is_not_told_unless_something_waits_still(settings, outbox, api):
+    refused(outbox, "a")
+    notices = PromptMessages(settings, clock=later)
+    notices.look(api)
+    outbox.mark_sent(submission_key("a", WORKFLOW), str(uuid4()), "name")
+    notices.note_shown([])
+    assert notices.take() == []
+    refused(outbox, "b")
+    notices.look(api)
+    assert notices.take()[0].startswith("1 submission is waiting")
+
+
 @pytest.fixture
 def notes(monkeypatch):
     """The runs that stopped in this process: none yet."""
