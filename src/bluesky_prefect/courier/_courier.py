@@ -1,6 +1,7 @@
 """Journals on their way to Tiled, several at once."""
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,7 @@ _LOOK_EVERY_S = 0.02
 # Pieces of a run that goes on follow one another so fast; 95 % of the documents are to be in Tiled within a second.
 _PIECES_EVERY_S = 0.05
 # How long at most a run waits for the entry of the one before it, which takes 30 ms.
-_ENTRY_S = 1.0
+_ENTRY_S = 10.0
 # That a session is gone is seen by its lock alone.
 _SILENT_S = 0.2
 # Tiled answers a few requests at a time; more would only wait there.
@@ -221,7 +222,8 @@ class JournalCourier:
                 task = waiting[0 if in_order or self._turn % 4 == 0 else -1]
             else:
                 return None
-            task.busy, task.news, task.taken = True, False, now
+            # The first one waits for the connection, and the others for it.
+            task.busy, task.news, task.taken = True, False, now if self._raw is not None else math.inf
             return task
 
     def _are_few(self) -> bool:
@@ -241,6 +243,7 @@ class JournalCourier:
         except Exception as error:  # noqa: BLE001 - whatever it is, Tiled cannot be used
             self._away(error)
             return
+        task.taken = time.monotonic()
         try:
             done = task.sender.step(raw)
         except FileNotFoundError:

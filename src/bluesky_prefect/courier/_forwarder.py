@@ -45,6 +45,8 @@ _WARM_UP_S = 5.0
 # Enough for importing Prefect and a few requests, at the end of a short script.
 CLOSE_TIMEOUT_S = 10.0
 _SILENT_S = 2.0
+# How soon it is looked for an answer about deployments: a wrong name is told before the scan.
+_LOOKING_S = 0.5
 # How long a run waits that was found not to be in Tiled when its turn had come.
 HELD_S = 0.5
 # A look that finds nothing to send is repeated after this many times as long.
@@ -219,7 +221,7 @@ class Forwarder(ToldOfForks):
                 continue  # and the warm-up would tell once more what the attempt has told
             if self._courier() is not None:
                 self._preparation.look_up()
-                self._wake.wait(wait_s)
+                self._wake.wait(min(wait_s, _LOOKING_S) if self._preparation.is_looking else wait_s)
                 continue
             self._wake.wait(wait_s)
             if (self._api is None or not self._preparation.is_done) and self._clock() - idle_since > _WARM_UP_S:

@@ -74,6 +74,11 @@ class Preparation:
         """True once the deployments were looked up."""
         return not self._unchecked
 
+    @property
+    def is_looking(self) -> bool:
+        """True while an answer about deployments is on its way."""
+        return self._looking is not None and not self._looking.done()
+
     def add(self, deployments: Sequence[str]) -> None:
         """Take note of deployments to look up; those that were looked up are not looked up again."""
         new = [name for name in dict.fromkeys(deployments) if name not in self._known]
@@ -101,10 +106,11 @@ class Preparation:
                 self._looking = on_daemon_thread(missing_deployments, self._asked, _LOOK_UP_TIMEOUT_S)
             missing = self._looking.result(_PATIENCE_S)
         except Exception as error:  # noqa: BLE001 - the courier tells of an outage
+            if self.is_looking:
+                return  # to look again for its answer costs nobody anything
             logger.debug("The names of deployments were not looked up: %s", error_line(error))
             self._pause.grow()
-            if self._looking is not None and self._looking.done():
-                self._looking = None
+            self._looking = None
             return
         self._looking = None
         for deployment, message in missing.items():

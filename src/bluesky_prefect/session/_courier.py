@@ -117,12 +117,12 @@ def wait_until_delivered(
         if waited_s > _SILENT_S and running_courier(settings) is None:
             tell(f"Run {last.uid[:8]} is not in Tiled yet: no courier is running (start one: bluesky-prefect courier)")
             return False
-        if waited_s > timeout_s:
-            tell(f"Run {last.uid[:8]} is not in Tiled yet, after {timeout_s:g} s: see 'bluesky-prefect journal list'")
-            return False
         if waited_s > _SILENT_S and not told:
             told = True
             tell(f"Waiting until Tiled has run {last.uid[:8]} ...")
+        if waited_s > timeout_s:
+            tell(f"Run {last.uid[:8]} is not in Tiled yet, after {timeout_s:g} s: see 'bluesky-prefect journal list'")
+            return False
         time.sleep(_POLL_S)
     if reason := directory.why_refused(last.uid):
         tell(f"Tiled refuses run {last.uid[:8]}: {reason}")

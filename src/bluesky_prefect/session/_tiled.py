@@ -53,14 +53,15 @@ class TiledConnection:
         """Address of the server without what may be secret in it; empty if the settings name none."""
         return without_secrets(server_address(self._settings))
 
-    def problem(self) -> str:
-        """Return why the server does not answer, or an empty string if it does; takes a second at most."""
+    def problem(self, patience_s: float = 0.0) -> str:
+        """Return why the server does not answer, or an empty string if it does; see `probe`."""
         if not self._is_named():
             self._settings = use_services()
         if not self._is_named():
             return "none is named, no local stack runs"
         uri = server_address(self._settings)
-        return probe(uri).problem if uri else ""  # a profile without an address is a server inside this process
+        # A profile without an address is a server inside this process.
+        return probe(uri, patience_s=patience_s).problem if uri else ""
 
     def require(self) -> Settings:
         """Return the settings that name the server, which answers.
@@ -70,7 +71,8 @@ class TiledConnection:
         TiledUnavailable
             If it does not.
         """
-        if problem := self.problem():
+        # Somebody asks for something: a server that is busy for a moment is not away.
+        if problem := self.problem(self._settings.request_timeout_s):
             absent = Service("Tiled", self.url, problem, consequence="", remedy="")
             raise TiledUnavailable(explain_absence(absent, self._settings))
         return self._settings

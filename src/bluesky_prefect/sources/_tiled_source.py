@@ -136,7 +136,8 @@ class TiledSource:
         self._look(catalog, seen)
         logger.info("Listening to %s", address)
         while not finish.is_set():
-            every_s = self._settings.listen_every_s * (_MORE_RARELY if self._has_stream else 1)
+            # At first, a run may begin and stop before the server has the stream's subscription.
+            every_s = self._settings.listen_every_s * (_MORE_RARELY if self._stream_lasts else 1)
             self._wait(catalog, seen, time.monotonic() + every_s, finish)
             if finish.is_set():
                 return
@@ -149,6 +150,10 @@ class TiledSource:
     @property
     def _has_stream(self) -> bool:
         return self._stream is not None and self._stream.is_alive
+
+    @property
+    def _stream_lasts(self) -> bool:
+        return self._has_stream and time.monotonic() >= self._stream_at - _STREAM_AGAIN_S + _STREAM_LASTS_S
 
     def _open_stream(self, catalog: Catalog) -> None:
         self._close_stream()
@@ -163,7 +168,7 @@ class TiledSource:
 
     def _note_stream(self) -> None:
         """Tell that the stream is back once it lasts, so that its next end is told of, too."""
-        if self._told_of_stream and time.monotonic() >= self._stream_at - _STREAM_AGAIN_S + _STREAM_LASTS_S:
+        if self._told_of_stream and self._stream_lasts:
             self._told_of_stream = False
             logger.warning("Tiled's stream of updates tells of runs again")
 

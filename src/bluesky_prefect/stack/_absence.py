@@ -11,15 +11,16 @@ from bluesky_prefect.stack._ports import HOST
 SETTINGS = {"Tiled": "BLUESKY_PREFECT_TILED_URI", "Prefect": "PREFECT_API_URL"}
 
 
-def tiled_service(settings: Settings) -> Service:
-    """Ask the Tiled server that the settings name whether it is there, for a second at most."""
+def tiled_service(settings: Settings, patience_s: float = 0.0) -> Service:
+    """Ask the Tiled server that the settings name whether it is there; see `probe`."""
     from bluesky_prefect.tiled_api import server_address
 
     if settings.tiled_uri is None and settings.tiled_profile is None:
         return Service("Tiled", "", "no address", "", "")
     address = server_address(settings)
     # A profile without an address is a server inside this process.
-    return Service("Tiled", without_secrets(address), probe(address).problem if address else "", "", "")
+    problem = probe(address, patience_s=patience_s).problem if address else ""
+    return Service("Tiled", without_secrets(address), problem, "", "")
 
 
 def require_services(settings: Settings, *, options: str = "") -> None:
@@ -30,7 +31,12 @@ def require_services(settings: Settings, *, options: str = "") -> None:
     TiledUnavailable, PrefectUnavailable
         If it does not.
     """
-    for service, error in ((tiled_service(settings), TiledUnavailable), (prefect_service(), PrefectUnavailable)):
+    # Somebody asks for something: a server that is busy for a moment is not away.
+    patience_s = settings.request_timeout_s
+    for service, error in (
+        (tiled_service(settings, patience_s), TiledUnavailable),
+        (prefect_service(patience_s), PrefectUnavailable),
+    ):
         if service.problem:
             raise error(explain_absence(service, settings, options=options))
 

@@ -208,8 +208,8 @@ def _port_problem(port: int) -> str:
     return ""
 
 
-def prefect_service() -> Service:
-    """Ask Prefect, with this session's credentials, and return what came of it."""
+def prefect_service(patience_s: float = 0.0) -> Service:
+    """Ask Prefect, with this session's credentials, and return what came of it; see `probe`."""
     url = prefect_url()
     consequence = "flow runs start when Prefect is there"
     if not url:
@@ -217,7 +217,7 @@ def prefect_service() -> Service:
         return Service("Prefect", "", _port_problem(get_settings().prefect_port) or "no address", consequence, remedy)
     authorization = prefect_authorization()
     # Not its health, which Prefect tells everybody.
-    answer = probe(f"{url}/admin/version", authorization=authorization)
+    answer = probe(f"{url}/admin/version", authorization=authorization, patience_s=patience_s)
     place = without_secrets(url)
     problem, remedy = answer.problem, start_or_check(place, "PREFECT_API_URL")
     if answer.refused:

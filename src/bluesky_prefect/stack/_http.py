@@ -1,6 +1,7 @@
 """Small requests to the servers of the stack and of a session, without the cost of importing their clients."""
 
 import json
+import logging
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -18,8 +19,11 @@ from bluesky_prefect.core import (
     basic_auth,
     on_daemon_thread,
     user_in_url,
+    without_secrets,
     without_user,
 )
+
+logger = logging.getLogger(__name__)
 
 # What a part that is not there may cost the start of a session, and of a run: scientists do not wait for it.
 PROBE_TIMEOUT_S = 1.0
@@ -81,16 +85,20 @@ def answers(url: str, *, headers: Mapping[str, str] | None = None, timeout_s: fl
     return True
 
 
-def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = "") -> Answer:
+def probe(url: str, timeout_s: float = PROBE_TIMEOUT_S, *, authorization: str = "", patience_s: float = 0.0) -> Answer:
     """Ask at `url` for anything, as the user that the address or `authorization` (a header) names.
 
-    Takes no longer than `timeout_s`, also where name look-ups hang. Any answer below 500 counts: a server that
+    Takes no longer than `timeout_s`, also where name look-ups hang. A server that has said nothing by then is asked
+    once more with `patience_s`, if that is longer, and a line says so. Any answer below 500 counts: a server that
     refuses an unknown client is there.
     """
     try:
         return on_daemon_thread(_probe, url, timeout_s, authorization).result(timeout_s)
     except TimeoutError:
-        return Answer(f"no answer in {timeout_s:g} s")
+        if patience_s <= timeout_s:
+            return Answer(f"no answer in {timeout_s:g} s")
+    logger.warning("No answer yet at %s; waiting for it, %g s at most ...", without_secrets(url), patience_s)
+    return probe(url, patience_s, authorization=authorization)
 
 
 def _probe(url: str, timeout_s: float, authorization: str) -> Answer:

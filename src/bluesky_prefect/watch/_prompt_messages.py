@@ -109,6 +109,8 @@ class PromptMessages:
             self._shown.update(one.flow_run_id for one in flow_runs)
             if self._waiting:
                 self._waiting, self._told_of_waiting = "", False
+            if self._undelivered:
+                self._undelivered, self._told_of_undelivered = "", False
 
     def look_at_journals(self) -> None:
         """Look once for runs that Tiled has refused since, and for those that wait for it; raises nothing."""
@@ -189,9 +191,9 @@ class PromptMessages:
         # What waits for another server holds up nothing of this session.
         self._held_up = {one.workflow for one in stuck if one.api_url in (None, api_address())}
         reasons = [one.reason for one in stuck if one.reason]
-        if reasons and not self._told_of_waiting:
+        # They may have gone meanwhile.
+        if reasons and not self._told_of_waiting and (many := outbox.counts().waiting):
             self._told_of_waiting = True
-            many = outbox.counts().waiting
             what = "1 submission is" if many == 1 else f"{many} submissions are"
             reason = one_line(reasons[0], 2 * _REASON_LENGTH)
             with self._lock:

@@ -155,6 +155,31 @@ def test_runs_of_which_few_wait_get_their_entries_in_the_order_in_which_they_wer
     assert entries == list(range(many))
 
 
+def test_the_order_holds_where_the_first_connection_to_tiled_takes_long(settings, monkeypatch):
+    entries = []
+
+    def write(sender, *_):
+        time.sleep(0.05 / (1 + len(entries)))
+        entries.append(int(sender.path.stem))
+        sender._begun()
+
+    def connect():
+        time.sleep(0.5)
+        return raw
+
+    monkeypatch.setattr(JournalSender, "_write_whole", write)
+    monkeypatch.setattr("bluesky_prefect.courier._courier._ENTRY_S", 0.1)
+    for number in range(4):
+        _recorded(settings, f"{number:03}").close()
+    raw = _Tiled()
+    with closing(raw.http_client):
+        courier = JournalCourier(settings, connect)
+        courier.start()
+        wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
+        courier.close(10)
+    assert entries == [0, 1, 2, 3]
+
+
 def test_of_many_runs_that_wait_the_newest_is_the_first(settings, courier, monkeypatch):
     written = []
     monkeypatch.setattr(JournalSender, "_write_whole", lambda sender, *_: written.append(int(sender.path.stem)))
@@ -167,6 +192,7 @@ def test_of_many_runs_that_wait_the_newest_is_the_first(settings, courier, monke
 
 def test_a_run_whose_entry_takes_long_holds_up_the_next_for_a_moment_only(settings, courier, monkeypatch):
     written, released = [], threading.Event()
+    monkeypatch.setattr("bluesky_prefect.courier._courier._ENTRY_S", 0.5)
 
     def write(sender, *_):
         if sender.path.stem == "000":

@@ -53,6 +53,25 @@ def idle(prepared, *seen):
     prepared.note_listed(None)
 
 
+def test_a_wrong_name_is_told_as_soon_as_a_slow_server_has_answered(noted, monkeypatch, caplog):
+    asked = []
+
+    def missing(names, timeout_s):
+        asked.append(names)
+        time.sleep(0.3)
+        return {"my-workflow/lokal": "there is no my-workflow/lokal"}
+
+    monkeypatch.setattr(_preparation, "missing_deployments", missing)
+    prepared = preparation(None)
+    prepared.add(["my-workflow/lokal"])
+    prepared.look_up()
+    assert prepared.is_looking
+    wait_until(lambda: not prepared.is_looking)
+    prepared.look_up()
+    assert "there is no my-workflow/lokal" in caplog.text
+    assert len(asked) == 1
+
+
 def test_a_list_that_is_slow_is_loaded_once_and_noted(listed, noted):
     listed.write("f/one", before="import time; time.sleep(0.5)")
     prepared = preparation(f"{listed.path}:workflows")

@@ -75,6 +75,20 @@ def test_a_server_that_says_nothing_costs_no_more_than_the_time_allowed():
     assert time.monotonic() - begin < 1
 
 
+def test_a_server_that_is_busy_for_a_moment_is_there_for_whoever_has_patience(caplog):
+    busy = threading.Event()
+
+    class Busy(_Answers):
+        def do_GET(self) -> None:
+            busy.wait(30)
+            super().do_GET()
+
+    for url in _serving(Busy):
+        threading.Timer(0.5, busy.set).start()
+        assert probe(f"{url}/200", timeout_s=0.2, patience_s=30).problem == ""
+        assert f"No answer yet at {url}/200; waiting for it, 30 s at most ..." in caplog.text
+
+
 def test_a_name_look_up_that_hangs_costs_no_more_than_the_time_allowed(monkeypatch: pytest.MonkeyPatch):
     release = threading.Event()
     # Nothing but a resolver of one's own hangs on demand.
