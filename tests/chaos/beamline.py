@@ -33,6 +33,7 @@ from tests.chaos.processes import PAUSED, ROOT, AcquisitionProcess, ChaosProcess
 from tests.services.brokers import RedisServer
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import wait_until
+from tests.services.started_with import started_with
 
 # What the stack's worker forks flow runs from.
 _FORK_SERVER = "bluesky_prefect.worker.forkserver"
@@ -142,8 +143,8 @@ class Beamline:
         with ExitStack() as made:
             self.cache = made.enter_context(closing(RedisServer(self.root)))
             made.enter_context(_streaming(self.cache))
-            made.enter_context(_started_with(PrefectServer, server))
-            made.enter_context(_started_with(Worker, _WORKER))
+            made.enter_context(started_with(PrefectServer, server))
+            made.enter_context(started_with(Worker, _WORKER))
             made.callback(self.stack.down, self.report, flow_runs_timeout_s=0)
             self.info = self.stack.up(self.report)
             self.kill("worker")  # it has made the deployment; what executes flow runs from here on starts faster
@@ -380,17 +381,6 @@ class Beamline:
             port = int(self.info.tiled_uri.rsplit(":", 1)[1])
             return TiledServer(self.stack.paths, port, self.info.tiled_api_key.get_secret_value())
         return self._worker()
-
-
-@contextmanager
-def _started_with(service: type[Service], settings: dict[str, str]) -> Iterator[None]:
-    """Have this process start a service with other settings than the local stack's own."""
-    environment = service.environment
-    service.environment = lambda one: {**environment(one), **settings}
-    try:
-        yield
-    finally:
-        service.environment = environment
 
 
 @contextmanager

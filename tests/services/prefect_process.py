@@ -17,6 +17,7 @@ from bluesky_prefect.stack import StackInfo
 from bluesky_prefect.stack._info import StackPaths
 from bluesky_prefect.stack._prefect import PrefectServer
 from tests.services.made_databases import MadeDatabases
+from tests.services.started_with import EVENTS_AT_ONCE
 
 # Of the servers here none has TLS. A request of httpx's own would read the certificates of all the world's authorities
 # each time: 25 ms of the processor at each look of `wait_until`.
@@ -105,7 +106,7 @@ class PrefectProcess:
         server = PrefectServer(StackPaths(self._home), self.port, self._user)
         server.prepare()
         command = server.command()
-        environment = {**os.environ, **server.environment()}
+        environment = {**os.environ, **server.environment(), **EVENTS_AT_ONCE}
         if self._database_url:
             environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = self._database_url
         environment.update(self._environment)

@@ -10,7 +10,9 @@ import pytest
 
 from bluesky_prefect.core import Settings, get_settings
 from bluesky_prefect.stack import LocalStack, StackInfo
+from bluesky_prefect.stack._prefect import PrefectServer
 from tests.services.made_databases import MadeDatabases
+from tests.services.started_with import EVENTS_AT_ONCE, started_with
 from tests.system.demo_command import demo
 
 # Not above: this is read before the tests have homes of their own, and Prefect and Tiled look at the environment.
@@ -54,7 +56,9 @@ def stack(stack_settings: Settings, made_databases: MadeDatabases) -> Iterator[S
     local = LocalStack(stack_settings)
     try:
         made_databases.for_stack(local.paths.root)
-        yield local.up(print)
+        with started_with(PrefectServer, EVENTS_AT_ONCE):
+            info = local.up(print)
+        yield info
     finally:
         local.down(print, flow_runs_timeout_s=0)
 

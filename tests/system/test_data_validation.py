@@ -19,12 +19,14 @@ from bluesky_prefect.sim import make_devices
 from bluesky_prefect.tiled_api import read_part
 from tests.services.prefect_process import ask
 from tests.system.beamline import Beamline
-from tests.system.flow_room import room_for
+from tests.system.flow_room import room_for, settings_from
 
 
 @pytest.fixture(scope="module")
 def room(stack, tmp_path_factory):
-    with room_for(stack, tmp_path_factory.mktemp("validation")) as room:
+    # No file is late here.
+    late = {"BLUESKY_PREFECT_FILES_TIMEOUT_S": "0.5"}
+    with room_for(stack, tmp_path_factory.mktemp("validation")) as room, settings_from(late):
         yield room
 
 

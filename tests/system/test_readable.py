@@ -41,7 +41,12 @@ def detectors(tmp_path_factory):
 def room(local, tmp_path_factory):
     with (
         room_for(local.find(), tmp_path_factory.mktemp("room")) as room,
-        settings_from({"BLUESKY_PREFECT_STATE_DIRECTORY": str(local.paths.root)}),
+        settings_from(
+            {
+                "BLUESKY_PREFECT_STATE_DIRECTORY": str(local.paths.root),
+                "BLUESKY_PREFECT_FILES_TIMEOUT_S": "0.5",
+            }
+        ),
     ):
         yield room
 
