@@ -12,21 +12,16 @@ from tests.chaos.fault import FAULTS
 from tests.services.postgres import empty_database
 
 SCANS = 4
+# Of each kind one; most of the others have a test of their own, and `make chaos` injects all.
 SMALL = [
     "killed-before-commit",
     "killed-after-accepted",
-    "killed-in-a-run",
     "courier-killed",
-    "courier-loses-answers",
-    "journal-cut",
-    "two-acquisitions",
     "clock-forward",
     "prefect-loses-answers",
     "prefect-killed",
-    "outbox-full",
     "executor-killed",
     "pending-late",
-    "listen-tiled-killed",
     "listen-kafka-away",
     "listen-zmq-proxy",
 ]
@@ -52,14 +47,14 @@ def outcome(beamline) -> Outcome:
 def test_whatever_breaks_each_run_is_processed_exactly_once(outcome):
     assert outcome.verdict.lost == {}
     assert outcome.verdict.duplicated == {}
-    assert outcome.verdict.runs >= 24
+    assert outcome.verdict.runs >= 16
 
 
 @pytest.mark.timeout(600)
 def test_whatever_breaks_tiled_has_each_run_as_it_was_emitted(outcome):
     assert outcome.verdict.differing == {}
     assert outcome.verdict.compared >= outcome.verdict.runs
-    assert outcome.verdict.events >= 100
+    assert outcome.verdict.events >= 60
 
 
 def test_every_fault_had_runs_at_risk_and_was_recovered_from(outcome):

@@ -1,6 +1,7 @@
 """A facility's servers with the files in deploy/, all with passwords: a kill costs no run, and makes none twice."""
 
 import configparser
+import functools
 import itertools
 import os
 import re
@@ -281,6 +282,14 @@ def commands_in(path):
         yield from (line.split() for line in lines if not line.startswith("#") and "/bin/prefect" in line)
 
 
+@functools.cache
+def options_of(program, *names):
+    """Return the options that a command's help shows."""
+    command = [str(Path(sys.executable).with_name(program)), *names, "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return set(re.findall(r"--[a-z-]+", shown))
+
+
 def files(*folders):
     return [path for folder in folders for path in sorted((DEPLOY / folder).iterdir())]
 
@@ -294,9 +303,7 @@ def test_what_is_deployed_names_commands_and_options_that_exist(path):
             continue
         options = [word for word in words if word.startswith("--")]
         names = list(itertools.takewhile(lambda word: not word.startswith("-"), words[1:]))
-        command = [str(Path(sys.executable).with_name(program)), *names, "--help"]
-        shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        assert set(options) <= set(re.findall(r"--[a-z-]+", shown))
+        assert set(options) <= options_of(program, *names)
         checked += 1
     # The first one's command is the listener's unit's.
     assert checked or path.name in ("Dockerfile", "databases.sql")

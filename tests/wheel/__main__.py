@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -67,9 +68,12 @@ def main() -> None:
     asked = [one for one in INSTALLS if one.name in (sys.argv[1:] or [one.name])]
     failed = []
     print("| install | packages | MB | import of the callback, s | import of its purpose, s |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(2) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="bluesky-prefect-wheel-", ignore_cleanup_errors=True) as folder,
+        ThreadPoolExecutor(2) as pool,
+    ):
         wheel = _build(folder)
-        rows = [(one.name, pool.submit(_row, one, wheel)) for one in asked]
+        rows = [(one.name, pool.submit(_row, one, wheel, Path(folder))) for one in asked]
         for name, row in rows:
             try:
                 print(row.result(), flush=True)
@@ -91,8 +95,10 @@ def _build(folder: str) -> Path:
     return next(Path(folder).glob("*.whl"))
 
 
-def _row(install: Install, wheel: Path) -> str:
-    with empty_environment() as environment:
+def _row(install: Install, wheel: Path, folder: Path) -> str:
+    # A place for each of those at work at once; the two Prefects have files of the same names.
+    place = folder / f"{threading.current_thread().name}{'-light' if install.light else ''}"
+    with empty_environment(place) as environment:
         present, present_mb = set(), 0.0
         if install.beside:
             environment.install(*install.beside)

@@ -1,6 +1,7 @@
 """An environment of a wheel and nothing else, and homes that are as empty."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,12 +18,16 @@ class Failed(Exception):
 
 
 class Environment:
-    """A virtual environment, and an empty folder to run commands in, far from the checkout."""
+    """A virtual environment, and an empty folder to run commands in, far from the checkout.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "environment"
-        self._work = folder / "work"
-        self._work.mkdir()
+    What Python compiles is left for the next environment in this place, most of whose files are the same.
+    """
+
+    def __init__(self, place: Path) -> None:
+        self._folder = place / "environment"
+        self._work = place / "work"
+        self._compiled = place / "compiled"
+        self._work.mkdir(parents=True)
         self.python = self._folder / "bin" / "python"
         self.run(sys.executable, "-m", "venv", "--without-pip", str(self._folder))
 
@@ -45,6 +50,11 @@ class Environment:
         files = (path for path in self._folder.rglob("*") if path.is_file() and not path.is_symlink())
         return sum(path.stat().st_size for path in files if path.suffix != ".pyc") / 1e6
 
+    def remove(self) -> None:
+        """Delete it, and its homes."""
+        for folder in (self._folder, self._work, self._work.with_name("home")):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def import_s(self, statement: str) -> float:
         """Return the processor time of an import in a new process, in seconds, once it is compiled."""
         code = f"import time; began = time.process_time(); {statement}; print(time.process_time() - began)"
@@ -58,7 +68,8 @@ class Environment:
         home.mkdir(exist_ok=True)
         kept = {name: os.environ[name] for name in ("LANG", "TMPDIR") if name in os.environ}
         path = f"{self.python.parent}{os.pathsep}{os.defpath}"
-        return _run(command, self._work, {**kept, "HOME": str(home), "PATH": path, "DO_NOT_TRACK": "1"})
+        own = {"HOME": str(home), "PATH": path, "DO_NOT_TRACK": "1", "PYTHONPYCACHEPREFIX": str(self._compiled)}
+        return _run(command, self._work, {**kept, **own})
 
 
 def _run(command: "tuple[str, ...] | list[str]", folder: Path, environment: dict[str, str]) -> str:
@@ -81,7 +92,10 @@ def _run(command: "tuple[str, ...] | list[str]", folder: Path, environment: dict
 
 
 @contextmanager
-def empty_environment() -> Iterator[Environment]:
-    """Make an environment that is deleted afterwards."""
-    with tempfile.TemporaryDirectory(prefix="bluesky-prefect-wheel-", ignore_cleanup_errors=True) as folder:
-        yield Environment(Path(folder))
+def empty_environment(place: Path) -> Iterator[Environment]:
+    """Make an environment in a folder, and delete it afterwards."""
+    environment = Environment(place)
+    try:
+        yield environment
+    finally:
+        environment.remove()
