@@ -16,8 +16,10 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pexpect
@@ -30,6 +32,7 @@ CLONE = "bluesky-prefect"
 WIDTH = 118
 LONGEST_S = 300
 MOMENT_S = 1.0
+POLL_S = 0.1
 # Between the beginning of a flow run and Ctrl-C.
 UNDER_WAY_S = 0.4
 # What would make a difference to what is printed.
@@ -47,16 +50,36 @@ _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _BANNER = re.compile(r"^(Python 3|Type 'copyright|IPython \d|Tip: ).*\n", re.MULTILINE)
 _BEGUN = " - Beginning flow run "
 _INTERRUPT = "^C"
+_WARNING = re.compile(r" \| WARNING \| (bluesky_prefect\.[\w.]+) - ")
 
 
-def inputs(kind: str, block: str) -> list[tuple[str, bool]]:
-    """Return what is typed in a block, and whether Ctrl-C follows."""
-    typed: list[tuple[str, bool]] = []
+@dataclass
+class Input:
+    """A line that is typed.
+
+    Attributes
+    ----------
+    interrupted : bool
+        Whether Ctrl-C follows.
+    warned_by : set of str
+        Loggers whose warnings the page shows under it.
+    """
+
+    line: str
+    interrupted: bool = False
+    warned_by: set[str] = field(default_factory=set)
+
+
+def inputs(kind: str, block: str) -> list[Input]:
+    """Return what is typed in a block."""
+    typed: list[Input] = []
     for line in block.splitlines():
         if found := _INPUT[kind].match(line):
-            typed.append((found[1], False))
-        elif line.startswith(_INTERRUPT) and typed:
-            typed[-1] = (typed[-1][0], True)
+            typed.append(Input(found[1]))
+        elif typed and line.startswith(_INTERRUPT):
+            typed[-1].interrupted = True
+        elif typed and (warning := _WARNING.search(line)):
+            typed[-1].warned_by.add(warning[1])
     return typed
 
 
@@ -103,6 +126,8 @@ class Reader:
         }
         self.names = {str(home): "~", str(ROOT): f"~/{CLONE}", sys.prefix: f"~/{CLONE}/.venv"}
         self._prompt: pexpect.spawn | None = None
+        # Loggers that warn later than the prompt comes.
+        self._to_warn: set[str] = set()
         self._said = ""
 
     def record(self, page: str) -> str:
@@ -124,12 +149,13 @@ class Reader:
         if kind == "python":
             self._save(text)
             return block[0]
-        done = "".join(self._do(kind, *typed) for typed in inputs(kind, text))
+        done = "".join(self._do(kind, typed) for typed in inputs(kind, text))
         return f"```{kind}\n{done}```"
 
-    def _do(self, kind: str, line: str, interrupted: bool) -> str:
+    def _do(self, kind: str, typed: Input) -> str:
+        line = typed.line
         if kind == "ipython":
-            printed = self._type(line, interrupted)
+            printed = self._type(typed)
         elif line.endswith("ipython"):
             printed = f"$ {line}\n{self._open(line)}"
         else:
@@ -172,20 +198,24 @@ class Reader:
             dimensions=(50, WIDTH),
             timeout=LONGEST_S,
         )
+        self._to_warn = set()
         self._prompt.expect(_PROMPT)
         return _BANNER.sub("", self._plain(self._prompt.before or ""))
 
-    def _type(self, line: str, interrupted: bool) -> str:
-        prompt = self._prompt
+    def _type(self, typed: Input) -> str:
+        prompt, line = self._prompt, typed.line
         if prompt is None:
             raise ValueError(f"No prompt is open for: {line}")
         number = prompt.match[1]
+        self._wait_for_warnings(prompt)
+        if line == "exit":
+            self._wait_for_deliveries()
         prompt.expect(pexpect.TIMEOUT, timeout=MOMENT_S)  # people look before they type
         prompt.sendline(line)
         prompt.expect_exact(line)
         came_meanwhile = self._plain(prompt.before or "")
         begun = ""
-        if interrupted:
+        if typed.interrupted:
             if prompt.expect([_BEGUN, _PROMPT]):
                 raise ValueError(f"It ended before Ctrl-C: {line}")
             begun = f"{prompt.before}{prompt.after}"
@@ -193,7 +223,23 @@ class Reader:
             prompt.sendintr()
         prompt.expect([_PROMPT, pexpect.EOF])
         printed = self._plain(f"{begun}{prompt.before}").lstrip()
+        self._to_warn = {name for name in typed.warned_by if name not in printed}
         return f"{came_meanwhile}In [{number}]: {line}\n{printed}"
+
+    def _wait_for_warnings(self, prompt: pexpect.spawn) -> None:
+        """Wait for what the page shows after a prompt has come, if it takes longer than people look."""
+        deadline = time.monotonic() + LONGEST_S
+        said = ""
+        while any(name not in said for name in self._to_warn) and time.monotonic() < deadline:
+            prompt.expect(pexpect.TIMEOUT, timeout=POLL_S)
+            said = prompt.before or ""
+
+    def _wait_for_deliveries(self) -> None:
+        """Wait until Tiled has all runs: a session that ends before says so."""
+        journals = self._home / ".local" / "state" / "bluesky-prefect" / "journals"
+        deadline = time.monotonic() + LONGEST_S
+        while any(journals.glob("*.journal")) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
 
     def _plain(self, text: str) -> str:
         """Return what was printed as it stands on the page: without this machine's names, and ending with a line."""

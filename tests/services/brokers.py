@@ -47,6 +47,13 @@ class RedisServer:
         self._process.kill()
         self._process.wait(30)
 
+    def subscriptions(self) -> int:
+        """Return how often somebody has subscribed to a channel since it was started."""
+        import redis
+
+        with redis.Redis(port=self._port) as client:
+            return client.info("commandstats").get("cmdstat_subscribe", {"calls": 0})["calls"]
+
     def _answers(self) -> bool:
         try:
             socket.create_connection(("127.0.0.1", self._port), 1).close()

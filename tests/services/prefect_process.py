@@ -44,28 +44,30 @@ def user_of(stack: StackInfo) -> str:
 
 
 def ask(stack: StackInfo, method: str, path: str, **content: Any) -> httpx.Response:
-    """Send a request to the stack's Prefect as its user."""
-    url, headers = stack.prefect_api_url + path, stack.prefect_headers
-    return httpx.request(method, url, headers=headers, timeout=30, **_WITHOUT_TLS, **content)
+    """Send a request to the stack's Prefect as its user; see `_send`."""
+    return _send(method, stack.prefect_api_url + path, headers=stack.prefect_headers, **content)
 
 
 def post(api_url: str, path: str, *, user: str | None = None, **content: Any) -> Any:
-    """Post to a Prefect API, again where a server on SQLite says that its database is locked, or says it late.
+    """Post to a Prefect API; see `_send`."""
+    auth = tuple(user.split(":", 1)) if user else None
+    return _send("POST", api_url + path, auth=auth, json=content).raise_for_status().json()
 
-    What is posted here may be posted twice.
+
+def _send(method: str, url: str, **content: Any) -> httpx.Response:
+    """Send a request, again where a server on SQLite says that its database is locked, or says it late.
+
+    What is sent here may be sent twice.
     """
 
     def answer() -> httpx.Response | None:
         try:
-            auth = tuple(user.split(":", 1)) if user else None
-            response = httpx.post(api_url + path, json=content, timeout=30, auth=auth, **_WITHOUT_TLS)
+            response = httpx.request(method, url, timeout=30, **_WITHOUT_TLS, **content)
         except httpx.ReadTimeout:
             return None
         return None if response.status_code == 503 else response
 
-    response = wait_until(answer, timeout_s=120)
-    response.raise_for_status()
-    return response.json()
+    return wait_until(answer, timeout_s=120)
 
 
 class PrefectProcess:

@@ -52,6 +52,9 @@ class Room:
             "BLUESKY_PREFECT_WEATHER_ARCHIVE_URL": f"{self.weather.url}/v1/archive",
             "BLUESKY_PREFECT_WEATHER_FORECAST_URL": f"{self.weather.url}/v1/forecast",
             "BLUESKY_PREFECT_CAT_FACT_URL": f"{self.cats.url}/fact",
+            # Time to answer, and to be asked three times, on a busy machine.
+            "BLUESKY_PREFECT_WEATHER_TIMEOUT_S": "60",
+            "BLUESKY_PREFECT_CAT_FACT_TIMEOUT_S": "60",
         }
 
     def files(self, folder: str | Path) -> dict[str, bytes]:

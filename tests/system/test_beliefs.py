@@ -303,7 +303,7 @@ def test_a_server_whose_clock_is_days_off_is_told_of_and_hides_no_run(hutch, day
     report = hutch.reconcile(submit=True, settings=settings, clock=lambda: time.time() + days * 86400)
     assert report.states == {RunState.MISSING: 1}
     assert any("4320 min apart" in remark for remark in report.remarks)
-    with PrefectApi(30) as api:  # the run's session was only slow, and sends it now
+    with PrefectApi(30, client_retries=True) as api:  # the run's session was only slow, and sends it now
         again = api.create_flow_run(Submission(submission_key(uid, DEPLOYMENT), DEPLOYMENT, DEPLOYMENT, uid))
     assert [one.id for one in hutch.flow_runs(uid)] == [again.id]
 

@@ -11,6 +11,9 @@ from tests.chaos.campaign import Campaign, Outcome
 from tests.chaos.fault import FAULTS
 from tests.services.postgres import empty_database
 
+# The first test's counts the module's fixtures, too; there may be another process of tests beside it.
+pytestmark = pytest.mark.timeout(1800)
+
 SCANS = 4
 # Of each kind one; most of the others have a test of their own, and `make chaos` injects all.
 SMALL = [
@@ -43,14 +46,12 @@ def outcome(beamline) -> Outcome:
     return Campaign(beamline, SMALL, seed=1, report=print).run(1, SCANS, one_by_one=False)
 
 
-@pytest.mark.timeout(600)  # beside another process of tests
 def test_whatever_breaks_each_run_is_processed_exactly_once(outcome):
     assert outcome.verdict.lost == {}
     assert outcome.verdict.duplicated == {}
     assert outcome.verdict.runs >= 16
 
 
-@pytest.mark.timeout(600)
 def test_whatever_breaks_tiled_has_each_run_as_it_was_emitted(outcome):
     assert outcome.verdict.differing == {}
     assert outcome.verdict.compared >= outcome.verdict.runs

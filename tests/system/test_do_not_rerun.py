@@ -77,7 +77,7 @@ def executed(hutch, flows, kind):
         options = {"parameter_openapi_schema": schema, "entrypoint": f"says_so.py:{kind}", "path": str(flows)}
         client.create_deployment(flow_id, kind, **options)
     uid = hutch.count()
-    with PrefectApi(30) as api:
+    with PrefectApi(30, client_retries=True) as api:
         made = api.create_flow_run(Submission(submission_key(uid, name), name, name, uid))
     environment = {**os.environ, **hutch.environment, "PREFECT_LOCAL_STORAGE_PATH": str(flows / "storage")}
     run_module("prefect.engine", made.id, env=environment, cwd=flows)

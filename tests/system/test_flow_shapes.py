@@ -8,7 +8,6 @@ import pytest
 from bluesky_tiled_plugins import TiledWriter
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import LogFilter, LogFilterFlowRunId
-from prefect.logging.handlers import APILogHandler
 
 from bluesky_prefect.flows import export
 from tests.services.prefect_process import wait_until
@@ -66,12 +65,14 @@ def test_a_uid_writes_no_line_of_its_own_into_the_log_of_its_flow_run(room, writ
     written("scan", FORGED, 5004)
     state = export(5004, return_state=True)
     assert state.message.isprintable()
-    APILogHandler().flush()
     of_the_run = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[state.state_details.flow_run_id]))
-    with get_client(sync_client=True) as client:
-        logs = wait_until(lambda: [log.message for log in client.read_logs(of_the_run)])
-    assert any("files to" in message for message in logs)
-    assert [message for message in logs if not message.isprintable()] == []
+
+    def logs():
+        with get_client(sync_client=True) as client:
+            return [log.message for log in client.read_logs(of_the_run)]
+
+    wait_until(lambda: any("files to" in message for message in logs()))
+    assert [message for message in logs() if not message.isprintable()] == []
     assert FORGED not in "".join(
         content.decode() for name, content in room.files(state.result()).items() if ".txt" in name
     )

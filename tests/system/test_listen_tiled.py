@@ -46,9 +46,12 @@ def listen(tiled, tmp_path):
 
     def start(*arguments: str, waits: bool = True, **environment: str) -> Listener:
         (tmp_path / "state" / "listener.log").unlink(missing_ok=True)
+        before = tiled.cache.subscriptions()
         started.append(Listener(tmp_path / "state", "tiled", *arguments, **tiled.environment, **environment))
         if waits:
             started[-1].wait_for_line("Listening to")
+            # Of what begins before that, the stream tells nothing.
+            started[-1].wait_until(lambda: tiled.cache.subscriptions() > before)
         return started[-1]
 
     yield start

@@ -170,9 +170,9 @@ def test_a_run_moves_the_histograms_and_the_gauges_through_an_outage(start_couri
     assert (health["prefect"]["is_up"], health["tiled"]["is_up"]) == (False, False)
 
     prefect.mode = tiled.mode = "pass"
-    back = wait_until(lambda: (found := courier.metrics())["submissions_waiting"] == 0 and found)
-    assert (back["submissions_sent_total"], back["submissions_oldest_age_seconds"]) == (2, 0)
-    assert back["journals_waiting"] == 0
+    sent = {"submissions_waiting": 0, "submissions_sent_total": 2, "journals_waiting": 0}
+    back = wait_until(lambda: (found := courier.metrics()).items() >= sent.items() and found)
+    assert back["submissions_oldest_age_seconds"] == 0
     wait_until(lambda: (found := courier.metrics())["prefect_reachable"] + found["tiled_reachable"] == 2)
 
 

@@ -91,6 +91,8 @@ def test_a_session_records_and_imports_neither_prefect_nor_what_writes_to_tiled(
     assert session.do("scan")["points"] == 11
     assert session.facts["heavy"] == []
     assert session.do("heavy")["heavy"] == []
+    session.do("last")  # which imports Tiled's client
+    session.do("scan")
     found = session.do("last")
     assert found["waited_s"] < 15
     assert (found["exit_status"], found["rows"]) == ("success", 11)
@@ -190,7 +192,8 @@ def test_a_courier_that_is_told_to_end_does_so_and_one_whose_directory_is_gone_t
     again = run_command("courier", "--state-directory", str(tmp_path / "told"), env=os.environ)
     assert again.returncode == 1
     assert f":{told.pid}) is at work" in again.stderr
-    shutil.rmtree(tmp_path / "orphan")
+    wait_until((tmp_path / "orphan" / "outbox.sqlite").exists)  # it has begun, and makes no file any more
+    shutil.rmtree((tmp_path / "orphan").rename(tmp_path / "gone"))
     time.sleep(0.5)
     told.send_signal(signal.SIGTERM)
     for courier in (told, orphan):

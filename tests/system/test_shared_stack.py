@@ -8,7 +8,7 @@ from bluesky_prefect.stack._info import StackState
 from tests.services.account import shared_place
 
 _SESSION = """
-import os
+import time
 from bluesky.plans import count
 from bluesky_prefect.session import start_session
 from ophyd.sim import det
@@ -16,8 +16,11 @@ from ophyd.sim import det
 session = start_session(tell=lambda line: print("TOLD", line))
 uid = session.run_engine(count([det]))[0]
 print("IN TILED", uid in session.raw)
+outbox, deadline = session.prefect_callback.outbox, time.monotonic() + 60
+while outbox.has_waiting() and time.monotonic() < deadline:
+    time.sleep(0.1)
 session.prefect_callback.close(30)
-print("SENT", session.prefect_callback.outbox.counts().sent)
+print("SENT", outbox.counts().sent)
 """
 
 

@@ -1,6 +1,7 @@
 """From a stop document to exactly one flow run: a real acquisition process and a real Prefect server."""
 
 import signal
+import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from prefect.settings.models.server.api import ServerAPISettings
 
 from bluesky_prefect import Outbox
 from bluesky_prefect.core import Submission, SubmissionRefused, jsonable
+from bluesky_prefect.courier import CLOSE_TIMEOUT_S
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.prefect_api._parameter_size import SERVER_LIMIT
 from tests.services.fault_proxy import FaultProxy
@@ -63,10 +65,10 @@ def test_a_submission_that_alone_meets_trouble_on_its_way_holds_up_no_other(acqu
         proxy.victim_answer = status
         acquisition = acquire(DEPLOYMENT, OTHER, api_url=f"{proxy.url}/api")
         uids = acquisition.count(4)
-        wait_until(lambda: len(prefect.flow_runs(*uids)) == 7, timeout_s=15)
+        wait_until(lambda: len(prefect.flow_runs(*uids)) == 7)
         wait_until(lambda: proxy.struck >= 3)
         proxy.victim_answer = None
-        found = wait_until(lambda: len(prefect.flow_runs(*uids)) == 8 and prefect.flow_runs(*uids), timeout_s=15)
+        found = wait_until(lambda: len(prefect.flow_runs(*uids)) == 8 and prefect.flow_runs(*uids))
         assert len({flow_run["idempotency_key"] for flow_run in found}) == 8
         assert found[-1]["idempotency_key"] == proxy.victim
 
@@ -151,7 +153,11 @@ def test_the_limit_of_parameters_is_the_default_of_the_installed_prefect():
 def test_a_script_that_ends_right_after_its_scan_has_its_run_sent(acquire, prefect):
     acquisition = acquire()
     uids = acquisition.count(1)
-    acquisition.end()
+    began = time.monotonic()
+    if "Still to be sent: 1 " in acquisition.end():
+        assert time.monotonic() - began >= CLOSE_TIMEOUT_S  # on a machine that is this slow
+        following = acquire()
+        wait_until(lambda: following.outbox_counts() == (0, 1, 0))
     assert len(prefect.flow_runs(*uids)) == 1
 
 
@@ -216,7 +222,7 @@ def test_a_run_that_finds_the_disk_full_is_sent_from_memory_and_told(acquire, pr
     acquisition = acquire(largest_file_bytes=300_000)
     uids = [acquisition.run("hostile"), *acquisition.count(1)]  # the first one's metadata do not fit
     wait_until(lambda: len(prefect.flow_runs(*uids)) == 2)
-    assert acquisition.outbox_counts() == (0, 1, 0)
+    wait_until(lambda: acquisition.outbox_counts() == (0, 1, 0))
     assert f"Run {uids[0]} is kept in memory only" in acquisition.end()
     assert [len(prefect.flow_runs(uid)) for uid in uids] == [1, 1]
 

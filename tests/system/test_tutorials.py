@@ -23,6 +23,7 @@ _MASKS = [
         # Prefect's names for flow runs that have none.
         (r"(low run '|run_name': ')[a-z]+-[a-z]+(?=['-])", r"\1<name>"),
         # Why a service on the internet is away.
+        (r"(cannot be reached: ).*(\. Flow runs under way)", r"\1<reason>\2"),
         (r"\b(catfact\.ninja|[\w-]*api\.open-meteo\.com|127\.0\.0\.1): [^']*", "<service>: <reason>"),
         (r"\d{4}-\d\d-\d\d", "<date>"),
         (r"\d\d:\d\d:\d\d(\.\d+)?|\b\d\d:\d\d\b", "<time>"),
@@ -45,7 +46,10 @@ _UNORDERED = re.compile(
 # What is said before whichever prompt comes next.
 _NOTICE = re.compile(r"Scan \d+ \(.*\): flow run |<time> \| WARNING \| bluesky_prefect\.")
 # What is said where it takes longer, and empty lines around it.
-_PATIENCE = re.compile(r".*: still starting|Waiting for: |$")
+_PATIENCE = re.compile(
+    r".*: still starting|Waiting (for: |up to |until Tiled has )|Importing the clients of Prefect and Tiled"
+    r"|(<time> \| WARNING \| \S+ - )?No answer yet at |$"
+)
 _CTRL_C = "^C"
 
 
@@ -60,7 +64,7 @@ def masked(line):
 def shown(page):
     """Return the lines of a page that have to be the same, notices at the end."""
     lines, printed = [], []
-    everything = [masked(line) for line in page.splitlines()]
+    everything = [line for line in map(masked, page.splitlines()) if not _PATIENCE.match(line)]
     notices = [line for line in everything if _NOTICE.match(line)]
     for line in [line for line in everything if not _NOTICE.match(line)] + ["```"]:
         if _TYPED.match(line):
@@ -77,7 +81,7 @@ def in_order(printed):
     Where Ctrl-C ended it, nobody knows how far it was.
     """
     unordered = [line for line in printed if _UNORDERED.match(line.removeprefix(_CTRL_C))]
-    rest = [line for line in printed if line not in unordered and not _PATIENCE.match(line) and line != _CTRL_C]
+    rest = [line for line in printed if line not in unordered and line != _CTRL_C]
     interrupted = any(line.startswith(_CTRL_C) for line in printed)
     return rest if interrupted else [*rest, *sorted(unordered)]
 
@@ -107,7 +111,7 @@ def reader(tmp_path, ports, made_databases, outside_services):
             yield reader
 
 
-@pytest.mark.timeout(480)  # an outage, and all that a machine with other things to do adds
+@pytest.mark.timeout(900)  # an outage, and all that a machine with other things to do adds
 @pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
 def test_a_tutorial_prints_what_its_page_shows(tutorial, reader, ports):
     page = tutorial.read_text()
@@ -139,6 +143,21 @@ Good evening
     told = [line for line in differences(page, recorded).splitlines()[3:] if line.startswith(("-", "+"))]
     assert told == ["-Good evening", "+Good morning", "+[exit code 1]"]
     assert differences(recorded, recorded) == ""
+
+
+@pytest.mark.parametrize(
+    "patience",
+    [
+        "Waiting until Tiled has run 0a1b2c3d ...",
+        "Waiting up to 15 s for 1 flow run(s) to finish",
+        "Importing the clients of Prefect and Tiled",
+        "No answer yet at http://127.0.0.1:4200/api/admin/version; waiting for it, 10 s at most ...",
+        "02:00:12.305 | WARNING | bluesky_prefect.stack._http - No answer yet at http://127.0.0.1:4200; waiting ...",
+    ],
+)
+def test_what_is_said_where_it_takes_longer_does_not_count(patience):
+    page = "```console\n$ bluesky-prefect down\n{}Courier: stopped\n```\n"
+    assert differences(page.format(""), page.format(f"{patience}\n")) == ""
 
 
 @pytest.mark.parametrize("wrong", ["up -> down", "server -> worker", "[exit code 1] -> "])

@@ -71,10 +71,9 @@ def test_with_a_password_on_prefect_flow_runs_start_and_are_cancelled(tmp_path, 
         worker.start(PREFECT_WORKER_QUERY_SECONDS="3600")
         flow_run = worker.submit(worker.deploy(f"{FLOWS.name}:lines", FLOWS.parent), count=1)
         assert worker.wait(flow_run)["state_type"] == "COMPLETED"
-        hanging = worker.submit(worker.deploy(f"{FLOWS.name}:hangs", FLOWS.parent))
-        worker.wait(hanging, "RUNNING")
-        worker.cancel(hanging)
-        assert worker.wait(hanging)["state_type"] == "CANCELLED"
+        waiting, _ = start_waiting(worker, worker.deploy(f"{FLOWS.name}:waits", FLOWS.parent), tmp_path / "waits")
+        worker.cancel(waiting)
+        assert worker.wait(waiting)["state_type"] == "CANCELLED"
     finally:
         worker.close()
         server.kill()
