@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from docs.prefect_ui import BROWSER
-from docs.recorder import TUTORIALS, Reader
+from docs.recorder import PICTURES, TUTORIALS, Reader
 
 from tests.conftest import missing_service
 from tests.services.streaming_tiled import free_port
@@ -37,6 +37,8 @@ _MASKS = [
         (r"\b\d{4,}\b", "<number>"),
     ]
 ]
+# No other test opens these pages.
+LOOKED_AT = {"tiled-ui", "failed-flow-run"}
 _SPACES = re.compile(r" {2,}|-{4,}")
 _TYPED = re.compile(r"\$ |In \[\d+\]: |```")
 # What several threads or processes say, or flow runs that began at once, in whichever order.
@@ -98,10 +100,13 @@ def ports():
 
 
 @pytest.fixture
-def reader(tmp_path, ports, made_databases, outside_services):
+def reader(tmp_path, ports, made_databases, outside_services, monkeypatch):
     """Somebody with an empty home directory."""
     if not Path(BROWSER).exists():
         missing_service("Chromium, with: apt-get install chromium")
+    # What the other pictures show is looked at by test_prefect_ui.py; here, that there is a link to it.
+    for picture in PICTURES.keys() - LOOKED_AT:
+        monkeypatch.setitem(PICTURES, picture, lambda reader, _: reader.last_link("runs"))
     settings = {"tiled_port": ports["8000"], "prefect_port": ports["4200"], **outside_services}
     environment = {f"BLUESKY_PREFECT_{name.upper()}": value for name, value in settings.items()}
     # A path as short as when the pages are recorded: tables are as wide as the terminal.

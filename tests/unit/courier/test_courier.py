@@ -187,7 +187,7 @@ def test_of_many_runs_that_wait_the_newest_is_the_first(settings, courier, monke
         _recorded(settings, f"{number:03}").close()
     courier.start()
     wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
-    assert written.index(59) <= 1
+    assert written.index(59) < 4  # as many are at work
 
 
 def test_a_run_whose_entry_takes_long_holds_up_the_next_for_a_moment_only(settings, courier, monkeypatch):

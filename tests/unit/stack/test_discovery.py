@@ -3,6 +3,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from bluesky_prefect.prefect_api import runs_url
 from bluesky_prefect.stack import LocalStack, Service, describe, prefect_service, probe, start_or_check, use_services
 from bluesky_prefect.stack._info import StackPaths, stack_info
 from bluesky_prefect.stack._keys import StackKeys
+from tests.services.prefect_process import wait_until
 
 
 class _Answers(BaseHTTPRequestHandler):
@@ -29,10 +31,12 @@ def _serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield f"http://127.0.0.1:{httpd.server_port}"
-    httpd.shutdown()
-    thread.join()
-    httpd.server_close()
+    try:
+        yield f"http://127.0.0.1:{httpd.server_port}"
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
 
 
 @pytest.fixture
@@ -83,8 +87,12 @@ def test_a_server_that_is_busy_for_a_moment_is_there_for_whoever_has_patience(ca
             busy.wait(30)
             super().do_GET()
 
-    for url in _serving(Busy):
-        threading.Timer(0.5, busy.set).start()
+    def answer_the_second_time() -> None:
+        wait_until(lambda: "waiting for it" in caplog.text)
+        busy.set()
+
+    with contextmanager(_serving)(Busy) as url:
+        threading.Thread(target=answer_the_second_time).start()
         assert probe(f"{url}/200", timeout_s=0.2, patience_s=30).problem == ""
         assert f"No answer yet at {url}/200; waiting for it, 30 s at most ..." in caplog.text
 
