@@ -116,6 +116,8 @@ def _probe(url: str, timeout_s: float, authorization: str) -> Answer:
     except (ConfigurationError, ValueError, InvalidURL):  # the latter two repeat what they cannot read
         return Answer(URL_SPELLING)
     except (OSError, HTTPException) as error:
+        if isinstance(getattr(error, "reason", error), TimeoutError):
+            raise TimeoutError from error
         return Answer(_reason(error))
 
 
