@@ -118,7 +118,6 @@ def session(told, stack, stack_settings, tmp_path_factory):
     return folder, uids
 
 
-@pytest.mark.timeout(300)
 def test_a_facility_s_own_flow_that_fails_sends_one_message_with_reason_and_link(session, told):
     _, uids = session
     wait_until(lambda: all(told.receiver.received(uid) for uid in uids), timeout_s=200)

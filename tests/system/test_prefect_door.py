@@ -130,7 +130,7 @@ def test_a_foreign_host_is_refused_also_with_the_password(stack, host):
     host = host.format(port=url.port)
     for base in (stack.prefect_ui_url, stack.tiled_uri):
         for path in ("/api/admin/version", "/api/health", "/runs", SIGN_IN):
-            answer = httpx.get(base + path, headers={"Host": host, **stack.prefect_headers})
+            answer = httpx.get(base + path, headers={"Host": host, **stack.prefect_headers}, timeout=30)
             assert answer.status_code == 400
     if host:
         with (
@@ -144,14 +144,14 @@ def test_a_foreign_host_is_refused_also_with_the_password(stack, host):
 @pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
 def test_this_machine_s_own_names_are_let_in(stack, name):
     url = stack.prefect_api_url.replace("127.0.0.1", name)
-    assert httpx.get(f"{url}/admin/version", headers=stack.prefect_headers).status_code == 200
+    assert httpx.get(f"{url}/admin/version", headers=stack.prefect_headers, timeout=30).status_code == 200
 
 
 # Programs.
 
 
 def test_every_route_of_the_api_wants_the_password(stack):
-    described = httpx.get(f"{stack.prefect_ui_url}/openapi.json").raise_for_status().json()["paths"]
+    described = httpx.get(f"{stack.prefect_ui_url}/openapi.json", timeout=30).raise_for_status().json()["paths"]
     assert len(described) > 100
     wrong = {"Authorization": "Basic " + "d3Jvbmc6d3Jvbmc="}
     open_to_all = set()
@@ -166,13 +166,13 @@ def test_every_route_of_the_api_wants_the_password(stack):
 
 
 def test_what_is_open_besides_the_api_tells_nothing_of_runs(stack):
-    assert httpx.get(f"{stack.prefect_ui_url}/api/health").json() is True
-    settings = httpx.get(f"{stack.prefect_ui_url}/ui-settings").json()
+    assert httpx.get(f"{stack.prefect_ui_url}/api/health", timeout=30).json() is True
+    settings = httpx.get(f"{stack.prefect_ui_url}/ui-settings", timeout=30).json()
     assert settings["auth"] == "BASIC"
     assert user_of(stack) not in json.dumps(settings)
-    assert httpx.post(f"{stack.prefect_ui_url}{LINKS}").status_code == 401
+    assert httpx.post(f"{stack.prefect_ui_url}{LINKS}", timeout=30).status_code == 401
     for guess in ("", "guess", user_of(stack)):
-        assert httpx.post(f"{stack.prefect_ui_url}{SIGN_IN}", content=guess).status_code == 403
+        assert httpx.post(f"{stack.prefect_ui_url}{SIGN_IN}", content=guess, timeout=30).status_code == 403
 
 
 @pytest.mark.parametrize("path", STREAMS)
@@ -307,9 +307,9 @@ def test_the_command_prints_a_link(stack):
     link = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     assert link.startswith(f"{stack.prefect_ui_url}{SIGN_IN}#")
     token = link.partition("#")[2]
-    answer = httpx.post(f"{stack.prefect_ui_url}{SIGN_IN}", content=token).raise_for_status()
+    answer = httpx.post(f"{stack.prefect_ui_url}{SIGN_IN}", content=token, timeout=30).raise_for_status()
     assert answer.headers["cache-control"] == "no-store"
-    assert httpx.post(f"{stack.prefect_ui_url}{SIGN_IN}", content=token).status_code == 403
+    assert httpx.post(f"{stack.prefect_ui_url}{SIGN_IN}", content=token, timeout=30).status_code == 403
 
 
 def test_the_command_prints_a_link_that_signs_a_browser_in_to_tiled_once(stack):
@@ -325,7 +325,8 @@ def test_the_command_prints_a_link_that_signs_a_browser_in_to_tiled_once(stack):
     link = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     assert link.startswith(f"{stack.tiled_uri}{SIGN_IN}#")
     token = link.partition("#")[2]
-    with httpx.Client(base_url=stack.tiled_uri) as browser, httpx.Client(base_url=stack.tiled_uri) as another:
+    browser, another = (httpx.Client(base_url=stack.tiled_uri, timeout=30) for _ in range(2))
+    with browser, another:
         assert browser.get("/api/v1/metadata/raw").status_code == 401
         assert browser.post(SIGN_IN, content=token).status_code == 200
         assert browser.get("/api/v1/metadata/raw").status_code == 200
@@ -344,7 +345,6 @@ class OldPrefectServer(PrefectServer):
         return [sys.executable, "-P", "-m", "prefect", "server", "start", *options]
 
 
-@pytest.mark.timeout(400)
 def test_a_server_without_a_password_is_started_anew_by_up_which_says_so(own_stack):
     local: LocalStack = own_stack()
     for directory in (local.paths.root, local.paths.logs):
@@ -362,4 +362,4 @@ def test_a_server_without_a_password_is_started_anew_by_up_which_says_so(own_sta
         "Prefect server: restarting, since an older version has started it, open to other users of this machine"
         " (takes up to a minute)"
     )
-    assert httpx.get(f"{new.prefect_api_url}/admin/version").status_code == 401
+    assert httpx.get(f"{new.prefect_api_url}/admin/version", timeout=30).status_code == 401

@@ -8,7 +8,7 @@ from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.cli._comparison import Comparison, compare_run, run_folder
 from bluesky_prefect.core import Submission, submission_key
 from bluesky_prefect.stack import DEPLOYMENT, LocalStack
-from tests.services.prefect_process import wait_until
+from tests.services.prefect_process import ask, wait_until
 from tests.system.beamline import Beamline
 
 
@@ -23,10 +23,13 @@ def flow_runs(info, name):
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}},
         "sort": "END_TIME_DESC",
     }
-    return info.ask_prefect("flow_runs/filter", body=body)
+    return ask(info, "POST", "/flow_runs/filter", json=body).raise_for_status().json()
 
 
-@pytest.mark.timeout(300)
+def last_message(info, name):
+    return next((one["state"]["message"] or "" for one in flow_runs(info, name)), "")
+
+
 def test_what_nobody_started_is_processed_and_what_cannot_be_is_an_alarm(info):
     root = from_uri(info.tiled_uri, api_key=info.tiled_api_key.get_secret_value())
     beamline = Beamline(root["raw"], info.images)
@@ -39,7 +42,7 @@ def test_what_nobody_started_is_processed_and_what_cannot_be_is_an_alarm(info):
     comparison = Comparison()
     compare_run(root["raw"][uid], folder, comparison)
     assert (comparison.files, comparison.differences) == (1, [])
-    wait_until(lambda: "all processed" in (flow_runs(info, "reconcile")[0]["state"]["message"] or ""))
+    wait_until(lambda: "all processed" in last_message(info, "reconcile"))
     root.context.close()
 
     outbox = Outbox(Settings(state_directory=info.state_directory).outbox_path)

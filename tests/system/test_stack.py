@@ -47,7 +47,7 @@ def command(*arguments, **environment):
 def start_waiting(info):
     """Start a flow run on a run that never comes; return its address once it waits for it."""
     name = f"{info.prefect_api_url}/deployments/name/my-workflow/local"
-    deployment = httpx.get(name, headers=info.prefect_headers).raise_for_status().json()["id"]
+    deployment = httpx.get(name, headers=info.prefect_headers, timeout=30).raise_for_status().json()["id"]
     made = post(
         info.prefect_api_url,
         f"/deployments/{deployment}/create_flow_run",
@@ -100,16 +100,18 @@ def test_status_shows_each_part(stack, stack_settings):
 
 
 def test_tiled_lets_nobody_in_without_the_key(stack):
-    assert httpx.get(f"{stack.tiled_uri}/api/v1/metadata/raw").status_code == 401
+    assert httpx.get(f"{stack.tiled_uri}/api/v1/metadata/raw", timeout=30).status_code == 401
     wrong = {"Authorization": "Apikey wrong"}
-    assert httpx.get(f"{stack.tiled_uri}/api/v1/metadata/raw", headers=wrong).status_code == 401
+    assert httpx.get(f"{stack.tiled_uri}/api/v1/metadata/raw", headers=wrong, timeout=30).status_code == 401
 
 
 def test_tiled_has_the_catalog_of_runs_and_the_container_of_results(stack):
     headers = {"Authorization": f"Apikey {stack.tiled_api_key.get_secret_value()}"}
-    raw = httpx.get(f"{stack.tiled_uri}/api/v1/metadata/raw", headers=headers).raise_for_status().json()["data"]
-    assert raw["attributes"]["specs"] == [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}]
-    httpx.get(f"{stack.tiled_uri}/api/v1/metadata/processed", headers=headers).raise_for_status()
+    raw, _ = (
+        httpx.get(f"{stack.tiled_uri}/api/v1/metadata/{name}", headers=headers, timeout=30).raise_for_status().json()
+        for name in ("raw", "processed")
+    )
+    assert raw["data"]["attributes"]["specs"] == [{"name": "CatalogOfBlueskyRuns", "version": "3.0"}]
 
 
 def test_the_deployment_loads_the_installed_package_and_pulls_nothing(stack):
@@ -123,8 +125,8 @@ def test_the_deployment_loads_the_installed_package_and_pulls_nothing(stack):
 
 
 def test_the_prefect_ui_is_there_and_talks_to_this_server(stack):
-    assert "<html" in httpx.get(stack.prefect_ui_url, follow_redirects=True).raise_for_status().text
-    settings = httpx.get(f"{stack.prefect_ui_url}/ui-settings").raise_for_status().json()
+    assert "<html" in httpx.get(stack.prefect_ui_url, follow_redirects=True, timeout=30).raise_for_status().text
+    settings = httpx.get(f"{stack.prefect_ui_url}/ui-settings", timeout=30).raise_for_status().json()
     assert settings["api_url"] == stack.prefect_api_url
 
 
