@@ -12,6 +12,7 @@ from prefect.states import Completed, Crashed, Running
 from bluesky_prefect import Outbox, Settings
 from bluesky_prefect.core import Submission, submission_key
 from tests.services.forked import run_command
+from tests.services.second_looks import look_again
 from tests.system.hutch import DEPLOYMENT, Hutch, idle_deployment
 
 HOW_TO = Path(__file__).parents[2] / "docs" / "how-to"
@@ -56,7 +57,9 @@ def run(hutch, stack, command):
         words += ["--name", "outage"]
     if words[0] == "status":  # of the stack itself, whose state directory is not the hutch's
         words += ["--state-directory", str(stack.state_directory)]
-    done = run_command(*words, env={**os.environ, **hutch.environment})
+    times = 10 if words[0] == "status" else 1  # it gives a server two seconds
+    environment = {**os.environ, **hutch.environment}
+    done = look_again(lambda: run_command(*words, env=environment), said=lambda done: done.stdout, times=times)
     return done.returncode, " ".join(done.stdout.split()), done.stderr
 
 

@@ -10,6 +10,7 @@ from prefect.settings import temporary_settings
 
 from tests.services.forked import run_code, run_command
 from tests.services.prefect_process import prefect_settings, user_of
+from tests.services.second_looks import look_again
 from tests.system.beamline import Beamline
 
 # By these programs know what was looked at.
@@ -41,7 +42,9 @@ KEYS = {
 def check(stack, *arguments, cwd=None, **environment):
     """Run the command on the stack; return its exit code, and what it found."""
     variables = {**os.environ, **stack.environment(), **environment}
-    done = run_command("check", "--json", *arguments, env=variables, cwd=cwd)
+    done = look_again(
+        lambda: run_command("check", "--json", *arguments, env=variables, cwd=cwd), said=lambda done: done.stdout
+    )
     assert "Traceback" not in done.stderr, done.stderr
     for secret in (stack.tiled_api_key.get_secret_value(), user_of(stack)):
         assert secret not in done.stdout + done.stderr
@@ -66,7 +69,8 @@ def test_on_a_stack_that_is_up_everything_is_looked_at_and_nothing_is_wrong(stac
     assert problems(findings) == {}
     assert code == 0
     assert {(one["subject"], one["name"]) for one in findings} == KEYS
-    people = run_command("check", "--state-directory", str(stack.state_directory), env=os.environ)
+    arguments = ("check", "--state-directory", str(stack.state_directory))
+    people = look_again(lambda: run_command(*arguments, env=os.environ), said=lambda done: done.stdout)
     assert people.returncode == 0, people.stdout
     assert f"  ok      {stack.tiled_uri} (from the local stack)" in people.stdout.splitlines()
 
@@ -158,7 +162,7 @@ PROBLEM = "from bluesky_prefect.tiled_api import flows_problem; print(flows_prob
 
 def test_a_worker_s_check_has_nothing_against_this_stack_and_names_what_is_wrong(stack):
     environment = {**os.environ, **stack.environment()}
-    assert run_code(PROBLEM, env=environment).stdout == "\n"
+    assert look_again(lambda: run_code(PROBLEM, env=environment).stdout) == "\n"
     wrong = {"BLUESKY_PREFECT_TILED_API_KEY": "abc123", "TILED_API_KEY": "abc123"}
     assert "set TILED_API_KEY" in run_code(PROBLEM, env={**environment, **wrong}).stdout
     nowhere = {"BLUESKY_PREFECT_RAW_CONTAINER": "not/there"}

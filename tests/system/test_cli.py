@@ -10,10 +10,15 @@ import pytest
 
 from tests.services.forked import run_command
 from tests.services.prefect_process import user_of
+from tests.services.second_looks import look_again
 
 
 def cli(*arguments):
     return run_command(*arguments, env=os.environ)
+
+
+def status(*options):
+    return look_again(lambda: cli("status", *options), said=lambda done: done.stdout, times=10)
 
 
 def test_up_ends_with_addresses_and_how_to_go_on(stack):
@@ -55,10 +60,10 @@ def test_the_printed_commands_open_tiled_and_prefect(stack):
 
 
 def test_status_ends_with_0_while_every_part_is_up(stack):
-    done = cli("status", "--state-directory", str(stack.state_directory))
+    done = status("--state-directory", str(stack.state_directory))
     assert done.returncode == 0, done.stdout + done.stderr
     assert stack.prefect_ui_url in done.stdout
-    machine = json.loads(cli("status", "--json", "--state-directory", str(stack.state_directory)).stdout)
+    machine = json.loads(status("--json", "--state-directory", str(stack.state_directory)).stdout)
     assert machine["all_up"] is True
     assert {part["up"] for part in machine["parts"]} == {True}
 

@@ -49,8 +49,8 @@ def on_postgres(tmp_path_factory, database, outside_services):
 
 def test_it_works_and_says_where_its_flow_runs_are(on_postgres):
     settings, said = on_postgres
+    wait_until(lambda: LocalStack(settings).status().all_up)
     status = LocalStack(settings).status()
-    assert status.all_up
     assert status.prefect_database.startswith("PostgreSQL, database bluesky_prefect_")
     assert f"Prefect server: on {status.prefect_database}" in said
     assert not (StackPaths(settings.state_directory).prefect / "prefect.db").exists()

@@ -27,6 +27,7 @@ from tests.services.couriers import stop_courier
 from tests.services.made_databases import MadeDatabases
 from tests.services.outside import open_meteo
 from tests.services.prefect_process import PrefectProcess, ask, user_of, wait_until
+from tests.services.second_looks import look_again
 from tests.system.secret_search import found_in
 
 _SESSION = Path(__file__).with_name("beamline_session.py")
@@ -121,7 +122,7 @@ def watched(stack: StackInfo, stack_settings: Settings, tmp_path_factory: pytest
         body = {"flow_runs": {"tags": {"all_": [f"uid:{session.uid}"]}}}
 
         def state() -> str:
-            [found] = ask(stack, "POST", "/flow_runs/filter", json=body).json()
+            [found] = ask(stack, "POST", "/flow_runs/filter", json=body).raise_for_status().json()
             return found["state_type"]
 
         wait_until(lambda: state() == "COMPLETED")
@@ -336,17 +337,26 @@ def _files(root: Path) -> list[Path]:
 @pytest.fixture(scope="module")
 def refused(facility: Facility, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Session]]:
     """Sessions with wrong credentials, and with none."""
-    sessions = {}
-    for kind, key, user in (("wrong", "wr0ngkey", "nobody:wr0ngkey"), ("missing", None, None)):
-        sessions[kind] = facility.session(
-            "look",
-            TILED_API_KEY=key,
-            PREFECT_API_URL=facility.prefect.url,
-            PREFECT_API_AUTH_STRING=user,
-            BLUESKY_PREFECT_STATE_DIRECTORY=str(tmp_path_factory.mktemp("refused")),
+    opened: list[Session] = []
+
+    def open_one(key: str | None, user: str | None) -> Session:
+        opened.append(
+            facility.session(
+                "look",
+                TILED_API_KEY=key,
+                PREFECT_API_URL=facility.prefect.url,
+                PREFECT_API_AUTH_STRING=user,
+                BLUESKY_PREFECT_STATE_DIRECTORY=str(tmp_path_factory.mktemp("refused")),
+            )
         )
-    yield sessions
-    for session in sessions.values():
+        return opened[-1]
+
+    credentials = {"wrong": ("wr0ngkey", "nobody:wr0ngkey"), "missing": (None, None)}
+    yield {
+        kind: look_again(lambda given=given: open_one(*given), said=lambda session: session.greeting)
+        for kind, given in credentials.items()
+    }
+    for session in opened:
         session.end()
 
 

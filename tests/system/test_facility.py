@@ -23,6 +23,7 @@ from tests.services.forked import run_command
 from tests.services.listeners import Listener
 from tests.services.password_postgres import PasswordPostgres
 from tests.services.prefect_process import wait_until
+from tests.services.second_looks import look_again
 from tests.services.worker_process import WorkerProcess
 from tests.system.secret_search import found_in
 from tests.system.test_metrics import CourierProcess
@@ -189,7 +190,7 @@ def test_with_a_password_on_every_server_a_scan_is_processed_and_seen_everywhere
     assert reconciled.returncode == 0, reconciled.stdout + reconciled.stderr
     assert "all processed" in reconciled.stdout
     assert uid[:8] in run(environment, "flows", "--json").stdout
-    checked = run(environment, "check", "--json").stdout
+    checked = look_again(lambda: run(environment, "check", "--json").stdout)
     assert '"problem"' not in checked, checked
     for server in ("prefect", "tiled"):
         reachable = re.compile(rf"^bluesky_prefect_{server}_reachable(\{{.*\}})? 1.0$", re.MULTILINE)

@@ -1,6 +1,5 @@
 """A real IPython in a pseudo-terminal, with the beamline profile."""
 
-import json
 import os
 import re
 import shutil
@@ -8,7 +7,6 @@ import signal
 import socket
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,8 @@ import pexpect
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Crashed
+from tiled.client import from_uri
+from tiled.structures.core import Spec
 
 from bluesky_prefect.core import Run
 from bluesky_prefect.prefect_api import flow_run_url, runs_url, search_url
@@ -27,7 +27,8 @@ from bluesky_prefect.stack import WORKFLOWS, StackInfo
 from bluesky_prefect.stack._info import StackPaths
 from tests.services.couriers import stop_courier
 from tests.services.fault_proxy import FaultProxy
-from tests.services.prefect_process import user_of, wait_until
+from tests.services.prefect_process import ask, user_of, wait_until
+from tests.services.second_looks import look_again
 from tests.system.hutch import idle_deployment
 
 _PROMPT = re.compile(r"In \[\d+\]: ")
@@ -119,22 +120,22 @@ def open_terminal() -> Iterator[Callable[..., Terminal]]:
 @pytest.fixture(scope="module")
 def terminal(stack: StackInfo) -> Iterator[Terminal]:
     """``bluesky-prefect ipython``: it finds the stack by its state directory."""
-    opened = Terminal(_COMMAND, {"BLUESKY_PREFECT_STATE_DIRECTORY": str(stack.state_directory)})
+    opened: list[Terminal] = []
+
+    def open_one() -> Terminal:
+        opened.append(Terminal(_COMMAND, {"BLUESKY_PREFECT_STATE_DIRECTORY": str(stack.state_directory)}))
+        return opened[-1]
+
     try:
-        yield opened
+        yield look_again(open_one, said=lambda terminal: terminal.greeting)
     finally:
-        opened.kill()
+        for terminal in opened:
+            terminal.kill()
 
 
 def _flow_runs(stack: StackInfo, uid: str) -> list[dict[str, Any]]:
     body = {"flow_runs": {"tags": {"all_": [f"uid:{uid}"]}}}
-    request = urllib.request.Request(
-        f"{stack.prefect_api_url}/flow_runs/filter",
-        data=json.dumps(body).encode(),
-        headers={"Content-Type": "application/json", **stack.prefect_headers},
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
+    return ask(stack, "POST", "/flow_runs/filter", json=body).raise_for_status().json()
 
 
 def _completed(stack: StackInfo, uid: str) -> dict[str, Any]:
@@ -178,7 +179,10 @@ def test_scan_ids_go_on_after_the_newest_in_tiled(
     terminal.run("count([det], 1), prefect=False")
     taken = int(re.search(r"TAKEN (\d+)", terminal.type("print('TAKEN', raw[-1].start['scan_id'])"))[1])
 
-    elsewhere = open_terminal(plain_ipython, {**stack.environment(), **no_services})
+    elsewhere = look_again(
+        lambda: open_terminal(plain_ipython, {**stack.environment(), **no_services}),
+        said=lambda terminal: terminal.greeting,
+    )
 
     assert f"Transient Scan ID: {taken + 1} " in elsewhere.type("RE(count([det], 1), prefect=False)")
 
@@ -205,7 +209,7 @@ def test_a_plan_closes_the_loop_over_a_flow(stack: StackInfo, terminal: Terminal
     fwhm = terminal.type(f"tiled_client['processed']['peak-{uids[-1]}'].metadata['fwhm']")
     assert float(re.search(r"\d+\.\d+", fwhm)[0]) == pytest.approx(2.355 * 2, rel=0.05)
     # Each was also exported as any run is.
-    assert all(len(_flow_runs(stack, uid)) == 2 for uid in uids)
+    wait_until(lambda: all(len(_flow_runs(stack, uid)) == 2 for uid in uids))
 
 
 _WAITING = Path(__file__).parents[2] / "docs" / "how-to" / "wait-for-a-flow-in-a-plan.md"
@@ -382,19 +386,32 @@ _MISTAKES = {
 
 def test_a_mistake_at_the_prompt_is_a_line_and_no_flow_run(stack: StackInfo, terminal: Terminal):
     terminal.run("count([det], 1), prefect=False")
+    terminal.type("raw[-1]")  # or the lines below say that they wait for the courier
     before = _all_flow_runs(stack)
     for line, said in _MISTAKES.items():
-        shown = [one for one in terminal.type(line).splitlines()[1:] if one.strip()]
+        shown = [one for one in look_again(lambda line=line: terminal.type(line)).splitlines()[1:] if one.strip()]
         assert len(shown) == 1, shown
         assert shown[0].startswith(said)
     assert _all_flow_runs(stack) == before
 
 
-def test_ctrl_c_at_the_prompt_is_a_line_and_cancels_the_flow_run(stack: StackInfo, terminal: Terminal):
+@pytest.fixture
+def endless_run(stack: StackInfo) -> Iterator[str]:
+    """A run in Tiled whose end the flows wait for."""
+    uid = "77777777-2222-3333-4444-555555555555"
+    start = {"uid": uid, "time": 1777651200.25, "scan_id": 79, "plan_name": "endless"}
+    root = from_uri(stack.tiled_uri, api_key=stack.tiled_api_key.get_secret_value())
+    node = root["raw"].create_container(uid, metadata={"start": start}, specs=[Spec("BlueskyRun", "3.0")])
+    yield uid
+    node.delete()
+    root.context.close()
+
+
+def test_ctrl_c_at_the_prompt_is_a_line_and_cancels_the_flow_run(stack: StackInfo, terminal: Terminal, endless_run):
     terminal.run("count([det], 1), prefect=False")
     terminal.type("export(-1)")  # Prefect is imported
 
-    output = terminal.interrupt("export(-1)", after="Beginning flow run")
+    output = terminal.interrupt(f"export('{endless_run}')", after="Beginning flow run")
 
     assert "Traceback" not in output
     name = re.search(r"Interrupted: flow run '(.+?)' is cancelled", output)[1]
@@ -403,8 +420,8 @@ def test_ctrl_c_at_the_prompt_is_a_line_and_cancels_the_flow_run(stack: StackInf
 
 def _all_flow_runs(stack: StackInfo) -> set[str]:
     # Not those of reconciliation, which come by themselves.
-    found = stack.ask_prefect("flow_runs/filter", body={"flows": {"name": {"any_": ["export", "my-workflow"]}}})
-    return {one["id"] for one in found}
+    body = {"flows": {"name": {"any_": ["export", "my-workflow"]}}}
+    return {one["id"] for one in ask(stack, "POST", "/flow_runs/filter", json=body).raise_for_status().json()}
 
 
 def test_with_a_wrong_list_the_profile_loads_and_runs_are_kept(open_terminal, plain_ipython, no_services):
