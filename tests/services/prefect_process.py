@@ -26,10 +26,11 @@ _WITHOUT_TLS = {"verify": False}
 
 def wait_until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """Return the first true answer of `what`; fail if there is none in time."""
-    deadline = time.monotonic() + timeout_s
+    deadline, pause_s = time.monotonic() + timeout_s, 0.05
     while not (answer := what()):
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.1)
+        time.sleep(pause_s)
+        pause_s = min(1.3 * pause_s, 0.3)  # most of what is asked costs a server something
     return answer
 
 

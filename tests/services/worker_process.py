@@ -59,11 +59,13 @@ class WorkerProcess:
             self._environment["PREFECT_API_AUTH_STRING"] = user
         self.process: subprocess.Popen | None = None
 
-    def make_pool(self) -> None:
-        """Make the work pool as Prefect's command does."""
+    def make_pool(self, *, preload: bool = True) -> None:
+        """Make the work pool as Prefect's command does, or one whose worker imports Prefect alone."""
         from bluesky_prefect.worker import WarmProcessWorker
 
         template = WarmProcessWorker.get_default_base_job_template()
+        if not preload:
+            template["variables"]["properties"]["preload"]["default"] = []
         self.ask("POST", "/work_pools/", name=self.pool, type=WarmProcessWorker.type, base_job_template=template)
 
     def make_pool_by_command(self, *, preload: list[str]) -> None:

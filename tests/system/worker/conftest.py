@@ -65,6 +65,6 @@ def deployments(worker: WorkerProcess) -> dict[str, str]:
 def another_worker(prefect_server: PrefectProcess, tmp_path: Path) -> Iterator[WorkerProcess]:
     """A worker of the test's own, with a work pool and a deployment of `waits`, not started."""
     worker = WorkerProcess(prefect_server.url, tmp_path, f"pool-{tmp_path.name}")
-    worker.make_pool()
+    worker.make_pool(preload=False)  # their flows need no more
     yield worker
     worker.close()
