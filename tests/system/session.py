@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ACQUISITION = Path(__file__).with_name("acquisition.py")
+REQUEST_TIMEOUT_S = 3
 
 
 class Acquisition:
@@ -21,7 +22,7 @@ class Acquisition:
             "BLUESKY_PREFECT_STATE_DIRECTORY": str(state),
             "BLUESKY_PREFECT_RETRY_INITIAL_S": "0.2",
             "BLUESKY_PREFECT_RETRY_MAX_S": "1",
-            "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": "3",
+            "BLUESKY_PREFECT_REQUEST_TIMEOUT_S": str(REQUEST_TIMEOUT_S),
             "BLUESKY_PREFECT_MISSING_DEPLOYMENT_RETRY_S": "0.5",
         }
         self.process = subprocess.Popen(

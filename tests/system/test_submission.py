@@ -12,12 +12,11 @@ from prefect.settings.models.server.api import ServerAPISettings
 
 from bluesky_prefect import Outbox
 from bluesky_prefect.core import Submission, SubmissionRefused, jsonable
-from bluesky_prefect.courier import CLOSE_TIMEOUT_S
 from bluesky_prefect.prefect_api import PrefectApi
 from bluesky_prefect.prefect_api._parameter_size import SERVER_LIMIT
 from tests.services.fault_proxy import FaultProxy
 from tests.services.prefect_process import PrefectProcess, wait_until
-from tests.system.session import Acquisition
+from tests.system.session import REQUEST_TIMEOUT_S, Acquisition
 
 DEPLOYMENT = "my-workflow/local"
 OTHER = "other-workflow/local"
@@ -152,10 +151,10 @@ def test_the_limit_of_parameters_is_the_default_of_the_installed_prefect():
 
 def test_a_script_that_ends_right_after_its_scan_has_its_run_sent(acquire, prefect):
     acquisition = acquire()
-    uids = acquisition.count(1)
     began = time.monotonic()
+    uids = acquisition.count(1)
     if "Still to be sent: 1 " in acquisition.end():
-        assert time.monotonic() - began >= CLOSE_TIMEOUT_S  # on a machine that is this slow
+        assert time.monotonic() - began >= REQUEST_TIMEOUT_S  # the machine is this slow
         following = acquire()
         wait_until(lambda: following.outbox_counts() == (0, 1, 0))
     assert len(prefect.flow_runs(*uids)) == 1
