@@ -28,7 +28,7 @@ WORKER_TESTS := $(addprefix $(UNIT)/worker/,test_client.py test_execution.py tes
   test_prefect_internals.py) $(addprefix tests/system/worker/,test_worker.py test_wake.py)
 BLUEAPI_TESTS := tests/system/test_blueapi.py
 VERSION_TESTS := tests/versions
-AT_ONCE ?= 4
+AT_ONCE ?= 2
 TEST := -m pytest -q -n 2 -p no:cacheprovider
 
 SITE := build/site
@@ -50,7 +50,7 @@ $(STAMP): pyproject.toml $(FROZEN) .ci/install
 demo: $(STAMP)  ## The main job: local stack, simulated scans, flow runs, a table of what came out
 	$(BIN)/bluesky-prefect demo
 
-# Twice as many at once as there are processors: most of them wait for servers. A file's tests share what it starts.
+# Two at once keep two processors busy: their servers take part. A file's tests share what it starts.
 # Some wait for the next targets: those of versions for the oldest Prefect, those of blueapi for its environment.
 test: $(STAMP)  ## All tests
 	$(BIN)/python -m pytest -n $(AT_ONCE) --dist loadfile --no-loadscope-reorder --ignore $(BLUEAPI_TESTS) --ignore $(VERSION_TESTS)
