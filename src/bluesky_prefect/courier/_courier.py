@@ -233,7 +233,7 @@ class JournalCourier:
     def _is_one_about_to_begin(self, now: float) -> bool:
         """Tell whether a run is at work that Tiled has no entry of yet, and will have in a moment."""
         return any(
-            task.busy and not task.begun and not task.has_entry and now - task.taken < _ENTRY_S
+            task.busy and not task.begun and not task.failures and not task.has_entry and now - task.taken < _ENTRY_S
             for task in self._senders.values()
         )
 

@@ -213,6 +213,27 @@ def test_a_run_whose_entry_takes_long_holds_up_the_next_for_a_moment_only(settin
     wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
 
 
+def test_a_run_that_is_tried_again_holds_up_nobody(settings, courier, monkeypatch):
+    tries, written, released = [], [], threading.Event()
+
+    def write(sender, *_):
+        if sender.path.stem == "000":
+            tries.append(sender)
+            if len(tries) == 1:
+                raise RunRefused("not yet")
+            released.wait(10)
+        written.append(int(sender.path.stem))
+
+    monkeypatch.setattr(JournalSender, "_write_whole", write)
+    _recorded(settings, "000").close()
+    courier.start()
+    wait_until(lambda: len(tries) == 2, 10)
+    _recorded(settings, "001").close()
+    wait_until(lambda: written == [1], 5)
+    released.set()
+    wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
+
+
 def test_a_run_that_has_arrived_is_not_looked_for_again_and_a_copy_of_it_is(settings, courier, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     # So that its threads come round before the directory is looked at again.
