@@ -104,14 +104,14 @@ def deploy(
     if state_directory is not None or not prefect_url():
         # Tiled's address too: a server of one's own has a Tiled of its own.
         settings = services_of(state_directory)
-        _require_prefect(settings)
+        _require_prefect()
     _deploy_shipped(work_pool or settings.work_pool, name, reconcile_every, compared_with, settings, move=move)
 
 
-def _require_prefect(settings: Settings) -> None:
-    from bluesky_prefect.stack import prefect_service
+def _require_prefect() -> None:
+    from bluesky_prefect.stack import PATIENCE_S, prefect_service
 
-    if (prefect := prefect_service(settings.request_timeout_s)).problem:
+    if (prefect := prefect_service(PATIENCE_S)).problem:
         raise StackError(f"Prefect is not there ({prefect.cause}): {prefect.remedy}.")
 
 
@@ -198,7 +198,7 @@ def _deploy_file(where: str, *, work_pool: str | None, name: str | None, move: b
     if path.suffix == ".py" and not path.is_file():
         raise ConfigurationError(f"There is no file {path.absolute()}.")
     settings = use_services()
-    _require_prefect(settings)
+    _require_prefect()
     # It imports Prefect, which reads the environment then.
     import anyio
 

@@ -31,6 +31,8 @@ _SILENT_S = 0.2
 _THREADS = 4
 # So many runs come to Tiled in the order in which they were taken; of more, mostly the newest is first.
 _IN_ORDER = 20
+# So do bytes: each is written as a whole by one of the threads, and the newest is not to wait for hours of data.
+_IN_ORDER_BYTES = 64_000_000
 # A run that fails by itself is tried so often before it is set aside; one that the server alone fails on, more often.
 _TRIES = 3
 _TRIES_OF_SERVER = 12
@@ -218,17 +220,22 @@ class JournalCourier:
                 waiting = []
             if going_on and (self._turn % 2 or not waiting):
                 task = min(going_on, key=lambda one: one.due)
-            elif waiting:
-                task = waiting[0 if in_order or self._turn % 4 == 0 else -1]
-            else:
+            elif not waiting:
                 return None
+            elif self._turn % 4 == 0:
+                task = waiting[0]
+            else:
+                # Those that fail must not take all turns.
+                task = min(waiting, key=lambda one: one.failures > 0) if in_order else waiting[-1]
+            task.has_entry &= task.begun  # one that is written anew gets another
             # The first one waits for the connection, and the others for it.
             task.busy, task.news, task.taken = True, False, now if self._raw is not None else math.inf
             return task
 
     def _are_few(self) -> bool:
         """Tell whether so few runs wait that their order can be kept."""
-        return sum(not task.begun and not task.failures for task in self._senders.values()) <= _IN_ORDER
+        sizes = [task.size for task in self._senders.values() if task.is_first and not task.begun and not task.failures]
+        return len(sizes) <= _IN_ORDER and sum(sizes) <= _IN_ORDER_BYTES
 
     def _is_one_about_to_begin(self, now: float) -> bool:
         """Tell whether a run is at work that Tiled has no entry of yet, and will have in a moment."""
@@ -247,7 +254,7 @@ class JournalCourier:
         try:
             done = task.sender.step(raw)
         except FileNotFoundError:
-            return  # somebody has moved it
+            task.due = time.monotonic() + _SILENT_S  # somebody has moved it
         except (OSError, MemoryError) as error:
             task.begun = False
             if isinstance(error, OSError) and error.errno not in OF_THIS_MACHINE:

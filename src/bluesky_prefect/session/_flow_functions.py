@@ -60,11 +60,11 @@ def _call(name: str, *arguments: Any, **options: Any) -> Any:
 
 
 def _require_prefect() -> None:
-    from bluesky_prefect.stack import explain_absence, prefect_service
+    from bluesky_prefect.stack import PATIENCE_S, explain_absence, prefect_service
 
     settings = get_settings()
     # A server that is busy for a moment is not away for somebody who asks for a flow.
-    service = prefect_service(settings.request_timeout_s)
+    service = prefect_service(PATIENCE_S)
     if service.problem:
         raise PrefectUnavailable(explain_absence(service, settings))
 

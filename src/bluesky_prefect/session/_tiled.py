@@ -17,7 +17,7 @@ from bluesky_prefect.core import (
     one_line,
     without_secrets,
 )
-from bluesky_prefect.stack import Service, explain_absence, probe, request_json, use_services
+from bluesky_prefect.stack import PATIENCE_S, Service, explain_absence, probe, request_json, use_services
 from bluesky_prefect.tiled_api import (
     address_and_key,
     connect,
@@ -72,7 +72,7 @@ class TiledConnection:
             If it does not.
         """
         # Somebody asks for something: a server that is busy for a moment is not away.
-        if problem := self.problem(self._settings.request_timeout_s):
+        if problem := self.problem(PATIENCE_S):
             absent = Service("Tiled", self.url, problem, consequence="", remedy="")
             raise TiledUnavailable(explain_absence(absent, self._settings))
         return self._settings

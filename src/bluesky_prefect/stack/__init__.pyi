@@ -10,6 +10,7 @@ from ._discovery import stack_addresses as stack_addresses
 from ._discovery import start_or_check as start_or_check
 from ._discovery import use_services as use_services
 from ._files import make_private_directory as make_private_directory
+from ._http import PATIENCE_S as PATIENCE_S
 from ._http import probe as probe
 from ._http import request_json as request_json
 from ._info import StackInfo as StackInfo

@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 from bluesky_prefect.core import PrefectUnavailable, Settings, TiledUnavailable, comparable_url, without_secrets
 from bluesky_prefect.stack._discovery import START_COMMAND, Service, is_this_machine, prefect_service
-from bluesky_prefect.stack._http import probe
+from bluesky_prefect.stack._http import PATIENCE_S, probe
 from bluesky_prefect.stack._info import StackPaths, StackState
 from bluesky_prefect.stack._ports import HOST
 
@@ -32,7 +32,7 @@ def require_services(settings: Settings, *, options: str = "") -> None:
         If it does not.
     """
     # Somebody asks for something: a server that is busy for a moment is not away.
-    patience_s = settings.request_timeout_s
+    patience_s = PATIENCE_S
     for service, error in (
         (tiled_service(settings, patience_s), TiledUnavailable),
         (prefect_service(patience_s), PrefectUnavailable),

@@ -234,6 +234,50 @@ def test_a_run_that_is_tried_again_holds_up_nobody(settings, courier, monkeypatc
     wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 10)
 
 
+def test_runs_that_tiled_fails_on_leave_turns_to_those_that_it_takes(settings, courier, monkeypatch):
+    def write(sender, *_):
+        if sender.path.stem < "012":
+            time.sleep(0.1)
+            raise _answer(500)
+
+    monkeypatch.setattr(JournalSender, "_write_whole", write)
+    monkeypatch.setattr("bluesky_prefect.courier._courier._MAX_WAIT_S", 0.05)
+    for number in range(12):
+        _recorded(settings, f"{number:03}").close()
+    courier.start()
+    time.sleep(1.0)  # all of them have failed
+    _recorded(settings, "012").close()
+    wait_until(lambda: not JournalDirectory(settings.journals_path).is_waiting("012"), 5)
+
+
+def test_the_order_holds_where_tiled_went_away_while_a_run_went_on(settings, courier, monkeypatch):
+    entries, tries = [], []
+
+    def step(sender, raw):
+        if sender.path.stem == "000":
+            tries.append(sender)
+            if len(tries) == 1:
+                sender._begun()
+                courier.tiled.status = 404
+                raise _answer(500)
+            time.sleep(0.3)
+        elif len(tries) < 2:
+            raise AssertionError("the other began first")
+        entries.append(int(sender.path.stem))
+        sender._begun()
+        return True
+
+    monkeypatch.setattr(JournalSender, "_step", step)
+    _recorded(settings, "000").close()
+    courier.start()
+    wait_until(lambda: tries)
+    _recorded(settings, "001").close()
+    time.sleep(0.3)
+    courier.tiled.status = 200
+    wait_until(lambda: not JournalDirectory(settings.journals_path).waiting(), 15)
+    assert entries == [0, 1]
+
+
 def test_a_run_that_has_arrived_is_not_looked_for_again_and_a_copy_of_it_is(settings, courier, monkeypatch, caplog):
     caplog.set_level(logging.INFO)
     # So that its threads come round before the directory is looked at again.
