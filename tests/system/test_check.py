@@ -156,13 +156,17 @@ def test_files_that_tiled_can_no_longer_read_are_told_of(stack, raw):
     assert found["remedy"].startswith("see that they are there")
 
 
-def test_a_catalog_without_its_spec_or_none_at_all_is_told_with_the_command(stack):
+def test_a_catalog_without_its_spec_or_none_at_all_is_told_with_the_command(stack, raw):
     code, findings = check(stack, BLUESKY_PREFECT_RAW_CONTAINER="not/there")
     assert code == 1
     assert problems(findings)["tiled", "raw"]["remedy"] == "bluesky-prefect make-catalog"
-    code, findings = check(stack, BLUESKY_PREFECT_RAW_CONTAINER="processed")
+    # What it holds is none of runs.
+    raw.parent.create_container("results").write_table({"peak": [1.0]})
+    code, findings = check(stack, BLUESKY_PREFECT_RAW_CONTAINER="results")
     assert code == 1
-    assert "make-catalog" in problems(findings)["tiled", "raw"]["found"], findings
+    [(key, found)] = problems(findings).items()
+    assert key == ("tiled", "raw")
+    assert "make-catalog" in found["found"]
 
 
 # What a worker asks before it takes a flow run.

@@ -61,9 +61,9 @@ def _look_at_raw(findings: Findings, catalog: Catalog, storage: ReadableStorage 
         return
     path = "/".join(raw.path_parts) or "/"
     if lacking := spec_problem(raw, catalog.name):
-        findings.problem("raw", lacking)
-    else:
-        findings.ok("raw", f"the catalog {path!r} is there, with its spec; it holds {len(raw)} runs")
+        findings.problem("raw", lacking)  # what it holds may be no runs
+        return
+    findings.ok("raw", f"the catalog {path!r} is there, with its spec; it holds {len(raw)} runs")
     _look_at_files(findings, catalog, storage)
 
 
