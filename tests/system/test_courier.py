@@ -406,6 +406,35 @@ def _arrived(settings: Settings) -> bool:
     return not JournalDirectory(settings.journals_path).waiting()
 
 
+@pytest.mark.usefixtures("courier")
+def test_runs_that_waited_for_tiled_get_there_in_the_order_in_which_they_were_taken(proxy, settings, raw, recorded):
+    proxy.mode = "refuse"
+    taken = [recorded[kind] for kind in ("images", "count", "arrays", "nothing", "grid", "text")]
+    for documents in taken:
+        _journal(settings, documents).close()
+        time.sleep(0.01)  # file systems count in less exact times
+    proxy.mode = "pass"
+    wait_until(lambda: _arrived(settings))
+    assert list(raw) == [documents[0][1]["uid"] for documents in taken]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_sender_says_that_tiled_has_the_entry_of_a_run_before_the_run_is_whole(
+    follows, recorded, new_catalog, tmp_path
+):
+    documents, raw, had_stop = recorded["images"], new_catalog(), []
+    journal = _journal(tmp_path, documents)
+    if not follows:
+        journal.close()
+
+    def begun() -> None:
+        had_stop.append("stop" in raw[documents[0][1]["uid"]].metadata)
+
+    JournalSender(journal.path, begun=begun).step(raw)
+    journal.close()
+    assert had_stop == [False]
+
+
 @pytest.mark.parametrize("mode", ["refuse", "500", "slow"])
 @pytest.mark.usefixtures("courier")
 def test_without_tiled_runs_wait_and_all_of_them_get_there_later(mode, proxy, settings, raw, recorded, caplog):

@@ -29,9 +29,9 @@ _ENTRY_S = 10.0
 _SILENT_S = 0.2
 # Tiled answers a few requests at a time; more would only wait there.
 _THREADS = 4
-# So many runs come to Tiled in the order in which they were taken; of more, mostly the newest is first.
+# Up to so many runs, and bytes of all of them, come to Tiled in the order in which they were taken. Of more, mostly the
+# newest is first: it does not wait for hours of data.
 _IN_ORDER = 20
-# So do bytes: each is written as a whole by one of the threads, and the newest is not to wait for hours of data.
 _IN_ORDER_BYTES = 64_000_000
 # A run that fails by itself is tried so often before it is set aside; one that the server alone fails on, more often.
 _TRIES = 3
@@ -227,7 +227,7 @@ class JournalCourier:
             else:
                 # Those that fail must not take all turns.
                 task = min(waiting, key=lambda one: one.failures > 0) if in_order else waiting[-1]
-            task.has_entry &= task.begun  # one that is written anew gets another
+            task.has_entry &= task.begun
             # The first one waits for the connection, and the others for it.
             task.busy, task.news, task.taken = True, False, now if self._raw is not None else math.inf
             return task
@@ -362,8 +362,9 @@ class _Task:
         self.taken = 0.0
         # Of the journals of one run.
         self.is_first = True
-        # Whether Tiled has an entry of it, and then whether somebody has been at work on it.
+        # Whether Tiled has its entry; it gets another one if it is written anew.
         self.has_entry = False
+        # Whether a step of it has ended without an error since the last one.
         self.begun = False
         self.failures = 0
         # How many runs had arrived when it failed first.

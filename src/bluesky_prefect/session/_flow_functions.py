@@ -62,11 +62,9 @@ def _call(name: str, *arguments: Any, **options: Any) -> Any:
 def _require_prefect() -> None:
     from bluesky_prefect.stack import PATIENCE_S, explain_absence, prefect_service
 
-    settings = get_settings()
-    # A server that is busy for a moment is not away for somebody who asks for a flow.
     service = prefect_service(PATIENCE_S)
     if service.problem:
-        raise PrefectUnavailable(explain_absence(service, settings))
+        raise PrefectUnavailable(explain_absence(service, get_settings()))
 
 
 def _require_run(ref: int | str) -> None:

@@ -32,10 +32,9 @@ def require_services(settings: Settings, *, options: str = "") -> None:
         If it does not.
     """
     # Somebody asks for something: a server that is busy for a moment is not away.
-    patience_s = PATIENCE_S
     for service, error in (
-        (tiled_service(settings, patience_s), TiledUnavailable),
-        (prefect_service(patience_s), PrefectUnavailable),
+        (tiled_service(settings, PATIENCE_S), TiledUnavailable),
+        (prefect_service(PATIENCE_S), PrefectUnavailable),
     ):
         if service.problem:
             raise error(explain_absence(service, settings, options=options))

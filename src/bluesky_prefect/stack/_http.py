@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 # What a part that is not there may cost the start of a session, and of a run: scientists do not wait for it.
 PROBE_TIMEOUT_S = 1.0
-# What somebody waits for who has asked for something.
+# How long somebody who has asked for something waits for a server that is busy.
 PATIENCE_S = 10.0
 
 # A proxy set in the environment has no business with this machine's own servers.

@@ -103,7 +103,7 @@ class PromptMessages:
     def note_shown(self, flow_runs: Iterable[WorkflowStatus]) -> None:
         """Tell nothing of these flow runs, which were waited for and shown in another way.
 
-        Nor of an outage that was found before: what waits still is found by the next look.
+        An outage found before the wait is not told either; the next look finds what still waits.
         """
         with self._lock:
             self._shown.update(one.flow_run_id for one in flow_runs)

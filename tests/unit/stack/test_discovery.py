@@ -3,7 +3,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,7 +12,11 @@ from pydantic import SecretStr
 
 from bluesky_prefect.core import Settings, get_settings, load_workflows, prefect_url
 from bluesky_prefect.prefect_api import runs_url
+from bluesky_prefect.session._flow_functions import _require_prefect
+from bluesky_prefect.session._tiled import TiledConnection
 from bluesky_prefect.stack import LocalStack, Service, describe, prefect_service, probe, start_or_check, use_services
+from bluesky_prefect.stack._absence import require_services
+from bluesky_prefect.stack._http import PROBE_TIMEOUT_S
 from bluesky_prefect.stack._info import StackPaths, stack_info
 from bluesky_prefect.stack._keys import StackKeys
 from tests.services.prefect_process import wait_until
@@ -95,6 +99,25 @@ def test_a_server_that_is_busy_for_a_moment_is_there_for_whoever_has_patience(ca
         threading.Thread(target=answer_the_second_time).start()
         assert probe(f"{url}/200", timeout_s=0.2, patience_s=30).problem == ""
         assert f"No answer yet at {url}/200; waiting for it, 30 s at most ..." in caplog.text
+
+
+@pytest.mark.parametrize("asks", ["a command", "the prompt"])
+def test_servers_that_take_longer_than_a_second_are_there_for(asks, monkeypatch, tmp_path, caplog):
+    class Slow(_Answers):
+        def do_GET(self) -> None:
+            time.sleep(PROBE_TIMEOUT_S + 0.5)
+            with suppress(BrokenPipeError):  # who asked first has gone
+                super().do_GET()
+
+    with contextmanager(_serving)(Slow) as url:
+        monkeypatch.setenv("PREFECT_API_URL", f"{url}/200/api")
+        settings = Settings(state_directory=tmp_path, tiled_uri=f"{url}/200")
+        if asks == "a command":
+            require_services(settings)
+        else:
+            _require_prefect()
+            TiledConnection(settings).require()
+    assert caplog.text.count("No answer yet at") == 2
 
 
 def test_a_name_look_up_that_hangs_costs_no_more_than_the_time_allowed(monkeypatch: pytest.MonkeyPatch):
